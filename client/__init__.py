@@ -1,0 +1,1 @@
+"""A client of the service that needs nothing else of this project."""

@@ -1,0 +1,1 @@
+"""Judging showers the CaloChallenge way."""

@@ -1,0 +1,1 @@
+"""The generative model: geometry, energy code, latent prior, encoder, decoder, bundles, training."""

@@ -1,0 +1,1 @@
+"""Samplers of Boltzmann machines: classical chains and quantum annealers behind one protocol."""

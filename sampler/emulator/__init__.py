@@ -1,0 +1,1 @@
+"""A local server that speaks the solver API of a quantum annealer."""

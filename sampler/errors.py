@@ -1,0 +1,105 @@
+"""Every error this project raises on purpose.
+
+::
+
+    QShowerError
+    ├── InvalidInputError            a value is not allowed (names field, value and what is allowed)
+    │   ├── BundleError              a bundle on disk is missing, altered or unreadable
+    │   └── ShowerFileError          a shower file is truncated, mis-shaped or holds bad values
+    └── SamplerError                 a draw failed
+        ├── SamplerUnavailableError  the sampler cannot be used now; may say when to try again
+        │   ├── SolverAuthenticationFailedError   token missing or refused
+        │   ├── SolverNotFoundHereError           no such solver, or it is offline
+        │   ├── PlacementError                    the machine does not fit the solver's working graph
+        │   └── CircuitOpenError                  too many failures in a row; waiting before the next probe
+        ├── SamplerTimeoutError      no answer before the deadline
+        ├── SamplerAnswerError       an answer came, and it is not a valid draw
+        ├── ProblemRangeError        (h, J)/beta_eff leaves the solver's ranges
+        ├── BudgetExceededError      the QPU access time asked for is more than what is left
+        └── BankExhaustedError       the bank holds no further latents for a condition
+"""
+
+from __future__ import annotations
+
+
+class QShowerError(Exception):
+    """Root of the error tree."""
+
+
+class InvalidInputError(QShowerError, ValueError):
+    """A value that is not allowed.
+
+    ``field`` is the name of the offending field, flag or file, ``value`` what was given, ``allowed`` what may be given.
+    """
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+        super().__init__(f"{field}: {value!r} is not allowed; allowed: {allowed}")
+
+
+class BundleError(InvalidInputError):
+    """A bundle on disk is missing, altered or unreadable."""
+
+
+class ShowerFileError(InvalidInputError):
+    """A shower file is truncated, mis-shaped or holds values that no shower has."""
+
+
+class SamplerError(QShowerError):
+    """A draw failed. ``problem_ids`` names the QPU problems involved, if there were any."""
+
+    def __init__(self, message: str, *, problem_ids: tuple[str, ...] = ()) -> None:
+        self.problem_ids = problem_ids
+        super().__init__(message)
+
+
+class SamplerUnavailableError(SamplerError):
+    """The sampler cannot be used now. ``retry_after_s`` is when to try again, None if waiting does not help."""
+
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, problem_ids: tuple[str, ...] = ()
+    ) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message, problem_ids=problem_ids)
+
+
+class SolverAuthenticationFailedError(SamplerUnavailableError):
+    """The solver API's token is missing or was refused. Never retried."""
+
+
+class SolverNotFoundHereError(SamplerUnavailableError):
+    """No solver of that name or kind is online at the configured endpoint."""
+
+
+class PlacementError(SamplerUnavailableError):
+    """The machine's lattice does not fit the solver's working graph."""
+
+
+class CircuitOpenError(SamplerUnavailableError):
+    """Too many failures in a row: calls are refused until a probe succeeds."""
+
+
+class SamplerTimeoutError(SamplerError):
+    """No answer came before the deadline."""
+
+
+class SamplerAnswerError(SamplerError):
+    """An answer came, and it is not a valid draw: wrong shape, values, count or energies."""
+
+
+class ProblemRangeError(SamplerError):
+    """(h, J)/beta_eff leaves the solver's ranges."""
+
+
+class BudgetExceededError(SamplerError):
+    """The QPU access time asked for is more than what is left. ``retry_after_s``: when the budget renews."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class BankExhaustedError(SamplerError):
+    """The bank holds no further latents for a condition."""

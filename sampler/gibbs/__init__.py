@@ -1,0 +1,1 @@
+"""Block Gibbs sampling, on CPU and on GPU."""

@@ -1,0 +1,1 @@
+"""Quantum annealers through Ocean."""
