@@ -1,0 +1,215 @@
+"""Simulated annealing on the CPU (dwave-samplers), run as a Boltzmann sampler.
+
+Law: P(s_free | s_0 = c) ∝ exp(−E(s)), β = 1. The condition is folded into the biases, h_eff = h + J·c, and the free
+spins are annealed by heat-bath updates along a schedule that ramps β up to 1 and then *holds* it there. The hold makes
+it a draw from the law; the default schedules of dwave-samplers end colder than β = 1 and search for ground states.
+
+dwave-samplers seeds one call, not one read, so each row is a call of its own, seeded from its stream: a row never
+depends on its neighbours. The compiled function is called directly, because the class around it costs 4 ms a call (half
+of a draw) and takes seeds of 31 bits, with which two rows of a large batch would share their random numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from dwave.samplers.sa.simulated_annealing import simulated_annealing
+from numpy.typing import NDArray
+
+from sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
+from sampler.machine import BoltzmannMachine
+from sampler.protocol import Availability, SamplerCapabilities
+from sampler.request import LatentBatch, LatentRequest, Provenance
+
+DEFAULT_SWEEPS = 256
+MAXIMUM_SWEEPS = 1_000_000
+RAMP_START_BETA = 0.05
+_SWEEPS_PER_CALL = 1024
+_STREAM_DOMAIN = 0x616E6E65616C
+"""Keeps the numbers drawn here apart from those another consumer draws from the same stream."""
+
+
+def ramp_and_hold(sweeps: int) -> NDArray[np.float64]:
+    """β of each sweep, (sweeps,): a linear ramp from 0.05 over the first half, then β = 1 for the rest."""
+    ramp = sweeps // 2
+    return np.concatenate([np.linspace(RAMP_START_BETA, 1.0, ramp, endpoint=False), np.ones(sweeps - ramp)])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _FreeProblem:
+    """Couplings among the free spins, as the lists the compiled function converts fastest."""
+
+    starts: list[int]
+    ends: list[int]
+    weights: list[float]
+
+    @classmethod
+    def of(cls, machine: BoltzmannMachine) -> Self:
+        position = np.full(machine.node_count, -1, dtype=np.int64)
+        position[machine.free_nodes] = np.arange(machine.free_nodes.shape[0])
+        between_free = (machine.partitions[machine.edges] != 0).all(axis=1)
+        pairs = position[machine.edges[between_free]]
+        return cls(pairs[:, 0].tolist(), pairs[:, 1].tolist(), machine.j[between_free].astype(np.float64).tolist())
+
+
+class AnnealingSampler:
+    """Draws from P(s_free | s_0 = c) with dwave-samplers' simulated annealing; see the module for the law.
+
+    Args:
+        threads: rows annealed at once; None for one per core this process may use. Spins do not depend on it.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise InvalidInputError("threads", threads, "an integer of at least 1, or None")
+        self._threads = threads if threads is not None else _usable_cores()
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="annealing")
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        """``annealing``."""
+        return "annealing"
+
+    @property
+    def capabilities(self) -> SamplerCapabilities:
+        """Reproducible; takes ``sweeps``."""
+        return SamplerCapabilities(reproducible=True, options=frozenset({"sweeps"}))
+
+    def availability(self, machine: BoltzmannMachine) -> Availability:  # noqa: ARG002 - it draws from any machine
+        """Available until closed."""
+        if self._closed:
+            return Availability(available=False, reason="the annealing sampler is closed")
+        return Availability(available=True, detail={"device": "cpu", "threads": self._threads})
+
+    def sample(self, request: LatentRequest) -> LatentBatch:
+        """One latent per row.
+
+        Raises:
+            InvalidInputError: an option other than ``sweeps`` is set, or ``sweeps`` is out of range.
+            SamplerTimeoutError: the deadline passed; it is looked at between rows, and every 1024 sweeps within one.
+            SamplerUnavailableError: the sampler is closed.
+        """
+        start_s = time.monotonic()
+        sweeps = _sweeps(request)
+        if self._closed:
+            raise SamplerUnavailableError("the annealing sampler is closed")
+        machine = request.machine
+        end_s = None if request.deadline_s is None else start_s + request.deadline_s
+        spins = np.empty((request.rows, machine.node_count), dtype=np.int8)
+        spins[:, machine.condition_nodes] = request.conditions
+        problem, stop = _FreeProblem.of(machine), threading.Event()
+        distinct, of_row = _levels(request.conditions)
+        fields = machine.folded_fields(distinct)
+        # Rows of one condition lie together, so that each worker converts few fields to lists.
+        parts = [part for part in np.array_split(np.argsort(of_row, kind="stable"), self._threads) if part.size]
+        schedule = ramp_and_hold(sweeps).tolist()
+
+        def anneal_rows(rows: NDArray[np.int64]) -> None:
+            level, h = -1, []
+            for row in rows:
+                if of_row[row] != level:
+                    level = of_row[row]
+                    h = fields[level].tolist()
+                state = _anneal(problem, h, schedule, request.streams[row], stop, end_s)
+                if state is None:
+                    return
+                spins[row, machine.free_nodes] = state
+
+        try:
+            futures = [self._pool.submit(anneal_rows, part) for part in parts]
+        except RuntimeError as error:
+            raise SamplerUnavailableError("the annealing sampler was closed during the call") from error
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            # An error, or an interrupt in this thread, must not leave workers annealing for nobody.
+            stop_requested = stop.is_set()
+            stop.set()
+        if stop_requested:
+            raise SamplerTimeoutError(
+                f"annealing did not draw {request.rows} latents at {sweeps} sweeps within {request.deadline_s} s"
+            )
+        provenance = Provenance(
+            sampler=self.name,
+            sweeps=sweeps,
+            beta=1.0,
+            condition_mode="fold",
+            elapsed_s={"sample": time.monotonic() - start_s},
+        )
+        return LatentBatch(spins, machine.energies(spins), provenance).checked(request)
+
+    def close(self) -> None:
+        """Wait for running draws and end the threads."""
+        self._closed = True
+        self._pool.shutdown(wait=True)
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def _usable_cores() -> int:
+    """Cores this process may run on; a container may hold fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _sweeps(request: LatentRequest) -> int:
+    """The sweeps asked for, once the options are known to be this sampler's."""
+    for option, value in request.options.given().items():
+        if option != "sweeps":
+            raise InvalidInputError(f"options.{option}", value, "nothing: annealing takes only sweeps")
+    sweeps = DEFAULT_SWEEPS if request.options.sweeps is None else request.options.sweeps
+    if isinstance(sweeps, bool) or not isinstance(sweeps, int) or not 1 <= sweeps <= MAXIMUM_SWEEPS:
+        raise InvalidInputError("options.sweeps", sweeps, f"an integer from 1 to {MAXIMUM_SWEEPS}")
+    return sweeps
+
+
+def _levels(conditions: NDArray[np.int8]) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
+    """The distinct rows of ``conditions``, and which of them each row is."""
+    first_of: dict[bytes, int] = {}
+    of_row = np.array([first_of.setdefault(row.tobytes(), len(first_of)) for row in conditions], dtype=np.int64)
+    _, first = np.unique(of_row, return_index=True)
+    return conditions[first], of_row
+
+
+def _anneal(
+    problem: _FreeProblem,
+    h: list[float],
+    schedule: Sequence[float],
+    stream: NDArray[np.uint64],
+    stop: threading.Event,
+    end_s: float | None,
+) -> NDArray[np.int8] | None:
+    """One annealed state of the free spins, (free nodes,) int8; None if ``stop`` was set or the time ran out."""
+    random = np.random.Generator(np.random.Philox(key=stream, counter=[0, 0, 0, _STREAM_DOMAIN]))
+    state = random.integers(0, 2, size=(1, len(h)), dtype=np.int8) * np.int8(2) - np.int8(1)
+    for start in range(0, len(schedule), _SWEEPS_PER_CALL):
+        if stop.is_set():
+            return None
+        if end_s is not None and time.monotonic() > end_s:
+            stop.set()
+            return None
+        betas = schedule[start : start + _SWEEPS_PER_CALL]
+        seed = int(random.integers(1, 2**64, dtype=np.uint64))
+        weights = problem.weights
+        state, _ = simulated_annealing(
+            1, h, problem.starts, problem.ends, weights, 1, betas, seed, state, proposal_acceptance_criteria="Gibbs"
+        )
+    flat: NDArray[np.int8] = state[0]
+    return flat

@@ -1,0 +1,169 @@
+"""Fixtures every test may use: seeds, small and full-size machines, requests, and exact laws by enumeration.
+
+``QSHOWER_TEST_SEED`` changes the base seed of every statistical test.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sampler.lattice import compact_lattice
+from sampler.machine import BoltzmannMachine
+from sampler.request import LatentRequest, SamplerOptions
+
+DEFAULT_BASE_SEED = 20_260_701
+
+
+@pytest.fixture(scope="session")
+def base_seed() -> int:
+    """Seed that all statistical tests derive theirs from."""
+    return int(os.environ.get("QSHOWER_TEST_SEED", DEFAULT_BASE_SEED))
+
+
+@pytest.fixture
+def rng(base_seed: int, request: pytest.FixtureRequest) -> np.random.Generator:
+    """Random numbers of this test alone, from the base seed and the test's name."""
+    return np.random.default_rng([base_seed, zlib.crc32(request.node.name.encode())])
+
+
+def random_spins(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int8]:
+    """Fair coin flips of −1 and +1."""
+    return rng.integers(0, 2, size=shape, dtype=np.int8) * np.int8(2) - np.int8(1)
+
+
+def random_machine(
+    rng: np.random.Generator,
+    *,
+    free: int = 12,
+    condition: int = 3,
+    coupling: float = 0.5,
+    field: float = 0.3,
+    density: float = 0.5,
+) -> BoltzmannMachine:
+    """A machine of no chip: random proper colouring, nodes in random order, Gaussian biases and couplings."""
+    nodes = free + condition
+    partitions = np.concatenate([np.zeros(condition, np.int8), 1 + (np.arange(free) % 3).astype(np.int8)])
+    partitions = rng.permutation(partitions)
+    first, second = np.triu_indices(nodes, 1)
+    kept = (partitions[first] != partitions[second]) & (rng.random(first.shape[0]) < density)
+    edges = np.stack([first[kept], second[kept]], axis=1).astype(np.int32)
+    return BoltzmannMachine(
+        h=rng.normal(0.0, field, nodes).astype(np.float32),
+        j=rng.normal(0.0, coupling, edges.shape[0]).astype(np.float32),
+        edges=edges,
+        partitions=partitions,
+        qubits=rng.permutation(10 * nodes)[:nodes].astype(np.int64),
+        topology="none",
+    )
+
+
+def lattice_machine(
+    rng: np.random.Generator,
+    family: str,
+    *,
+    nodes_per_partition: int = 302,
+    coupling: float = 0.3,
+    field: float = 0.3,
+) -> BoltzmannMachine:
+    """A machine on a compact block of ``family``; 4 nodes per partition make 12 free spins that can be enumerated."""
+    lattice = compact_lattice(family, nodes_per_partition)
+    h = rng.normal(0.0, field, lattice.node_count)
+    return lattice.with_parameters(h, rng.normal(0.0, coupling, lattice.j.shape[0]))
+
+
+def latent_request(
+    machine: BoltzmannMachine,
+    conditions: NDArray[np.int8],
+    *,
+    seed: int = 0,
+    first_index: int = 0,
+    options: SamplerOptions | None = None,
+    deadline_s: float | None = None,
+) -> LatentRequest:
+    """A request whose row i has stream (seed, first_index + i)."""
+    rows = conditions.shape[0]
+    streams = np.empty((rows, 2), dtype=np.uint64)
+    streams[:, 0] = seed
+    streams[:, 1] = np.arange(first_index, first_index + rows, dtype=np.uint64)
+    return LatentRequest(machine, conditions, streams, options or SamplerOptions(), deadline_s)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExactLaw:
+    """P(s_free | s_0 = c) of a small machine, state by state.
+
+    Attributes:
+        free: node index of each free spin.
+        spins: (states, nodes) int8, every state, condition included; state k holds +1 where bit i of k is set.
+        energies: (states,) float64, summed edge by edge.
+        probabilities: (states,) float64.
+    """
+
+    free: NDArray[np.int64]
+    spins: NDArray[np.int8]
+    energies: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
+
+    def index_of(self, spins: NDArray[np.int8]) -> NDArray[np.int64]:
+        """Which state each row of ``spins`` (rows, nodes) is."""
+        weights = np.int64(1) << np.arange(self.free.shape[0], dtype=np.int64)
+        return (spins[:, self.free] > 0) @ weights
+
+    def mean(self, values: NDArray[np.floating] | NDArray[np.signedinteger]) -> NDArray[np.float64]:
+        """Expectation of ``values`` (states, ...)."""
+        return np.tensordot(self.probabilities, values.astype(np.float64), axes=1)
+
+    def draw(self, rng: np.random.Generator, rows: int) -> NDArray[np.int8]:
+        """Independent exact draws, (rows, nodes)."""
+        return self.spins[rng.choice(self.probabilities.shape[0], size=rows, p=self.probabilities)]
+
+
+def enumerate_law(machine: BoltzmannMachine, condition: NDArray[np.int8]) -> ExactLaw:
+    """The exact conditional law, with none of the code under test: every state, every edge, in float64."""
+    free = np.flatnonzero(machine.partitions != 0)
+    clamped = np.flatnonzero(machine.partitions == 0)
+    assert free.shape[0] <= 20, "too many states to enumerate"
+    states = np.arange(1 << free.shape[0])
+    spins = np.empty((states.shape[0], machine.h.shape[0]), dtype=np.int8)
+    spins[:, clamped] = condition
+    for bit, node in enumerate(free):
+        spins[:, node] = ((states >> bit) & 1) * 2 - 1
+    energies = np.zeros(states.shape[0])
+    for node, bias in enumerate(machine.h.tolist()):
+        energies += bias * spins[:, node]
+    for (one, other), weight in zip(machine.edges.tolist(), machine.j.tolist(), strict=True):
+        energies += weight * (spins[:, one] * spins[:, other])
+    weights = np.exp(energies.min() - energies)
+    return ExactLaw(free, spins, energies, weights / weights.sum())
+
+
+@pytest.fixture(scope="session", name="random_spins")
+def _random_spins() -> Callable[..., NDArray[np.int8]]:
+    return random_spins
+
+
+@pytest.fixture(scope="session", name="random_machine")
+def _random_machine() -> Callable[..., BoltzmannMachine]:
+    return random_machine
+
+
+@pytest.fixture(scope="session", name="lattice_machine")
+def _lattice_machine() -> Callable[..., BoltzmannMachine]:
+    return lattice_machine
+
+
+@pytest.fixture(scope="session", name="latent_request")
+def _latent_request() -> Callable[..., LatentRequest]:
+    return latent_request
+
+
+@pytest.fixture(scope="session", name="enumerate_law")
+def _enumerate_law() -> Callable[..., ExactLaw]:
+    return enumerate_law
