@@ -202,7 +202,7 @@ def _anneal(
     for start in range(0, len(schedule), _SWEEPS_PER_CALL):
         if stop.is_set():
             return None
-        if end_s is not None and time.monotonic() > end_s:
+        if end_s is not None and time.monotonic() >= end_s:
             stop.set()
             return None
         betas = schedule[start : start + _SWEEPS_PER_CALL]

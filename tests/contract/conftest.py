@@ -1,0 +1,80 @@
+"""The samplers that the contract suite runs over. To add one, write a builder and enter it in ``BUILDERS``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sampler.annealing import AnnealingSampler
+from sampler.machine import BoltzmannMachine
+from sampler.protocol import Sampler
+from sampler.request import SamplerOptions
+
+SEED = 417
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ContractCase:
+    """A sampler and what the suite may ask of it.
+
+    Attributes:
+        build: makes another sampler of the kind (the suite closes it).
+        sampler: one that the suite shares and does not close.
+        machine: 16 nodes on a Zephyr block, 4 of them the condition's.
+        levels: (4, condition nodes) int8, conditions it can draw for.
+        options: those the suite draws with.
+        option_values: a good value for each option it takes.
+        bad_values: values of these options that it must refuse.
+    """
+
+    name: str
+    build: Callable[[], Sampler]
+    sampler: Sampler
+    machine: BoltzmannMachine
+    levels: NDArray[np.int8]
+    options: SamplerOptions = field(default_factory=SamplerOptions)
+    option_values: dict[str, Any] = field(default_factory=dict)
+    bad_values: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+Builder = Callable[[BoltzmannMachine, NDArray[np.int8], Path], Any]
+
+
+@contextmanager
+def _annealing(machine: BoltzmannMachine, levels: NDArray[np.int8], folder: Path) -> Iterator[ContractCase]:
+    with AnnealingSampler(threads=2) as sampler:
+        yield ContractCase(
+            name="annealing",
+            build=AnnealingSampler,
+            sampler=sampler,
+            machine=machine,
+            levels=levels,
+            options=SamplerOptions(sweeps=16),
+            option_values={"sweeps": 3},
+            bad_values={"sweeps": (0, -1, 10**9, 2.5, True)},
+        )
+
+
+BUILDERS: dict[str, Builder] = {"annealing": _annealing}
+
+
+@pytest.fixture(scope="session", params=list(BUILDERS))
+def case(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    lattice_machine: Callable[..., BoltzmannMachine],
+    random_spins: Callable[..., NDArray[np.int8]],
+) -> Iterator[ContractCase]:
+    """Each sampler in turn, on one machine."""
+    rng = np.random.default_rng(SEED)
+    machine = lattice_machine(rng, "zephyr", nodes_per_partition=4)
+    levels = np.unique(random_spins(rng, (32, 4)), axis=0)[:4]
+    with BUILDERS[request.param](machine, levels, tmp_path_factory.mktemp(request.param)) as built:
+        yield built
