@@ -1,0 +1,336 @@
+"""Placing a machine's lattice on a chip with defects.
+
+A qubit of either family is a segment: orientation u, a line (its perpendicular coordinate, in groups whose members
+are interchangeable) and a start along that line. On Zephyr the four k of one (u, w) may be permuted, on Pegasus the two
+k of one pair; translations, mirror images (Zephyr: all eight of the square, Pegasus: the one about the antidiagonal)
+and these permutations are automorphisms of the ideal graph, so any of them is as good a home for the machine. Among
+them the placement with the fewest and least important holes is chosen: a *hole* is a node without a qubit, a *missing
+edge* one whose two qubits work and whose coupler does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from itertools import permutations, product
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampler.chip import (
+    FAMILIES,
+    Segments,
+    Symmetry,
+    extent,
+    label_count,
+    labels_of,
+    segments_of,
+    symmetries,
+    translations,
+)
+from sampler.errors import PlacementError
+from sampler.machine import BoltzmannMachine
+
+_CONDITION_WEIGHT: Final = 0.1
+"""Cost of a hole whose spin is given, against one whose spin is drawn: folding it into its neighbours is exact."""
+_EXAMINED: Final = 8
+"""Number of best placements by missing qubits that are also judged by missing couplers."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WorkingGraph:
+    """The qubits and couplers of a solver that work today.
+
+    Attributes:
+        family: ``zephyr`` or ``pegasus``.
+        size: grid size of the ideal graph the labels refer to.
+        qubits: (qubits,) int64, ascending linear labels.
+        couplers: (couplers, 2) int64, each pair once, the smaller label first.
+        graph_id: the solver's own name of this graph.
+    """
+
+    family: str
+    size: int
+    qubits: NDArray[np.int64]
+    couplers: NDArray[np.int64]
+    graph_id: str
+
+    @property
+    def label_count(self) -> int:
+        """Number of linear labels of the ideal graph, whether they work or not."""
+        return label_count(self.family, self.size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placement:
+    """Where the nodes of a machine live on a working graph.
+
+    Attributes:
+        qubit_of_node: (nodes,) int64, the qubit of each node, −1 for a hole or a node that needs none.
+        needed: (nodes,) bool, the nodes that want a qubit: all, or only the free ones where the condition is folded.
+        holes: (holes,) int64, needed nodes that got no qubit, ascending.
+        missing_edges: (missing,) int64, indices of the edges between two placed nodes that have no coupler.
+        missing_qubits: (holes,) int64, ideal label of the qubit each hole lacks.
+        cost: what was minimised; a hole of mean importance costs 1.
+    """
+
+    qubit_of_node: NDArray[np.int64]
+    needed: NDArray[np.bool_]
+    holes: NDArray[np.int64]
+    missing_edges: NDArray[np.int64]
+    missing_qubits: NDArray[np.int64]
+    cost: float
+
+    @property
+    def hole_fraction(self) -> float:
+        """Holes among the nodes that need a qubit."""
+        return float(self.holes.size) / max(1, int(np.count_nonzero(self.needed)))
+
+
+def best_placements(
+    machine: BoltzmannMachine,
+    graph: WorkingGraph,
+    *,
+    copies: int = 1,
+    place_condition: bool = False,
+    max_hole_fraction: float = 0.1,
+) -> tuple[Placement, ...]:
+    """The best placement of ``machine``, and up to ``copies`` disjoint ones, best first.
+
+    Args:
+        machine: its ``qubits`` are labels of the ideal graph ``machine.topology``.
+        graph: today's chip, of the same family and any size.
+        copies: how many disjoint placements to look for; fewer come back if no more stay below the hole limit.
+        place_condition: whether condition nodes need qubits too; not so when the condition is folded into h.
+        max_hole_fraction: above it a placement is refused.
+
+    Raises:
+        PlacementError: the families differ, the block is larger than the chip, or the best placement has more holes
+            than the limit; the message names the missing qubits.
+    """
+    search = _Search(machine, graph, place_condition=place_condition)
+    best = search.best(graph_mask(graph))
+    if best.hole_fraction > max_hole_fraction:
+        named = ", ".join(map(str, best.missing_qubits[:40]))
+        more = f" and {best.missing_qubits.size - 40} more" if best.missing_qubits.size > 40 else ""
+        raise PlacementError(
+            f"the model needs {np.count_nonzero(best.needed)} qubits and its best placement on {graph.family}:"
+            f"{graph.size} ({graph.graph_id}) lacks {best.holes.size}, more than {max_hole_fraction:.0%}; "
+            f"missing qubits: {named}{more}"
+        )
+    if copies == 1:
+        return (best,)
+    tilings = [search.tiling(graph_mask(graph), copies, max_hole_fraction, gap) for gap in (0, 1)]
+    tiling = max(tilings, key=lambda placed: (len(placed), -sum(p.cost for p in placed)))
+    return tiling if len(tiling) > 1 else (best,)
+
+
+def graph_mask(graph: WorkingGraph) -> NDArray[np.bool_]:
+    """(labels + 1,) bool, which linear labels work; the last entry, False, answers for the label −1."""
+    mask = np.zeros(graph.label_count + 1, dtype=np.bool_)
+    mask[graph.qubits] = True
+    return mask
+
+
+def machine_fingerprint(machine: BoltzmannMachine) -> str:
+    """SHA-256 of everything that defines the law and its lattice, as 16 hexadecimal digits."""
+    digest = hashlib.sha256(machine.topology.encode())
+    for array in (machine.h, machine.j, machine.edges, machine.partitions, machine.qubits):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+class _Search:
+    """One machine on one chip: the costs of all placements for any set of free qubits."""
+
+    def __init__(self, machine: BoltzmannMachine, graph: WorkingGraph, *, place_condition: bool) -> None:
+        family, size_text = machine.topology.split(":") if ":" in machine.topology else (machine.topology, "0")
+        if family != graph.family or family not in FAMILIES:
+            raise PlacementError(f"the model lives on {machine.topology}, the solver on {graph.family}:{graph.size}")
+        self._machine, self._graph, self._kind = machine, graph, FAMILIES[family]
+        self._needed = np.ones(machine.node_count, dtype=np.bool_)
+        if not place_condition:
+            self._needed[machine.condition_nodes] = False
+        self._nodes = np.flatnonzero(self._needed)
+        home = segments_of(family, int(size_text), machine.qubits[self._nodes])
+        order = np.lexsort((home.start, home.member, home.group, home.u))
+        self._nodes = self._nodes[order]
+        self._home = Segments(home.u[order], home.group[order], home.member[order], home.start[order])
+        self._weigh()
+        # One slot for each (line group, member) that holds nodes; the nodes of a slot lie side by side.
+        bundle = self._home.u * (1 << 20) + self._home.group
+        _, self._bundle = np.unique(bundle, return_inverse=True)
+        self._slot = self._bundle * self._kind.members + self._home.member
+        self._bundles = int(self._bundle.max()) + 1
+        self._orders = np.array(list(permutations(range(self._kind.members))), dtype=np.int64)
+        self._couplers = _coupler_keys(graph)
+        self._images = [self._image(symmetry) for symmetry in symmetries(family)]
+        if not any(len(shifts) for _, shifts in self._images):
+            raise PlacementError(f"the model's block is larger than the chip {family}:{graph.size}")
+
+    def _weigh(self) -> None:
+        machine = self._machine
+        touch = np.abs(machine.j.astype(np.float64))
+        strength = np.abs(machine.h.astype(np.float64))
+        for end in (0, 1):
+            strength += np.bincount(machine.edges[:, end], weights=touch, minlength=machine.node_count)
+        if not strength.any():  # an untrained lattice: every coupling counts the same
+            touch = np.ones_like(touch)
+            for end in (0, 1):
+                strength += np.bincount(machine.edges[:, end], minlength=machine.node_count)
+        scale = float(strength[self._needed].mean()) or 1.0
+        weight = 0.5 + 0.5 * strength / scale
+        weight[machine.condition_nodes] *= _CONDITION_WEIGHT
+        self._weight = weight[self._nodes]
+        position = np.full(machine.node_count, -1, dtype=np.int64)
+        position[self._nodes] = np.arange(self._nodes.size)
+        ends = position[machine.edges]
+        self._edge_index = np.flatnonzero((ends >= 0).all(axis=1))
+        self._edges = ends[self._edge_index]
+        self._edge_weight = touch[self._edge_index] / scale
+
+    def _image(self, symmetry: Symmetry) -> tuple[Segments, NDArray[np.int64]]:
+        """The block's mirror image, moved to the corner, and the translations (n, 2) that keep it on the chip."""
+        image = symmetry.apply(self._home, self._kind)
+        low, high = extent(image, self._kind)
+        return image, translations(self._graph.family, self._graph.size, low, high)
+
+    def best(self, active: NDArray[np.bool_]) -> Placement:
+        """The cheapest placement on the qubits of ``active``."""
+        return self._choose(active, self._images)
+
+    def tiling(
+        self, active: NDArray[np.bool_], copies: int, max_hole_fraction: float, gap: int
+    ) -> tuple[Placement, ...]:
+        """Disjoint placements on a grid of corners, each the best of its corner's symmetries and small shifts.
+
+        ``gap`` 0 lets neighbouring copies want the same border line, which then goes to the earlier one.
+        """
+        found: list[Placement] = []
+        free = active.copy()
+        low, high = extent(self._images[0][0], self._kind)
+        corners = low + self._images[0][1]
+        columns, rows = (
+            _stops(int(corners[:, axis].min()), int(corners[:, axis].max()), int((high - low)[axis]) + gap)
+            for axis in (0, 1)
+        )
+        for corner in product(columns, rows):
+            near = [(image, self._nearest(image, shifts, corner)) for image, shifts in self._images if len(shifts)]
+            placement = self._choose(free, near)
+            if placement.hole_fraction <= max_hole_fraction:
+                found.append(placement)
+                free[placement.qubit_of_node[placement.qubit_of_node >= 0]] = False
+        return tuple(sorted(found, key=lambda placement: placement.cost)[:copies])
+
+    def _nearest(self, image: Segments, shifts: NDArray[np.int64], corner: tuple[int, int]) -> NDArray[np.int64]:
+        """(1, 2) the shift that brings the image's lowest corner closest to ``corner``."""
+        distance = np.abs(shifts + extent(image, self._kind)[0] - np.array(corner)).sum(axis=1)
+        return shifts[[int(distance.argmin())]]
+
+    def _choose(self, active: NDArray[np.bool_], images: list[tuple[Segments, NDArray[np.int64]]]) -> Placement:
+        costs, orders, labels = [], [], []
+        for image, shifts in images:
+            if not len(shifts):
+                continue
+            homes = self._homes(image, shifts)
+            absent = ~active[homes]
+            slot_costs = np.zeros((len(shifts), self._bundles * self._kind.members, self._kind.members))
+            starts = np.flatnonzero(np.diff(self._slot, prepend=-1))
+            slot_costs[:, self._slot[starts]] = np.add.reduceat(absent * self._weight[:, None], starts, axis=1)
+            by_bundle = slot_costs.reshape(len(shifts), self._bundles, self._kind.members, self._kind.members)
+            members = np.arange(self._kind.members)
+            by_order = by_bundle[:, :, members, self._orders].sum(axis=3)
+            order = by_order.argmin(axis=2)
+            total = np.take_along_axis(by_order, order[:, :, None], axis=2)[:, :, 0].sum(axis=1)
+            keep = np.argsort(total, kind="stable")[:_EXAMINED]
+            costs.append(total[keep])
+            orders.append(order[keep])
+            labels.append(homes[keep])
+        cost, order, home = np.concatenate(costs), np.concatenate(orders), np.concatenate(labels)
+        ranked = np.argsort(cost, kind="stable")[:_EXAMINED]
+        best = self._polish(home[ranked[0]], order[ranked[0]], active)
+        for row in ranked[1:]:
+            if cost[row] >= best[0]:
+                break
+            polished = self._polish(home[row], order[row], active)
+            best = polished if polished[0] < best[0] else best
+        return self._placement(best[0], best[1], active)
+
+    def _homes(self, image: Segments, shifts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(shifts, nodes, members) labels of each node for each choice of its line's member; −1 where none exists."""
+        across = np.where(image.u == 0, shifts[:, :1], shifts[:, 1:]) // self._kind.group_width
+        along = np.where(image.u == 0, shifts[:, 1:], shifts[:, :1])
+        shape = (len(shifts), image.u.size, self._kind.members)
+        return labels_of(
+            self._graph.family,
+            self._graph.size,
+            np.broadcast_to(image.u[None, :, None], shape),
+            np.broadcast_to((image.group + across)[:, :, None], shape),
+            np.broadcast_to(np.arange(self._kind.members), shape),
+            np.broadcast_to((image.start + along)[:, :, None], shape),
+        )
+
+    def _labels(self, home: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
+        member = self._orders[order[self._bundle], self._home.member]
+        return home[np.arange(self._nodes.size), member]
+
+    def _cost(
+        self, labels: NDArray[np.int64], active: NDArray[np.bool_], edges: NDArray[np.int64] | slice = slice(None)
+    ) -> tuple[float, NDArray[np.int64]]:
+        """Total cost, and which of ``edges`` lack their coupler though both ends are placed."""
+        placed = active[labels]
+        ends = self._edges[edges]
+        both = placed[ends].all(axis=1)
+        broken = both & ~self._coupled(labels[ends[:, 0]], labels[ends[:, 1]])
+        cost = float(self._weight[~placed].sum() + self._edge_weight[edges][broken].sum())
+        return cost, np.flatnonzero(broken)
+
+    def _coupled(self, one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.bool_]:
+        keys = np.minimum(one, other) * self._graph.label_count + np.maximum(one, other)
+        at = np.minimum(np.searchsorted(self._couplers, keys), max(0, self._couplers.size - 1))
+        found: NDArray[np.bool_] = self._couplers[at] == keys if self._couplers.size else np.zeros(keys.shape, np.bool_)
+        return found
+
+    def _polish(
+        self, home: NDArray[np.int64], order: NDArray[np.int64], active: NDArray[np.bool_]
+    ) -> tuple[float, NDArray[np.int64]]:
+        """Reorder the lines that touch missing couplers, one at a time, while that lowers the cost."""
+        order = order.copy()
+        labels = self._labels(home, order)
+        cost, broken = self._cost(labels, active)
+        for bundle in np.unique(self._bundle[self._edges[broken]]):
+            touching = np.flatnonzero((self._bundle[self._edges] == bundle).any(axis=1))
+            trials = []
+            for choice in range(len(self._orders)):
+                order[bundle] = choice
+                trials.append(self._cost(self._labels(home, order), active, touching)[0])
+            order[bundle] = int(np.argmin(trials))
+        labels = self._labels(home, order)
+        cost, _ = self._cost(labels, active)
+        return cost, labels
+
+    def _placement(self, cost: float, labels: NDArray[np.int64], active: NDArray[np.bool_]) -> Placement:
+        _, broken = self._cost(labels, active)
+        placed = active[labels]
+        qubits = np.full(self._machine.node_count, -1, dtype=np.int64)
+        qubits[self._nodes[placed]] = labels[placed]
+        lacking = np.argsort(self._nodes[~placed])
+        return Placement(
+            qubit_of_node=qubits,
+            needed=self._needed,
+            holes=self._nodes[~placed][lacking],
+            missing_edges=np.sort(self._edge_index[broken]),
+            missing_qubits=labels[~placed][lacking],
+            cost=cost,
+        )
+
+
+def _coupler_keys(graph: WorkingGraph) -> NDArray[np.int64]:
+    return np.sort(graph.couplers.min(axis=1) * graph.label_count + graph.couplers.max(axis=1))
+
+
+def _stops(low: int, high: int, pitch: int) -> list[int]:
+    """As many places as fit between two corners at ``pitch``, spread evenly."""
+    count = (high - low) // max(1, pitch) + 1
+    return [round(place) for place in np.linspace(low, high, count)] if count > 1 else [low]
