@@ -1,1 +1,1 @@
-"""Block Gibbs sampling, on CPU and on GPU."""
+"""Block Gibbs sampling of a BoltzmannMachine: one law, on the CPU (numba) and on CUDA (Triton or torch)."""

@@ -1,0 +1,218 @@
+"""A machine made ready for Gibbs kernels: the order of updates, neighbours in rows, parameters in fixed point.
+
+The lattice part (`GibbsGraph`) depends on edges and partitions alone and is kept for the last few lattices; the
+parameter part (`Programme`) is a gather of h and J, so that other parameters on the same lattice cost microseconds.
+
+Fixed point. The field of node i is x_i = h_i + Σ_j J_ij s_j. Kernels add integers, round(scale·h_i) and
+round(scale·J_ij), so a field is the same to the bit whatever the order of the additions and whether the condition is
+folded in or not. ``scale`` is the largest that keeps every possible field within the integer type. The law drawn from
+is therefore that of a machine whose parameters differ from the given ones by at most 1/(2·scale).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from threading import Lock
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampler.machine import PARTITION_COUNT, BoltzmannMachine
+
+NARROW_LIMIT = 32_767
+"""Largest field of the 16-bit kernels."""
+
+WIDE_LIMIT = 2**30
+"""Largest field of the 32-bit kernels."""
+
+NARROW_QUANTUM = 1.0 / 256.0
+"""The 16-bit kernels serve machines whose parameters they hold in steps of at most this many kT (times beta)."""
+
+DECIDED_FIELD = 48.0
+"""A bias this far, in kT, beyond all couplings of its node together is as good as infinite: flips below e⁻⁹⁶."""
+
+_KEPT = 16
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GibbsGraph:
+    """The lattice of a machine as Gibbs kernels walk it.
+
+    Attributes:
+        nodes: number of spins.
+        order: (updates,) int32, nodes in the order of one sweep, class by class.
+        indptr: (updates + 1,) int32, rows of ``neighbours`` and ``edge_ids`` for each entry of ``order``.
+        neighbours: (entries,) int32, neighbouring nodes that are themselves updated.
+        edge_ids: (entries,) int32, index of each entry's edge in the machine's ``j``.
+        held: (condition nodes,) int32, nodes that are not updated; empty when every class is free.
+        held_indptr, held_columns, held_edge_ids: for each entry of ``order``, its neighbours among ``held`` (column
+            of the condition) and their edges.
+        degree: largest number of neighbours of a node.
+    """
+
+    nodes: int
+    order: NDArray[np.int32]
+    indptr: NDArray[np.int32]
+    neighbours: NDArray[np.int32]
+    edge_ids: NDArray[np.int32]
+    held: NDArray[np.int32]
+    held_indptr: NDArray[np.int32]
+    held_columns: NDArray[np.int32]
+    held_edge_ids: NDArray[np.int32]
+    degree: int
+
+    @classmethod
+    def build(cls, edges: NDArray[np.int32], partitions: NDArray[np.int8], *, free_condition: bool) -> GibbsGraph:
+        """The graph of a lattice, partition 0 held unless ``free_condition``."""
+        nodes = partitions.shape[0]
+        first_class = 0 if free_condition else 1
+        classes = [np.flatnonzero(partitions == colour) for colour in range(first_class, PARTITION_COUNT)]
+        order = np.concatenate(classes).astype(np.int32)
+        held = np.flatnonzero(partitions < first_class).astype(np.int32)
+        ends = np.concatenate([edges, edges[:, ::-1]])
+        ids = np.tile(np.arange(edges.shape[0], dtype=np.int32), 2)
+        by_node = np.lexsort((ends[:, 1], ends[:, 0]))
+        ends, ids = ends[by_node], ids[by_node]
+        starts = np.searchsorted(ends[:, 0], np.arange(nodes + 1))
+        degrees = np.diff(starts)
+        entries = np.concatenate(
+            [np.arange(starts[node], starts[node + 1]) for node in order] or [np.zeros(0, dtype=np.int64)]
+        )
+        owners = np.repeat(np.arange(order.shape[0]), degrees[order])
+        column = np.full(nodes, -1, dtype=np.int32)
+        column[held] = np.arange(held.shape[0], dtype=np.int32)
+        columns = column[ends[entries, 1]]
+        free = columns < 0
+        return cls(
+            nodes=nodes,
+            order=order,
+            indptr=_rows(owners[free], order.shape[0]),
+            neighbours=ends[entries[free], 1].astype(np.int32),
+            edge_ids=ids[entries[free]],
+            held=held,
+            held_indptr=_rows(owners[~free], order.shape[0]),
+            held_columns=columns[~free],
+            held_edge_ids=ids[entries[~free]],
+            degree=int(degrees.max(initial=0)),
+        )
+
+    @property
+    def updates(self) -> int:
+        """Spin updates in one sweep."""
+        return int(self.order.shape[0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Programme:
+    """Parameters of a machine in fixed point, in the order of a graph.
+
+    With b = (s + 1)/2 the field of entry p is ``base[p] + Σ_k step[k]·b[neighbours[k]]`` plus, for a held
+    neighbour, ``held_weight[k]·c``. All arithmetic is modulo 2¹⁶ (or 2³²): only the final sum has to fit.
+
+    Attributes:
+        graph: the lattice.
+        scale: units per kT.
+        wide: whether the fields need 32 bits.
+        base: (updates,) int32.
+        step: (entries,) int32, twice the coupling.
+        held_weight: (held entries,) int32.
+    """
+
+    graph: GibbsGraph
+    scale: float
+    wide: bool
+    base: NDArray[np.int32]
+    step: NDArray[np.int32]
+    held_weight: NDArray[np.int32]
+
+    @classmethod
+    def build(cls, graph: GibbsGraph, h: NDArray[np.float32], j: NDArray[np.float32], beta: float) -> Programme:
+        """Parameters (h, j) on ``graph``, for schedules that end at ``beta``."""
+        bias = h[graph.order].astype(np.float64)
+        weight, held = j[graph.edge_ids].astype(np.float64), j[graph.held_edge_ids].astype(np.float64)
+        pull = _row_sums(np.abs(weight), graph.indptr) + _row_sums(np.abs(held), graph.held_indptr)
+        reach = pull + DECIDED_FIELD / max(beta, 1.0 / DECIDED_FIELD)
+        bias = np.clip(bias, -reach, reach)
+        bound = max(float((np.abs(bias) + pull).max(initial=0.0)), 1.0)
+        room = (graph.degree + 2) / 2
+        wide = bound * beta / NARROW_LIMIT > NARROW_QUANTUM
+        scale = ((WIDE_LIMIT if wide else NARROW_LIMIT) - room) / bound
+        units = np.rint(weight * scale).astype(np.int64)
+        base = np.rint(bias * scale).astype(np.int64) - _row_sums(units, graph.indptr).astype(np.int64)
+        return cls(
+            graph=graph,
+            scale=scale,
+            wide=wide,
+            base=base.astype(np.int32),
+            step=(2 * units).astype(np.int32),
+            held_weight=np.rint(held * scale).astype(np.int32),
+        )
+
+    def folded(self, conditions: NDArray[np.int8]) -> NDArray[np.int32]:
+        """``base`` with each row's condition folded in, (rows, updates), for conditions (rows, held nodes)."""
+        graph = self.graph
+        coupling = np.zeros((graph.held.shape[0], graph.updates), dtype=np.float64)
+        owners = np.repeat(np.arange(graph.updates), np.diff(graph.held_indptr))
+        coupling[graph.held_columns, owners] = self.held_weight
+        # Integers below 2**53 are exact in float64, and the matrix product runs at the machine's speed.
+        return self.base + np.rint(conditions.astype(np.float64) @ coupling).astype(np.int32)
+
+
+def _rows(owners: NDArray[np.int64], rows: int) -> NDArray[np.int32]:
+    return np.searchsorted(owners, np.arange(rows + 1)).astype(np.int32)
+
+
+def _row_sums(values: NDArray[np.float64], indptr: NDArray[np.int32]) -> NDArray[np.float64]:
+    sums = np.concatenate([[0], np.cumsum(values)])
+    return sums[indptr[1:]] - sums[indptr[:-1]]
+
+
+class _Kept(Generic[Value]):
+    """The last few values by the identity of the (immutable) arrays they were made from."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[tuple[object, ...], tuple[tuple[object, ...], Value]] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: tuple[object, ...]) -> Value | None:
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._entries.move_to_end(key)
+            return None if entry is None else entry[1]
+
+    def put(self, key: tuple[object, ...], sources: tuple[object, ...], value: Value) -> None:
+        # The sources are held so that an identity in the key cannot be reused while the entry lives.
+        with self._lock:
+            self._entries[key] = (sources, value)
+            while len(self._entries) > _KEPT:
+                self._entries.popitem(last=False)
+
+
+_graphs: _Kept[GibbsGraph] = _Kept()
+_programmes: _Kept[Programme] = _Kept()
+
+
+def graph_of(machine: BoltzmannMachine, *, free_condition: bool = False) -> GibbsGraph:
+    """The graph of a machine's lattice, built once per lattice."""
+    key = (id(machine.edges), id(machine.partitions), free_condition)
+    graph = _graphs.get(key)
+    if graph is None:
+        graph = GibbsGraph.build(machine.edges, machine.partitions, free_condition=free_condition)
+        _graphs.put(key, (machine.edges, machine.partitions), graph)
+    return graph
+
+
+def programme_of(machine: BoltzmannMachine, *, free_condition: bool = False, beta: float = 1.0) -> Programme:
+    """The fixed-point parameters of a machine, built once per machine."""
+    key = (id(machine.h), id(machine.j), id(machine.edges), id(machine.partitions), free_condition, beta)
+    programme = _programmes.get(key)
+    if programme is None:
+        graph = graph_of(machine, free_condition=free_condition)
+        programme = Programme.build(graph, machine.h, machine.j, beta)
+        _programmes.put(key, (machine.h, machine.j, machine.edges, machine.partitions), programme)
+    return programme

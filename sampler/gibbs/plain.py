@@ -1,0 +1,78 @@
+"""The law of one Gibbs update, written out plainly, and a kernel that follows it spin by spin.
+
+Update number n of a chain sets the spin of a node whose field is x kT to::
+
+    s = −sign(x)   unless   V < σ(−2β|x|),   then   s = sign(x)          (sign(0) = +1)
+
+V is the update's uniform number in [0, 1): 16 bits of the chain's generator followed by 32 further bits, so that
+probabilities are exact to 2⁻⁴⁸. That is P(s = +1) = σ(−2βx), the conditional of P(s) ∝ exp(−βE(s)).
+
+This kernel serves machines whose fields need 32 bits, and tests, where it is the yardstick of the fast ones: they must
+give the same spins to the bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from sampler.gibbs.streams import further_bits
+
+
+@njit(cache=True, nogil=True, inline="always")
+def unlikely(bits: int, size: float, key: int, update: int) -> bool:
+    """Whether V < σ(−2β|x|), for the first 16 bits of V and size = 2β|x|."""
+    chance = 65536.0 / (1.0 + np.exp(size))
+    whole = np.int64(chance)
+    if bits != whole:
+        return bits < whole
+    return np.float64(further_bits(key, update)) < (chance - whole) * 4294967296.0
+
+
+@njit(cache=True, nogil=True)
+def run_plain(
+    spins: NDArray[np.int8],
+    bases: NDArray[np.int32],
+    order: NDArray[np.int32],
+    indptr: NDArray[np.int32],
+    neighbours: NDArray[np.int32],
+    step: NDArray[np.int32],
+    twice_betas: NDArray[np.float64],
+    keys: NDArray[np.uint64],
+    states: NDArray[np.uint32],
+) -> None:
+    """Sweep every row of ``spins`` (rows, nodes) in place.
+
+    ``bases`` is (1 or rows, updates), ``twice_betas`` (sweeps,) is 2β of each sweep per unit of field, ``states`` (4,
+    rows) the generators.
+    """
+    updates = order.shape[0]
+    padded = updates + updates % 2
+    for row in range(spins.shape[0]):
+        base = bases[row % bases.shape[0]]
+        up = (spins[row] > 0).astype(np.int32)
+        s0, s1, s2, s3 = states[0, row], states[1, row], states[2, row], states[3, row]
+        for sweep in range(twice_betas.shape[0]):
+            factor = twice_betas[sweep]
+            bits = np.uint32(0)
+            for position in range(updates):
+                if position % 2 == 0:
+                    total = np.uint32(s0 + s3)
+                    bits = np.uint32(np.uint32((total << np.uint32(7)) | (total >> np.uint32(25))) + s0)
+                    shifted = np.uint32(s1 << np.uint32(9))
+                    s2 ^= s0
+                    s3 ^= s1
+                    s1 ^= s2
+                    s0 ^= s3
+                    s2 ^= shifted
+                    s3 = np.uint32((s3 << np.uint32(11)) | (s3 >> np.uint32(21)))
+                    half = bits & np.uint32(0xFFFF)
+                else:
+                    half = bits >> np.uint32(16)
+                field = np.int64(base[position])
+                for entry in range(indptr[position], indptr[position + 1]):
+                    field += np.int64(step[entry]) * up[neighbours[entry]]
+                rare = unlikely(np.int64(half), factor * abs(field), keys[row], sweep * padded + position)
+                up[order[position]] = 1 if (field < 0) != rare else 0
+        spins[row] = 2 * up - 1

@@ -1,0 +1,104 @@
+"""The ``gibbs`` sampler: block Gibbs with the condition held, on the CPU or a CUDA device."""
+
+from __future__ import annotations
+
+from time import monotonic
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+
+from sampler.errors import InvalidInputError, SamplerUnavailableError
+from sampler.gibbs.chains import available_threads, draw, refine
+from sampler.gibbs.schedule import DEFAULT_SWEEPS, checked_sweeps
+from sampler.machine import PARTITION_COUNT, BoltzmannMachine
+from sampler.protocol import Availability, SamplerCapabilities
+from sampler.request import LatentBatch, LatentRequest, Provenance
+
+Device = Literal["cpu", "cuda"]
+
+__all__ = ["GibbsSampler", "refine", "warm_up"]
+
+
+class GibbsSampler:
+    """Draws from P(s_free | s_0 = c) ∝ exp(−E(s)) by block Gibbs sweeps after a ramp of beta.
+
+    Row i of the answer is a function of its stream, its condition, the number of sweeps and the machine: the same to
+    the bit alone, in any batch and on any number of threads. Safe to call from several threads.
+
+    Args:
+        device: ``"cpu"`` or ``"cuda"``.
+        threads: worker threads on the CPU, None for one on each processor.
+    """
+
+    def __init__(self, device: Device = "cpu", threads: int | None = None) -> None:
+        if device not in ("cpu", "cuda"):
+            raise InvalidInputError("device", device, "cpu or cuda")
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise InvalidInputError("threads", threads, "a positive integer")
+        self.device: Device = device
+        self.threads = threads
+
+    @property
+    def name(self) -> str:
+        """``gibbs``."""
+        return "gibbs"
+
+    @property
+    def capabilities(self) -> SamplerCapabilities:
+        """Reproducible; takes ``sweeps``."""
+        return SamplerCapabilities(reproducible=True, options=frozenset({"sweeps"}))
+
+    def availability(self, machine: BoltzmannMachine) -> Availability:  # noqa: ARG002 - any machine will do
+        """Always available on the CPU; on CUDA when torch sees a device."""
+        if self.device == "cuda":
+            return Availability(available=False, reason="no CUDA device", detail={"device": "cuda"})
+        return Availability(available=True, detail={"device": "cpu", "threads": self.threads or available_threads()})
+
+    def sample(self, request: LatentRequest) -> LatentBatch:
+        """One latent per row; InvalidInputError for an option other than ``sweeps``, SamplerTimeoutError if late."""
+        began = monotonic()
+        refused = sorted(set(request.options.given()) - self.capabilities.options)
+        if refused:
+            raise InvalidInputError(f"options.{refused[0]}", getattr(request.options, refused[0]), "options.sweeps")
+        state = self.availability(request.machine)
+        if not state.available:
+            raise SamplerUnavailableError(f"gibbs: {state.reason}")
+        asked = request.options.sweeps
+        sweeps = DEFAULT_SWEEPS if asked is None else checked_sweeps(asked, least=1)
+        deadline = None if request.deadline_s is None else began + request.deadline_s
+        spins = draw(
+            request.machine, request.conditions, request.streams, sweeps, threads=self.threads, deadline=deadline
+        )
+        energies = request.machine.energies(spins)
+        provenance = Provenance(sampler=self.name, sweeps=sweeps, beta=1.0, elapsed_s={"sample": monotonic() - began})
+        return LatentBatch(spins=spins, energies=energies, provenance=provenance).checked(request)
+
+    def close(self) -> None:
+        """Nothing to let go of: the thread pool is the process's."""
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def warm_up() -> None:
+    """Compile the kernels, or load them from the cache on disk: call once at start-up, before the first request."""
+    machine = BoltzmannMachine(
+        h=np.zeros(PARTITION_COUNT, dtype=np.float32),
+        j=np.ones(1, dtype=np.float32),
+        edges=np.array([[0, 1]], dtype=np.int32),
+        partitions=np.arange(PARTITION_COUNT, dtype=np.int8),
+        qubits=np.arange(PARTITION_COUNT, dtype=np.int64),
+        topology="none",
+    )
+    conditions = np.ones((1, 1), dtype=np.int8)
+    streams = np.zeros((1, 2), dtype=np.uint64)
+    spins = draw(machine, conditions, streams, 2)
+    refine(machine, spins, 1, streams, free_condition=True)
