@@ -1,0 +1,327 @@
+"""The emulated solver behind its API: the queue, the workers that run problems, maintenance."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from sampler.emulator.answer import encode_answer
+from sampler.emulator.chip import Chip, build_chip
+from sampler.emulator.config import EmulatorConfig
+from sampler.emulator.draw import StoppedError, draw
+from sampler.emulator.faults import FaultPlan
+from sampler.emulator.physics import Physics
+from sampler.emulator.problem import Problem, RefusedError, local_ends, read_problem
+
+JOBS_KEPT = 2000
+"""Finished jobs remembered, answers included; the oldest are forgotten first."""
+
+_TERMINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
+
+
+@dataclass(slots=True)
+class Job:
+    """One submitted problem. ``number`` counts submissions from 0 and seeds the draw."""
+
+    identifier: str
+    number: int
+    kind: str
+    label: str | None
+    solver: dict[str, Any]
+    chip: Chip
+    problem: Problem | None
+    submitted_on: str
+    ready_at_s: float
+    status: str = "PENDING"
+    solved_on: str | None = None
+    error_message: str | None = None
+    answer: dict[str, Any] | None = None
+    stuck: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """The job's status as the API tells it."""
+        status = {
+            "id": self.identifier,
+            "type": self.kind,
+            "solver": self.solver,
+            "label": self.label,
+            "status": self.status,
+            "submitted_on": self.submitted_on,
+        }
+        if self.solved_on is not None:
+            status["solved_on"] = self.solved_on
+        if self.error_message is not None:
+            status["error_message"] = self.error_message
+        return status
+
+
+class SolverBackend:
+    """A solver with its queue and ``config.workers`` threads. Safe to use from several threads.
+
+    ``clock`` gives seconds; drift, queueing and maintenance go by it.
+    """
+
+    def __init__(self, config: EmulatorConfig, faults: FaultPlan, clock: Callable[[], float] = time.monotonic) -> None:
+        self.config = config
+        self.faults = faults
+        self._clock = clock
+        self._started_s = clock()
+        self._changed = threading.Condition()
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._queue: deque[Job] = deque()
+        self._submitted = 0
+        self._closing = False
+        self._offline_until_s: float | None = None
+        self._chip = build_chip(config.topology, config.defects, config.seed)
+        self._physics = Physics(config, self._chip)
+        self._workers = [
+            threading.Thread(target=self._work, name=f"emulator-worker-{index}", daemon=True)
+            for index in range(config.workers)
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    @property
+    def chip(self) -> Chip:
+        """Today's working graph."""
+        with self._changed:
+            self._return_from_maintenance()
+            return self._chip
+
+    @property
+    def closing(self) -> bool:
+        """Whether the emulator is going down."""
+        return self._closing
+
+    def definition(self) -> dict[str, Any]:
+        """The solver's definition with its status and load now."""
+        with self._changed:
+            self._return_from_maintenance()
+            offline = self._offline_until_s is not None
+            load = min(1.0, len(self._queue) / 100.0)
+            return self._chip.definition("OFFLINE" if offline else "ONLINE", load)
+
+    def state(self) -> dict[str, Any]:
+        """Counts for the admin page; nothing of the hidden physics."""
+        with self._changed:
+            by_status: dict[str, int] = {}
+            for job in self._jobs.values():
+                by_status[job.status] = by_status.get(job.status, 0) + 1
+            return {
+                "solver": self._chip.solver_name,
+                "graph_id": self._chip.graph_id,
+                "online": self._offline_until_s is None,
+                "submitted": self._submitted,
+                "queued": len(self._queue),
+                "jobs": by_status,
+                "faults": self.faults.armed(),
+            }
+
+    def submit(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Take a job; its first status, or ``{error_code, error_msg}`` if it is refused."""
+        fault = self.faults.strike("problem")
+        action = fault.action if fault is not None else None
+        if action == "maintenance":
+            self.start_maintenance()
+        with self._changed:
+            self._return_from_maintenance()
+            chip, offline = self._chip, self._offline_until_s is not None
+        try:
+            solver = _named_solver(job, chip)
+            problem = None if offline else read_problem(job, chip, accept_nan=action == "nan_accepted")
+        except RefusedError as error:
+            return {"error_code": error.code, "error_msg": str(error)}
+        with self._changed:
+            entry = Job(
+                identifier=str(uuid.uuid4()),
+                number=self._submitted,
+                kind=str(job.get("type")),
+                label=job.get("label"),
+                solver=solver,
+                chip=chip,
+                problem=problem,
+                submitted_on=_now(),
+                ready_at_s=self._clock() + self.config.queue_s,
+            )
+            self._submitted += 1
+            self._jobs[entry.identifier] = entry
+            self._forget_oldest()
+            if offline or action == "offline":
+                self._finish(entry, "FAILED", "Solver is offline")
+            elif action == "failed":
+                self._finish(entry, "FAILED", "Internal error while the problem was run")
+            elif action == "cancelled":
+                self._finish(entry, "CANCELLED")
+            elif action == "stuck":
+                entry.stuck = True
+            else:
+                self._queue.append(entry)
+            self._changed.notify_all()
+            return entry.describe()
+
+    def statuses(self, identifiers: Sequence[str], timeout_s: float) -> list[dict[str, Any]] | None:
+        """Statuses of jobs, once one of them has ended or ``timeout_s`` has passed; None if one is unknown."""
+        ends_at = time.monotonic() + timeout_s
+        with self._changed:
+            while True:
+                jobs = [self._jobs.get(identifier) for identifier in identifiers]
+                known = [job for job in jobs if job is not None]
+                if len(known) < len(jobs):
+                    return None
+                left = ends_at - time.monotonic()
+                if left <= 0.0 or self._closing or not known or any(job.status in _TERMINAL for job in known):
+                    return [job.describe() for job in known]
+                self._changed.wait(left)
+
+    def every_status(self) -> list[dict[str, Any]]:
+        """Statuses of all remembered jobs, newest first."""
+        with self._changed:
+            return [job.describe() for job in reversed(self._jobs.values())]
+
+    def result(self, identifier: str) -> dict[str, Any] | None:
+        """Status of a job, with its answer once there is one; None if it is unknown."""
+        with self._changed:
+            job = self._jobs.get(identifier)
+            if job is None:
+                return None
+            status = job.describe()
+            if job.answer is not None:
+                status["answer"] = dict(job.answer)
+            return status
+
+    def cancel(self, identifier: str) -> dict[str, Any]:
+        """Cancel a job that has not ended; its status, or ``{error_code, error_msg}``."""
+        with self._changed:
+            job = self._jobs.get(identifier)
+            if job is None:
+                return {"error_code": 404, "error_msg": "Problem does not exist"}
+            if job.status in _TERMINAL:
+                return {"error_code": 409, "error_msg": "Problem has been finished."}
+            self._finish(job, "CANCELLED")
+            if job in self._queue:
+                self._queue.remove(job)
+            self._changed.notify_all()
+            return job.describe()
+
+    def start_maintenance(self) -> None:
+        """Go offline: what is queued or running fails, and the solver returns with another working graph."""
+        with self._changed:
+            self._queue.clear()
+            for job in self._jobs.values():
+                if job.status not in _TERMINAL:
+                    self._finish(job, "FAILED", "Solver is offline")
+            self._offline_until_s = self._clock() + self.config.maintenance_s
+            self._changed.notify_all()
+
+    def close(self, timeout_s: float = 5.0) -> bool:
+        """Stop the workers; whether all have ended in time."""
+        with self._changed:
+            self._closing = True
+            self._queue.clear()
+            self._changed.notify_all()
+        ends_at = time.monotonic() + timeout_s
+        for worker in self._workers:
+            worker.join(max(0.0, ends_at - time.monotonic()))
+        return not any(worker.is_alive() for worker in self._workers)
+
+    def _return_from_maintenance(self) -> None:
+        if self._offline_until_s is not None and self._clock() >= self._offline_until_s:
+            self._offline_until_s = None
+            self._chip = self._chip.after_maintenance(self.config.seed)
+            self._physics = Physics(self.config, self._chip)
+
+    def _forget_oldest(self) -> None:
+        surplus = len(self._jobs) - JOBS_KEPT
+        for identifier in [name for name, job in self._jobs.items() if job.status in _TERMINAL][: max(surplus, 0)]:
+            del self._jobs[identifier]
+
+    def _finish(self, job: Job, status: str, error_message: str | None = None) -> None:
+        job.status, job.error_message, job.solved_on = status, error_message, _now()
+        job.problem = None
+
+    def _next_job(self) -> tuple[Job, Problem, Physics] | None:
+        """The next problem to run, waiting for one; None when the solver closes."""
+        with self._changed:
+            while not self._closing:
+                wait_s = None
+                if self._queue:
+                    wait_s = self._queue[0].ready_at_s - self._clock()
+                    if wait_s <= 0.0:
+                        job = self._queue.popleft()
+                        job.status = "IN_PROGRESS"
+                        self._changed.notify_all()
+                        if job.problem is not None:
+                            return job, job.problem, self._physics
+                        continue
+                self._changed.wait(wait_s)
+        return None
+
+    def _work(self) -> None:
+        while (work := self._next_job()) is not None:
+            job, problem, physics = work
+            try:
+                answer = self._run(job, problem, physics)
+            except StoppedError:
+                continue
+            except Exception as error:
+                # Whatever breaks in a run must reach the client as FAILED, and must not end the worker.
+                with self._changed:
+                    if job.status not in _TERMINAL:
+                        self._finish(job, "FAILED", f"Internal error: {error!r}")
+                    self._changed.notify_all()
+                continue
+            with self._changed:
+                if job.status not in _TERMINAL:
+                    self._finish(job, "COMPLETED")
+                    job.answer = answer
+                self._changed.notify_all()
+
+    def _run(self, job: Job, problem: Problem, physics: Physics) -> dict[str, Any]:
+        rng = np.random.default_rng([self.config.seed, 5, job.number])
+        programmed = physics.program(problem, rng, self._clock() - self._started_s, job.number)
+        parameters = problem.parameters
+        spins = draw(
+            programmed.beta_h,
+            programmed.beta_j,
+            local_ends(job.chip, problem.active, problem.couplers),
+            job.chip.colours[job.chip.qubits[problem.active]],
+            reads=parameters.num_reads,
+            sweeps=self.config.sweeps,
+            seed=int(rng.integers(2**63)),
+            stop=lambda: self._closing or job.status in _TERMINAL,
+        )
+        timing_us = job.chip.timing.fields(
+            problem.active.shape[0],
+            parameters.num_reads,
+            parameters.annealing_time_us,
+            parameters.programming_thermalization_us,
+            parameters.readout_thermalization_us,
+            decorrelate=parameters.reduce_intersample_correlation,
+        )
+        return encode_answer(problem, job.chip, physics.read_out(spins, rng), timing_us)
+
+
+def _named_solver(job: dict[str, Any], chip: Chip) -> dict[str, Any]:
+    """The identity of the solver a job is for; RefusedError if it is not this one as it is now."""
+    identity = {"name": chip.solver_name, "version": {"graph_id": chip.graph_id}}
+    asked = job.get("solver")
+    name = asked.get("name") if isinstance(asked, dict) else asked
+    if name != chip.solver_name:
+        raise RefusedError(f"Solver {name!r} does not exist or apikey does not have access", code=404)
+    version = asked.get("version") if isinstance(asked, dict) else None
+    graph_id = version.get("graph_id") if isinstance(version, dict) else None
+    if graph_id is not None and graph_id != chip.graph_id:
+        raise RefusedError(f"Solver {name!r} has no graph_id {graph_id!r}; it is now {chip.graph_id!r}", code=404)
+    return identity
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
