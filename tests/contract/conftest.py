@@ -13,6 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from sampler.annealing import AnnealingSampler
+from sampler.bank import ReplaySampler, draw_bank
+from sampler.gibbs.sampler import GibbsSampler
 from sampler.machine import BoltzmannMachine
 from sampler.protocol import Sampler
 from sampler.request import SamplerOptions
@@ -62,7 +64,33 @@ def _annealing(machine: BoltzmannMachine, levels: NDArray[np.int8], folder: Path
         )
 
 
-BUILDERS: dict[str, Builder] = {"annealing": _annealing}
+@contextmanager
+def _gibbs(machine: BoltzmannMachine, levels: NDArray[np.int8], folder: Path) -> Iterator[ContractCase]:
+    with GibbsSampler(threads=2) as sampler:
+        yield ContractCase(
+            name="gibbs",
+            build=GibbsSampler,
+            sampler=sampler,
+            machine=machine,
+            levels=levels,
+            options=SamplerOptions(sweeps=16),
+            option_values={"sweeps": 3},
+            bad_values={"sweeps": (0, -1, 10**9, 2.5, True)},
+        )
+
+
+@contextmanager
+def _replay(machine: BoltzmannMachine, levels: NDArray[np.int8], folder: Path) -> Iterator[ContractCase]:
+    path = folder / "latents.hdf5"
+    with AnnealingSampler() as source:
+        draw_bank(path, source, machine, np.repeat(levels, 500, axis=0), seed=SEED, options=SamplerOptions(sweeps=16))
+    with ReplaySampler(path) as sampler:
+        yield ContractCase(
+            name="replay", build=lambda: ReplaySampler(path), sampler=sampler, machine=machine, levels=levels
+        )
+
+
+BUILDERS: dict[str, Builder] = {"gibbs": _gibbs, "annealing": _annealing, "replay": _replay}
 
 
 @pytest.fixture(scope="session", params=list(BUILDERS))

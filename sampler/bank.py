@@ -1,0 +1,200 @@
+"""Latents kept in a file: drawing a bank, and the replay sampler that serves each of its latents once."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampler.bank_file import (
+    BankColumns,
+    BankInfo,
+    bank_info,
+    machine_sha256,
+    open_bank,
+    pack_spins,
+    unpack_spins,
+    write_bank,
+)
+from sampler.errors import BankExhaustedError, InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
+from sampler.machine import BoltzmannMachine
+from sampler.protocol import Availability, Sampler, SamplerCapabilities
+from sampler.provenance import provenance_of_kept, provenance_to_json
+from sampler.request import LatentBatch, LatentRequest, SamplerOptions
+
+__all__ = ["BankInfo", "ReplayOrder", "ReplaySampler", "bank_info", "draw_bank", "machine_sha256"]
+
+ReplayOrder = Literal["file", "random"]
+
+
+def draw_bank(
+    path: Path,
+    sampler: Sampler,
+    machine: BoltzmannMachine,
+    conditions: NDArray[np.int8],
+    *,
+    seed: int,
+    options: SamplerOptions | None = None,
+    rows_per_call: int = 1024,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> BankInfo:
+    """Draw a latent for each row of ``conditions`` (rows, condition nodes) into the file ``path``, whole or not at all.
+
+    Row i has stream (seed, i). ``progress`` is called with the rows done and the rows in all.
+
+    Raises:
+        InvalidInputError: a bad argument, no such folder, or a file in the way without ``overwrite``.
+        SamplerError: what the sampler raised; nothing is left behind.
+        OSError: the disk is full, or the folder may not be written to; nothing is left behind.
+    """
+    if rows_per_call < 1:
+        raise InvalidInputError("rows_per_call", rows_per_call, "an integer of at least 1")
+    if not 0 <= seed < 2**64:
+        raise InvalidInputError("seed", seed, "an integer from 0 to 2^64 - 1")
+    if not path.parent.is_dir():
+        raise InvalidInputError("path", str(path), "a file in a folder that exists")
+    if path.exists() and not overwrite:
+        raise InvalidInputError("path", str(path), "a file that does not exist yet, or overwrite")
+    rows = conditions.shape[0]
+    streams = np.empty((rows, 2), dtype=np.uint64)
+    streams[:, 0] = seed
+    streams[:, 1] = np.arange(rows, dtype=np.uint64)
+    packed = np.empty((rows, -(-machine.node_count // 8)), dtype=np.uint8)
+    draw = np.zeros(rows, dtype=np.uint32)
+    provenances: list[str] = []
+    for start in range(0, rows, rows_per_call):
+        part = slice(start, min(start + rows_per_call, rows))
+        request = LatentRequest(machine, conditions[part], streams[part], options or SamplerOptions())
+        batch = sampler.sample(request).checked(request)
+        packed[part] = pack_spins(batch.spins)
+        draw[part] = len(provenances)
+        provenances.append(provenance_to_json(batch.provenance))
+        if progress is not None:
+            progress(part.stop, rows)
+    content = BankColumns(packed, streams, draw, provenances, machine)
+    write_bank(path, content)
+    return bank_info(path)
+
+
+class ReplaySampler:
+    """Serves each latent of a bank once, to requests for the condition it was drawn for.
+
+    ``order="file"``: the latents of a condition in the order of the file. ``order="random"``: in an order shuffled
+    once, by ``seed`` if given, else differently each time. Streams of a request do not choose latents: the same
+    sequence of requests to a new replay sampler of the same file, order and seed gives the same spins, and that is all
+    that is reproducible (requests from several threads come in no fixed sequence).
+
+    Args:
+        path: the bank.
+        order: see above.
+        seed: of the random order.
+    """
+
+    def __init__(self, path: Path, order: ReplayOrder = "file", *, seed: int | None = None) -> None:
+        if order not in ("file", "random"):
+            raise InvalidInputError("order", order, "file or random")
+        self._bank = open_bank(path)
+        self._order = order
+        self._lock = threading.Lock()
+        self._left = self._bank.rows_by_condition()
+        if order == "random":
+            shuffle = np.random.default_rng(seed)
+            self._left = {key: shuffle.permutation(rows) for key, rows in self._left.items()}
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        """``replay``."""
+        return "replay"
+
+    @property
+    def capabilities(self) -> SamplerCapabilities:
+        """Not reproducible by stream; takes no option."""
+        return SamplerCapabilities(reproducible=False, options=frozenset())
+
+    def availability(self, machine: BoltzmannMachine) -> Availability:
+        """Whether the bank is of this machine and has latents left; ``detail`` says how many."""
+        if self._closed:
+            return Availability(available=False, reason="the replay sampler is closed")
+        info = self._bank.info
+        if machine_sha256(machine) != info.machine_sha256:
+            return Availability(available=False, reason=f"the bank {info.path.name} was drawn from another machine")
+        with self._lock:
+            left = sum(map(len, self._left.values()))
+        detail = {"bank": info.path.name, "rows": info.rows, "left": left, "order": self._order}
+        reason = None if left else f"every latent of the bank {info.path.name} has been served"
+        return Availability(available=left > 0, reason=reason, detail=detail)
+
+    def sample(self, request: LatentRequest) -> LatentBatch:
+        """One latent per row, each served once and never again.
+
+        Raises:
+            InvalidInputError: an option is set, or the bank was drawn from another machine.
+            BankExhaustedError: too few latents are left for a condition; none is used up.
+            SamplerTimeoutError: the deadline passed; none is used up.
+            SamplerUnavailableError: the sampler is closed.
+        """
+        start_s = time.monotonic()
+        for option, value in request.options.given().items():
+            raise InvalidInputError(f"options.{option}", value, "nothing: replay takes no option")
+        if self._closed:
+            raise SamplerUnavailableError("the replay sampler is closed")
+        info = self._bank.info
+        found = machine_sha256(request.machine)
+        if found != info.machine_sha256:
+            allowed = f"the machine that the bank {info.path.name} was drawn from, {info.machine_sha256}"
+            raise InvalidInputError("machine", found, allowed)
+        wanted: dict[bytes, list[int]] = {}
+        for row, condition in enumerate(request.conditions):
+            wanted.setdefault(condition.tobytes(), []).append(row)
+        chosen = np.empty(request.rows, dtype=np.int64)
+        with self._lock:
+            self._check_enough(wanted)
+            if request.deadline_s is not None and time.monotonic() - start_s >= request.deadline_s:
+                raise SamplerTimeoutError(f"replay did not answer within {request.deadline_s} s")
+            for key, rows in wanted.items():
+                chosen[rows] = self._left[key][: len(rows)]
+                self._left[key] = self._left[key][len(rows) :]
+        spins = unpack_spins(self._bank.packed[chosen], info.nodes)
+        sources = [info.draws[draw] for draw in np.unique(self._bank.draw[chosen])]
+        drawn_by = ", ".join(dict.fromkeys(source.sampler for source in sources)) or "none"
+        kept = provenance_of_kept(sources, f"drawn by {drawn_by}, replayed from the bank {info.path.name}")
+        energies = request.machine.energies(spins)
+        elapsed_s = {"sample": time.monotonic() - start_s}
+        provenance = dataclasses.replace(kept, sampler=self.name, elapsed_s=elapsed_s)
+        return LatentBatch(spins, energies, provenance).checked(request)
+
+    def _check_enough(self, wanted: dict[bytes, list[int]]) -> None:
+        """BankExhaustedError unless every condition has as many latents left as are asked for."""
+        short = [(key, len(rows)) for key, rows in wanted.items() if len(rows) > len(self._left.get(key, ()))]
+        if not short:
+            return
+        asked = sum(count for _, count in short)
+        left = sum(len(self._left.get(key, ())) for key, _ in short)
+        total = sum(map(len, self._left.values()))
+        raise BankExhaustedError(
+            f"the bank {self._bank.info.path.name} is exhausted: {asked} latents asked for and {left} left "
+            f"for {len(short)} of {len(wanted)} conditions ({total} left in all)"
+        )
+
+    def close(self) -> None:
+        """Refuse further requests. Idempotent."""
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()

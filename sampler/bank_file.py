@@ -1,0 +1,188 @@
+"""The file of a bank of latents.
+
+A bank is HDF5: dataset ``spins`` (rows, ⌈nodes/8⌉) uint8, one bit per spin (set: +1, most significant bit first),
+contiguous, so that it can be memory-mapped; ``streams`` (rows, 2) uint64, the random stream of each row; ``draw``
+(rows,) uint32, which entry of ``provenance`` (JSON strings) each row came from; ``condition_nodes`` (width,) int64, the
+nodes of partition 0, whose spins are the condition; root attributes ``format``, ``version``, ``machine_sha256``,
+``nodes``, ``spins_sha256`` and ``created_at``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from sampler.errors import InvalidInputError
+from sampler.machine import BoltzmannMachine
+from sampler.provenance import provenance_from_json
+from sampler.request import Provenance
+
+BANK_FORMAT = "qshower-bank"
+BANK_VERSION = 1
+
+
+def machine_sha256(machine: BoltzmannMachine) -> str:
+    """Hash of the law: biases, couplings, edges and partitions. Where its qubits lie on a chip does not enter."""
+    digest = hashlib.sha256()
+    for array, kind in ((machine.h, "<f4"), (machine.j, "<f4"), (machine.edges, "<i4"), (machine.partitions, "<i1")):
+        digest.update(f"{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
+    return digest.hexdigest()
+
+
+def pack_spins(spins: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """(rows, ⌈nodes/8⌉) uint8, one bit per spin of ``spins`` (rows, nodes)."""
+    return np.packbits(spins > 0, axis=1)
+
+
+def unpack_spins(packed: NDArray[np.uint8], nodes: int) -> NDArray[np.int8]:
+    """(rows, nodes) int8 of −1 and +1, the inverse of ``pack_spins``."""
+    bits = np.unpackbits(packed, axis=1, count=nodes).view(np.int8)
+    return bits * np.int8(2) - np.int8(1)
+
+
+@dataclass(frozen=True, slots=True)
+class BankInfo:
+    """What a bank holds.
+
+    Attributes:
+        path: the file.
+        rows: latents in it.
+        nodes: spins of each.
+        machine_sha256: the law they were drawn from, see ``machine_sha256``.
+        created_at: when, ISO 8601, UTC.
+        draws: provenance of each draw that went into it.
+        size_bytes: of the file.
+    """
+
+    path: Path
+    rows: int
+    nodes: int
+    machine_sha256: str
+    created_at: str
+    draws: tuple[Provenance, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BankContent:
+    """A bank's latents.
+
+    Attributes:
+        packed: (rows, ⌈nodes/8⌉) uint8, mapped from the file; see ``unpack_spins``.
+        draw: (rows,) uint32, which of ``info.draws`` each row came from.
+        condition_nodes: (width,) int64.
+    """
+
+    info: BankInfo
+    packed: NDArray[np.uint8]
+    draw: NDArray[np.uint32]
+    condition_nodes: NDArray[np.int64]
+
+    def rows_by_condition(self) -> dict[bytes, NDArray[np.int64]]:
+        """Rows of each condition in file order, by the bytes of the condition's int8 spins."""
+        byte, bit = self.condition_nodes // 8, (7 - self.condition_nodes % 8).astype(np.uint8)
+        rows: dict[bytes, list[int]] = {}
+        for start in range(0, self.info.rows, 4096):
+            bits = ((self.packed[start : start + 4096, byte] >> bit) & 1).astype(np.int8)
+            for row, spins in enumerate(bits * np.int8(2) - np.int8(1), start):
+                rows.setdefault(spins.tobytes(), []).append(row)
+        return {key: np.array(found, dtype=np.int64) for key, found in rows.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BankColumns:
+    """What a new bank is made of: a row of ``packed``, ``streams`` and ``draw`` for each latent, as in the module."""
+
+    packed: NDArray[np.uint8]
+    streams: NDArray[np.uint64]
+    draw: NDArray[np.uint32]
+    provenances: list[str]
+    machine: BoltzmannMachine
+
+
+def write_bank(path: Path, columns: BankColumns) -> None:
+    """Write a bank, whole or not at all; OSError if the disk is full or the folder may not be written to."""
+    machine = columns.machine
+    with _replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        file.create_dataset("spins", data=columns.packed)
+        file.create_dataset("streams", data=columns.streams)
+        file.create_dataset("draw", data=columns.draw)
+        file.create_dataset("condition_nodes", data=machine.condition_nodes)
+        file.create_dataset("provenance", data=columns.provenances, dtype=h5py.string_dtype())
+        file.attrs.update(
+            {
+                "format": BANK_FORMAT,
+                "version": BANK_VERSION,
+                "machine_sha256": machine_sha256(machine),
+                "spins_sha256": hashlib.sha256(columns.packed.tobytes()).hexdigest(),
+                "nodes": machine.node_count,
+                "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+        )
+
+
+def bank_info(path: Path) -> BankInfo:
+    """What a bank holds; InvalidInputError if the file is no bank or was altered."""
+    return open_bank(path).info
+
+
+def open_bank(path: Path) -> BankContent:
+    """A bank's latents, memory-mapped; InvalidInputError if the file is no bank, is truncated or was altered."""
+    allowed = "a bank written by `qshower bank draw`"
+    if not path.is_file():
+        raise InvalidInputError("bank", str(path), f"{allowed}; there is no such file")
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != BANK_FORMAT or file.attrs.get("version") != BANK_VERSION:
+                raise InvalidInputError("bank", str(path), f"{allowed}, format {BANK_FORMAT} version {BANK_VERSION}")
+            spins, nodes = file["spins"], int(file.attrs["nodes"])
+            shape, offset = spins.shape, spins.id.get_offset()
+            if spins.dtype != np.uint8 or spins.ndim != 2 or shape[1] != -(-nodes // 8):
+                raise InvalidInputError("bank", str(path), f"{allowed}; its spins are {spins.dtype} {shape}")
+            draw, clamped = file["draw"][:], file["condition_nodes"][:]
+            draws = tuple(provenance_from_json(text) for text in file["provenance"].asstr()[:])
+            machine_hash, expected = str(file.attrs["machine_sha256"]), str(file.attrs["spins_sha256"])
+            created_at = str(file.attrs["created_at"])
+        if draw.shape != (shape[0],) or (shape[0] and draw.max() >= len(draws)):
+            raise InvalidInputError("bank", str(path), f"{allowed}; its draws do not match its rows")
+        if clamped.ndim != 1 or not ((clamped >= 0) & (clamped < nodes)).all():
+            raise InvalidInputError("bank", str(path), f"{allowed}; its condition nodes are not nodes")
+        packed = np.empty(shape, np.uint8) if offset is None else _mapped(path, offset, shape)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise InvalidInputError("bank", str(path), f"{allowed}; reading it failed: {error}") from error
+    if hashlib.sha256(packed.data).hexdigest() != expected:
+        raise InvalidInputError("bank", str(path), f"{allowed}; its spins were altered after it was written")
+    info = BankInfo(path, shape[0], nodes, machine_hash, created_at, draws, path.stat().st_size)
+    return BankContent(info, packed, draw, clamped.astype(np.int64))
+
+
+def _mapped(path: Path, offset: int, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """The file's bytes from ``offset`` on, read when touched."""
+    return np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=shape)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A new file beside ``path`` that takes its name when the block ends well, and is removed when it does not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

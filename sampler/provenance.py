@@ -1,0 +1,50 @@
+"""Provenance of latents that are kept and served later, and its JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sampler.request import Provenance
+
+_COSTS = frozenset({"qpu_access_time_us", "qpu_timing_us", "elapsed_s"})
+_TUPLES = frozenset({"problem_ids", "notes"})
+
+
+def provenance_to_json(provenance: Provenance) -> str:
+    """One JSON object with a key per field."""
+    return json.dumps(dataclasses.asdict(provenance), sort_keys=True)
+
+
+def provenance_from_json(text: str) -> Provenance:
+    """The provenance that ``provenance_to_json`` wrote. Raises ValueError or TypeError for anything else."""
+    fields: dict[str, Any] = json.loads(text)
+    for name in _TUPLES & fields.keys():
+        fields[name] = None if fields[name] is None else tuple(fields[name])
+    return Provenance(**fields)
+
+
+def provenance_of_kept(sources: Sequence[Provenance], note: str) -> Provenance:
+    """Provenance of latents that were drawn earlier, by one or several draws.
+
+    A field keeps the value on which the draws agree and is None where they do not; problem ids and notes are joined.
+    What the draws cost (QPU time, wall time) is left out: it was paid when they were drawn, not by this request.
+    """
+    if not sources:
+        return Provenance(sampler="none", notes=(note,))
+    merged: dict[str, Any] = {}
+    for spec in dataclasses.fields(Provenance):
+        values = [getattr(source, spec.name) for source in sources]
+        if spec.name in _COSTS:
+            continue
+        if spec.name in _TUPLES:
+            joined = tuple(dict.fromkeys(item for value in values for item in value or ()))
+            merged[spec.name] = joined if joined or spec.name == "notes" else None
+        elif all(value == values[0] for value in values):
+            merged[spec.name] = values[0]
+        elif spec.name == "sampler":
+            merged[spec.name] = "+".join(dict.fromkeys(values))
+    merged["notes"] = (*merged["notes"], note)
+    return Provenance(**merged)

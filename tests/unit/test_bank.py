@@ -1,0 +1,255 @@
+"""Banks of latents: what is written is what was drawn, each latent is served once, and nothing half-written stays."""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
+import h5py
+import numpy as np
+import pytest
+
+from sampler.annealing import AnnealingSampler
+from sampler.bank import ReplaySampler, bank_info, draw_bank, machine_sha256
+from sampler.bank_file import open_bank, pack_spins, unpack_spins
+from sampler.errors import BankExhaustedError, InvalidInputError, SamplerTimeoutError
+from sampler.provenance import provenance_from_json, provenance_of_kept, provenance_to_json
+from sampler.request import Provenance, SamplerOptions
+
+OPTIONS = SamplerOptions(sweeps=4)
+
+
+@pytest.fixture
+def machine(rng, random_machine):
+    return random_machine(rng, free=13, condition=3, coupling=0.1)
+
+
+@pytest.fixture
+def levels(rng, random_spins):
+    return np.unique(random_spins(rng, (64, 3)), axis=0)[:3]
+
+
+@pytest.fixture
+def bank(tmp_path, machine, levels):
+    """40, 30 and 20 latents of three conditions, mixed, drawn in calls of 25 rows."""
+    conditions = np.random.default_rng(5).permutation(np.repeat(levels, [40, 30, 20], axis=0))
+    with AnnealingSampler() as sampler:
+        draw_bank(tmp_path / "b.hdf5", sampler, machine, conditions, seed=11, options=OPTIONS, rows_per_call=25)
+    return tmp_path / "b.hdf5", conditions
+
+
+@pytest.mark.parametrize("nodes", [1, 7, 8, 9, 16, 1208])
+def test_packing_is_undone_by_unpacking(rng, random_spins, nodes):
+    spins = random_spins(rng, (5, nodes))
+    packed = pack_spins(spins)
+    assert packed.shape == (5, -(-nodes // 8))
+    assert np.array_equal(unpack_spins(packed, nodes), spins)
+
+
+def test_bank_holds_what_the_sampler_drew(bank, machine, latent_request):
+    path, conditions = bank
+    with AnnealingSampler() as sampler:
+        drawn = sampler.sample(latent_request(machine, conditions, seed=11, options=OPTIONS)).spins
+    content = open_bank(path)
+    assert np.array_equal(unpack_spins(content.packed, machine.node_count), drawn)
+    info = bank_info(path)
+    assert (info.rows, info.nodes, info.machine_sha256) == (90, 16, machine_sha256(machine))
+    assert [draw.sampler for draw in info.draws] == ["annealing"] * 4
+    assert {draw.sweeps for draw in info.draws} == {4}
+    assert info.size_bytes == path.stat().st_size
+    assert content.draw.tolist() == [row // 25 for row in range(90)]
+
+
+def test_file_order_serves_each_condition_in_the_order_of_the_file(bank, machine, levels, latent_request):
+    path, conditions = bank
+    of_level = unpack_spins(open_bank(path).packed, 16)[(conditions == levels[1]).all(axis=1)]
+    with ReplaySampler(path) as replay:
+        first = replay.sample(latent_request(machine, levels[[1, 0, 1]])).spins
+        second = replay.sample(latent_request(machine, levels[[1] * 28])).spins
+    assert np.array_equal(np.concatenate([first[[0, 2]], second]), of_level)
+
+
+def test_random_order_is_a_shuffle_of_the_same_latents(bank, machine, levels, latent_request):
+    path, conditions = bank
+    of_level = unpack_spins(open_bank(path).packed, 16)[(conditions == levels[0]).all(axis=1)]
+
+    def served(seed):
+        with ReplaySampler(path, "random", seed=seed) as replay:
+            return np.concatenate([replay.sample(latent_request(machine, levels[[0] * 20])).spins for _ in "ab"])
+
+    assert np.array_equal(served(1), served(1))
+    # A chance of 1/40! that the shuffle changes nothing, or that two seeds shuffle alike.
+    assert not np.array_equal(served(1), of_level)
+    assert not np.array_equal(served(1), served(2))
+    assert np.array_equal(np.sort(pack_spins(served(None)), axis=0), np.sort(pack_spins(of_level), axis=0))
+
+
+def test_exhaustion_is_told_with_numbers_and_uses_nothing_up(bank, machine, levels, latent_request):
+    path, _ = bank
+    with ReplaySampler(path) as replay:
+        replay.sample(latent_request(machine, levels[[2] * 15]))
+        with pytest.raises(BankExhaustedError, match=r"6 latents asked for and 5 left for 1 of 2 conditions \(75 left"):
+            replay.sample(latent_request(machine, levels[[2] * 6 + [0]]))
+        with pytest.raises(SamplerTimeoutError):
+            replay.sample(latent_request(machine, levels[[2]], deadline_s=0.0))
+        assert replay.availability(machine).detail["left"] == 75
+        for level, count in ((2, 5), (0, 40), (1, 30)):
+            replay.sample(latent_request(machine, levels[[level] * count]))
+        state = replay.availability(machine)
+        assert not state.available
+        assert "served" in state.reason
+        with pytest.raises(BankExhaustedError, match="1 latents asked for and 0 left"):
+            replay.sample(latent_request(machine, levels[[1]]))
+
+
+def test_condition_the_bank_does_not_have(bank, machine, levels, latent_request):
+    path, _ = bank
+    unknown = next(c for c in -levels if not (levels == c).all(axis=1).any())
+    with ReplaySampler(path) as replay, pytest.raises(BankExhaustedError, match="1 latents asked for and 0 left"):
+        replay.sample(latent_request(machine, unknown[None]))
+
+
+def test_threads_never_get_the_same_latent(bank, machine, levels, latent_request):
+    path, _ = bank
+    picks = [np.array(p) for p in [[0, 1], [0, 2], [1, 0], [2, 1, 0]] * 10]
+    requests = [latent_request(machine, levels[pick]) for pick in picks]
+    with ReplaySampler(path, "random") as replay, ThreadPoolExecutor(8) as pool:
+        served = np.concatenate([batch.spins for batch in pool.map(replay.sample, requests)])
+    everything = unpack_spins(open_bank(path).packed, 16)
+    assert np.array_equal(served[np.lexsort(served.T)], everything[np.lexsort(everything.T)])
+
+
+def test_another_machine_is_refused(bank, machine, levels, latent_request):
+    path, _ = bank
+    j = machine.j.copy()
+    j[0] += 1e-3
+    other = machine.with_parameters(machine.h, j)
+    with ReplaySampler(path) as replay:
+        state = replay.availability(other)
+        assert not state.available
+        assert "another machine" in state.reason
+        with pytest.raises(InvalidInputError, match="machine"):
+            replay.sample(latent_request(other, levels))
+    moved = dataclasses.replace(machine, qubits=machine.qubits + 1)
+    assert machine_sha256(moved) == machine_sha256(machine)
+
+
+def test_provenance_keeps_the_draws_own(bank, machine, levels, latent_request):
+    path, _ = bank
+    with ReplaySampler(path) as replay:
+        provenance = replay.sample(latent_request(machine, levels)).provenance
+    assert (provenance.sampler, provenance.sweeps) == ("replay", 4)
+    assert provenance.notes[-1] == "drawn by annealing, replayed from the bank b.hdf5"
+
+
+def test_provenance_of_several_draws():
+    first = Provenance(
+        "qpu", solver="A", problem_ids=("1", "2"), beta=2.0, qpu_access_time_us=5.0, qpu_timing_us={"x": 1.0}
+    )
+    second = Provenance("qpu", solver="A", problem_ids=("2", "3"), beta=2.1, notes=("clipped",), elapsed_s={"a": 1.0})
+    merged = provenance_of_kept([first, second], "kept")
+    assert merged == Provenance("qpu", solver="A", problem_ids=("1", "2", "3"), notes=("clipped", "kept"))
+    assert provenance_of_kept([first, Provenance("gibbs")], "kept").sampler == "qpu+gibbs"
+    for provenance in (first, second, Provenance("gibbs")):
+        assert provenance_from_json(provenance_to_json(provenance)) == provenance
+
+
+@pytest.mark.parametrize("how", ["missing", "text", "foreign", "truncated", "altered", "version", "nodes", "draw"])
+def test_a_file_that_is_no_good_bank_is_refused_by_name(bank, tmp_path, how):
+    path, _ = bank
+    content = path.read_bytes()
+    if how == "missing":
+        path = tmp_path / "absent.hdf5"
+    elif how == "text":
+        path.write_text("no bank")
+    elif how == "foreign":
+        with h5py.File(path, "w") as file:
+            file["showers"] = np.zeros(3)
+    elif how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "altered":
+        with h5py.File(path) as file:
+            offset = file["spins"].id.get_offset()
+        path.write_bytes(content[:offset] + bytes([content[offset] ^ 4]) + content[offset + 1 :])
+    else:
+        with h5py.File(path, "r+") as file:
+            if how == "version":
+                file.attrs["version"] = 99
+            elif how == "nodes":
+                file.attrs["nodes"] = 17
+            else:
+                file["draw"][3] = 77
+    for opened in (bank_info, ReplaySampler):
+        with pytest.raises(InvalidInputError, match=rf"bank: '.*{path.name}'"):
+            opened(path)
+
+
+class _Failing:
+    """Draws two calls' worth, then fails."""
+
+    def __init__(self, error):
+        self.inner, self.error, self.calls = AnnealingSampler(), error, 0
+
+    def sample(self, request):
+        self.calls += 1
+        if self.calls > 2:
+            raise self.error
+        return self.inner.sample(request)
+
+
+def test_a_failed_draw_leaves_nothing_behind(tmp_path, machine, levels):
+    path = tmp_path / "b.hdf5"
+    sampler = _Failing(SamplerTimeoutError("late"))
+    done = []
+    with sampler.inner, pytest.raises(SamplerTimeoutError):
+        draw_bank(
+            path, sampler, machine, levels[[0] * 9], seed=1, rows_per_call=3, options=OPTIONS,
+            progress=lambda rows, total: done.append((rows, total)),
+        )  # fmt: skip
+    assert done == [(3, 9), (6, 9)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_bank_as_it_was(bank, machine, levels, monkeypatch):
+    path, _ = bank
+    before = path.read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(h5py.File, "create_dataset", full)
+    with AnnealingSampler() as sampler, pytest.raises(OSError, match="No space left"):
+        draw_bank(path, sampler, machine, levels, seed=1, options=OPTIONS, overwrite=True)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_bad_arguments_are_refused(bank, tmp_path, machine, levels):
+    path, _ = bank
+    new = tmp_path / "new.hdf5"
+    with AnnealingSampler() as sampler:
+        for field, target, changes in (
+            ("path", path, {}),
+            ("path", tmp_path / "nowhere" / "b.hdf5", {}),
+            ("seed", new, {"seed": -1}),
+            ("seed", new, {"seed": 2**64}),
+            ("rows_per_call", new, {"rows_per_call": 0}),
+            ("conditions", new, {"conditions": levels[:, :2]}),
+        ):
+            arguments = {"conditions": levels, "seed": 1} | changes
+            with pytest.raises(InvalidInputError) as caught:
+                draw_bank(target, sampler, machine, **arguments)
+            assert caught.value.field == field
+    with pytest.raises(InvalidInputError, match="order"):
+        ReplaySampler(path, "sideways")
+    assert not new.exists()
+
+
+def test_an_empty_bank_can_be_written_and_says_so(tmp_path, machine, latent_request):
+    path = tmp_path / "empty.hdf5"
+    none = np.empty((0, 3), np.int8)
+    with AnnealingSampler() as sampler:
+        assert draw_bank(path, sampler, machine, none, seed=1).rows == 0
+    with ReplaySampler(path) as replay:
+        assert not replay.availability(machine).available
+        assert replay.sample(latent_request(machine, none)).spins.shape == (0, 16)
