@@ -7,7 +7,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-_CHAINS = 512
+from sampler.gibbs.chains import refine
+from sampler.machine import BoltzmannMachine
+
+RAMP_START = 0.05
+RAMP_STAGES = 16
+_ROWS = 2048
 
 
 class StoppedError(Exception):
@@ -15,47 +20,34 @@ class StoppedError(Exception):
 
 
 def draw(
-    beta_h: NDArray[np.float64],
-    beta_j: NDArray[np.float64],
-    ends: NDArray[np.int64],
-    colours: NDArray[np.int8],
+    machine: BoltzmannMachine,
     reads: int,
     sweeps: int,
     seed: int,
     stop: Callable[[], bool] = lambda: False,
 ) -> NDArray[np.int8]:
-    """(reads, n) int8 spins from P(s) ∝ exp(−Σ βh_i s_i − Σ βJ_ij s_i s_j).
+    """(reads, nodes) spins from P(s) ∝ exp(−E(s)), every node free, partition 0 included.
 
-    Every chain starts at random; the energy is ramped from 0.05 to 1 over three quarters of the sweeps and held there.
-    Raises StoppedError soon after ``stop`` says so.
+    Chains start at random. Over three quarters of the sweeps β rises in steps from 0.05 to 1; the last quarter is at
+    1, so that the law is the machine's as far as a chain forgets its start in the ramp and the hold together.
+    Raises StoppedError between two steps once ``stop`` says so.
     """
-    count = beta_h.shape[0]
-    degree = np.bincount(ends.ravel(), minlength=count)
-    width = int(degree.max(initial=0))
-    neighbours = np.zeros((count, width), dtype=np.int64)
-    weights = np.zeros((count, width), dtype=np.float32)
-    source = np.concatenate([ends[:, 0], ends[:, 1]])
-    target = np.concatenate([ends[:, 1], ends[:, 0]])
-    order = np.argsort(source, kind="stable")
-    slot = np.arange(source.shape[0]) - np.repeat(np.cumsum(degree) - degree, degree)
-    neighbours[source[order], slot] = target[order]
-    weights[source[order], slot] = np.concatenate([beta_j, beta_j])[order]
-    classes = [np.flatnonzero(colours == colour) for colour in np.unique(colours)]
+    ramp = max(sweeps * 3 // 4 // RAMP_STAGES, 1)
+    stages = [(float(beta), ramp) for beta in np.linspace(RAMP_START, 1.0, RAMP_STAGES, endpoint=False)]
+    stages.append((1.0, max(sweeps - ramp * RAMP_STAGES, 1)))
     rng = np.random.default_rng(seed)
-    ramp = max(sweeps * 3 // 4, 1)
-    scales = np.concatenate([np.linspace(0.05, 1.0, ramp), np.ones(sweeps - ramp)])
-    result = np.empty((reads, count), dtype=np.int8)
-    for start in range(0, reads, _CHAINS):
-        chains = min(_CHAINS, reads - start)
-        state = np.where(rng.random((count, chains)) < 0.5, -1.0, 1.0).astype(np.float32)
-        for scale in scales:
+    stage_seeds = rng.integers(2**64, size=len(stages), dtype=np.uint64)
+    result = np.empty((reads, machine.node_count), dtype=np.int8)
+    for start in range(0, reads, _ROWS):
+        rows = min(_ROWS, reads - start)
+        spins = np.where(rng.random((rows, machine.node_count), dtype=np.float32) < 0.5, -1, 1).astype(np.int8)
+        streams = np.empty((rows, 2), dtype=np.uint64)
+        streams[:, 1] = np.arange(start, start + rows, dtype=np.uint64)
+        for (beta, steps), stage_seed in zip(stages, stage_seeds, strict=True):
             if stop():
                 raise StoppedError
-            for nodes in classes:
-                field = np.repeat(beta_h[nodes, None].astype(np.float32), chains, axis=1)
-                for column in range(int(degree[nodes].max(initial=0))):
-                    field += weights[nodes, column, None] * state[neighbours[nodes, column]]
-                up = 1.0 / (1.0 + np.exp(np.clip(np.float32(2.0 * scale) * field, -80.0, 80.0)))
-                state[nodes] = np.where(rng.random(field.shape, dtype=np.float32) < up, 1.0, -1.0)
-        result[start : start + chains] = state.T.astype(np.int8)
+            # A stream must not be used twice: each stage has a seed of its own.
+            streams[:, 0] = stage_seed
+            spins = refine(machine, spins, steps, streams, beta=beta, free_condition=True)
+        result[start : start + rows] = spins
     return result

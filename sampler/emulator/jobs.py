@@ -19,7 +19,7 @@ from sampler.emulator.config import EmulatorConfig
 from sampler.emulator.draw import StoppedError, draw
 from sampler.emulator.faults import FaultPlan
 from sampler.emulator.physics import Physics
-from sampler.emulator.problem import Problem, RefusedError, local_ends, read_problem
+from sampler.emulator.problem import Problem, RefusedError, read_problem
 
 JOBS_KEPT = 2000
 """Finished jobs remembered, answers included; the oldest are forgotten first."""
@@ -289,10 +289,7 @@ class SolverBackend:
         programmed = physics.program(problem, rng, self._clock() - self._started_s, job.number)
         parameters = problem.parameters
         spins = draw(
-            programmed.beta_h,
-            programmed.beta_j,
-            local_ends(job.chip, problem.active, problem.couplers),
-            job.chip.colours[job.chip.qubits[problem.active]],
+            programmed,
             reads=parameters.num_reads,
             sweeps=self.config.sweeps,
             seed=int(rng.integers(2**63)),

@@ -11,24 +11,15 @@ and each spin read is flipped with a small probability.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from dwave.system.temperatures import fluxbias_to_h
 from numpy.typing import NDArray
 
 from sampler.emulator.chip import Chip
 from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.problem import Problem
+from sampler.emulator.problem import Problem, local_ends
 from sampler.emulator.timing import DEFAULT_ANNEALING_TIME_US
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Programmed:
-    """What the chip holds after programming: βh' (n,), βJ' (m,)."""
-
-    beta_h: NDArray[np.float64]
-    beta_j: NDArray[np.float64]
+from sampler.machine import BoltzmannMachine
 
 
 class Physics:
@@ -56,8 +47,10 @@ class Physics:
         stretch = (annealing_time_us / DEFAULT_ANNEALING_TIME_US) ** config.beta_time_exponent
         return float(config.beta * stretch * max(1.0 + drift, 0.05))
 
-    def program(self, problem: Problem, rng: np.random.Generator, uptime_s: float, problems_run: int) -> Programmed:
-        """One programming of ``problem``, with its errors."""
+    def program(
+        self, problem: Problem, rng: np.random.Generator, uptime_s: float, problems_run: int
+    ) -> BoltzmannMachine:
+        """One programming of ``problem``, with its errors: the machine (βh', βJ') whose law at β = 1 is drawn from."""
         config, active = self._config, problem.active
         own, fresh = np.sqrt(config.systematic_share), np.sqrt(1.0 - config.systematic_share)
         errors_h = own * self._own_h[active] + fresh * rng.standard_normal(active.shape[0])
@@ -71,7 +64,15 @@ class Physics:
         h = h + fluxbias_to_h(flux, B=config.b_ghz, MAFM=config.mafm_ph)
         j = problem.j + config.control_error_j * errors_j
         beta = self.beta(problem.parameters.annealing_time_us, uptime_s, problems_run)
-        return Programmed(beta * h, beta * j)
+        chip = self._chip
+        return BoltzmannMachine(
+            h=(beta * h).astype(np.float32),
+            j=(beta * j).astype(np.float32),
+            edges=local_ends(chip, active, problem.couplers).astype(np.int32),
+            partitions=chip.colours[chip.qubits[active]],
+            qubits=chip.qubits[active],
+            topology=chip.topology,
+        )
 
     def read_out(self, spins: NDArray[np.int8], rng: np.random.Generator) -> NDArray[np.int8]:
         """The spins as they are read: some flipped."""
