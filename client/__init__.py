@@ -1,1 +1,30 @@
-"""A client of the service that needs nothing else of this project."""
+"""A small client of the service; it imports none of the other packages."""
+
+from client.errors import (
+    BadAnswerError,
+    BusyError,
+    ConnectionFailedError,
+    DeadlineError,
+    InvalidRequestError,
+    NotFoundError,
+    RefusedError,
+    ShowerServiceError,
+    UnauthorisedError,
+    UnavailableError,
+)
+from client.shower_client import ShowerClient, Showers
+
+__all__ = [
+    "BadAnswerError",
+    "BusyError",
+    "ConnectionFailedError",
+    "DeadlineError",
+    "InvalidRequestError",
+    "NotFoundError",
+    "RefusedError",
+    "ShowerClient",
+    "ShowerServiceError",
+    "Showers",
+    "UnauthorisedError",
+    "UnavailableError",
+]

@@ -1,0 +1,281 @@
+"""A client of the service: showers as numpy arrays, problems as typed errors. Needs numpy and httpx2, nothing else.
+
+Example::
+
+    with ShowerClient("http://127.0.0.1:8000") as client:
+        showers = client.generate([1000.0, 65536.0], seed=1)
+        print(showers.showers_mev.sum(axis=1), showers.provenance["sampler"])
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import secrets
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from client.errors import BY_STATUS, BadAnswerError, ConnectionFailedError, RefusedError
+
+NPZ = "application/x-npz"
+HDF5 = "application/x-hdf5"
+FIRST_PAUSE_S = 0.2
+READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Showers:
+    """What the service generated.
+
+    Attributes:
+        incident_energies_mev: (N,) float64.
+        showers_mev: (N, voxels) float32, in the order asked for.
+        geometry: the voxel layout: layers with their r_edges_mm and angular_bins.
+        provenance: model, sampler, seed and the rest of how they came to be.
+    """
+
+    incident_energies_mev: NDArray[np.float64]
+    showers_mev: NDArray[np.float32]
+    geometry: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+class ShowerClient:
+    """Talks to one service over one pool of connections. A context manager; safe to use from several threads.
+
+    Waits and tries again where the service says when (429, 503 with Retry-After) and where no connection could be
+    made; never after a request has been sent and lost, since a QPU draw may then be billed twice.
+
+    Args:
+        url: of the service, such as ``http://127.0.0.1:8000``.
+        api_key: sent as a bearer token; None where the service asks for none.
+        timeout_s: longest silence of the server while it works on an answer.
+        longest_wait_s: longest time, all pauses of one call together, to wait before trying again; 0 never retries.
+        http: an httpx2 client to use instead of an own one; it is not closed.
+        sleep: called with the seconds of each pause.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 600.0,
+        longest_wait_s: float = 60.0,
+        http: httpx2.Client | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._longest_wait_s = longest_wait_s
+        self._sleep = sleep
+        self._owns = http is None
+        self._http = http or httpx2.Client(timeout=httpx2.Timeout(timeout_s, connect=10.0))
+
+    def generate(
+        self,
+        incident_energies_mev: ArrayLike,
+        *,
+        showers_per_energy: int = 1,
+        sampler: str = "auto",
+        fallback: Sequence[str] = (),
+        solver: str | None = None,
+        model: str | None = None,
+        seed: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        threshold_mev: float | None = None,
+        deadline_s: float | None = None,
+    ) -> Showers:
+        """Draw ``showers_per_energy`` showers for each energy. The arguments are those of ``POST /generate``.
+
+        Raises:
+            ShowerServiceError: see client.errors.
+        """
+        body = _body(locals())
+        response = self._send("POST", "/generate", NPZ, body)
+        try:
+            with np.load(io.BytesIO(response.content), allow_pickle=False) as arrays:
+                showers = Showers(
+                    arrays["incident_energies_mev"],
+                    arrays["showers_mev"],
+                    json.loads(str(arrays["geometry"])),
+                    json.loads(str(arrays["provenance"])),
+                )
+        except (ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+            raise BadAnswerError(f"the answer is no npz file of showers: {error}") from error
+        _check_count(showers, len(body["incident_energies_mev"]) * showers_per_energy)
+        return showers
+
+    def save(
+        self,
+        path: Path,
+        incident_energies_mev: ArrayLike,
+        *,
+        showers_per_energy: int = 1,
+        sampler: str = "auto",
+        fallback: Sequence[str] = (),
+        solver: str | None = None,
+        model: str | None = None,
+        seed: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        threshold_mev: float | None = None,
+        deadline_s: float | None = None,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> None:
+        """As ``generate``, into a CaloChallenge HDF5 file, which appears whole or not at all.
+
+        ``progress`` is called with the bytes received and the bytes in all, if they are known.
+
+        Raises:
+            ShowerServiceError: see client.errors.
+            OSError: the file cannot be written; what stood there before still does.
+        """
+        arguments = {name: value for name, value in locals().items() if name not in ("path", "progress")}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+        try:
+            with temporary.open("xb") as file:
+                self._send("POST", "/generate", HDF5, _body(arguments), _Sink(file.write, progress))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def models(self) -> list[dict[str, Any]]:
+        """The models that are loaded, the default first."""
+        found: list[dict[str, Any]] = self._json("/models")["models"]
+        return found
+
+    def model(self, name: str) -> dict[str, Any]:
+        """Geometry, domain, hash, training data and quality of a model."""
+        return self._json(f"/models/{name}")
+
+    def samplers(self) -> list[dict[str, Any]]:
+        """Which samplers can be used now, and why not."""
+        found: list[dict[str, Any]] = self._json("/samplers")["samplers"]
+        return found
+
+    def ready(self) -> bool:
+        """Whether the service takes requests now."""
+        try:
+            return self._http.get(f"{self._url}/health/ready").status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    def close(self) -> None:
+        """Close the connections. Idempotent."""
+        if self._owns:
+            self._http.close()
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _json(self, path: str) -> dict[str, Any]:
+        response = self._send("GET", path, "application/json", None)
+        try:
+            document = response.json()
+        except ValueError as error:
+            raise BadAnswerError(f"{path} did not answer with JSON") from error
+        if not isinstance(document, dict):
+            raise BadAnswerError(f"{path} did not answer with an object")
+        return document
+
+    def _send(
+        self, method: str, path: str, accept: str, body: dict[str, Any] | None, sink: _Sink | None = None
+    ) -> httpx2.Response:
+        """Send until it is answered, refused for good, or the waiting is over."""
+        waited, pause = 0.0, FIRST_PAUSE_S
+        while True:
+            error: ConnectionFailedError | RefusedError
+            try:
+                return self._once(method, path, accept, body, sink)
+            except RefusedError as refused:
+                if refused.status not in (429, 503) or refused.retry_after_s is None:
+                    raise
+                wait, error = refused.retry_after_s, refused
+            except httpx2.ConnectError as failed:
+                wait, error = pause, ConnectionFailedError(f"no connection to {self._url}: {failed}")
+                pause *= 2
+            except httpx2.TransportError as failed:
+                raise ConnectionFailedError(f"{self._url} gave no whole answer: {failed!r}") from failed
+            if waited + wait > self._longest_wait_s:
+                raise error
+            self._sleep(wait)
+            waited += wait
+
+    def _once(
+        self, method: str, path: str, accept: str, body: dict[str, Any] | None, sink: _Sink | None
+    ) -> httpx2.Response:
+        headers = {**self._headers, "Accept": accept}
+        with self._http.stream(method, self._url + path, json=body, headers=headers) as response:
+            if response.status_code != 200 or sink is None:
+                response.read()
+            if response.status_code != 200:
+                raise _refused(response)
+            if response.headers.get("content-type", "").split(";")[0] != accept:
+                raise BadAnswerError(f"asked for {accept}, got {response.headers.get('content-type')}")
+            if sink is not None:
+                sink.take(response)
+            return response
+
+
+@dataclass(frozen=True, slots=True)
+class _Sink:
+    write: Callable[[bytes], Any]
+    progress: Callable[[int, int | None], None] | None
+
+    def take(self, response: httpx2.Response) -> None:
+        """Write the body as it comes."""
+        length = response.headers.get("content-length", "")
+        total = int(length) if length.isdecimal() else None
+        seen = 0
+        for block in response.iter_bytes(READ_BYTES):
+            self.write(block)
+            seen += len(block)
+            if self.progress is not None:
+                self.progress(seen, total)
+
+
+def _body(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    body = {name: value for name, value in arguments.items() if name != "self" and value is not None}
+    energies = np.atleast_1d(np.asarray(body["incident_energies_mev"], dtype=np.float64))
+    if not np.isfinite(energies).all():
+        # JSON has no NaN; sent as it is, the service would say no in less clear words.
+        raise ValueError("incident_energies_mev: allowed: finite numbers > 0")
+    return {**body, "incident_energies_mev": energies.reshape(-1).tolist(), "fallback": list(body["fallback"])}
+
+
+def _check_count(showers: Showers, count: int) -> None:
+    if showers.incident_energies_mev.shape != (count,) or showers.showers_mev.shape[:1] != (count,):
+        shape = showers.showers_mev.shape
+        raise BadAnswerError(f"{count} showers were asked for; the answer has shape {shape}")
+
+
+def _refused(response: httpx2.Response) -> RefusedError:
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {"title": response.reason_phrase, "detail": response.text[:200]}
+    after = response.headers.get("retry-after", "")
+    wait = float(after) if after.isdecimal() else None
+    return BY_STATUS.get(response.status_code, RefusedError)(response.status_code, problem, wait)

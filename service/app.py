@@ -1,0 +1,126 @@
+"""The application: models, samplers, engine and routes put together, from start to shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from sampler.registry import SamplerRegistry
+from service import problems
+from service.catalogue import Catalogue, load_catalogue
+from service.engine import Engine, Limits
+from service.generation import Generator
+from service.metrics import Metrics
+from service.middleware import BodyLimit, KeyCheck, RequestCount
+from service.routes import router
+from service.samplers import build_registry
+from service.schemas import Problem
+from service.settings import Settings, load_api_keys
+from service.state import Service
+from service.version import program_version
+from service.warmup import warm_up
+
+QPU_BATCH_ROWS = 10_000
+"""A QPU is given as many rows at once as can be: what it costs is programmings, not rows."""
+
+_log = structlog.get_logger("qshower.service")
+
+
+def create_app(
+    settings: Settings,
+    *,
+    load_models: Callable[[Settings], Catalogue] = load_catalogue,
+    make_samplers: Callable[[Settings], SamplerRegistry] = build_registry,
+) -> FastAPI:
+    """The service as an ASGI application. Models are loaded and samplers warmed when it starts, not here.
+
+    ``load_models`` and ``make_samplers`` let a program bring its own.
+    """
+    keys = load_api_keys(settings)
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with running_service(settings, metrics, load_models, make_samplers) as service:
+            app.state.service = service
+            service.ready = True
+            yield
+            service.ready = False
+
+    app = FastAPI(
+        title="qshower",
+        summary="Calorimeter showers on request",
+        version=program_version(),
+        lifespan=lifespan,
+        redoc_url=None,
+        middleware=[
+            Middleware(RequestCount, metrics=metrics),
+            Middleware(KeyCheck, keys=keys),
+            Middleware(BodyLimit, most_bytes=settings.max_body_bytes),
+        ],
+    )
+    problems.install(app, settings.retry_after_s)
+    app.include_router(router)
+    _declare_problem(app)
+    return app
+
+
+@asynccontextmanager
+async def running_service(
+    settings: Settings,
+    metrics: Metrics,
+    load_models: Callable[[Settings], Catalogue] = load_catalogue,
+    make_samplers: Callable[[Settings], SamplerRegistry] = build_registry,
+) -> AsyncIterator[Service]:
+    """Everything but HTTP: models loaded, samplers warm; drained and closed at the end."""
+    begun = time.monotonic()
+    async with AsyncExitStack() as stack:
+        catalogue = await asyncio.to_thread(load_models, settings)
+        registry = await asyncio.to_thread(make_samplers, settings)
+        stack.callback(registry.close)
+        engine = Engine(
+            Limits(
+                settings.max_batch_rows,
+                settings.max_queue_rows,
+                settings.max_queue_requests,
+                settings.max_pending_bytes,
+                settings.retry_after_s,
+            ),
+            metrics,
+            lane_rows=lambda name: QPU_BATCH_ROWS if name == "qpu" else None,
+        )
+        stack.push_async_callback(engine.close, settings.drain_timeout_s)
+        metrics.watch(lambda: engine.queued_rows, lambda: engine.queued_requests, lambda: float(engine.draining))
+        generator = Generator(
+            catalogue,
+            registry,
+            engine,
+            default_deadline_s=settings.default_deadline_s,
+            max_response_bytes=settings.max_response_bytes,
+        )
+        await asyncio.to_thread(warm_up, generator)
+        _log.info(
+            "ready", models=catalogue.names(), samplers=registry.names(), start_s=round(time.monotonic() - begun, 2)
+        )
+        yield Service(settings, generator, engine, metrics)
+
+
+def _declare_problem(app: FastAPI) -> None:
+    """Put the schema of problems into the OpenAPI document, where the routes' errors refer to it."""
+    plain = app.openapi
+
+    def with_problem() -> dict[str, object]:
+        document = plain()
+        schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas.update(schema.pop("$defs", {}))
+        schemas["Problem"] = schema
+        return document
+
+    app.openapi = with_problem  # type: ignore[method-assign]

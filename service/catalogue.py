@@ -1,0 +1,61 @@
+"""The bundles that the service has loaded, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from model.bundle import Bundle, find_bundles, load_bundle
+from service.errors import SettingsError, UnknownModelError
+from service.settings import Settings
+
+
+class Catalogue:
+    """Bundles by name, and which of them is the default for each topology."""
+
+    def __init__(self, bundles: Mapping[str, Bundle], default: str) -> None:
+        self._bundles = dict(bundles)
+        self.default_name = default
+
+    def names(self) -> tuple[str, ...]:
+        """Names, the default first."""
+        return (self.default_name, *(name for name in self._bundles if name != self.default_name))
+
+    def bundles(self) -> tuple[Bundle, ...]:
+        """Bundles, the default first."""
+        return tuple(self._bundles[name] for name in self.names())
+
+    def get(self, name: str | None) -> Bundle:
+        """The bundle of that name, None for the default; UnknownModelError if there is none."""
+        if name is None:
+            return self._bundles[self.default_name]
+        if name not in self._bundles:
+            raise UnknownModelError(name, self.names())
+        return self._bundles[name]
+
+    def fitting(self, topology_family: str) -> tuple[Bundle, ...]:
+        """Bundles whose machine lies on ``zephyr`` or ``pegasus``, the one to take by default first."""
+        return tuple(bundle for bundle in self.bundles() if bundle.machine.topology_family == topology_family)
+
+
+def load_catalogue(settings: Settings) -> Catalogue:
+    """Load and verify the bundles of the package and of ``model_folder``.
+
+    A bundle of the folder takes the place of one of the package with the same name. BundleError, naming the file, if
+    one is altered or unreadable; SettingsError if there is none at all, or no default of that name.
+    """
+    pretrained = find_bundles()
+    paths = dict(pretrained)
+    if settings.model_folder is not None:
+        if not settings.model_folder.is_dir():
+            raise SettingsError("QSHOWER_MODEL_FOLDER", str(settings.model_folder), "an existing folder of bundles")
+        paths |= find_bundles(settings.model_folder)
+    if not paths:
+        raise SettingsError("QSHOWER_MODEL_FOLDER", str(settings.model_folder), "a folder with at least one bundle")
+    bundles = {name: load_bundle(path) for name, path in sorted(paths.items())}
+    if settings.default_model is not None:
+        if settings.default_model not in bundles:
+            raise SettingsError("QSHOWER_DEFAULT_MODEL", settings.default_model, ", ".join(bundles))
+        return Catalogue(bundles, settings.default_model)
+    candidates = [name for name in bundles if name in pretrained] or list(bundles)
+    on_zephyr = [name for name in candidates if bundles[name].machine.topology_family == "zephyr"]
+    return Catalogue(bundles, (on_zephyr or candidates)[0])

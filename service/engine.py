@@ -1,0 +1,386 @@
+"""The engine: a bounded queue in front of the samplers and the decoder.
+
+Each sampler has a lane with its own threads, so that a QPU that takes seconds holds up nobody else. A lane never waits
+for company: whatever has gathered while it was busy goes together into its next batch, if it shares model, sampler,
+options and threshold. Room in a batch is shared evenly, so that a request for one shower does not wait behind all of a
+request for many. Every row carries its own random stream through all of this, and its shower depends on nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampler.errors import InvalidInputError
+from sampler.protocol import Sampler
+from sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
+from service.errors import NotReadyError, QueueFullError
+
+if TYPE_CHECKING:
+    from model.bundle import Bundle
+
+RATE_MEMORY = 0.8
+FIRST_GUESS_ROWS_PER_S = 200.0
+
+
+@dataclass(frozen=True, slots=True)
+class DrawKey:
+    """What requests must share to be drawn in one batch."""
+
+    bundle: str
+    sampler: str
+    options: SamplerOptions
+    threshold_mev: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the engine; the queue's count what waits and what is in work."""
+
+    max_batch_rows: int
+    max_queue_rows: int
+    max_queue_requests: int
+    max_pending_bytes: int
+    retry_after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """How rows ``start`` to ``stop`` of a request were drawn. ``share`` is their part of the sampler's batch."""
+
+    start: int
+    stop: int
+    share: float
+    provenance: Provenance
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """Showers (rows, voxels) in MeV in request order, and how each part of them was drawn."""
+
+    showers_mev: NDArray[np.float32]
+    parts: tuple[Part, ...]
+    elapsed_s: dict[str, float]
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One request in the engine. ``future`` gets its Drawn, or the error that ended it."""
+
+    key: DrawKey
+    bundle: Bundle
+    sampler: Sampler
+    energies_mev: NDArray[np.float64]
+    streams: NDArray[np.uint64]
+    deadline_at: float | None
+    future: asyncio.Future[Drawn]
+    submitted_at: float
+    started_at: float | None = None
+    dispatched: int = 0
+    finished: int = 0
+    showers_mev: NDArray[np.float32] | None = None
+    parts: list[Part] = field(default_factory=list)
+    elapsed_s: dict[str, float] = field(default_factory=lambda: {"queue": 0.0, "sample": 0.0, "decode": 0.0})
+
+    @property
+    def rows(self) -> int:
+        """Number of showers asked for."""
+        return int(self.energies_mev.shape[0])
+
+    @property
+    def remaining(self) -> int:
+        """Rows that no batch has taken yet."""
+        return self.rows - self.dispatched
+
+    @property
+    def bytes(self) -> int:
+        """Memory of its showers."""
+        return self.rows * self.bundle.geometry.voxel_count * 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Piece:
+    ticket: Ticket
+    start: int
+    stop: int
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    concurrency: int
+    batch_rows: int
+    threads: ThreadPoolExecutor
+    waiting: deque[Ticket] = field(default_factory=deque)
+    running: int = 0
+    rows_per_s: float = FIRST_GUESS_ROWS_PER_S
+
+
+class EngineObserver(Protocol):
+    """What the engine tells the metrics."""
+
+    def batch_drawn(self, key: DrawKey, rows: int, seconds: float, provenance: Provenance) -> None:
+        """A sampler answered a batch."""
+
+    def batch_decoded(self, key: DrawKey, rows: int, seconds: float) -> None:
+        """A batch was decoded."""
+
+
+class Engine:
+    """Draws and decodes for many requests at once. Lives in one event loop; the numeric work runs in threads."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        observer: EngineObserver,
+        *,
+        lane_threads: Callable[[str], int] = lambda _: 1,
+        lane_rows: Callable[[str], int | None] = lambda _: None,
+        decode_threads: int = 1,
+    ) -> None:
+        self._limits = limits
+        self._observer = observer
+        self._lane_threads = lane_threads
+        self._lane_rows = lane_rows
+        self._lanes: dict[str, _Lane] = {}
+        self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._tickets: set[Ticket] = set()
+        self._batches: set[asyncio.Task[None]] = set()
+        self._rows = 0
+        self._bytes = 0
+        self._draining = False
+
+    @property
+    def draining(self) -> bool:
+        """Whether it refuses new work."""
+        return self._draining
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait or are in work."""
+        return self._rows
+
+    @property
+    def queued_requests(self) -> int:
+        """Requests that wait or are in work."""
+        return len(self._tickets)
+
+    def submit(
+        self,
+        key: DrawKey,
+        bundle: Bundle,
+        sampler: Sampler,
+        energies_mev: NDArray[np.float64],
+        streams: NDArray[np.uint64],
+        deadline_at: float | None = None,
+    ) -> Ticket:
+        """Queue a request; await the ticket's ``future``. NotReadyError while draining, QueueFullError if full.
+
+        ``energies_mev`` (rows,), ``streams`` (rows, 2); ``deadline_at`` in the time of ``time.monotonic``.
+        """
+        if self._draining:
+            raise NotReadyError("the service is shutting down", retry_after_s=self._limits.retry_after_s)
+        lane = self._lane(key.sampler)
+        ticket = Ticket(
+            key,
+            bundle,
+            sampler,
+            energies_mev,
+            streams,
+            deadline_at,
+            asyncio.get_running_loop().create_future(),
+            time.monotonic(),
+        )
+        self._admit(ticket, lane)
+        self._tickets.add(ticket)
+        self._rows += ticket.rows
+        self._bytes += ticket.bytes
+        ticket.future.add_done_callback(lambda _: self._forget(ticket))
+        lane.waiting.append(ticket)
+        self._dispatch(lane)
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Give a request up: what has not begun never will; what is in work is thrown away."""
+        ticket.future.cancel()
+
+    def drain(self) -> None:
+        """Refuse new work from now on; finish what there is."""
+        self._draining = True
+
+    async def close(self, timeout_s: float) -> None:
+        """Drain, wait at most ``timeout_s`` for the work in hand, fail the rest with NotReadyError."""
+        self.drain()
+        waiting = [ticket.future for ticket in self._tickets]
+        if waiting:
+            await asyncio.wait(waiting, timeout=timeout_s)
+        for ticket in list(self._tickets):
+            _fail(ticket, NotReadyError("the service has shut down", retry_after_s=self._limits.retry_after_s))
+        for task in list(self._batches):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._batches, return_exceptions=True)
+        for lane in self._lanes.values():
+            lane.threads.shutdown(wait=False, cancel_futures=True)
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+    def _lane(self, sampler: str) -> _Lane:
+        lane = self._lanes.get(sampler)
+        if lane is None:
+            count = self._lane_threads(sampler)
+            rows = self._lane_rows(sampler) or self._limits.max_batch_rows
+            lane = _Lane(count, rows, ThreadPoolExecutor(count, thread_name_prefix=f"sample-{sampler}"))
+            self._lanes[sampler] = lane
+        return lane
+
+    def _admit(self, ticket: Ticket, lane: _Lane) -> None:
+        limits = self._limits
+        if len(self._tickets) >= limits.max_queue_requests:
+            reason = f"{len(self._tickets)} requests are waiting, the most allowed"
+        elif self._tickets and self._rows + ticket.rows > limits.max_queue_rows:
+            reason = f"{self._rows} showers are waiting; {ticket.rows} more would pass {limits.max_queue_rows}"
+        elif self._tickets and self._bytes + ticket.bytes > limits.max_pending_bytes:
+            reason = f"answers in work need {self._bytes} bytes; {ticket.bytes} more would pass the bound"
+        else:
+            return
+        # The wait until as many rows are done as this request needs room for.
+        need = min(self._rows, ticket.rows)
+        raise QueueFullError(reason, retry_after_s=min(600.0, max(1.0, need / lane.rows_per_s)))
+
+    def _forget(self, ticket: Ticket) -> None:
+        if ticket in self._tickets:
+            self._tickets.discard(ticket)
+            self._rows -= ticket.rows
+            self._bytes -= ticket.bytes
+        ticket.showers_mev = None
+        lane = self._lanes[ticket.key.sampler]
+        with contextlib.suppress(ValueError):
+            lane.waiting.remove(ticket)
+
+    def _dispatch(self, lane: _Lane) -> None:
+        while lane.running < lane.concurrency:
+            pieces = _next_batch(lane.waiting, lane.batch_rows)
+            if not pieces:
+                return
+            lane.running += 1
+            task = asyncio.get_running_loop().create_task(self._run(lane, pieces))
+            self._batches.add(task)
+            task.add_done_callback(self._batches.discard)
+
+    async def _run(self, lane: _Lane, pieces: list[_Piece]) -> None:
+        """Draw one batch, let the lane go on, decode, deliver."""
+        loop = asyncio.get_running_loop()
+        key, begun = pieces[0].ticket.key, time.monotonic()
+        rows = sum(piece.stop - piece.start for piece in pieces)
+        for piece in pieces:
+            if piece.ticket.started_at is None:
+                piece.ticket.started_at = begun
+                piece.ticket.elapsed_s["queue"] = begun - piece.ticket.submitted_at
+        try:
+            try:
+                energies, streams, latents = await loop.run_in_executor(lane.threads, _draw, pieces, begun)
+            finally:
+                lane.running -= 1
+            drawn_s = time.monotonic() - begun
+            lane.rows_per_s = RATE_MEMORY * lane.rows_per_s + (1 - RATE_MEMORY) * rows / max(drawn_s, 1e-6)
+            self._observer.batch_drawn(key, rows, drawn_s, latents.provenance)
+            self._dispatch(lane)
+            decoding = time.monotonic()
+            showers = await loop.run_in_executor(
+                self._decoders, pieces[0].ticket.bundle.decode, latents.spins, energies, streams, key.threshold_mev
+            )
+            decoded_s = time.monotonic() - decoding
+            self._observer.batch_decoded(key, rows, decoded_s)
+        except Exception as error:  # noqa: BLE001 - whatever went wrong is told to every request of the batch
+            for piece in pieces:
+                _fail(piece.ticket, error)
+            self._dispatch(lane)
+            return
+        _deliver(pieces, showers, latents.provenance, drawn_s, decoded_s)
+
+
+def _next_batch(waiting: deque[Ticket], most_rows: int) -> list[_Piece]:
+    """Take the next batch from the queue: the oldest request's key, room shared evenly (water-filling)."""
+    alive = [ticket for ticket in waiting if not ticket.future.done()]
+    picked = [ticket for ticket in alive if ticket.key == alive[0].key][:most_rows]
+    room, pieces = most_rows, {}
+    for place, ticket in enumerate(sorted(picked, key=lambda ticket: ticket.remaining)):
+        take = min(ticket.remaining, room // (len(picked) - place))
+        if take:
+            pieces[id(ticket)] = _Piece(ticket, ticket.dispatched, ticket.dispatched + take)
+            room -= take
+    for ticket in picked:
+        piece = pieces.get(id(ticket))
+        if piece is None:
+            continue
+        ticket.dispatched = piece.stop
+        waiting.remove(ticket)
+        if ticket.remaining:
+            # To the end, so that requests of other keys get their turn.
+            waiting.append(ticket)
+    return [pieces[id(ticket)] for ticket in picked if id(ticket) in pieces]
+
+
+def _draw(
+    pieces: list[_Piece], begun: float
+) -> tuple[NDArray[np.float64], NDArray[np.uint64], LatentBatch]:
+    """Draw the latents of a batch (in a thread). A lone deadline is passed on; company gets the longest."""
+    first = pieces[0].ticket
+    energies = np.concatenate([piece.ticket.energies_mev[piece.start : piece.stop] for piece in pieces])
+    streams = np.concatenate([piece.ticket.streams[piece.start : piece.stop] for piece in pieces])
+    deadlines = [piece.ticket.deadline_at for piece in pieces]
+    latest = math.inf if None in deadlines else max(at for at in deadlines if at is not None)
+    request = LatentRequest(
+        first.bundle.machine,
+        first.bundle.conditions(energies),
+        streams,
+        first.key.options,
+        None if math.isinf(latest) else max(latest - begun, 1e-3),
+    )
+    return energies, streams, first.sampler.sample(request)
+
+
+def _deliver(
+    pieces: list[_Piece], showers: NDArray[np.float32], provenance: Provenance, drawn_s: float, decoded_s: float
+) -> None:
+    position, rows = 0, showers.shape[0]
+    for piece in pieces:
+        ticket, count = piece.ticket, piece.stop - piece.start
+        block = showers[position : position + count]
+        position += count
+        if ticket.future.done():
+            continue
+        if count == ticket.rows:
+            ticket.showers_mev = block
+        else:
+            if ticket.showers_mev is None:
+                ticket.showers_mev = np.empty((ticket.rows, showers.shape[1]), dtype=np.float32)
+            ticket.showers_mev[piece.start : piece.stop] = block
+        ticket.parts.append(Part(piece.start, piece.stop, count / rows, provenance))
+        ticket.elapsed_s["sample"] += drawn_s
+        ticket.elapsed_s["decode"] += decoded_s
+        ticket.finished += count
+        if ticket.finished == ticket.rows:
+            parts = tuple(sorted(ticket.parts, key=lambda part: part.start))
+            ticket.future.set_result(Drawn(ticket.showers_mev, parts, ticket.elapsed_s))
+
+
+def _fail(ticket: Ticket, error: Exception) -> None:
+    if not ticket.future.done():
+        # The same error may end several requests; each raises its own traceback from it.
+        ticket.future.set_exception(error)
+
+
+def checked_rows(rows: int, most: int, field_name: str) -> None:
+    """InvalidInputError if a request asks for more showers than ``most``."""
+    if rows > most:
+        raise InvalidInputError(field_name, rows, f"1 to {most} showers for each request")

@@ -1,0 +1,69 @@
+"""What the service refuses, beside the errors of the samplers and models it calls.
+
+::
+
+    QShowerError
+    ├── InvalidInputError
+    │   └── SettingsError            an environment variable or flag is not allowed
+    └── ServiceError                 a request that is refused whatever its values
+        ├── UnauthorisedError        no API key, or an unknown one                       401
+        ├── UnknownModelError        no bundle of that name                              404
+        ├── NotAcceptableError       none of the media types of Accept can be made       406
+        ├── TooLargeError            the body or the projected answer is too large       413
+        ├── QueueFullError           too much is waiting; says when to try again         429
+        ├── NotReadyError            starting, draining or stopped                       503
+        └── DeadlineError            not done before the deadline                        504
+"""
+
+from __future__ import annotations
+
+from sampler.errors import InvalidInputError, QShowerError
+
+
+class SettingsError(InvalidInputError):
+    """A setting that is not allowed; ``field`` is its environment variable."""
+
+
+class ServiceError(QShowerError):
+    """Root of the refusals of the service."""
+
+
+class UnauthorisedError(ServiceError):
+    """No API key was sent, or one that is not known."""
+
+
+class UnknownModelError(ServiceError):
+    """No bundle of that name is loaded."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        self.name = name
+        self.known = known
+        super().__init__(f"no model is named {name!r}; there are: {', '.join(known)}")
+
+
+class NotAcceptableError(ServiceError):
+    """No media type of the Accept header can be produced."""
+
+
+class TooLargeError(ServiceError):
+    """The request's body or its projected answer is larger than allowed."""
+
+
+class QueueFullError(ServiceError):
+    """Too much work is waiting. ``retry_after_s``: when the queue should have room again."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class NotReadyError(ServiceError):
+    """The service is starting, draining or stopped."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class DeadlineError(ServiceError):
+    """The showers were not done before the request's deadline."""

@@ -1,0 +1,290 @@
+"""From an order for showers to the showers: which sampler, which model, what options, and what to say about it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.geometry import Geometry
+from sampler.errors import BankExhaustedError, InvalidInputError, SamplerUnavailableError
+from sampler.protocol import Availability, Sampler
+from sampler.registry import SamplerRegistry
+from sampler.request import SamplerOptions
+from service.catalogue import Catalogue
+from service.engine import DrawKey, Drawn, Engine, Part
+from service.errors import DeadlineError, TooLargeError
+from service.provenance import Origin, provenance_json
+from service.schemas import SamplerState
+from service.version import program_version
+
+if TYPE_CHECKING:
+    from model.bundle import Bundle
+
+AUTO_ORDER = ("qpu", "gibbs", "annealing")
+HOW_TO_CONFIGURE = {
+    "qpu": "no QPU is configured: set DWAVE_API_TOKEN (and DWAVE_API_ENDPOINT), or QSHOWER_QPU=on",
+    "replay": "no bank is configured: set QSHOWER_BANK to a file made by `qshower bank draw`",
+}
+FAMILIES = ("pegasus", "zephyr")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Order:
+    """What is asked for: one shower for each entry of ``energies_mev`` (rows,), float64.
+
+    ``options`` are the sampler's, by the names of SamplerOptions; shower i has stream (seed, first_row + i).
+    ``bytes_per_voxel`` is what a voxel takes in the answer's format, for the check of its projected size.
+    """
+
+    energies_mev: NDArray[np.float64]
+    sampler: str = "auto"
+    fallback: tuple[str, ...] = ()
+    model: str | None = None
+    seed: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    threshold_mev: float | None = None
+    deadline_s: float | None = None
+    first_row: int = 0
+    bytes_per_voxel: float = 4.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """Showers (rows, voxels) float32 in MeV, in request order, and how they came to be."""
+
+    energies_mev: NDArray[np.float64]
+    showers_mev: NDArray[np.float32]
+    geometry: Geometry
+    origin: Origin
+    parts: tuple[Part, ...]
+    elapsed_s: dict[str, float]
+
+    def provenance(self) -> dict[str, Any]:
+        """The JSON object of the design."""
+        return provenance_json(self.origin, self.parts, self.elapsed_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    name: str
+    error: SamplerUnavailableError | BankExhaustedError
+
+
+class Generator:
+    """Answers orders with the samplers of a registry and the bundles of a catalogue, through an engine."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        registry: SamplerRegistry,
+        engine: Engine,
+        *,
+        default_deadline_s: float | None = None,
+        max_response_bytes: int | None = None,
+    ) -> None:
+        self.catalogue = catalogue
+        self.registry = registry
+        self.engine = engine
+        self._default_deadline_s = default_deadline_s
+        self._max_response_bytes = max_response_bytes
+
+    def candidates(self, sampler: str, fallback: Sequence[str]) -> tuple[str, ...]:
+        """The samplers to try, in order."""
+        names = [sampler, *fallback]
+        if sampler == "auto":
+            names = [name for name in AUTO_ORDER if name in self.registry.names()] + list(fallback)
+        return tuple(dict.fromkeys(names))
+
+    def check_sampler(self, name: str) -> Sampler:
+        """The sampler of that name; SamplerUnavailableError if it is one that is not configured here."""
+        if name not in self.registry.names() and name in HOW_TO_CONFIGURE:
+            raise SamplerUnavailableError(HOW_TO_CONFIGURE[name])
+        return self.registry.get(name)
+
+    def state_of(self, name: str) -> SamplerState:
+        """Whether the sampler can be used now with the default model, or with one that fits it. May block."""
+        try:
+            sampler = self.check_sampler(name)
+        except SamplerUnavailableError as error:
+            return SamplerState(
+                name=name, available=False, reason=str(error), reproducible=name != "qpu", options=[], detail={}
+            )
+        state = sampler.availability(self.catalogue.get(None).machine)
+        family = _family(state)
+        fitting = self.catalogue.fitting(family)
+        if not state.available and fitting:
+            state = sampler.availability(fitting[0].machine)
+        return SamplerState(
+            name=name,
+            available=state.available,
+            reason=state.reason,
+            reproducible=sampler.capabilities.reproducible,
+            options=sorted(sampler.capabilities.options),
+            detail=state.detail,
+        )
+
+    async def generate(self, order: Order) -> Answer:
+        """Draw what is asked for. Cancel the task to give it up.
+
+        Raises:
+            InvalidInputError: an energy outside the model's domain, an option no chosen sampler has, and the like.
+            SamplerError, ServiceError: as their names say.
+        """
+        begun = time.monotonic()
+        limit = self._default_deadline_s if order.deadline_s is None else order.deadline_s
+        try:
+            async with asyncio.timeout(limit):
+                return await self._tried_in_order(order, begun, None if limit is None else begun + limit)
+        except TimeoutError:
+            raise DeadlineError(f"not done within {limit:g} s") from None
+
+    async def _tried_in_order(self, order: Order, begun: float, deadline_at: float | None) -> Answer:
+        names = self.candidates(order.sampler, order.fallback)
+        self._check_options(order, names)
+        failures: list[_Failure] = []
+        for name in names:
+            try:
+                return await self._with_sampler(name, order, failures, begun, deadline_at)
+            except (SamplerUnavailableError, BankExhaustedError) as error:
+                failures.append(_Failure(name, error))
+        raise self._all_failed(failures)
+
+    async def _with_sampler(
+        self, name: str, order: Order, failures: list[_Failure], begun: float, deadline_at: float | None
+    ) -> Answer:
+        sampler = self.check_sampler(name)
+        # The values are checked before the sampler's state, so that a wrong request is told so whatever is down.
+        bundle = await self._bundle(sampler, order)
+        self._check_order(bundle, order)
+        options, notes = self._options(sampler, bundle, order, failures)
+        availability = await _availability(sampler, bundle)
+        if not availability.available:
+            raise SamplerUnavailableError(
+                availability.reason or f"{name} is unavailable", retry_after_s=availability.detail.get("retry_after_s")
+            )
+        threshold = bundle.geometry.threshold_mev if order.threshold_mev is None else order.threshold_mev
+        drawn = await self._drawn(DrawKey(bundle.name, name, options, threshold), bundle, sampler, order, deadline_at)
+        origin = Origin(
+            bundle.name,
+            bundle.sha256,
+            program_version(),
+            order.seed,
+            threshold,
+            failures[0].name if failures else None,
+            "; ".join(f"{failure.name}: {failure.error}" for failure in failures) or None,
+            notes,
+        )
+        elapsed = {**drawn.elapsed_s, "total": time.monotonic() - begun}
+        return Answer(order.energies_mev, drawn.showers_mev, bundle.geometry, origin, drawn.parts, elapsed)
+
+    async def _drawn(
+        self, key: DrawKey, bundle: Bundle, sampler: Sampler, order: Order, deadline_at: float | None
+    ) -> Drawn:
+        rows = order.energies_mev.shape[0]
+        streams = np.empty((rows, 2), dtype=np.uint64)
+        streams[:, 0] = secrets.randbits(64) if order.seed is None else order.seed
+        streams[:, 1] = np.arange(order.first_row, order.first_row + rows, dtype=np.uint64)
+        ticket = self.engine.submit(key, bundle, sampler, order.energies_mev, streams, deadline_at)
+        try:
+            return await ticket.future
+        finally:
+            self.engine.cancel(ticket)
+
+    async def _bundle(self, sampler: Sampler, order: Order) -> Bundle:
+        """The bundle by name; else the default one, on a QPU that for its topology."""
+        bundle = self.catalogue.get(order.model)
+        if sampler.name != "qpu":
+            return bundle
+        family = order.options.get("solver")
+        if family not in FAMILIES:
+            family = _family(await _availability(sampler, bundle))
+        if family not in FAMILIES or bundle.machine.topology_family == family:
+            return bundle
+        fitting = self.catalogue.fitting(family)
+        if order.model is None and fitting:
+            return fitting[0]
+        names = ", ".join(other.name for other in fitting) or f"none of the loaded models lies on {family}"
+        raise InvalidInputError("model", bundle.name, f"a model on the solver's topology, {family}: {names}")
+
+    def _check_order(self, bundle: Bundle, order: Order) -> None:
+        low, high = bundle.domain_mev
+        outside = np.flatnonzero((order.energies_mev < low) | (order.energies_mev > high))
+        if outside.size:
+            index = int(outside[0])
+            raise InvalidInputError(
+                f"incident_energies_mev[{index}]",
+                float(order.energies_mev[index]),
+                f"{low:g} to {high:g} MeV, the domain of model {bundle.name}",
+            )
+        size = int(order.energies_mev.shape[0] * bundle.geometry.voxel_count * order.bytes_per_voxel)
+        if self._max_response_bytes is not None and size > self._max_response_bytes:
+            raise TooLargeError(
+                f"the answer would take about {size} bytes, more than {self._max_response_bytes}; ask for fewer showers"
+            )
+
+    def _check_options(self, order: Order, names: tuple[str, ...]) -> None:
+        """Refuse options that none of the samplers to try has."""
+        known = [self.registry.get(name).capabilities.options for name in names if name in self.registry.names()]
+        if len(known) < len(names):
+            # One that is not configured may well have the option; the samplers that are tried decide.
+            return
+        for option, value in order.options.items():
+            if known and not any(option in options for options in known):
+                raise InvalidInputError(_option_field(option), value, _allowed_options(names[0], known[0]))
+
+    def _options(
+        self, sampler: Sampler, bundle: Bundle, order: Order, failures: list[_Failure]
+    ) -> tuple[SamplerOptions, tuple[str, ...]]:
+        """What of the options is for this sampler; what is for another one of the order's samplers is left out."""
+        known = sampler.capabilities.options
+        others: set[str] = set()
+        for name in (*order.fallback, *(failure.name for failure in failures)):
+            if name in self.registry.names():
+                others |= self.registry.get(name).capabilities.options
+        taken, notes = {}, []
+        for option, value in order.options.items():
+            if option in known:
+                taken[option] = value
+            elif option in others or (failures and failures[0].name not in self.registry.names()):
+                notes.append(f"{_option_field(option)} left out: {sampler.name} does not have it")
+            else:
+                raise InvalidInputError(_option_field(option), value, _allowed_options(sampler.name, known))
+        if sampler.name == "gibbs":
+            taken.setdefault("sweeps", bundle.default_sweeps)
+        return SamplerOptions(**taken), tuple(notes)
+
+    def _all_failed(self, failures: list[_Failure]) -> Exception:
+        if not failures:
+            return SamplerUnavailableError("no sampler is configured")
+        if len(failures) == 1:
+            return failures[0].error
+        waits = [getattr(failure.error, "retry_after_s", None) for failure in failures]
+        known = [wait for wait in waits if wait is not None]
+        message = "; ".join(f"{failure.name}: {failure.error}" for failure in failures)
+        return SamplerUnavailableError(message, retry_after_s=min(known) if known else None)
+
+
+def _family(state: Availability) -> str:
+    return str(state.detail.get("topology", "")).split(":")[0]
+
+
+async def _availability(sampler: Sampler, bundle: Bundle) -> Availability:
+    """Its availability, asked in a thread where that may take a network round trip or a file."""
+    if sampler.name in ("gibbs", "annealing"):
+        return sampler.availability(bundle.machine)
+    return await asyncio.to_thread(sampler.availability, bundle.machine)
+
+
+def _option_field(option: str) -> str:
+    return option if option == "solver" else f"options.{option}"
+
+
+def _allowed_options(sampler: str, known: frozenset[str]) -> str:
+    return f"options of {sampler}: {', '.join(sorted(known)) or 'none'}"

@@ -1,0 +1,59 @@
+"""Prometheus metrics, prefix ``qshower_``, in a registry of each application's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from sampler.request import Provenance
+from service.engine import DrawKey
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """What is counted. An EngineObserver."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        make = {"registry": self.registry, "namespace": "qshower"}
+        self.requests = Counter("requests", "Requests answered", ("route", "status"), **make)
+        self.request_seconds = Histogram("request_seconds", "Time to answer", ("route",), buckets=SECONDS, **make)
+        self.showers = Counter("showers", "Showers delivered", ("sampler", "model"), **make)
+        self.outcomes = Counter("generate", "Ends of POST /generate", ("outcome",), **make)
+        self.fallbacks = Counter("fallbacks", "Answers by another sampler than asked", ("sampler",), **make)
+        self.batch_rows = Histogram("batch_rows", "Showers in a batch", ("sampler",), buckets=ROWS, **make)
+        self.sample_seconds = Histogram(
+            "sample_seconds", "Time to draw a batch", ("sampler", "model"), buckets=SECONDS, **make
+        )
+        self.decode_seconds = Histogram("decode_seconds", "Time to decode a batch", ("model",), buckets=SECONDS, **make)
+        self.qpu_seconds = Counter("qpu_access_seconds", "QPU access time billed", **make)
+        self.queue_rows = Gauge("queue_rows", "Showers waiting or in work", **make)
+        self.queue_requests = Gauge("queue_requests", "Requests waiting or in work", **make)
+        self.draining = Gauge("draining", "1 while shutting down", **make)
+        self.circuit_open = Gauge("circuit_open", "1 while the circuit of the sampler is open", ("sampler",), **make)
+
+    def watch(self, rows: Callable[[], float], requests: Callable[[], float], draining: Callable[[], float]) -> None:
+        """Read the engine's state when metrics are asked for."""
+        self.queue_rows.set_function(rows)
+        self.queue_requests.set_function(requests)
+        self.draining.set_function(draining)
+
+    def batch_drawn(self, key: DrawKey, rows: int, seconds: float, provenance: Provenance) -> None:
+        """A sampler answered a batch."""
+        self.batch_rows.labels(key.sampler).observe(rows)
+        self.sample_seconds.labels(key.sampler, key.bundle).observe(seconds)
+        if provenance.qpu_access_time_us is not None:
+            self.qpu_seconds.inc(provenance.qpu_access_time_us * 1e-6)
+
+    def batch_decoded(self, key: DrawKey, rows: int, seconds: float) -> None:
+        """A batch was decoded."""
+        self.decode_seconds.labels(key.bundle).observe(seconds)
+        self.showers.labels(key.sampler, key.bundle).inc(rows)
+
+    def page(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)

@@ -1,0 +1,204 @@
+"""The pages of the service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Body, Request
+from fastapi.responses import Response
+
+from model.bundle import Bundle
+from sampler.errors import InvalidInputError
+from service.encoding import BYTES_PER_VOXEL, FILE_NAMES, encode
+from service.engine import checked_rows
+from service.errors import NotReadyError
+from service.generation import AUTO_ORDER, Answer, Order
+from service.metrics import CONTENT_TYPE
+from service.negotiation import Format, negotiate
+from service.problems import declared, outcome_of
+from service.schemas import (
+    GenerateAnswer,
+    GenerateRequest,
+    Health,
+    ModelDetail,
+    ModelList,
+    ModelSummary,
+    SamplerList,
+    SamplerState,
+)
+from service.state import Service
+
+INLINE_BYTES = 1 << 18
+"""Answers up to this size are encoded where they are; a thread would cost more than the encoding."""
+
+router = APIRouter()
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+@router.post(
+    "/generate",
+    summary="Draw showers",
+    response_model=GenerateAnswer,
+    responses={
+        200: {
+            "description": "Showers in request order, with their provenance.",
+            "content": {kind.value: _BINARY for kind in Format if kind is not Format.JSON},
+        },
+        **declared(400, 401, 404, 406, 413, 422, 429, 500, 503, 504),
+    },
+)
+async def generate(request: Request, body: Annotated[GenerateRequest, Body()]) -> Response:
+    """Draw one shower for each incident energy, in the format that the Accept header asks for."""
+    service = _service(request)
+    outcome = "error"
+    try:
+        wanted = negotiate(request.headers.get("accept"))
+        response = await _unless_gone(request, _generated(service, body, wanted))
+        outcome = "ok" if response is not None else "client_gone"
+        # A client that has gone reads nothing; the status is for the metrics alone.
+        return response or Response(status_code=499)
+    except Exception as error:
+        outcome = outcome_of(error)
+        raise
+    finally:
+        service.metrics.outcomes.labels(outcome).inc()
+
+
+async def _generated(service: Service, body: GenerateRequest, wanted: Format) -> Response:
+    order = _order(service, body, wanted)
+    answer = await service.generator.generate(order)
+    if answer.origin.fallback_from is not None:
+        service.metrics.fallbacks.labels(answer.parts[0].provenance.sampler).inc()
+    size = answer.showers_mev.nbytes
+    content = encode(answer, wanted) if size <= INLINE_BYTES else await asyncio.to_thread(encode, answer, wanted)
+    headers = {"Vary": "Accept"}
+    if wanted in FILE_NAMES:
+        headers["Content-Disposition"] = f'attachment; filename="{FILE_NAMES[wanted]}"'
+    return Response(content, 200, headers, media_type=wanted.value)
+
+
+def _order(service: Service, body: GenerateRequest, wanted: Format) -> Order:
+    settings = service.settings
+    rows = len(body.incident_energies_mev) * body.showers_per_energy
+    field = "incident_energies_mev" if body.showers_per_energy == 1 else "showers_per_energy"
+    if rows > settings.max_showers:
+        per_energy = max(1, settings.max_showers // len(body.incident_energies_mev))
+        if field == "showers_per_energy" and len(body.incident_energies_mev) <= settings.max_showers:
+            allowed = f"1 to {per_energy} for {len(body.incident_energies_mev)} energies"
+            raise InvalidInputError(field, body.showers_per_energy, f"{allowed}: {settings.max_showers} showers in all")
+        checked_rows(rows, settings.max_showers, field)
+    if body.deadline_s is not None and body.deadline_s > settings.max_deadline_s:
+        raise InvalidInputError("deadline_s", body.deadline_s, f"> 0 to {settings.max_deadline_s:g} s")
+    options: dict[str, Any] = body.options.model_dump(exclude_none=True)
+    if body.solver is not None:
+        options["solver"] = body.solver
+    return Order(
+        energies_mev=np.repeat(np.asarray(body.incident_energies_mev, dtype=np.float64), body.showers_per_energy),
+        sampler=body.sampler,
+        fallback=tuple(body.fallback),
+        model=body.model,
+        seed=body.seed,
+        options=options,
+        threshold_mev=body.threshold_mev,
+        deadline_s=body.deadline_s,
+        bytes_per_voxel=BYTES_PER_VOXEL[wanted],
+    )
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response | None:
+    """The response of ``work``, or None, with the work cancelled, if the client goes away first."""
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        for task in (working, watching):
+            task.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+@router.get("/models", summary="The models", responses=declared(401))
+async def models(request: Request) -> ModelList:
+    """The models that are loaded, the default first."""
+    service = _service(request)
+    return ModelList(models=[_summary(service, bundle) for bundle in service.generator.catalogue.bundles()])
+
+
+@router.get("/models/{name}", summary="One model", responses=declared(401, 404))
+async def model(request: Request, name: str) -> ModelDetail:
+    """Geometry, domain, hash, training data and quality of a model."""
+    service = _service(request)
+    bundle = service.generator.catalogue.get(name)
+    return ModelDetail(
+        **_summary(service, bundle).model_dump(),
+        layout=bundle.geometry.as_dict(),
+        threshold_mev=bundle.geometry.threshold_mev,
+        default_sweeps=bundle.default_sweeps,
+        nodes=bundle.machine.node_count,
+        couplers=int(bundle.machine.j.shape[0]),
+        manifest=bundle.manifest.model_dump(mode="json"),
+    )
+
+
+def _summary(service: Service, bundle: Bundle) -> ModelSummary:
+    low, high = bundle.domain_mev
+    return ModelSummary(
+        name=bundle.name,
+        default=bundle.name == service.generator.catalogue.default_name,
+        sha256=bundle.sha256,
+        geometry=bundle.geometry.name,
+        particle=bundle.geometry.particle,
+        voxels=bundle.geometry.voxel_count,
+        topology=bundle.machine.topology,
+        domain_mev=(low, high),
+    )
+
+
+@router.get("/samplers", summary="The samplers", responses=declared(401))
+async def samplers(request: Request) -> SamplerList:
+    """Which samplers can be used now, and why not."""
+    generator = _service(request).generator
+    states = []
+    for name in ("gibbs", "annealing", "qpu", "replay"):
+        states.append(await asyncio.to_thread(generator.state_of, name))
+    usable = {state.name for state in states if state.available}
+    auto = next((name for name in AUTO_ORDER if name in usable), None)
+    return SamplerList(auto=auto, samplers=states)
+
+
+@router.get("/health/live", summary="Liveness")
+async def live() -> Health:
+    """200 as long as the process answers."""
+    return Health(status="live")
+
+
+@router.get("/health/ready", summary="Readiness", responses=declared(503))
+async def ready(request: Request) -> Health:
+    """200 when requests are taken; 503 while starting and while shutting down."""
+    service = _service(request)
+    if not service.ready or service.engine.draining:
+        state = "shutting down" if service.engine.draining else "starting"
+        raise NotReadyError(f"the service is {state}", retry_after_s=service.settings.retry_after_s)
+    return Health(status="ready")
+
+
+@router.get("/metrics", summary="Metrics for Prometheus", response_class=Response, responses=declared(401))
+async def metrics(request: Request) -> Response:
+    """Counters and histograms in Prometheus' text format."""
+    return Response(_service(request).metrics.page(), media_type=CONTENT_TYPE)
+
+
+__all__ = ["Answer", "SamplerState", "router"]

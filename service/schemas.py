@@ -1,0 +1,145 @@
+"""Bodies of requests and answers. Strict: no booleans, strings or NaN for numbers, no unknown fields."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, FailFast, Field
+
+SamplerName = Literal["qpu", "annealing", "gibbs", "replay"]
+LARGEST_SEED = 2**64 - 1
+
+EnergyMev = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class StrictModel(BaseModel):
+    """What every body has in common."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class GenerateOptions(StrictModel):
+    """Choices of a sampler; a sampler that does not have an option refuses it."""
+
+    sweeps: int | None = Field(None, ge=1, le=1_000_000, description="gibbs, annealing: updates of every free spin.")
+    num_reads: int | None = Field(None, ge=1, le=10_000, description="qpu: reads of each programming.")
+    annealing_time_us: float | None = Field(None, gt=0, description="qpu: anneal time.")
+    gauges: int | None = Field(None, ge=1, le=1000, description="qpu: spin-reversal gauges averaged over.")
+    refine_sweeps: int | None = Field(None, ge=0, le=1_000_000, description="qpu: Gibbs sweeps after the draw.")
+    condition_mode: Literal["fold", "flux_bias"] | None = Field(None, description="qpu: how the condition is held.")
+    max_qpu_access_time_us: float | None = Field(None, gt=0, description="qpu: refuse if the estimate is above.")
+
+
+class GenerateRequest(StrictModel):
+    """What ``POST /generate`` takes."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        json_schema_extra={
+            "examples": [{"incident_energies_mev": [1000, 65536, 500000], "sampler": "gibbs", "seed": 1}]
+        },
+    )
+
+    incident_energies_mev: Annotated[list[EnergyMev], FailFast(), Field(min_length=1)] = Field(
+        description="Incident energies in MeV, one entry per energy."
+    )
+    showers_per_energy: int = Field(1, ge=1, description="Repeats each energy in place.")
+    sampler: Literal["auto", "qpu", "annealing", "gibbs", "replay"] = Field(
+        "auto", description="auto: QPU if configured and healthy, else GPU Gibbs, else CPU Gibbs, else annealing."
+    )
+    fallback: list[SamplerName] = Field(
+        default_factory=list, max_length=4, description="Tried in order if the sampler is unavailable."
+    )
+    solver: str | None = Field(None, min_length=1, max_length=200, description="QPU solver, or pegasus / zephyr.")
+    model: str | None = Field(None, min_length=1, max_length=200, description="Name of a bundle.")
+    seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="Shower i uses stream (seed, i).")
+    options: GenerateOptions = Field(default_factory=GenerateOptions, description="Choices of the sampler.")
+    threshold_mev: float | None = Field(None, ge=0, description="Voxels below become 0; null: the geometry's.")
+    deadline_s: float | None = Field(None, gt=0, description="504 past it; null: the server's.")
+
+
+class GenerateAnswer(BaseModel):
+    """What ``POST /generate`` answers as JSON."""
+
+    incident_energies_mev: list[float] = Field(description="One per shower, in request order.")
+    showers_mev: list[list[float]] = Field(description="One row of voxels per shower.")
+    geometry: dict[str, Any] = Field(description="Voxel layout: layer slowest, then angle, then radius.")
+    provenance: dict[str, Any] = Field(description="How the showers came to be.")
+
+
+class ModelSummary(BaseModel):
+    """One bundle in ``GET /models``."""
+
+    name: str
+    default: bool
+    sha256: str
+    geometry: str
+    particle: str
+    voxels: int
+    topology: str
+    domain_mev: tuple[float, float]
+
+
+class ModelList(BaseModel):
+    """What ``GET /models`` answers."""
+
+    models: list[ModelSummary]
+
+
+class ModelDetail(ModelSummary):
+    """What ``GET /models/{name}`` answers."""
+
+    layout: dict[str, Any]
+    threshold_mev: float
+    default_sweeps: int
+    nodes: int
+    couplers: int
+    manifest: dict[str, Any]
+
+
+class SamplerState(BaseModel):
+    """One sampler in ``GET /samplers``."""
+
+    name: str
+    available: bool
+    reason: str | None = None
+    reproducible: bool
+    options: list[str]
+    detail: dict[str, Any]
+
+
+class SamplerList(BaseModel):
+    """What ``GET /samplers`` answers; ``auto`` is what ``sampler: auto`` would choose now."""
+
+    auto: str | None
+    samplers: list[SamplerState]
+
+
+class Health(BaseModel):
+    """What ``GET /health/*`` answers."""
+
+    status: str
+
+
+class ProblemField(BaseModel):
+    """One value that is not allowed."""
+
+    field: str
+    value: Any
+    allowed: str
+
+
+class Problem(BaseModel):
+    """An error, as application/problem+json (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    field: str | None = None
+    value: Any = None
+    allowed: str | None = None
+    errors: list[ProblemField] | None = None

@@ -1,0 +1,84 @@
+"""uvicorn around the application: a port bound before anything slow, and a shutdown that drains."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import threading
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.catalogue import load_catalogue
+from service.errors import SettingsError
+from service.logs import configure_logs
+from service.samplers import build_registry
+from service.settings import Settings, check_exposure, load_api_keys
+
+BACKLOG = 2048
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A socket on the host and port of ``settings``; SettingsError if the port is in use or not allowed."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise SettingsError("QSHOWER_HOST", settings.host, f"an address of this machine ({error})") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        in_use = error.errno == errno.EADDRINUSE
+        remedy = "a free port: this one is in use; choose another with --port" if in_use else os.strerror(error.errno or 0)
+        field = "QSHOWER_HOST" if error.errno == errno.EADDRNOTAVAIL else "QSHOWER_PORT"
+        value = settings.host if field == "QSHOWER_HOST" else settings.port
+        raise SettingsError(field, value, remedy) from None
+    return listener
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Errors of the start are raised, not logged."""
+    keys = load_api_keys(settings)
+    check_exposure(settings, keys)
+    configure_logs(settings)
+    with bind(settings) as listener:
+        # Before the event loop, so that what is wrong with a bundle is one line and not a traceback of the server.
+        catalogue, registry = load_catalogue(settings), build_registry(settings)
+        app = create_app(settings, load_models=lambda _: catalogue, make_samplers=lambda _: registry)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=settings.log_level == "debug",
+            timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
+            lifespan="on",
+            server_header=False,
+        )
+        server = uvicorn.Server(config)
+        _drain_first(server, app, settings.drain_grace_s)
+        server.run(sockets=[listener])
+
+
+def _drain_first(server: uvicorn.Server, app: FastAPI, grace_s: float) -> None:
+    """On the first signal refuse new work, and let ``grace_s`` pass before uvicorn closes its connections."""
+    stop = server.handle_exit
+
+    def drain(sig: int, frame: FrameType | None) -> None:
+        service = getattr(app.state, "service", None)
+        first = service is not None and not service.engine.draining
+        if service is not None:
+            service.engine.drain()
+        if first and grace_s > 0 and sig == signal.SIGTERM:
+            threading.Timer(grace_s, stop, (sig, frame)).start()
+        else:
+            stop(sig, frame)
+
+    server.handle_exit = drain  # type: ignore[method-assign]

@@ -1,0 +1,158 @@
+"""Settings of the service, from ``QSHOWER_*`` environment variables. docs/settings.md lists them all."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import SettingsError
+
+PREFIX = "QSHOWER_"
+
+
+class Settings(BaseSettings):
+    """Every setting of the service. Units are in the names."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    model_folder: Path | None = Field(
+        None, description="Folder of further bundles, one sub-folder each, beside those that come with the package."
+    )
+    default_model: str | None = Field(
+        None, description="Bundle used when a request names none; unset: the first one on Zephyr."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where Gibbs sampling runs; `auto` takes a GPU if there is one."
+    )
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="Threads for sampling and decoding; unset: one for each core."
+    )
+    qpu: Literal["auto", "on", "off"] = Field(
+        "auto", description="Whether to offer the QPU; `auto`: if Ocean's configuration or DWAVE_API_TOKEN names one."
+    )
+    bank: Path | None = Field(None, description="Bank of ready-made latents that the `replay` sampler serves.")
+    max_batch_rows: int = Field(
+        1024, ge=1, le=65536, description="Most showers drawn and decoded at once on a classical sampler."
+    )
+    max_queue_rows: int = Field(
+        200_000, ge=1, description="Most showers that may wait or be in work; beyond it requests get 429."
+    )
+    max_queue_requests: int = Field(1024, ge=1, description="Most requests that may wait or be in work, else 429.")
+    max_showers: int = Field(100_000, ge=1, description="Most showers of one request; more are refused with 422.")
+    max_response_bytes: int = Field(
+        1 << 30, ge=1, description="Most bytes an answer may be projected to need; more are refused with 413."
+    )
+    max_pending_bytes: int = Field(
+        1 << 32, ge=1, description="Most bytes of all answers in work together; beyond it requests get 429."
+    )
+    max_body_bytes: int = Field(16 << 20, ge=1, description="Most bytes of a request's body, else 413.")
+    default_deadline_s: float = Field(
+        120.0, gt=0, allow_inf_nan=False, description="Deadline of a request that sets none, in seconds; 504 past it."
+    )
+    max_deadline_s: float = Field(
+        3600.0, gt=0, allow_inf_nan=False, description="Longest deadline a request may set, in seconds."
+    )
+    retry_after_s: float = Field(
+        30.0, gt=0, allow_inf_nan=False, description="Retry-After where nothing better can be computed, in seconds."
+    )
+    drain_grace_s: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="On SIGTERM, seconds of answering 503 before connections close."
+    )
+    drain_timeout_s: float = Field(
+        30.0, ge=0, allow_inf_nan=False, description="On SIGTERM, longest wait for requests in work, in seconds."
+    )
+    api_keys: SecretStr = Field(
+        SecretStr(""),
+        description="Who may call: `name:sha256` pairs, comma separated, the SHA-256 of each key in hexadecimal.",
+    )
+    api_keys_file: Path | None = Field(None, description="File with one `name:sha256` pair on each line.")
+    allow_open: bool = Field(
+        default=False, description="Allow listening beyond loopback without API keys (behind a gateway that checks)."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_format: Literal["text", "json"] = Field("text", description="`json` writes one JSON object on each line.")
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment; ``overrides`` (flags) come first. SettingsError names the variable."""
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        given = "***" if name == "api_keys" else overrides.get(name, first.get("input"))
+        raise SettingsError(f"{PREFIX}{name.upper()}", given, first["msg"]) from None
+
+
+class ApiKeys:
+    """The SHA-256 digests of the keys that may call. Empty: everybody may."""
+
+    def __init__(self, digests: dict[str, bytes]) -> None:
+        self._digests = digests
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def __repr__(self) -> str:
+        return f"ApiKeys({', '.join(self._digests)})"
+
+    def name_of(self, key: str) -> str | None:
+        """The name of the key's owner, None if it is unknown. Takes the same time wherever keys differ."""
+        digest = hashlib.sha256(key.encode()).digest()
+        found = None
+        for name, known in self._digests.items():
+            if hmac.compare_digest(digest, known):
+                found = name
+        return found
+
+
+def load_api_keys(settings: Settings) -> ApiKeys:
+    """The keys of ``api_keys`` and ``api_keys_file`` together. SettingsError without showing what was given."""
+    digests: dict[str, bytes] = {}
+    lines = [("api_keys", pair) for pair in settings.api_keys.get_secret_value().split(",")]
+    if settings.api_keys_file is not None:
+        try:
+            text = settings.api_keys_file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise SettingsError(
+                f"{PREFIX}API_KEYS_FILE", str(settings.api_keys_file), f"a readable file ({error.strerror})"
+            ) from None
+        lines += [("api_keys_file", line) for line in text.splitlines() if not line.lstrip().startswith("#")]
+    for source, line in lines:
+        pair = line.strip()
+        if not pair:
+            continue
+        name, _, digest = pair.rpartition(":")
+        try:
+            value = bytes.fromhex(digest)
+        except ValueError:
+            value = b""
+        if not name or len(value) != 32 or name in digests:
+            raise SettingsError(f"{PREFIX}{source.upper()}", "***", "name:sha256 pairs, names different, 64 hex digits")
+        digests[name] = value
+    return ApiKeys(digests)
+
+
+def check_exposure(settings: Settings, keys: ApiKeys) -> None:
+    """Refuse to listen beyond loopback without API keys, unless told to. SettingsError."""
+    if keys or settings.allow_open or _is_loopback(settings.host):
+        return
+    allowed = "127.0.0.1 or ::1 without API keys; set QSHOWER_API_KEYS, or QSHOWER_ALLOW_OPEN=true"
+    raise SettingsError(f"{PREFIX}HOST", settings.host, allowed)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
