@@ -82,12 +82,15 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(_all_faults())
 
 
 def parse_fault(text: str) -> tuple[Fault, int | None]:
-    """The fault and how often it strikes (None: until cleared) from ``name`` or ``name:count``."""
+    """The fault and how often it strikes, from ``name`` or ``name:count``.
+
+    Without a count it strikes until it is cleared; maintenance only once, or the solver would never be back.
+    """
     name, colon, count = text.partition(":")
     if name not in FAULTS:
         raise InvalidInputError("fault", name, ", ".join(sorted(FAULTS)))
     if not colon:
-        return FAULTS[name], None
+        return FAULTS[name], 1 if name == "maintenance" else None
     if not count.isdecimal() or int(count) < 1:
         raise InvalidInputError("fault", text, "name or name:count with a count of at least 1")
     return FAULTS[name], int(count)
@@ -120,16 +123,15 @@ class FaultPlan:
         with self._lock:
             return dict(self._left)
 
-    def strike(self, stage: str, *actions: str) -> Fault | None:
-        """The next armed fault of ``stage`` (with one of ``actions``, if given), its count lowered by one."""
+    def strike(self, stage: str) -> Fault | None:
+        """The fault of ``stage`` that was armed first, its count lowered by one; None if there is none."""
         with self._lock:
-            for name, left in self._left.items():
-                fault = FAULTS[name]
-                if fault.stage != stage or (actions and fault.action not in actions):
-                    continue
-                if left == 1:
-                    del self._left[name]
-                elif left is not None:
-                    self._left[name] = left - 1
-                return fault
-        return None
+            name = next((name for name in self._left if FAULTS[name].stage == stage), None)
+            if name is None:
+                return None
+            left = self._left[name]
+            if left == 1:
+                del self._left[name]
+            elif left is not None:
+                self._left[name] = left - 1
+            return FAULTS[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-import select
+import selectors
 import socket
 import time
 import zlib
@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import orjson
 
-from sampler.emulator.faults import FAULTS, Fault, parse_fault
+from sampler.emulator.faults import FAULTS, parse_fault
 from sampler.emulator.spoil import spoil_answer
 from sampler.errors import InvalidInputError
 
@@ -192,15 +192,12 @@ class ApiHandler(BaseHTTPRequestHandler):
                 fault, times = parse_fault(str(name) if count is None else f"{name}:{count}")
             except InvalidInputError as error:
                 raise _ReplyError(400, str(error)) from error
-            self._arm(fault, times)
+            # Maintenance asked for without a count starts now, not with the next problem.
+            if fault.action == "maintenance" and count is None:
+                self.backend.start_maintenance()
+            else:
+                self.backend.faults.arm(fault, times)
         return self.backend.state()
-
-    def _arm(self, fault: Fault, times: int | None) -> None:
-        # Maintenance asked for by hand starts now, not with the next problem.
-        if fault.action == "maintenance" and times is None:
-            self.backend.start_maintenance()
-        else:
-            self.backend.faults.arm(fault, times)
 
     def _check_token(self) -> None:
         given, wanted = self.headers.get("X-Auth-Token", ""), self.backend.config.token
@@ -270,14 +267,17 @@ class ApiHandler(BaseHTTPRequestHandler):
     def _wait(self, seconds: float | None) -> None:
         """Sleep, but no longer than the client stays connected and the emulator runs."""
         ends_at = None if seconds is None else time.monotonic() + seconds
-        while not self.backend.closing:
-            left = 0.1 if ends_at is None else min(0.1, ends_at - time.monotonic())
-            if left <= 0.0:
-                return
-            readable, _, _ = select.select([self.connection], [], [], left)
-            if readable and not self.connection.recv(1, socket.MSG_PEEK):
-                return
-            if readable:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.connection, selectors.EVENT_READ)
+            while not self.backend.closing:
+                left = 0.1 if ends_at is None else min(0.1, ends_at - time.monotonic())
+                if left <= 0.0:
+                    return
+                if not selector.select(left):
+                    continue
+                if not self.connection.recv(1, socket.MSG_PEEK):
+                    return
+                # The next request is here already; it has to wait its turn.
                 time.sleep(left)
 
     def _send(self, status: int, payload: bytes, content_type: str, *, sent: int | None = None) -> None:

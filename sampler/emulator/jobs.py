@@ -22,7 +22,8 @@ from sampler.emulator.physics import Physics
 from sampler.emulator.problem import Problem, RefusedError, read_problem
 
 JOBS_KEPT = 2000
-"""Finished jobs remembered, answers included; the oldest are forgotten first."""
+ANSWER_BYTES_KEPT = 256 * 2**20
+"""Finished jobs and answers remembered; the oldest jobs are forgotten first, as the API forgets them in time."""
 
 _TERMINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
 
@@ -77,6 +78,7 @@ class SolverBackend:
         self._changed = threading.Condition()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._queue: deque[Job] = deque()
+        self._answer_bytes = 0
         self._submitted = 0
         self._closing = False
         self._offline_until_s: float | None = None
@@ -239,9 +241,13 @@ class SolverBackend:
             self._physics = Physics(self.config, self._chip)
 
     def _forget_oldest(self) -> None:
-        surplus = len(self._jobs) - JOBS_KEPT
-        for identifier in [name for name, job in self._jobs.items() if job.status in _TERMINAL][: max(surplus, 0)]:
-            del self._jobs[identifier]
+        while len(self._jobs) > JOBS_KEPT or self._answer_bytes > ANSWER_BYTES_KEPT:
+            newest = next(reversed(self._jobs))
+            ended = (name for name, job in self._jobs.items() if job.status in _TERMINAL and name != newest)
+            oldest = next(ended, None)
+            if oldest is None:
+                return
+            self._answer_bytes -= _size(self._jobs.pop(oldest).answer)
 
     def _finish(self, job: Job, status: str, error_message: str | None = None) -> None:
         job.status, job.error_message, job.solved_on = status, error_message, _now()
@@ -282,6 +288,8 @@ class SolverBackend:
                 if job.status not in _TERMINAL:
                     self._finish(job, "COMPLETED")
                     job.answer = answer
+                    self._answer_bytes += _size(answer)
+                    self._forget_oldest()
                 self._changed.notify_all()
 
     def _run(self, job: Job, problem: Problem, physics: Physics) -> dict[str, Any]:
@@ -318,6 +326,11 @@ def _named_solver(job: dict[str, Any], chip: Chip) -> dict[str, Any]:
     if graph_id is not None and graph_id != chip.graph_id:
         raise RefusedError(f"Solver {name!r} has no graph_id {graph_id!r}; it is now {chip.graph_id!r}", code=404)
     return identity
+
+
+def _size(answer: dict[str, Any] | None) -> int:
+    """Bytes of an answer, near enough: its solutions."""
+    return 0 if answer is None else len(answer["solutions"])
 
 
 def _now() -> str:
