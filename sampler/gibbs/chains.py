@@ -17,10 +17,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from sampler.errors import InvalidInputError, SamplerTimeoutError
+from sampler.gibbs.blocks import BLOCK_TYPES, run_block_fast, run_block_plain
 from sampler.gibbs.graph import Programme, programme_of
-from sampler.gibbs.plain import run_plain
 from sampler.gibbs.schedule import checked_sweeps, ramp_and_hold
-from sampler.gibbs.streams import DRAW, REFINE, generator_states, start_word, stream_keys
+from sampler.gibbs.streams import DRAW, REFINE, start_word, stream_keys
 from sampler.machine import BoltzmannMachine
 
 
@@ -125,28 +125,19 @@ def run(
     """Sweep ``spins`` (rows, nodes) in place, one sweep for each entry of ``betas``, rows seeded by ``keys``."""
     if spins.shape[0] == 0 or betas.shape[0] == 0 or programme.graph.updates == 0:
         return
-    states = generator_states(keys)
-    twice_betas = 2.0 * betas / programme.scale
 
     def piece(rows: slice) -> None:
         if deadline is not None and monotonic() > deadline:
             raise SamplerTimeoutError("gibbs: the deadline passed before all chains had run")
-        block = spins[rows]
-        graph = programme.graph
-        bases = programme.folded(block[:, graph.held])
-        run_plain(
-            block,
-            bases,
-            graph.order,
-            graph.indptr,
-            graph.neighbours,
-            programme.step,
-            twice_betas,
-            keys[rows],
-            states[:, rows],
-        )
+        if programme.wide:
+            run_block_plain(programme, spins[rows], betas, keys[rows])
+        else:
+            run_block_fast(programme, spins[rows], betas, keys[rows], state_type)
 
-    each_piece(piece, spins.shape[0], 64, threads)
+    workers = threads if threads is not None else available_threads()
+    share = -(-spins.shape[0] // workers)
+    state_type = next((kind for kind in BLOCK_TYPES if 8 * np.dtype(kind).itemsize >= share), BLOCK_TYPES[-1])
+    each_piece(piece, spins.shape[0], 8 * np.dtype(state_type).itemsize, workers)
 
 
 def each_piece(work: Callable[[slice], None], rows: int, size: int, threads: int | None) -> None:

@@ -46,7 +46,7 @@ class GibbsGraph:
         nodes: number of spins.
         order: (updates,) int32, nodes in the order of one sweep, class by class.
         indptr: (updates + 1,) int32, rows of ``neighbours`` and ``edge_ids`` for each entry of ``order``.
-        neighbours: (entries,) int32, neighbouring nodes that are themselves updated.
+        neighbours: (entries,) int32, neighbours that are updated themselves, by their position in ``order``.
         edge_ids: (entries,) int32, index of each entry's edge in the machine's ``j``.
         held: (condition nodes,) int32, nodes that are not updated; empty when every class is free.
         held_indptr, held_columns, held_edge_ids: for each entry of ``order``, its neighbours among ``held`` (column
@@ -83,19 +83,20 @@ class GibbsGraph:
             [np.arange(starts[node], starts[node + 1]) for node in order] or [np.zeros(0, dtype=np.int64)]
         )
         owners = np.repeat(np.arange(order.shape[0]), degrees[order])
-        column = np.full(nodes, -1, dtype=np.int32)
-        column[held] = np.arange(held.shape[0], dtype=np.int32)
-        columns = column[ends[entries, 1]]
-        free = columns < 0
+        place = np.empty(nodes, dtype=np.int32)
+        place[order] = np.arange(order.shape[0], dtype=np.int32)
+        place[held] = np.arange(held.shape[0], dtype=np.int32)
+        places = place[ends[entries, 1]]
+        free = partitions[ends[entries, 1]] >= first_class
         return cls(
             nodes=nodes,
             order=order,
             indptr=_rows(owners[free], order.shape[0]),
-            neighbours=ends[entries[free], 1].astype(np.int32),
+            neighbours=places[free],
             edge_ids=ids[entries[free]],
             held=held,
             held_indptr=_rows(owners[~free], order.shape[0]),
-            held_columns=columns[~free],
+            held_columns=places[~free],
             held_edge_ids=ids[entries[~free]],
             degree=int(degrees.max(initial=0)),
         )
@@ -110,16 +111,18 @@ class GibbsGraph:
 class Programme:
     """Parameters of a machine in fixed point, in the order of a graph.
 
-    With b = (s + 1)/2 the field of entry p is ``base[p] + Σ_k step[k]·b[neighbours[k]]`` plus, for a held
-    neighbour, ``held_weight[k]·c``. All arithmetic is modulo 2¹⁶ (or 2³²): only the final sum has to fit.
+    With b = (s + 1)/2 the field at position p is ``base[p]`` plus ``step[k]`` for each neighbour, updated or held, that
+    is up. All arithmetic is modulo 2¹⁶ (2³² if ``wide``): only the final sum has to fit.
 
     Attributes:
         graph: the lattice.
         scale: units per kT.
         wide: whether the fields need 32 bits.
-        base: (updates,) int32.
+        base: (updates,) int32, the field with every neighbour down.
         step: (entries,) int32, twice the coupling.
-        held_weight: (held entries,) int32.
+        held_step: (held entries,) int32, twice the coupling to a held neighbour.
+        packed_step: ``step`` modulo 2¹⁶, in both halves of an int32.
+        packed_held_step: likewise.
     """
 
     graph: GibbsGraph
@@ -127,7 +130,9 @@ class Programme:
     wide: bool
     base: NDArray[np.int32]
     step: NDArray[np.int32]
-    held_weight: NDArray[np.int32]
+    held_step: NDArray[np.int32]
+    packed_step: NDArray[np.int32]
+    packed_held_step: NDArray[np.int32]
 
     @classmethod
     def build(cls, graph: GibbsGraph, h: NDArray[np.float32], j: NDArray[np.float32], beta: float) -> Programme:
@@ -141,25 +146,28 @@ class Programme:
         room = (graph.degree + 2) / 2
         wide = bound * beta / NARROW_LIMIT > NARROW_QUANTUM
         scale = ((WIDE_LIMIT if wide else NARROW_LIMIT) - room) / bound
-        units = np.rint(weight * scale).astype(np.int64)
-        base = np.rint(bias * scale).astype(np.int64) - _row_sums(units, graph.indptr).astype(np.int64)
+        units, held_units = np.rint(weight * scale), np.rint(held * scale)
+        base = np.rint(bias * scale) - _row_sums(units, graph.indptr) - _row_sums(held_units, graph.held_indptr)
+        step, held_step = _whole(2 * units), _whole(2 * held_units)
         return cls(
             graph=graph,
             scale=scale,
             wide=wide,
-            base=base.astype(np.int32),
-            step=(2 * units).astype(np.int32),
-            held_weight=np.rint(held * scale).astype(np.int32),
+            base=_whole(base),
+            step=step,
+            held_step=held_step,
+            packed_step=_packed(step),
+            packed_held_step=_packed(held_step),
         )
 
-    def folded(self, conditions: NDArray[np.int8]) -> NDArray[np.int32]:
-        """``base`` with each row's condition folded in, (rows, updates), for conditions (rows, held nodes)."""
-        graph = self.graph
-        coupling = np.zeros((graph.held.shape[0], graph.updates), dtype=np.float64)
-        owners = np.repeat(np.arange(graph.updates), np.diff(graph.held_indptr))
-        coupling[graph.held_columns, owners] = self.held_weight
-        # Integers below 2**53 are exact in float64, and the matrix product runs at the machine's speed.
-        return self.base + np.rint(conditions.astype(np.float64) @ coupling).astype(np.int32)
+
+def _whole(values: NDArray[np.float64]) -> NDArray[np.int32]:
+    return values.astype(np.int64).astype(np.int32)
+
+
+def _packed(steps: NDArray[np.int32]) -> NDArray[np.int32]:
+    low = steps.astype(np.uint32) & np.uint32(0xFFFF)
+    return (low | (low << np.uint32(16))).view(np.int32)
 
 
 def _rows(owners: NDArray[np.int64], rows: int) -> NDArray[np.int32]:
@@ -167,8 +175,9 @@ def _rows(owners: NDArray[np.int64], rows: int) -> NDArray[np.int32]:
 
 
 def _row_sums(values: NDArray[np.float64], indptr: NDArray[np.int32]) -> NDArray[np.float64]:
-    sums = np.concatenate([[0], np.cumsum(values)])
-    return sums[indptr[1:]] - sums[indptr[:-1]]
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    rows: NDArray[np.float64] = sums[indptr[1:]] - sums[indptr[:-1]]
+    return rows
 
 
 class _Kept(Generic[Value]):

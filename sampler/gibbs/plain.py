@@ -13,6 +13,8 @@ give the same spins to the bit.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -21,7 +23,7 @@ from sampler.gibbs.streams import further_bits
 
 
 @njit(cache=True, nogil=True, inline="always")
-def unlikely(bits: int, size: float, key: int, update: int) -> bool:
+def unlikely(bits: np.int64, size: float, key: np.uint64, update: int) -> Any:
     """Whether V < σ(−2β|x|), for the first 16 bits of V and size = 2β|x|."""
     chance = 65536.0 / (1.0 + np.exp(size))
     whole = np.int64(chance)
@@ -32,9 +34,8 @@ def unlikely(bits: int, size: float, key: int, update: int) -> bool:
 
 @njit(cache=True, nogil=True)
 def run_plain(
-    spins: NDArray[np.int8],
-    bases: NDArray[np.int32],
-    order: NDArray[np.int32],
+    up: NDArray[np.uint8],
+    fields: NDArray[np.int32],
     indptr: NDArray[np.int32],
     neighbours: NDArray[np.int32],
     step: NDArray[np.int32],
@@ -42,19 +43,23 @@ def run_plain(
     keys: NDArray[np.uint64],
     states: NDArray[np.uint32],
 ) -> None:
-    """Sweep every row of ``spins`` (rows, nodes) in place.
+    """Sweep the chains of one block in place.
 
-    ``bases`` is (1 or rows, updates), ``twice_betas`` (sweeps,) is 2β of each sweep per unit of field, ``states`` (4,
-    rows) the generators.
+    Args:
+        up: (rows, updates) uint8, 1 where the spin of an update is +1.
+        fields: (rows, updates) field of each update with every free spin down.
+        indptr: (updates + 1,) int32, rows of ``neighbours``.
+        neighbours: (entries,) int32, positions of neighbours.
+        step: (entries,) twice the coupling.
+        twice_betas: (sweeps,) 2β per unit of field.
+        keys: (rows,) keys of the streams.
+        states: (4, rows) generators.
     """
-    updates = order.shape[0]
+    updates = up.shape[1]
     padded = updates + updates % 2
-    for row in range(spins.shape[0]):
-        base = bases[row % bases.shape[0]]
-        up = (spins[row] > 0).astype(np.int32)
+    for row in range(up.shape[0]):
         s0, s1, s2, s3 = states[0, row], states[1, row], states[2, row], states[3, row]
         for sweep in range(twice_betas.shape[0]):
-            factor = twice_betas[sweep]
             bits = np.uint32(0)
             for position in range(updates):
                 if position % 2 == 0:
@@ -70,9 +75,9 @@ def run_plain(
                     half = bits & np.uint32(0xFFFF)
                 else:
                     half = bits >> np.uint32(16)
-                field = np.int64(base[position])
+                field = np.int64(fields[row, position])
                 for entry in range(indptr[position], indptr[position + 1]):
-                    field += np.int64(step[entry]) * up[neighbours[entry]]
-                rare = unlikely(np.int64(half), factor * abs(field), keys[row], sweep * padded + position)
-                up[order[position]] = 1 if (field < 0) != rare else 0
-        spins[row] = 2 * up - 1
+                    field += np.int64(step[entry]) * np.int64(up[row, neighbours[entry]])
+                size = twice_betas[sweep] * abs(field)
+                rare = unlikely(np.int64(half), size, keys[row], sweep * padded + position)
+                up[row, position] = 1 if (field < 0) != rare else 0

@@ -23,7 +23,7 @@ REFINE = np.uint64(0x7265_6669)
 
 
 @njit(cache=True, nogil=True, inline="always")
-def mix(value: int) -> int:
+def mix(value: np.uint64) -> np.uint64:
     """Finaliser of splitmix64: a bijection of 64-bit integers."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -31,7 +31,7 @@ def mix(value: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def stream_keys(streams: NDArray[np.uint64], purpose: int) -> NDArray[np.uint64]:
+def stream_keys(streams: NDArray[np.uint64], purpose: np.uint64) -> NDArray[np.uint64]:
     """(rows,) key of each stream, for streams (rows, 2)."""
     keys = np.empty(streams.shape[0], dtype=np.uint64)
     for row in range(streams.shape[0]):
@@ -54,12 +54,12 @@ def generator_states(keys: NDArray[np.uint64]) -> NDArray[np.uint32]:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def start_word(key: int, word: int) -> int:
+def start_word(key: np.uint64, word: int) -> np.uint64:
     """64 start bits: those of updates 64·word … 64·word + 63 of the order, lowest first."""
     return mix(key ^ mix(_START + np.uint64(word)))
 
 
 @njit(cache=True, nogil=True, inline="always")
-def further_bits(key: int, update: int) -> int:
+def further_bits(key: np.uint64, update: int) -> np.uint64:
     """32 more bits of the uniform number of an update, by the update's number since the chain began."""
     return mix(key ^ mix(_TIES + np.uint64(update))) >> np.uint64(32)

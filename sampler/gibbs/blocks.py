@@ -1,0 +1,133 @@
+"""Blocks of chains: from spins in rows to the kernels' states, through a kernel, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from sampler.gibbs import lanes
+from sampler.gibbs.fast import exponent_factors, run_fast
+from sampler.gibbs.graph import Programme
+from sampler.gibbs.plain import run_plain
+from sampler.gibbs.streams import generator_states
+
+BLOCK_TYPES = (np.uint8, np.uint16, np.uint32, np.uint64)
+"""State integers of the fast kernel: 8, 16, 32 or 64 chains at a time."""
+
+
+def run_block_fast(
+    programme: Programme,
+    spins: NDArray[np.int8],
+    betas: NDArray[np.float64],
+    keys: NDArray[np.uint64],
+    state_type: type[np.unsignedinteger[Any]],
+) -> None:
+    """Sweep up to as many rows of ``spins`` as ``state_type`` has bits, in place, with the fast kernel."""
+    graph = programme.graph
+    width = 8 * np.dtype(state_type).itemsize
+    rows = spins.shape[0]
+    padded_keys = np.zeros(width, dtype=np.uint64)
+    padded_keys[:rows] = keys
+    states = generator_states(padded_keys)
+    states = np.ascontiguousarray(np.concatenate([states[:, 0::2], states[:, 1::2]], axis=1))
+    up = np.empty(graph.updates, dtype=state_type)
+    _pack(spins, graph.order, up)
+    scratch = np.empty((2, width), dtype=np.int16)
+    twice_betas = 2.0 * betas / programme.scale
+    factors = exponent_factors(twice_betas)
+    fields = programme.base.astype(np.int16)
+    if graph.held.shape[0]:
+        held = np.empty(graph.held.shape[0], dtype=state_type)
+        _pack(spins, graph.held, held)
+        per_lane = np.empty((graph.updates, width), dtype=np.int16)
+        _fold(held, fields, graph.held_indptr, graph.held_columns, programme.packed_held_step, per_lane)
+        common = (spins[:, graph.held] == spins[0, graph.held]).all()
+        fields = np.ascontiguousarray(per_lane[:, 0]) if common else per_lane
+    run_fast(
+        up,
+        fields,
+        graph.indptr,
+        graph.neighbours,
+        programme.packed_step,
+        twice_betas,
+        factors,
+        padded_keys,
+        states,
+        scratch,
+    )
+    _unpack(up, graph.order, spins)
+
+
+def run_block_plain(
+    programme: Programme, spins: NDArray[np.int8], betas: NDArray[np.float64], keys: NDArray[np.uint64]
+) -> None:
+    """Sweep rows of ``spins`` in place with the plain kernel."""
+    graph = programme.graph
+    up = (spins[:, graph.order] > 0).astype(np.uint8)
+    fields = np.empty(up.shape, dtype=np.int32)
+    held = (spins[:, graph.held] > 0).astype(np.uint8)
+    _fold_plain(held, programme.base, graph.held_indptr, graph.held_columns, programme.held_step, fields)
+    run_plain(
+        up,
+        fields,
+        graph.indptr,
+        graph.neighbours,
+        programme.step,
+        2.0 * betas / programme.scale,
+        keys,
+        generator_states(keys),
+    )
+    spins[:, graph.order] = 2 * up.astype(np.int8) - 1
+
+
+@njit(cache=True, nogil=True)
+def _pack(spins: NDArray[np.int8], nodes: NDArray[np.int32], bits: Any) -> None:
+    for position in range(nodes.shape[0]):
+        word = np.uint64(0)
+        for row in range(spins.shape[0]):
+            word |= np.uint64(spins[row, nodes[position]] > 0) << np.uint64(row)
+        bits[position] = word
+
+
+@njit(cache=True, nogil=True)
+def _unpack(bits: Any, nodes: NDArray[np.int32], spins: NDArray[np.int8]) -> None:
+    for position in range(nodes.shape[0]):
+        word = np.uint64(bits[position])
+        for row in range(spins.shape[0]):
+            spins[row, nodes[position]] = np.int8(2 * np.int64((word >> np.uint64(row)) & np.uint64(1)) - 1)
+
+
+@njit(cache=True, nogil=True)
+def _fold(
+    held: Any,
+    base: NDArray[np.int16],
+    indptr: NDArray[np.int32],
+    columns: NDArray[np.int32],
+    step: NDArray[np.int32],
+    fields: NDArray[np.int16],
+) -> None:
+    for position in range(base.shape[0]):
+        field = lanes.field_words(held, base, position)
+        for entry in range(indptr[position], indptr[position + 1]):
+            field = lanes.add_where(field, held, columns[entry], step, entry)
+        lanes.store_words(field, fields, position)
+
+
+@njit(cache=True, nogil=True)
+def _fold_plain(
+    held: NDArray[np.uint8],
+    base: NDArray[np.int32],
+    indptr: NDArray[np.int32],
+    columns: NDArray[np.int32],
+    step: NDArray[np.int32],
+    fields: NDArray[np.int32],
+) -> None:
+    for row in range(fields.shape[0]):
+        for position in range(base.shape[0]):
+            field = np.int64(base[position])
+            for entry in range(indptr[position], indptr[position + 1]):
+                field += np.int64(step[entry]) * np.int64(held[row, columns[entry]])
+            fields[row, position] = field

@@ -1,0 +1,133 @@
+"""The fast CPU kernel: as many chains at a time as the state's integers have bits, fields in 16 bits.
+
+It gives the same spins as ``sampler.gibbs.plain``, to the bit. An update has to know whether V < q, q = σ(−2β|x|). With
+e = exp(−2β|x|) this is V·(1 + e) < e: no division. The kernel computes e in 16 bits, as a power of two by a cubic
+polynomial, compares with the first 16 bits of V, and takes the answer wherever its rounding errors cannot have decided
+it. In the few lanes where V is within ``MARGIN`` units of 2⁻¹⁶ of the edge, one update in several thousand, the plain
+rule decides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from sampler.gibbs import lanes
+from sampler.gibbs.plain import unlikely
+
+MARGIN = 8
+"""Units of 2⁻¹⁶ within which the 16-bit comparison leaves the decision to the plain rule."""
+
+# 2**-f = C0 - f (C1 - f (C2 - f C3)) on [0, 1), coefficients in units of 2**-16.
+C0, C1, C2, C3 = 65523, 45310, 15142, 2596
+
+OCTAVE = 4096
+"""Units of the exponent in one factor of two of e."""
+
+
+def exponent_factors(twice_betas: NDArray[np.float64]) -> NDArray[np.int32]:
+    """(sweeps, 3) for 2β per unit of field: cap of |x|, whole part and 16-bit fraction of units of exponent per unit.
+
+    exponent = min(|x|, cap)·factor, in units of 1/OCTAVE octaves, never above 16 bits.
+    """
+    factor = twice_betas * np.log2(np.e) * OCTAVE
+    whole = np.floor(factor)
+    fraction = np.floor((factor - whole) * 65536.0)
+    cap = np.minimum(np.floor(65535.0 / (whole + (fraction + 1.0) / 65536.0)), 32767.0)
+    return np.stack([cap, np.minimum(whole, 65535.0), fraction], axis=1).astype(np.int32)
+
+
+@njit(cache=True, nogil=True)
+def run_fast(
+    up: NDArray[Any],
+    fields: NDArray[np.int16],
+    indptr: NDArray[np.int32],
+    neighbours: NDArray[np.int32],
+    step: NDArray[np.int32],
+    twice_betas: NDArray[np.float64],
+    factors: NDArray[np.int32],
+    keys: NDArray[np.uint64],
+    states: NDArray[np.uint32],
+    scratch: NDArray[np.int16],
+) -> None:
+    """Sweep the chains of one block in place.
+
+    Args:
+        up: (updates,) uint8 … uint64; bit l of ``up[p]`` is set where update p's spin in chain l is +1.
+        fields: field of each update with every free spin down: (updates,) for all lanes or (updates, lanes).
+        indptr: (updates + 1,) int32, rows of ``neighbours``.
+        neighbours: (entries,) int32, positions of neighbours.
+        step: (entries,) int32, twice the coupling modulo 2¹⁶, in both halves.
+        twice_betas: (sweeps,) 2β per unit of field.
+        factors: ``exponent_factors(twice_betas)``.
+        keys: (lanes,) keys of the streams.
+        states: (4, lanes) generators, those of the even lanes first.
+        scratch: (2, lanes) int16.
+    """
+    updates = up.shape[0]
+    padded = updates + updates % 2
+    a0, a1 = lanes.load_pairs(up, states, 0, 0), lanes.load_pairs(up, states, 1, 0)
+    a2, a3 = lanes.load_pairs(up, states, 2, 0), lanes.load_pairs(up, states, 3, 0)
+    b0, b1 = lanes.load_pairs(up, states, 0, 1), lanes.load_pairs(up, states, 1, 1)
+    b2, b3 = lanes.load_pairs(up, states, 2, 1), lanes.load_pairs(up, states, 3, 1)
+    for sweep in range(twice_betas.shape[0]):
+        cap = lanes.splat(up, factors[sweep, 0])
+        whole = lanes.splat(up, factors[sweep, 1])
+        fraction = lanes.splat(up, factors[sweep, 2])
+        for first in range(0, updates, 2):
+            total = lanes.add(a0, a3)
+            even = lanes.add(lanes.exclusive_or(lanes.shift_left(total, 7), lanes.shift_right(total, 25)), a0)
+            shifted = lanes.shift_left(a1, 9)
+            a2, a3 = lanes.exclusive_or(a2, a0), lanes.exclusive_or(a3, a1)
+            a1, a0 = lanes.exclusive_or(a1, a2), lanes.exclusive_or(a0, a3)
+            a2 = lanes.exclusive_or(a2, shifted)
+            a3 = lanes.exclusive_or(lanes.shift_left(a3, 11), lanes.shift_right(a3, 21))
+            total = lanes.add(b0, b3)
+            odd = lanes.add(lanes.exclusive_or(lanes.shift_left(total, 7), lanes.shift_right(total, 25)), b0)
+            shifted = lanes.shift_left(b1, 9)
+            b2, b3 = lanes.exclusive_or(b2, b0), lanes.exclusive_or(b3, b1)
+            b1, b0 = lanes.exclusive_or(b1, b2), lanes.exclusive_or(b0, b3)
+            b2 = lanes.exclusive_or(b2, shifted)
+            b3 = lanes.exclusive_or(lanes.shift_left(b3, 11), lanes.shift_right(b3, 21))
+            for position in range(first, min(first + 2, updates)):
+                field = lanes.field_words(up, fields, position)
+                for entry in range(indptr[position], indptr[position + 1]):
+                    field = lanes.add_where(field, up, neighbours[entry], step, entry)
+                bits = lanes.low_halves(even, odd) if position == first else lanes.high_halves(even, odd)
+                size = lanes.smaller(lanes.absolute(field), cap)
+                exponent = lanes.add(lanes.multiply_low(size, whole), lanes.multiply_high(size, fraction))
+                rest = lanes.shift_left(exponent, 4)
+                power = lanes.subtract(lanes.splat(up, C2), lanes.multiply_high(rest, lanes.splat(up, C3)))
+                power = lanes.subtract(lanes.splat(up, C1), lanes.multiply_high(rest, power))
+                power = lanes.subtract(lanes.splat(up, C0), lanes.multiply_high(rest, power))
+                power = lanes.shift_right_each(power, lanes.shift_right(exponent, 12))
+                edge = lanes.subtract(power, lanes.multiply_high(bits, power))
+                rare = lanes.below(up, bits, edge)
+                distance = lanes.add(lanes.subtract(bits, edge), lanes.splat(up, MARGIN))
+                open_lanes = lanes.below(up, distance, lanes.splat(up, 2 * MARGIN + 1))
+                if open_lanes != 0:
+                    rare = _settle(
+                        rare, open_lanes, field, bits, scratch, keys, twice_betas[sweep], sweep * padded + position
+                    )
+                up[position] = lanes.negative(up, field) ^ rare
+
+
+@njit(cache=True, nogil=True)
+def _settle(
+    rare: Any, open_lanes: Any, field: Any, bits: Any, scratch: Any, keys: Any, twice_beta: Any, update: Any
+) -> Any:
+    """``rare`` with the open lanes decided by the plain rule."""
+    lanes.store_words(field, scratch, 0)
+    lanes.store_words(bits, scratch, 1)
+    rare_bits, open_bits = np.uint64(rare), np.uint64(open_lanes)
+    for lane in range(scratch.shape[1]):
+        bit = np.uint64(1) << np.uint64(lane)
+        if open_bits & bit:
+            rare_bits &= ~bit
+            size = twice_beta * abs(np.int64(scratch[0, lane]))
+            if unlikely(np.int64(scratch[1, lane]) & 0xFFFF, size, keys[lane], update):
+                rare_bits |= bit
+    return rare_bits

@@ -1,0 +1,268 @@
+"""Vectors of chains for numba kernels: one lane is one chain, and one bit of an unsigned integer is its spin.
+
+The lanes of a kernel are the bits of its state's element type: a state of uint64 runs 64 chains at a time, one of
+uint8 runs 8. Each function below emits the LLVM vector operation of its name on 16-bit words; LLVM splits a vector
+into whatever registers the processor has, so nothing here depends on one instruction set (lanes are ordered for
+little-endian memory). Sums are modulo 2¹⁶.
+
+``Words`` is a vector of 16-bit words, one for each lane. ``Pairs`` is a vector of half as many 32-bit words.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.core.datamodel import models
+from numba.extending import intrinsic, register_model
+
+_I1, _I16, _I32 = ir.IntType(1), ir.IntType(16), ir.IntType(32)
+
+
+class VectorType(types.Type):
+    """A vector of ``lanes`` unsigned integers of ``width`` bits."""
+
+    def __init__(self, width: int, lanes: int) -> None:
+        self.width, self.lanes = width, lanes
+        super().__init__(name=f"vector_{lanes}_of_u{width}")
+
+
+@register_model(VectorType)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: VectorType) -> None:
+        super().__init__(manager, kind, ir.VectorType(ir.IntType(kind.width), kind.lanes))
+
+
+def _words(array: Any) -> VectorType:
+    return VectorType(16, array.dtype.bitwidth)
+
+
+def _splat(builder: ir.IRBuilder, value: Any, lanes: int) -> Any:
+    vector = builder.insert_element(ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined), value, _I32(0))
+    return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
+
+
+def _constant(kind: VectorType, value: int) -> Any:
+    return ir.Constant(ir.VectorType(ir.IntType(kind.width), kind.lanes), [value] * kind.lanes)
+
+
+def _address(context: Any, builder: ir.IRBuilder, kind: Any, value: Any, index: Any, index_kind: Any) -> Any:
+    data = context.make_array(kind)(context, builder, value).data
+    return builder.gep(data, [context.cast(builder, index, index_kind, types.intp)])
+
+
+def _unaligned(builder: ir.IRBuilder, address: Any, vector: ir.VectorType) -> Any:
+    loaded = builder.load(builder.bitcast(address, vector.as_pointer()))
+    loaded.align = 1
+    return loaded
+
+
+@intrinsic
+def add_where(context: Any, words: Any, state: Any, node: Any, steps: Any, entry: Any) -> Any:  # noqa: ARG001
+    """``words`` plus ``steps[entry]`` in the lanes whose bit of ``state[node]`` is set.
+
+    ``steps`` is an int32 array that holds each 16-bit step twice, in both halves: wide broadcasts are cheap loads.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = signature.args
+        lanes = kinds[0].lanes
+        step = builder.load(_address(context, builder, kinds[3], arguments[3], arguments[4], kinds[4]))
+        full = builder.bitcast(_splat(builder, step, lanes // 2), arguments[0].type)
+        bits = builder.load(_address(context, builder, kinds[1], arguments[1], arguments[2], kinds[2]))
+        chosen = builder.bitcast(bits, ir.VectorType(_I1, lanes))
+        return builder.select(chosen, builder.add(arguments[0], full), arguments[0])
+
+    return words(words, state, node, steps, entry), emit
+
+
+@intrinsic
+def field_words(context: Any, state: Any, fields: Any, position: Any) -> Any:  # noqa: ARG001
+    """Row ``position`` of ``fields`` int16: (updates,) is the same for all lanes, (updates, lanes) has each lane's."""
+    result = _words(state)
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = signature.args[1]
+        if kind.ndim == 1:
+            value = builder.load(_address(context, builder, kind, arguments[1], arguments[2], signature.args[2]))
+            return _splat(builder, value, result.lanes)
+        row = builder.mul(
+            context.cast(builder, arguments[2], signature.args[2], types.intp),
+            context.get_constant(types.intp, result.lanes),
+        )
+        address = _address(context, builder, kind, arguments[1], row, types.intp)
+        return _unaligned(builder, address, ir.VectorType(_I16, result.lanes))
+
+    return result(state, fields, position), emit
+
+
+@intrinsic
+def store_words(context: Any, words: Any, target: Any, position: Any) -> Any:  # noqa: ARG001
+    """Write ``words`` to row ``position`` of an array (rows, lanes) of 16-bit integers."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = signature.args
+        row = builder.mul(
+            context.cast(builder, arguments[2], kinds[2], types.intp),
+            context.get_constant(types.intp, kinds[0].lanes),
+        )
+        address = _address(context, builder, kinds[1], arguments[1], row, types.intp)
+        stored = builder.store(arguments[0], builder.bitcast(address, arguments[0].type.as_pointer()))
+        stored.align = 1
+        return context.get_dummy_value()
+
+    return types.none(words, target, position), emit
+
+
+@intrinsic
+def load_pairs(context: Any, state: Any, source: Any, row: Any, half: Any) -> Any:  # noqa: ARG001
+    """Half ``half`` (0 or 1) of row ``row`` of ``source``, (rows, lanes) uint32."""
+    lanes = state.dtype.bitwidth
+    result = VectorType(32, lanes // 2)
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = signature.args
+        at = builder.add(
+            builder.mul(
+                context.cast(builder, arguments[2], kinds[2], types.intp), context.get_constant(types.intp, lanes)
+            ),
+            builder.mul(
+                context.cast(builder, arguments[3], kinds[3], types.intp), context.get_constant(types.intp, lanes // 2)
+            ),
+        )
+        address = _address(context, builder, kinds[1], arguments[1], at, types.intp)
+        return _unaligned(builder, address, ir.VectorType(_I32, lanes // 2))
+
+    return result(state, source, row, half), emit
+
+
+@intrinsic
+def splat(context: Any, state: Any, value: Any) -> Any:  # noqa: ARG001
+    """A vector of words with the low 16 bits of an integer in every lane."""
+    result = _words(state)
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide = context.cast(builder, arguments[1], signature.args[1], types.uint64)
+        return _splat(builder, builder.trunc(wide, _I16), result.lanes)
+
+    return result(state, value), emit
+
+
+def _binary(operation: str, what: str) -> Any:
+    def typing(context: Any, first: Any, second: Any) -> Any:  # noqa: ARG001
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+            return getattr(builder, operation)(arguments[0], arguments[1])
+
+        return first(first, second), emit
+
+    typing.__doc__ = what
+    return intrinsic(typing)
+
+
+add = _binary("add", "Sum, lane by lane.")
+subtract = _binary("sub", "Difference, lane by lane.")
+multiply_low = _binary("mul", "Low half of the product, lane by lane.")
+exclusive_or = _binary("xor", "Bits in one of the two, lane by lane.")
+shift_right_each = _binary("lshr", "The first shifted right by the second, lane by lane.")
+
+
+@intrinsic
+def multiply_high(context: Any, first: Any, second: Any) -> Any:  # noqa: ARG001
+    """High half of the product of unsigned words, lane by lane."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        kind = signature.args[0]
+        wide = ir.VectorType(_I32, kind.lanes)
+        product = builder.mul(builder.zext(arguments[0], wide), builder.zext(arguments[1], wide))
+        return builder.trunc(builder.lshr(product, _constant(VectorType(32, kind.lanes), 16)), arguments[0].type)
+
+    return first(first, second), emit
+
+
+@intrinsic
+def absolute(context: Any, words: Any) -> Any:  # noqa: ARG001
+    """Absolute value of signed words."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        zero = _constant(signature.args[0], 0)
+        negative = builder.icmp_signed("<", arguments[0], zero)
+        return builder.select(negative, builder.sub(zero, arguments[0]), arguments[0])
+
+    return words(words), emit
+
+
+@intrinsic
+def smaller(context: Any, first: Any, second: Any) -> Any:  # noqa: ARG001
+    """The smaller of two unsigned words, lane by lane."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        return builder.select(builder.icmp_unsigned("<", arguments[0], arguments[1]), arguments[0], arguments[1])
+
+    return first(first, second), emit
+
+
+def _shift(operation: str, what: str) -> Any:
+    def typing(context: Any, vector: Any, count: Any) -> Any:  # noqa: ARG001
+        if not isinstance(count, types.IntegerLiteral):
+            return None
+        amount = count.literal_value
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+            return getattr(builder, operation)(arguments[0], _constant(signature.args[0], amount))
+
+        return vector(vector, count), emit
+
+    typing.__doc__ = what
+    return intrinsic(prefer_literal=True)(typing)
+
+
+shift_left = _shift("shl", "Each lane shifted left by a constant.")
+shift_right = _shift("lshr", "Each lane shifted right by a constant.")
+
+
+@intrinsic
+def below(context: Any, state: Any, first: Any, second: Any) -> Any:  # noqa: ARG001
+    """Bits, of the state's type, of the lanes where the first unsigned word is smaller than the second."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        mask = builder.icmp_unsigned("<", arguments[1], arguments[2])
+        return builder.bitcast(mask, ir.IntType(signature.args[1].lanes))
+
+    return state.dtype(state, first, second), emit
+
+
+@intrinsic
+def negative(context: Any, state: Any, words: Any) -> Any:  # noqa: ARG001
+    """Bits, of the state's type, of the lanes whose signed word is below 0."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        mask = builder.icmp_signed("<", arguments[1], _constant(signature.args[1], 0))
+        return builder.bitcast(mask, ir.IntType(signature.args[1].lanes))
+
+    return state.dtype(state, words), emit
+
+
+def _halves(emit_pairs: Any, what: str) -> Any:
+    def typing(context: Any, even: Any, odd: Any) -> Any:  # noqa: ARG001
+        result = VectorType(16, 2 * even.lanes)
+
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+            kind = signature.args[0]
+            mixed = emit_pairs(builder, arguments[0], arguments[1], lambda value: _constant(kind, value))
+            return builder.bitcast(mixed, ir.VectorType(_I16, result.lanes))
+
+        return result(even, odd), emit
+
+    typing.__doc__ = what
+    return intrinsic(typing)
+
+
+low_halves = _halves(
+    lambda b, even, odd, c: b.or_(b.and_(even, c(0xFFFF)), b.shl(odd, c(16))),
+    "Low halves of the even lanes' and the odd lanes' 32-bit words, lane by lane.",
+)
+high_halves = _halves(
+    lambda b, even, odd, c: b.or_(b.lshr(even, c(16)), b.and_(odd, c(0xFFFF0000))),
+    "High halves of the even lanes' and the odd lanes' 32-bit words, lane by lane.",
+)
