@@ -1,0 +1,147 @@
+"""Checks that compare draws with an exact law, and the judge that turns their p-values into verdicts.
+
+False alarms: every check returns a p-value that is already corrected for the comparisons inside it. The judge fails a
+check whose p-value is below ``SUITE_FALSE_ALARM / MOST_CHECKS`` and refuses to judge more than ``MOST_CHECKS`` of them,
+so that correct samplers fail the whole statistical suite with a probability of at most 1e-4 a run (Bonferroni),
+whatever ``QSHOWER_TEST_SEED`` is. What the suite can see is settled by planted faults (test_oracle_planted_faults).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+SUITE_FALSE_ALARM = 1e-4
+MOST_CHECKS = 1000
+LEAST_EXPECTED = 20.0
+
+
+@dataclass(slots=True)
+class Judge:
+    """Fails what is too unlikely under the law, and keeps count of how often it was asked."""
+
+    asked: int = 0
+    threshold: float = SUITE_FALSE_ALARM / MOST_CHECKS
+
+    def __call__(self, p_values: dict[str, float]) -> None:
+        """Assert that no p-value is below the threshold."""
+        self.asked += len(p_values)
+        failed = self.failed(p_values)
+        assert not failed, f"too unlikely under the law: {failed}"
+        assert self.asked <= MOST_CHECKS, "more checks than the stated false-alarm rate allows for"
+
+    def failed(self, p_values: dict[str, float]) -> dict[str, float]:
+        """Those below the threshold, for tests that expect some."""
+        assert all(0.0 <= p <= 1.0 for p in p_values.values()), p_values
+        return {name: p for name, p in p_values.items() if p < self.threshold}
+
+
+def g_test(counts: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
+    """P-value of the G-test with Williams' correction; cells that expect too little are pooled."""
+    total = int(counts.sum())
+    if counts[probabilities == 0.0].any():
+        return 0.0
+    counts, probabilities = counts[probabilities > 0.0], probabilities[probabilities > 0.0]
+    order = np.argsort(probabilities)
+    counts, expected = counts[order], probabilities[order] * total
+    rare = expected < LEAST_EXPECTED
+    pooled = expected[rare].sum()
+    if pooled > 0:
+        # What is pooled must itself expect enough, so the pool takes common cells in until it does.
+        first = int(rare.sum())
+        while pooled < LEAST_EXPECTED and first < expected.shape[0]:
+            pooled, first = pooled + expected[first], first + 1
+        counts = np.concatenate([[counts[:first].sum()], counts[first:]])
+        expected = np.concatenate([[pooled], expected[first:]])
+    cells = expected.shape[0]
+    if cells < 2:
+        return 1.0
+    seen = counts > 0
+    statistic = 2.0 * float((counts[seen] * np.log(counts[seen] / expected[seen])).sum())
+    correction = 1.0 + ((total / expected).sum() - 1.0) / (6.0 * total * (cells - 1))
+    return float(stats.chi2.sf(max(statistic, 0.0) / correction, cells - 1))
+
+
+def binomial_tests(ups: NDArray[np.int64], total: int, chances: NDArray[np.float64]) -> float:
+    """Smallest two-sided exact binomial p-value of counts ``ups`` out of ``total``, times the number of counts."""
+    if ups.size == 0:
+        return 1.0
+    chances = np.clip(chances, 0.0, 1.0)
+    below, above = stats.binom.cdf(ups, total, chances), stats.binom.sf(ups - 1, total, chances)
+    return float(min(1.0, 2.0 * np.minimum(below, above).min() * ups.size))
+
+
+def mean_test(values: NDArray[np.float64], mean: float, deviation: float | None = None) -> float:
+    """Two-sided p-value of the mean of independent ``values``; their own spread is used if ``deviation`` is None."""
+    count = values.shape[0]
+    if deviation is None:
+        score = (values.mean() - mean) / (values.std(ddof=1) / np.sqrt(count))
+        return float(2.0 * stats.t.sf(abs(score), count - 1))
+    return float(2.0 * stats.norm.sf(abs(values.mean() - mean) / (deviation / np.sqrt(count))))
+
+
+def exact_checks(laws, spins, conditions) -> dict[str, float]:
+    """P-values of all that is known of draws from enumerated laws.
+
+    ``laws`` maps the bytes of a condition to its ExactLaw; ``spins`` (rows, nodes) were drawn for ``conditions`` (rows,
+    condition nodes). Rows must be independent.
+    """
+    found: dict[str, float] = {}
+    standardised = []
+    keys = np.array([row.tobytes() for row in conditions], dtype=object)
+    for number, (key, law) in enumerate(laws.items()):
+        drawn = spins[keys == key]
+        total = drawn.shape[0]
+        index = law.index_of(drawn)
+        states = law.probabilities.shape[0]
+        found[f"states {number}"] = g_test(np.bincount(index, minlength=states), law.probabilities)
+        ordered = np.argsort(law.energies, kind="stable")
+        position = np.minimum((np.cumsum(law.probabilities[ordered]) * 30).astype(int), 29)
+        cell = np.empty(states, dtype=np.int64)
+        cell[ordered] = position
+        found[f"energies {number}"] = g_test(
+            np.bincount(cell[index], minlength=30), np.bincount(cell, law.probabilities, minlength=30)
+        )
+        up = (law.spins[:, law.free] > 0).astype(np.float32)
+        drawn_up = (drawn[:, law.free] > 0).astype(np.int64)
+        found[f"magnetisations {number}"] = binomial_tests(drawn_up.sum(axis=0), total, law.probabilities @ up)
+        one, other = np.triu_indices(law.free.shape[0], 1)
+        weighted = up * law.probabilities[:, None]
+        both = (weighted.T @ up).astype(np.float64)
+        single = law.probabilities @ up
+        agree = 1.0 - single[one] - single[other] + 2.0 * both[one, other]
+        same = (drawn_up[:, one] == drawn_up[:, other]).sum(axis=0)
+        found[f"two-point functions {number}"] = binomial_tests(same, total, agree)
+        mean = law.probabilities @ law.energies
+        deviation = np.sqrt(law.probabilities @ (law.energies - mean) ** 2)
+        if deviation > 1e-9:
+            standardised.append((law.energies[index] - mean) / deviation)
+    if standardised:
+        found["mean energy"] = mean_test(np.concatenate(standardised), 0.0, 1.0)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """The checks above, for tests to call."""
+
+    g_test = staticmethod(g_test)
+    binomial_tests = staticmethod(binomial_tests)
+    mean_test = staticmethod(mean_test)
+    exact = staticmethod(exact_checks)
+
+
+@pytest.fixture(scope="session")
+def judge() -> Judge:
+    """One judge for the whole suite: it counts."""
+    return Judge()
+
+
+@pytest.fixture(scope="session")
+def checks() -> Checks:
+    """The checks, each of which returns p-values."""
+    return Checks()
