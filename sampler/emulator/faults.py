@@ -102,6 +102,7 @@ class FaultPlan:
     def __init__(self, faults: tuple[str, ...] = ()) -> None:
         self._lock = threading.Lock()
         self._left: dict[str, int | None] = {}
+        self._calls = dict.fromkeys((*STAGES, "problem"), 0)
         for fault in faults:
             self.arm(*parse_fault(fault))
 
@@ -123,9 +124,15 @@ class FaultPlan:
         with self._lock:
             return dict(self._left)
 
+    def calls(self) -> dict[str, int]:
+        """How often each stage was reached, with or without a fault."""
+        with self._lock:
+            return dict(self._calls)
+
     def strike(self, stage: str) -> Fault | None:
         """The fault of ``stage`` that was armed first, its count lowered by one; None if there is none."""
         with self._lock:
+            self._calls[stage] += 1
             name = next((name for name in self._left if FAULTS[name].stage == stage), None)
             if name is None:
                 return None

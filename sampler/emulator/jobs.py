@@ -125,6 +125,7 @@ class SolverBackend:
                 "queued": len(self._queue),
                 "jobs": by_status,
                 "faults": self.faults.armed(),
+                "calls": self.faults.calls(),
             }
 
     def submit(self, job: dict[str, Any]) -> dict[str, Any]:
