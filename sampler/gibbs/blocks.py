@@ -35,7 +35,7 @@ def run_block_fast(
     states = np.ascontiguousarray(np.concatenate([states[:, 0::2], states[:, 1::2]], axis=1))
     up = np.empty(graph.updates, dtype=state_type)
     _pack(spins, graph.order, up)
-    scratch = np.empty((2, width), dtype=np.int16)
+    scratch = np.empty((5, width), dtype=np.int16)
     twice_betas = 2.0 * betas / programme.scale
     factors = exponent_factors(twice_betas)
     fields = programme.base.astype(np.int16)
@@ -112,7 +112,7 @@ def _fold(
     for position in range(base.shape[0]):
         field = lanes.field_words(held, base, position)
         for entry in range(indptr[position], indptr[position + 1]):
-            field = lanes.add_where(field, held, columns[entry], step, entry)
+            field = lanes.add_where(field, held, columns, step, entry)
         lanes.store_words(field, fields, position)
 
 

@@ -65,7 +65,7 @@ def run_fast(
         factors: ``exponent_factors(twice_betas)``.
         keys: (lanes,) keys of the streams.
         states: (4, lanes) generators, those of the even lanes first.
-        scratch: (2, lanes) int16.
+        scratch: (5, lanes) int16.
     """
     updates = up.shape[0]
     padded = updates + updates % 2
@@ -74,9 +74,9 @@ def run_fast(
     b0, b1 = lanes.load_pairs(up, states, 0, 1), lanes.load_pairs(up, states, 1, 1)
     b2, b3 = lanes.load_pairs(up, states, 2, 1), lanes.load_pairs(up, states, 3, 1)
     for sweep in range(twice_betas.shape[0]):
-        cap = lanes.splat(up, factors[sweep, 0])
-        whole = lanes.splat(up, factors[sweep, 1])
-        fraction = lanes.splat(up, factors[sweep, 2])
+        # Kept in memory on purpose: hoisted out of the loop, they would be widened there and the products with them.
+        for row in range(3):
+            lanes.store_words(lanes.splat(up, factors[sweep, row]), scratch, row)
         for first in range(0, updates, 2):
             total = lanes.add(a0, a3)
             even = lanes.add(lanes.exclusive_or(lanes.shift_left(total, 7), lanes.shift_right(total, 25)), a0)
@@ -94,11 +94,14 @@ def run_fast(
             b3 = lanes.exclusive_or(lanes.shift_left(b3, 11), lanes.shift_right(b3, 21))
             for position in range(first, min(first + 2, updates)):
                 field = lanes.field_words(up, fields, position)
-                for entry in range(indptr[position], indptr[position + 1]):
-                    field = lanes.add_where(field, up, neighbours[entry], step, entry)
+                for entry in range(lanes.at(indptr, position), lanes.at(indptr, position + 1)):
+                    field = lanes.add_where(field, up, neighbours, step, entry)
                 bits = lanes.low_halves(even, odd) if position == first else lanes.high_halves(even, odd)
-                size = lanes.smaller(lanes.absolute(field), cap)
-                exponent = lanes.add(lanes.multiply_low(size, whole), lanes.multiply_high(size, fraction))
+                size = lanes.smaller(lanes.absolute(field), lanes.field_words(up, scratch, 0))
+                exponent = lanes.add(
+                    lanes.multiply_low(size, lanes.field_words(up, scratch, 1)),
+                    lanes.multiply_high(size, lanes.field_words(up, scratch, 2)),
+                )
                 rest = lanes.shift_left(exponent, 4)
                 power = lanes.subtract(lanes.splat(up, C2), lanes.multiply_high(rest, lanes.splat(up, C3)))
                 power = lanes.subtract(lanes.splat(up, C1), lanes.multiply_high(rest, power))
@@ -107,11 +110,10 @@ def run_fast(
                 edge = lanes.subtract(power, lanes.multiply_high(bits, power))
                 rare = lanes.below(up, bits, edge)
                 distance = lanes.add(lanes.subtract(bits, edge), lanes.splat(up, MARGIN))
-                open_lanes = lanes.below(up, distance, lanes.splat(up, 2 * MARGIN + 1))
-                if open_lanes != 0:
-                    rare = _settle(
-                        rare, open_lanes, field, bits, scratch, keys, twice_betas[sweep], sweep * padded + position
-                    )
+                if lanes.any_below(distance, lanes.splat(up, 2 * MARGIN + 1)):
+                    open_lanes = lanes.below(up, distance, lanes.splat(up, 2 * MARGIN + 1))
+                    update = sweep * padded + position
+                    rare = _settle(rare, open_lanes, field, bits, scratch, keys, twice_betas[sweep], update)
                 up[position] = lanes.negative(up, field) ^ rare
 
 
@@ -120,14 +122,14 @@ def _settle(
     rare: Any, open_lanes: Any, field: Any, bits: Any, scratch: Any, keys: Any, twice_beta: Any, update: Any
 ) -> Any:
     """``rare`` with the open lanes decided by the plain rule."""
-    lanes.store_words(field, scratch, 0)
-    lanes.store_words(bits, scratch, 1)
+    lanes.store_words(field, scratch, 3)
+    lanes.store_words(bits, scratch, 4)
     rare_bits, open_bits = np.uint64(rare), np.uint64(open_lanes)
     for lane in range(scratch.shape[1]):
         bit = np.uint64(1) << np.uint64(lane)
         if open_bits & bit:
             rare_bits &= ~bit
-            size = twice_beta * abs(np.int64(scratch[0, lane]))
-            if unlikely(np.int64(scratch[1, lane]) & 0xFFFF, size, keys[lane], update):
+            size = twice_beta * abs(np.int64(scratch[3, lane]))
+            if unlikely(np.int64(scratch[4, lane]) & 0xFFFF, size, keys[lane], update):
                 rare_bits |= bit
     return rare_bits

@@ -59,8 +59,20 @@ def _unaligned(builder: ir.IRBuilder, address: Any, vector: ir.VectorType) -> An
 
 
 @intrinsic
-def add_where(context: Any, words: Any, state: Any, node: Any, steps: Any, entry: Any) -> Any:  # noqa: ARG001
-    """``words`` plus ``steps[entry]`` in the lanes whose bit of ``state[node]`` is set.
+def at(context: Any, array: Any, index: Any) -> Any:  # noqa: ARG001
+    """``array[index]`` of a one-dimensional array as int64, for an index that is known to be in range."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = signature.args
+        value = builder.load(_address(context, builder, kinds[0], arguments[0], arguments[1], kinds[1]))
+        return context.cast(builder, value, kinds[0].dtype, types.int64)
+
+    return types.int64(array, index), emit
+
+
+@intrinsic
+def add_where(context: Any, words: Any, state: Any, neighbours: Any, steps: Any, entry: Any) -> Any:  # noqa: ARG001
+    """``words`` plus ``steps[entry]`` in the lanes whose bit of ``state[neighbours[entry]]`` is set.
 
     ``steps`` is an int32 array that holds each 16-bit step twice, in both halves: wide broadcasts are cheap loads.
     """
@@ -68,13 +80,14 @@ def add_where(context: Any, words: Any, state: Any, node: Any, steps: Any, entry
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kinds = signature.args
         lanes = kinds[0].lanes
+        node = builder.load(_address(context, builder, kinds[2], arguments[2], arguments[4], kinds[4]))
         step = builder.load(_address(context, builder, kinds[3], arguments[3], arguments[4], kinds[4]))
         full = builder.bitcast(_splat(builder, step, lanes // 2), arguments[0].type)
-        bits = builder.load(_address(context, builder, kinds[1], arguments[1], arguments[2], kinds[2]))
+        bits = builder.load(_address(context, builder, kinds[1], arguments[1], node, kinds[2].dtype))
         chosen = builder.bitcast(bits, ir.VectorType(_I1, lanes))
         return builder.select(chosen, builder.add(arguments[0], full), arguments[0])
 
-    return words(words, state, node, steps, entry), emit
+    return words(words, state, neighbours, steps, entry), emit
 
 
 @intrinsic
@@ -230,6 +243,25 @@ def below(context: Any, state: Any, first: Any, second: Any) -> Any:  # noqa: AR
         return builder.bitcast(mask, ir.IntType(signature.args[1].lanes))
 
     return state.dtype(state, first, second), emit
+
+
+@intrinsic
+def any_below(context: Any, first: Any, second: Any) -> Any:  # noqa: ARG001
+    """Whether the first unsigned word is smaller than the second, which is the same in all lanes, in any lane."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        words, half = arguments[0], signature.args[0].lanes // 2
+
+        def part(vector: Any, start: int) -> Any:
+            kept = ir.Constant(ir.VectorType(_I32, half), list(range(start, start + half)))
+            return builder.shuffle_vector(vector, vector, kept)
+
+        low, high = part(words, 0), part(words, half)
+        least = builder.select(builder.icmp_unsigned("<", low, high), low, high)
+        mask = builder.bitcast(builder.icmp_unsigned("<", least, part(arguments[1], 0)), ir.IntType(half))
+        return builder.icmp_unsigned("!=", mask, ir.Constant(mask.type, 0))
+
+    return types.boolean(first, second), emit
 
 
 @intrinsic
