@@ -1,0 +1,356 @@
+"""A trained model on disk: ``manifest.json`` and safetensors files whose SHA-256 the manifest holds.
+
+Nothing is pickled. Loading needs no QPU and no encoder; it verifies every hash, so that a changed byte is an error and
+never a different shower. ``Bundle.decode`` is reproducible to the bit: it works in tiles of one fixed size on one
+thread each, and draws from each shower's own stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from model.decoder import SampledDecoder
+from model.energy_code import EnergyCodeKind, build_energy_code
+from model.geometry import geometry_from_dict
+from model.grid import Grid
+from model.layers import DecoderShape
+from model.point_decoder import PointDecoder
+from model.scaling import ScalingKind
+from model.streams import uniforms
+from model.symmetry import Symmetry, group_order, turn
+from sampler.errors import BundleError, InvalidInputError
+from sampler.machine import BoltzmannMachine
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+DECODER_FILE, PRIOR_FILE, ENCODER_FILE = "decoder.safetensors", "prior.safetensors", "encoder.safetensors"
+PRETRAINED = Path(__file__).parent / "pretrained"
+TILE_ROWS = 32
+
+Likelihood = Literal["sampled", "squared_error"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EnergyCodeSpec(_Part):
+    """Which energy code, and its number of levels if it has any."""
+
+    kind: EnergyCodeKind
+    levels: int | None = None
+
+
+class Lattice(_Part):
+    """The machine's graph: colour class and qubit of each node, and the couplers between nodes."""
+
+    topology: str
+    partitions: list[int]
+    qubits: list[int]
+    edges: list[tuple[int, int]]
+
+
+class Manifest(_Part):
+    """Everything about a model that is no tensor. Energies in MeV.
+
+    ``sweeps`` are the Gibbs sweeps a draw needs, measured as ``sweeps_measurement`` says; ``training`` tells data and
+    their hashes, configuration, seed and time; ``quality`` the figures on showers kept out of the training.
+    """
+
+    format_version: Literal[1] = FORMAT_VERSION
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    description: str
+    default: bool = False
+    geometry: dict[str, Any]
+    domain_mev: tuple[float, float]
+    energy_code: EnergyCodeSpec
+    scaling: ScalingKind
+    symmetry: Symmetry
+    likelihood: Likelihood
+    decoder: dict[str, Any]
+    lattice: Lattice
+    sweeps: int = Field(ge=1)
+    sweeps_measurement: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    quality: dict[str, Any] = {}
+    files: dict[str, str] = {}
+
+
+def build_decoder(likelihood: Likelihood, shape: DecoderShape, scaling: ScalingKind) -> SampledDecoder | PointDecoder:
+    """The decoder a manifest or configuration names, with fresh parameters."""
+    return SampledDecoder(shape) if likelihood == "sampled" else PointDecoder(shape, scaling)
+
+
+class Bundle:
+    """A loaded model: condition of an energy, law of the latents, showers of latents. Safe to use from threads.
+
+    Attributes:
+        path: its folder.
+        manifest: see ``Manifest``.
+        sha256: of the manifest file, which holds the other files' hashes: it identifies the whole model.
+        geometry: voxel layout.
+        machine: law of the latents.
+        energy_code: energy → condition.
+        decoder: the network.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, sha256: str, machine: BoltzmannMachine, decoder_state: dict[str, Tensor]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.sha256 = sha256
+        self.machine = machine
+        self.geometry = geometry_from_dict(manifest.geometry)
+        self.energy_code = build_energy_code(
+            manifest.energy_code.kind,
+            len(machine.condition_nodes),
+            levels=manifest.energy_code.levels,
+            domain_mev=manifest.domain_mev,
+        )
+        shape = shape_from_dict(manifest.decoder)
+        self._grid = Grid.of(self.geometry)
+        if shape.grid != self._grid:
+            raise BundleError("decoder", f"grid {shape.grid.shape}", f"the geometry's grid {self._grid.shape}")
+        self.decoder = build_decoder(manifest.likelihood, shape, manifest.scaling)
+        self.decoder.load_state_dict(decoder_state)
+        self.decoder.eval().requires_grad_(requires_grad=False)
+        self._order = group_order(manifest.symmetry, self._grid)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.manifest.name
+
+    @property
+    def domain_mev(self) -> tuple[float, float]:
+        """Incident energies it was trained on, lowest and highest, MeV."""
+        return self.manifest.domain_mev
+
+    @property
+    def default_sweeps(self) -> int:
+        """Gibbs sweeps a draw needs."""
+        return self.manifest.sweeps
+
+    def conditions(self, incident_energies_mev: NDArray[np.float64]) -> NDArray[np.int8]:
+        """Condition (rows, condition nodes) of each energy (rows,); InvalidInputError outside the domain."""
+        energies = np.asarray(incident_energies_mev, dtype=np.float64)
+        low, high = self.domain_mev
+        outside = ~((energies >= low) & (energies <= high))
+        if outside.any():
+            row = int(np.flatnonzero(outside)[0])
+            raise InvalidInputError(f"incident_energies_mev[{row}]", float(energies[row]), f"{low:g} to {high:g} MeV")
+        return self.energy_code.conditions(energies)
+
+    def decode(
+        self,
+        spins: NDArray[np.int8],
+        incident_energies_mev: NDArray[np.float64],
+        streams: NDArray[np.uint64],
+        threshold_mev: float,
+    ) -> NDArray[np.float32]:
+        """Showers (rows, voxels) float32 in MeV, voxels below ``threshold_mev`` 0.
+
+        ``spins`` (rows, nodes) of −1 and +1, energies (rows,) in MeV, ``streams`` (rows, 2) uint64 (seed, index). A row
+        depends on its own arguments alone, to the bit.
+        """
+        rows = len(spins)
+        showers = np.empty((rows, self.geometry.voxel_count), dtype=np.float32)
+        latent = spins[:, self.machine.free_nodes]
+        energies = np.asarray(incident_energies_mev, dtype=np.float64)
+
+        def decode_tile(start: int) -> None:
+            chosen = np.arange(start, start + TILE_ROWS)
+            chosen[chosen >= rows] = start
+            numbers = uniforms(streams[chosen], 1 + self.decoder.uniform_count)
+            grid = self.decoder.draw(
+                torch.from_numpy(latent[chosen].astype(np.float32)),
+                torch.from_numpy(energies[chosen].astype(np.float32)),
+                torch.from_numpy(numbers[:, 1:]),
+            ).numpy()
+            elements = (numbers[:, 0] * self._order).astype(np.int64)
+            if self._order > 1:
+                grid = turn(grid, elements, self._grid)
+            voxels = self._grid.to_voxels(grid)[: rows - start]
+            showers[start : start + TILE_ROWS] = np.where(voxels < threshold_mev, np.float32(0), voxels)
+
+        list(_decoding_threads().map(decode_tile, range(0, rows, TILE_ROWS)))
+        return showers
+
+
+@cache
+def _decoding_threads() -> ThreadPoolExecutor:
+    """One single-threaded worker per core: the sum order inside a matrix product must not depend on the load."""
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ThreadPoolExecutor(workers, thread_name_prefix="decode", initializer=torch.set_num_threads, initargs=(1,))
+
+
+def shape_from_dict(values: Mapping[str, Any]) -> DecoderShape:
+    """The DecoderShape a manifest holds; BundleError where a field is missing or unknown."""
+    try:
+        bins = {name: tuple(int(n) for n in values[name]) for name in ("angular_bins", "radial_bins")}
+        return DecoderShape(**{**values, **bins})
+    except (TypeError, KeyError, ValueError) as error:
+        raise BundleError("decoder", str(error), "the fields of DecoderShape") from error
+
+
+def lattice_of(machine: BoltzmannMachine) -> Lattice:
+    """The manifest's view of a machine's graph."""
+    return Lattice(
+        topology=machine.topology,
+        partitions=machine.partitions.tolist(),
+        qubits=machine.qubits.tolist(),
+        edges=[(int(a), int(b)) for a, b in machine.edges],
+    )
+
+
+def load_bundle(path: Path | str) -> Bundle:
+    """The model in the folder ``path``; BundleError if anything is missing, altered or unreadable."""
+    folder = Path(path)
+    manifest, sha256 = read_manifest(folder)
+    lattice = manifest.lattice
+    prior = _read_tensors(folder, manifest, PRIOR_FILE)
+    if set(prior) != {"h", "j"}:
+        raise BundleError(str(folder / PRIOR_FILE), sorted(prior), "tensors h and j")
+    machine = BoltzmannMachine(
+        h=prior["h"].numpy(),
+        j=prior["j"].numpy(),
+        edges=np.array(lattice.edges, dtype=np.int32).reshape(-1, 2),
+        partitions=np.array(lattice.partitions, dtype=np.int8),
+        qubits=np.array(lattice.qubits, dtype=np.int64),
+        topology=lattice.topology,
+    )
+    try:
+        return Bundle(folder, manifest, sha256, machine, _read_tensors(folder, manifest, DECODER_FILE))
+    except RuntimeError as error:
+        raise BundleError(str(folder / DECODER_FILE), str(error).splitlines()[0], "the tensors of its decoder") from error
+
+
+def load_encoder_state(path: Path | str) -> dict[str, Tensor]:
+    """The encoder's tensors of a bundle, verified; needed only to train on."""
+    folder = Path(path)
+    return _read_tensors(folder, read_manifest(folder)[0], ENCODER_FILE)
+
+
+def read_manifest(folder: Path) -> tuple[Manifest, str]:
+    """Manifest of a bundle and its SHA-256."""
+    file = folder / MANIFEST
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise BundleError(str(file), error.strerror or str(error), "a readable bundle manifest") from error
+    try:
+        return Manifest.model_validate_json(content), hashlib.sha256(content).hexdigest()
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise BundleError(str(file), f"{where}: {first['msg']}", f"a manifest of format {FORMAT_VERSION}") from error
+
+
+def find_bundles(folder: Path | None = None) -> dict[str, Path]:
+    """Folders of the bundles in ``folder`` (the pretrained ones by default), by name."""
+    root = PRETRAINED if folder is None else Path(folder)
+    return {read_manifest(file.parent)[0].name: file.parent for file in sorted(root.glob(f"*/{MANIFEST}"))}
+
+
+def save_bundle(
+    path: Path | str,
+    manifest: Manifest,
+    machine: BoltzmannMachine,
+    decoder_state: Mapping[str, Tensor],
+    encoder_state: Mapping[str, Tensor] | None = None,
+    documents: Mapping[str, bytes] | None = None,
+) -> Manifest:
+    """Write a bundle folder, whole or not at all, and return its manifest with the files' hashes.
+
+    ``manifest.lattice`` and ``manifest.files`` are set here from the machine and the tensors. ``documents`` (a model
+    card, pictures) are written beside, without hashes. An existing folder is replaced.
+    """
+    target = Path(path)
+    prior = {"h": torch.from_numpy(np.array(machine.h)), "j": torch.from_numpy(np.array(machine.j))}
+    contents = {DECODER_FILE: _tensor_bytes(decoder_state), PRIOR_FILE: _tensor_bytes(prior)}
+    if encoder_state is not None:
+        contents[ENCODER_FILE] = _tensor_bytes(encoder_state)
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    complete = manifest.model_copy(update={"lattice": lattice_of(machine), "files": hashes})
+    contents[MANIFEST] = (json.dumps(complete.model_dump(mode="json"), separators=(",", ":")) + "\n").encode()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        for name, content in {**(documents or {}), **contents}.items():
+            (staging / name).write_bytes(content)
+        staging.chmod(0o755)
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+            target.replace(old / target.name)
+            staging.replace(target)
+            shutil.rmtree(old)
+        else:
+            staging.replace(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return complete
+
+
+def _tensor_bytes(state: Mapping[str, Tensor]) -> bytes:
+    return save_tensors({name: tensor.detach().contiguous() for name, tensor in state.items()})
+
+
+def _read_tensors(folder: Path, manifest: Manifest, name: str) -> dict[str, Tensor]:
+    """Tensors of one file of a bundle, after its hash was checked; stored halves come back as float32."""
+    file = folder / name
+    if name not in manifest.files:
+        raise BundleError(str(file), "not in the manifest", f"one of {sorted(manifest.files)}")
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise BundleError(str(file), error.strerror or str(error), "a readable tensor file") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != manifest.files[name]:
+        raise BundleError(str(file), f"SHA-256 {found[:12]}…", f"{manifest.files[name][:12]}…, as in {MANIFEST}: the file was altered")
+    try:
+        return {key: tensor.float() for key, tensor in load_tensors(content).items()}
+    except SafetensorError as error:
+        raise BundleError(str(file), str(error), "a safetensors file") from error
+
+
+def parameter_count(bundle: Bundle) -> int:
+    """Parameters of the decoder and the prior."""
+    return sum(p.numel() for p in bundle.decoder.parameters()) + bundle.machine.h.size + bundle.machine.j.size
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """What a user wants to know of a model, JSON-ready."""
+    manifest = bundle.manifest
+    return {
+        "name": manifest.name,
+        "default": manifest.default,
+        "description": manifest.description,
+        "sha256": bundle.sha256,
+        "geometry": manifest.geometry,
+        "domain_mev": list(manifest.domain_mev),
+        "energy_code": manifest.energy_code.model_dump(),
+        "topology": bundle.machine.topology,
+        "nodes": bundle.machine.node_count,
+        "couplers": int(bundle.machine.j.size),
+        "parameters": parameter_count(bundle),
+        "sweeps": manifest.sweeps,
+        "training": manifest.training,
+        "quality": manifest.quality,
+    }

@@ -1,0 +1,242 @@
+"""The decoder with the sampled likelihood: latents and incident energy → distributions, and showers drawn from them.
+
+::
+
+    p(shower | s, E) = p(E_tot | s, E) · Π_l p(e_l, n_l | e_<l, n_<l, E_tot, s, E) · Π_l p(voxels of l | e, n, s, E)
+
+E_tot is the shower's energy, e_l the energy of layer l and n_l its number of hit voxels. ``Profile`` draws E_tot and
+then the layers in order of depth, each from the trunk's view of the latent and the layers just before it; ``VoxelHead``
+then gives, for all layers at once, a hit logit and an activation (a distribution of ln of the voxel's energy in units
+of the layer's mean hit) for every voxel. n_l hits are drawn by Pareto sampling, the activations from their
+distributions, and each layer is scaled to e_l, so that the layers' energies have exactly the law of the profile.
+
+Angles enter through convolutions with circular padding, and the shower is turned by a uniformly random element of its
+symmetry group (``model.symmetry``) at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, gelu, pad
+
+from model.layers import ENERGY_FEATURES, DecoderShape, PerLayerLinear, RadialOutputs, Rings, Trunk, energy_features
+from model.likelihood import (
+    LogisticMixture,
+    bernoulli_log_probability,
+    count_log_probability,
+    draw_count,
+    pareto_sample,
+)
+
+PROFILE_COMPONENTS = 3
+VOXEL_COMPONENTS = 2
+EMPTY_LOG_SHARE = -14.0
+LOWEST_TOTAL_MEV = 1e-3
+# Logarithms of the response vary by percents, those of shares by units: this brings them to one scale.
+RESPONSE_SCALE = 10.0
+LAYER_VALUES = 3
+NEIGHBOUR_LAYERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ShowerView:
+    """What the likelihood sees of showers (rows): all in natural logarithms.
+
+    ``log_response`` (rows,) ln(E_tot/E_inc); ``log_share`` (rows, L) ln(e_l/E_tot), ``EMPTY_LOG_SHARE`` if empty;
+    ``count`` (rows, L) hits, float; ``hit`` (rows, L, A, R) bool; ``log_activation`` (hits,) ln of each hit voxel's
+    energy over its layer's mean hit, in the order of ``hit.nonzero()``.
+    """
+
+    log_response: Tensor
+    log_share: Tensor
+    count: Tensor
+    hit: Tensor
+    log_activation: Tensor
+
+    @classmethod
+    def of(cls, showers: Tensor, incident_energies: Tensor) -> ShowerView:
+        """Of showers (rows, L, A, R) and energies (rows,), both in MeV."""
+        hit = showers > 0
+        layer = showers.sum(dim=(2, 3))
+        total = layer.sum(dim=1)
+        count = hit.sum(dim=(2, 3)).to(showers.dtype)
+        share = (layer / total.clamp_min(LOWEST_TOTAL_MEV).unsqueeze(1)).clamp_min(1e-12).log()
+        mean_hit = layer / count.clamp_min(1.0)
+        ratio = showers[hit] / mean_hit[:, :, None, None].expand_as(showers)[hit]
+        return cls(
+            log_response=(total.clamp_min(LOWEST_TOTAL_MEV) / incident_energies).log(),
+            log_share=torch.where(layer > 0, share, torch.full_like(share, EMPTY_LOG_SHARE)),
+            count=count,
+            hit=hit,
+            log_activation=ratio.log(),
+        )
+
+
+def layer_values(filled: Tensor, log_share: Tensor, count: Tensor) -> Tensor:
+    """A layer's hits and energy as network inputs, (..., LAYER_VALUES), from (...) each; 0 for the energy of none."""
+    return torch.stack([filled, (log_share / 4 + 1) * filled, torch.log1p(count) - 2.0], dim=-1)
+
+
+class Profile(nn.Module):
+    """Total energy, and each layer's energy and number of hits."""
+
+    def __init__(self, shape: DecoderShape) -> None:
+        super().__init__()
+        self.shape = shape
+        layers, hidden = shape.layers, shape.profile_hidden
+        remembered = 1 + LAYER_VALUES * shape.profile_memory if shape.profile_memory else 0
+        self.response = nn.Linear(shape.trunk + ENERGY_FEATURES, 3 * PROFILE_COMPONENTS)
+        self.hidden = PerLayerLinear(layers, shape.layer_code + ENERGY_FEATURES + 1 + remembered, hidden)
+        self.energy = PerLayerLinear(layers, hidden, 1 + 3 * PROFILE_COMPONENTS)
+        self.count_hidden = PerLayerLinear(layers, hidden + 2, hidden)
+        self.count = PerLayerLinear(layers, hidden, 3 * PROFILE_COMPONENTS)
+        self.highest = [int(n) for n in shape.grid.mask().sum(axis=(1, 2))]
+
+    def response_law(self, energy: Tensor, code: Tensor) -> LogisticMixture:
+        """Law of RESPONSE_SCALE · ln(E_tot/E_inc)."""
+        return LogisticMixture.from_outputs(self.response(torch.cat([code, energy], dim=1)), PROFILE_COMPONENTS)
+
+    def log_likelihood(self, energy: Tensor, code: Tensor, layer_code: Tensor, view: ShowerView) -> tuple[Tensor, Tensor]:
+        """ln p of E_tot, and of the layers' energies and counts, each (rows,)."""
+        total = self.response_law(energy, code).log_density(RESPONSE_SCALE * view.log_response)
+        response = view.log_response[:, None, None].expand(*view.count.shape, 1) * RESPONSE_SCALE / 2
+        shared = energy.unsqueeze(1).expand(-1, self.shape.layers, -1)
+        hidden = gelu(self.hidden(torch.cat([layer_code, shared, response, *self._memory(view)], dim=2)))
+        outputs = self.energy(hidden)
+        filled = view.count > 0
+        present = bernoulli_log_probability(outputs[..., 0], filled)
+        share = LogisticMixture.from_outputs(outputs[..., 1:], PROFILE_COMPONENTS).log_density(view.log_share)
+        counted = gelu(self.count_hidden(torch.cat([hidden, (view.log_share / 4 + 1).unsqueeze(2), response], dim=2)))
+        count_law = LogisticMixture.from_outputs(self.count(counted), PROFILE_COMPONENTS)
+        highest = torch.tensor(self.highest, dtype=view.count.dtype)
+        count = count_log_probability(count_law, view.count.clamp_min(1.0), highest)
+        return total, (present + torch.where(filled, share + count, torch.zeros_like(share))).sum(dim=1)
+
+    def draw(self, energy: Tensor, code: Tensor, layer_code: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """ln(E_tot/E_inc) (rows,), ln shares (rows, L) that sum to 1, counts (rows, L); uniforms (rows, 1 + 3L)."""
+        rows, layers = layer_code.shape[:2]
+        log_response = self.response_law(energy, code).draw(uniforms[:, 0]) / RESPONSE_SCALE
+        response = log_response.unsqueeze(1) * RESPONSE_SCALE / 2
+        draws = uniforms[:, 1:].view(rows, layers, 3)
+        spent = torch.zeros(rows)
+        past = [torch.zeros((rows, LAYER_VALUES))] * self.shape.profile_memory
+        shares: list[Tensor] = []
+        counts: list[Tensor] = []
+        for layer in range(layers):
+            memory = [_remaining(spent).unsqueeze(1), *past] if past else []
+            hidden = gelu(self.hidden.one(layer, torch.cat([layer_code[:, layer], energy, response, *memory], dim=1)))
+            outputs = self.energy.one(layer, hidden)
+            filled = draws[:, layer, 0] < torch.sigmoid(outputs[:, 0])
+            law = LogisticMixture.from_outputs(outputs[:, 1:], PROFILE_COMPONENTS)
+            share = law.draw(draws[:, layer, 1]).clamp(EMPTY_LOG_SHARE + 1, 0.0)
+            counted = gelu(self.count_hidden.one(layer, torch.cat([hidden, (share / 4 + 1).unsqueeze(1), response], 1)))
+            count_law = LogisticMixture.from_outputs(self.count.one(layer, counted), PROFILE_COMPONENTS)
+            count = draw_count(count_law, draws[:, layer, 2], self.highest[layer]) * filled
+            spent = spent + share.exp() * filled
+            shares.append(torch.where(filled, share, torch.full_like(share, EMPTY_LOG_SHARE)))
+            counts.append(count)
+            if past:
+                past = [layer_values(filled.to(share.dtype), share, count), *past[:-1]]
+        log_share = torch.stack(shares, dim=1)
+        count = torch.stack(counts, dim=1)
+        return log_response, log_share - spent.clamp_min(1e-6).log().unsqueeze(1) * (count > 0), count
+
+    def _memory(self, view: ShowerView) -> list[Tensor]:
+        """What each layer sees of the layers before it."""
+        if not self.shape.profile_memory:
+            return []
+        filled = (view.count > 0).to(view.count.dtype)
+        share = view.log_share.exp() * filled
+        values = layer_values(filled, view.log_share, view.count)
+        past = [pad(values[:, :-back], (0, 0, back, 0)) for back in range(1, self.shape.profile_memory + 1)]
+        return [_remaining(share.cumsum(dim=1) - share).unsqueeze(2), *past]
+
+
+def _remaining(spent: Tensor) -> Tensor:
+    """ln of the share of the energy that is left, kept finite."""
+    return torch.log((1.0 - spent).clamp_min(0.0) + 1e-3)
+
+
+class VoxelHead(nn.Module):
+    """Hit logits and activations of every voxel, given the profile."""
+
+    def __init__(self, shape: DecoderShape) -> None:
+        super().__init__()
+        self.shape = shape
+        window = LAYER_VALUES * (2 * NEIGHBOUR_LAYERS + 1)
+        self.rings = Rings(shape, shape.layer_code + ENERGY_FEATURES + 1 + window)
+        self.hit = RadialOutputs(shape, 1)
+        self.activation = RadialOutputs(shape, 3 * VOXEL_COMPONENTS)
+        self.register_buffer("mask", torch.from_numpy(shape.grid.mask()), persistent=False)
+
+    def forward(self, energy: Tensor, layer_code: Tensor, log_response: Tensor, log_share: Tensor, count: Tensor) -> Tensor:
+        """Code (rows, L, A, channels) of every angular bin of every layer."""
+        near = layer_values((count > 0).to(count.dtype), log_share, count)
+        padded = pad(near, (0, 0, NEIGHBOUR_LAYERS, NEIGHBOUR_LAYERS))
+        windows = [padded[:, offset : offset + self.shape.layers] for offset in range(2 * NEIGHBOUR_LAYERS + 1)]
+        shared = torch.cat([energy, log_response.unsqueeze(1) * RESPONSE_SCALE / 2], dim=1)
+        values = torch.cat([layer_code, shared.unsqueeze(1).expand(-1, self.shape.layers, -1), *windows], dim=2)
+        code: Tensor = self.rings(values)
+        return code
+
+    def hit_logits(self, code: Tensor) -> Tensor:
+        """Logits (rows, L, A, R) of a hit; −∞, nearly, where there is no voxel."""
+        logits: Tensor = self.hit(code).squeeze(-1)
+        return logits if self.shape.grid.regular else torch.where(self.mask, logits, torch.full_like(logits, -1e4))
+
+    def log_likelihood(self, code: Tensor, view: ShowerView) -> tuple[Tensor, Tensor]:
+        """ln p of hits and of activations, each (rows,)."""
+        logits = self.hit_logits(code)
+        hits = -binary_cross_entropy_with_logits(logits, view.hit.to(logits.dtype), reduction="none").sum(dim=(1, 2, 3))
+        law = LogisticMixture.from_outputs(self.activation(code)[view.hit], VOXEL_COMPONENTS)
+        row = view.hit.nonzero()[:, 0]
+        return hits, torch.zeros_like(hits).index_add(0, row, law.log_density(view.log_activation))
+
+
+class SampledDecoder(nn.Module):
+    """See the module."""
+
+    def __init__(self, shape: DecoderShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.trunk = Trunk(shape)
+        self.profile = Profile(shape)
+        self.voxels = VoxelHead(shape)
+
+    @property
+    def uniform_count(self) -> int:
+        """Uniforms of one shower: total, layers (present, energy, hits), voxels (hit, activation)."""
+        layers, angular, radial = self.shape.grid.shape
+        return 1 + 3 * layers + 2 * layers * angular * radial
+
+    def log_likelihood(self, latent: Tensor, incident_energies: Tensor, view: ShowerView) -> dict[str, Tensor]:
+        """ln p(shower | s, E) by part, each (rows,), in nats."""
+        energy = energy_features(self.shape, incident_energies)
+        code, layer_code = self.trunk(latent, energy)
+        total, layers = self.profile.log_likelihood(energy, code, layer_code, view)
+        ring = self.voxels(energy, layer_code, view.log_response, view.log_share, view.count)
+        hits, activations = self.voxels.log_likelihood(ring, view)
+        return {"total": total, "layers": layers, "hits": hits, "activations": activations}
+
+    @torch.inference_mode()
+    def draw(self, latent: Tensor, incident_energies: Tensor, uniforms: Tensor) -> Tensor:
+        """Showers (rows, L, A, R) in MeV, in canonical orientation.
+
+        ``latent`` (rows, bits) of −1 and +1, energies (rows,) in MeV, uniforms (rows, uniform_count) in (0, 1).
+        """
+        layers, angular, radial = self.shape.grid.shape
+        energy = energy_features(self.shape, incident_energies)
+        code, layer_code = self.trunk(latent, energy)
+        split = 1 + 3 * layers
+        log_response, log_share, count = self.profile.draw(energy, code, layer_code, uniforms[:, :split])
+        ring = self.voxels(energy, layer_code, log_response, log_share, count)
+        draws = uniforms[:, split:].view(-1, 2, layers, angular * radial)
+        hit = pareto_sample(self.voxels.hit_logits(ring).flatten(2), draws[:, 0], count)
+        law = LogisticMixture.from_outputs(self.voxels.activation(ring).flatten(2, 3), VOXEL_COMPONENTS)
+        activation = law.draw(draws[:, 1]).clamp(-12.0, 8.0).exp() * hit
+        layer_energy = (log_share + log_response.unsqueeze(1)).exp() * incident_energies.unsqueeze(1) * (count > 0)
+        scale = layer_energy / activation.sum(dim=2).clamp_min(1e-12)
+        return (activation * scale.unsqueeze(2)).view(-1, layers, angular, radial)

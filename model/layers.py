@@ -1,0 +1,123 @@
+"""Network parts shared by decoders: the grid they work on, the trunk, and convolutions around the shower's axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from model.grid import Grid
+
+ENERGY_FEATURES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderShape:
+    """Sizes of a decoder.
+
+    ``domain_low_mev`` and ``domain_high_mev`` set the scale of its energy features; ``profile_memory`` is how many
+    layers before a layer are seen when that layer's energy is drawn, 0 for none (its energy then depends on the latent
+    and the energies alone).
+    """
+
+    latent_bits: int
+    angular_bins: tuple[int, ...]
+    radial_bins: tuple[int, ...]
+    domain_low_mev: float
+    domain_high_mev: float
+    trunk: int = 384
+    layer_code: int = 32
+    layer_hidden: int = 96
+    angular_channels: int = 12
+    voxel_channels: int = 32
+    profile_hidden: int = 64
+    profile_memory: int = 2
+
+    @property
+    def grid(self) -> Grid:
+        """The voxels' grid."""
+        return Grid(tuple(self.angular_bins), tuple(self.radial_bins))
+
+    @property
+    def layers(self) -> int:
+        """Number of layers."""
+        return len(self.angular_bins)
+
+
+class PerLayerLinear(nn.Module):
+    """A linear map of its own for each layer: (rows, L, i) → (rows, L, o)."""
+
+    def __init__(self, layers: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(layers, inputs, outputs) * inputs**-0.5)
+        self.bias = nn.Parameter(torch.zeros(layers, 1, outputs))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(rows, L, i) → (rows, L, o)."""
+        return torch.baddbmm(self.bias, values.transpose(0, 1), self.weight).transpose(0, 1)
+
+    def one(self, layer: int, values: Tensor) -> Tensor:
+        """The map of one layer alone: (rows, i) → (rows, o)."""
+        return values @ self.weight[layer] + self.bias[layer]
+
+
+def energy_features(shape: DecoderShape, incident_energies: Tensor) -> Tensor:
+    """Smooth functions of ln E, (rows, ENERGY_FEATURES), of energies (rows,) in MeV."""
+    span = torch.tensor(shape.domain_high_mev / shape.domain_low_mev, dtype=torch.float64).log()
+    t = ((incident_energies.double() / shape.domain_low_mev).log() / span * 2 - 1).float()
+    waves = (torch.sin(torch.pi * t), torch.cos(torch.pi * t), torch.sin(2 * torch.pi * t))
+    return torch.stack([t, t * t - 0.5, *waves, torch.exp(-2 * (t + 1))], dim=1)
+
+
+class Trunk(nn.Module):
+    """Latent and energy → a code of the shower and one of each layer."""
+
+    def __init__(self, shape: DecoderShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.first = nn.Linear(shape.latent_bits + ENERGY_FEATURES, shape.trunk)
+        self.second = nn.Linear(shape.trunk + ENERGY_FEATURES, shape.trunk)
+        self.layer_code = nn.Linear(shape.trunk, shape.layers * shape.layer_code)
+
+    def forward(self, latent: Tensor, energy: Tensor) -> tuple[Tensor, Tensor]:
+        """Spins (rows, bits) of −1 and +1, energy features → shower code (rows, trunk), layer codes (rows, L, code)."""
+        hidden = gelu(self.first(torch.cat([latent, energy], dim=1)))
+        code = gelu(self.second(torch.cat([hidden, energy], dim=1)))
+        return code, gelu(self.layer_code(code)).view(-1, self.shape.layers, self.shape.layer_code)
+
+
+class Rings(nn.Module):
+    """What is known of each layer → a code of every angular bin, by a convolution with circular padding."""
+
+    def __init__(self, shape: DecoderShape, inputs: int) -> None:
+        super().__init__()
+        layers, angular, _ = shape.grid.shape
+        self.size = (layers, angular, shape.angular_channels)
+        self.hidden = PerLayerLinear(layers, inputs, shape.layer_hidden)
+        self.ring = PerLayerLinear(layers, shape.layer_hidden, angular * shape.angular_channels)
+        self.around = nn.Linear(3 * shape.angular_channels, shape.voxel_channels)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(rows, L, inputs) → (rows, L, A, voxel_channels)."""
+        ring = gelu(self.ring(gelu(self.hidden(values)))).reshape(-1, *self.size)
+        around = torch.cat([ring.roll(1, dims=2), ring, ring.roll(-1, dims=2)], dim=3)
+        return gelu(cast("Tensor", self.around(around)))
+
+
+class RadialOutputs(nn.Module):
+    """A code of every angular bin → ``width`` outputs of every voxel, with a bias of each layer."""
+
+    def __init__(self, shape: DecoderShape, width: int) -> None:
+        super().__init__()
+        layers, _, self.radial = shape.grid.shape
+        self.width = width
+        self.linear = nn.Linear(shape.voxel_channels, self.radial * width)
+        self.layer_bias = nn.Parameter(torch.zeros(layers, 1, self.radial * width))
+
+    def forward(self, code: Tensor) -> Tensor:
+        """(rows, L, A, voxel_channels) → (rows, L, A, R, width)."""
+        outputs = self.linear(code) + self.layer_bias
+        return outputs.view(*code.shape[:-1], self.radial, self.width)
