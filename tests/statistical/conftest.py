@@ -84,6 +84,19 @@ def mean_test(values: NDArray[np.float64], mean: float, deviation: float | None 
     return float(2.0 * stats.norm.sf(abs(values.mean() - mean) / (deviation / np.sqrt(count))))
 
 
+def coincidence_test(counts: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
+    """P-value of how many rare states came twice or more: rows that are copies of others meet there.
+
+    The tails of this sum of negatively associated indicators are below those of a Poisson law of the same mean.
+    """
+    total = int(counts.sum())
+    rare = probabilities * total < 1.0
+    p = probabilities[rare]
+    mean = float((1.0 - (1.0 - p) ** total - total * p * (1.0 - p) ** (total - 1)).sum())
+    seen = int((counts[rare] >= 2).sum())
+    return float(min(1.0, 2.0 * min(stats.poisson.cdf(seen, mean), stats.poisson.sf(seen - 1, mean))))
+
+
 def exact_checks(laws, spins, conditions) -> dict[str, float]:
     """P-values of all that is known of draws from enumerated laws.
 
@@ -91,14 +104,16 @@ def exact_checks(laws, spins, conditions) -> dict[str, float]:
     condition nodes). Rows must be independent.
     """
     found: dict[str, float] = {}
-    standardised = []
+    pooled: dict[str, list[NDArray[np.float64]]] = {"mean energy": [], "mean magnetisation": []}
     keys = np.array([row.tobytes() for row in conditions], dtype=object)
     for number, (key, law) in enumerate(laws.items()):
         drawn = spins[keys == key]
         total = drawn.shape[0]
         index = law.index_of(drawn)
         states = law.probabilities.shape[0]
-        found[f"states {number}"] = g_test(np.bincount(index, minlength=states), law.probabilities)
+        counts = np.bincount(index, minlength=states)
+        found[f"states {number}"] = g_test(counts, law.probabilities)
+        found[f"coincidences {number}"] = coincidence_test(counts, law.probabilities)
         ordered = np.argsort(law.energies, kind="stable")
         position = np.minimum((np.cumsum(law.probabilities[ordered]) * 30).astype(int), 29)
         cell = np.empty(states, dtype=np.int64)
@@ -116,12 +131,15 @@ def exact_checks(laws, spins, conditions) -> dict[str, float]:
         agree = 1.0 - single[one] - single[other] + 2.0 * both[one, other]
         same = (drawn_up[:, one] == drawn_up[:, other]).sum(axis=0)
         found[f"two-point functions {number}"] = binomial_tests(same, total, agree)
-        mean = law.probabilities @ law.energies
-        deviation = np.sqrt(law.probabilities @ (law.energies - mean) ** 2)
-        if deviation > 1e-9:
-            standardised.append((law.energies[index] - mean) / deviation)
-    if standardised:
-        found["mean energy"] = mean_test(np.concatenate(standardised), 0.0, 1.0)
+        total_spin = law.spins[:, law.free].sum(axis=1, dtype=np.float64)
+        for name, values in (("mean energy", law.energies), ("mean magnetisation", total_spin)):
+            mean = law.probabilities @ values
+            deviation = np.sqrt(law.probabilities @ (values - mean) ** 2)
+            if deviation > 1e-9:
+                pooled[name].append((values[index] - mean) / deviation)
+    for name, scores in pooled.items():
+        if scores:
+            found[name] = mean_test(np.concatenate(scores), 0.0, 1.0)
     return found
 
 

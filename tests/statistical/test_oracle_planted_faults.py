@@ -178,14 +178,14 @@ def test_the_checks_pass_exact_draws_as_often_as_they_say(rng, random_machine, r
     levels = np.unique(random_spins(rng, (16, 2)), axis=0)[:3]
     exact = {level.tobytes(): enumerate_law(machine, level) for level in levels}
     conditions = np.repeat(levels, 1000, axis=0)
-    alarms = dict.fromkeys(("states", "energies", "magnetisations", "two-point", "mean"), 0)
+    alarms = dict.fromkeys(("states", "coincidences", "energies", "magnetisations", "two-point", "mean"), 0)
     rounds = 150
     for _ in range(rounds):
         spins = np.concatenate([law.draw(rng, 1000) for law in exact.values()])
         for name, p in checks.exact(exact, spins, conditions).items():
             alarms[name.split()[0]] += p < 0.02
     for name, count in alarms.items():
-        trials = rounds * (1 if name == "mean" else 3)
+        trials = rounds * (2 if name == "mean" else 3)
         assert checks.binomial_tests(np.array([count]), trials, np.array([0.02])) > 1e-6 or count < 0.02 * trials, (
             alarms
         )
