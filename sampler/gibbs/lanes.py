@@ -10,12 +10,20 @@ little-endian memory). Sums are modulo 2¹⁶.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba.core import types
 from numba.core.datamodel import models
-from numba.extending import intrinsic, register_model
+from numba.extending import intrinsic as _intrinsic
+from numba.extending import register_model
+
+
+def intrinsic(typing: Callable[..., Any]) -> Any:
+    """Numba's decorator, untyped: it replaces the signature (context, ...) by that of the function it emits."""
+    return _intrinsic(typing)
+
 
 _I1, _I16, _I32 = ir.IntType(1), ir.IntType(16), ir.IntType(32)
 
@@ -25,7 +33,7 @@ class VectorType(types.Type):
 
     def __init__(self, width: int, lanes: int) -> None:
         self.width, self.lanes = width, lanes
-        super().__init__(name=f"vector_{lanes}_of_u{width}")
+        super().__init__(name=f"vector_{lanes}_of_u{width}")  # type: ignore[no-untyped-call]
 
 
 @register_model(VectorType)
@@ -227,7 +235,7 @@ def _shift(operation: str, what: str) -> Any:
         return vector(vector, count), emit
 
     typing.__doc__ = what
-    return intrinsic(prefer_literal=True)(typing)
+    return _intrinsic(prefer_literal=True)(typing)
 
 
 shift_left = _shift("shl", "Each lane shifted left by a constant.")
