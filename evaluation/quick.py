@@ -45,7 +45,7 @@ def high_level_auc(
     *,
     seed: int = 0,
     test_share: float = 0.5,
-    iterations: int = 200,
+    iterations: int = 100,
 ) -> QuickAuc:
     """AUC of gradient boosting on the published high-level features of two sets of showers.
 
@@ -70,7 +70,7 @@ def two_sample_auc(
     *,
     seed: int = 0,
     test_share: float = 0.5,
-    iterations: int = 200,
+    iterations: int = 100,
 ) -> QuickAuc:
     """AUC of gradient boosting between two sets of feature vectors, (N, D) and (M, D)."""
     count = min(len(reference), len(sample))

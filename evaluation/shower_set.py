@@ -1,0 +1,242 @@
+"""One pass over a shower file: everything the evaluation needs of it, in bounded memory.
+
+Voxels are seen chunk by chunk and kept only as sums, histograms and, for a random few rows, as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.features import FeatureSet, chunk_rows, compute_features, join_features
+from evaluation.slices import EnergySlice
+from model.geometry import Geometry
+from model.showers_file import open_showers
+
+GROUPS = 20
+"""Rows are dealt out to this many groups, row i to group i mod 20: the spread of groups gives statistical errors."""
+
+VOXEL_BINS = 49
+
+Array = NDArray[np.float64]
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Tallies:
+    """Counts of what a submission should not hold, over all its showers."""
+
+    negative_showers: int
+    first_negative_row: int | None
+    below_threshold_voxels: int
+    below_threshold_showers: int
+    hit_voxels: int
+    empty_showers: int
+    duplicate_showers: int
+    first_duplicate_rows: tuple[int, int] | None
+    largest_voxel_mev: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShowerSet:
+    """What is known of the showers of one file.
+
+    Attributes:
+        name: how figures call it.
+        path: the file.
+        features: high-level features of its N showers.
+        rows: (N,) their rows in the file.
+        tallies: counts of defects.
+        digests: of every shower that is not empty, to find showers that appear twice.
+        voxel_counts: (20, bins) voxel-energy histogram of each group of rows.
+        mean_showers_mev: (slices, voxels) average shower of each slice of incident energy.
+        slice_counts: (slices,) showers in each slice.
+        kept: (K,) positions, in ``features``, of the showers whose voxels were kept.
+        kept_mev: (K, voxels) float32 those showers.
+    """
+
+    name: str
+    path: Path
+    features: FeatureSet
+    rows: NDArray[np.int64]
+    tallies: Tallies
+    digests: frozenset[bytes]
+    voxel_counts: NDArray[np.int64]
+    mean_showers_mev: Array
+    slice_counts: NDArray[np.int64]
+    kept: NDArray[np.int64]
+    kept_mev: NDArray[np.float32]
+
+    @property
+    def geometry(self) -> Geometry:
+        """The voxel layout."""
+        return self.features.geometry
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def half(self, parity: int) -> Self:
+        """The showers on even (0) or odd (1) rows; average showers and counts of defects stay those of the file."""
+        chosen = self.rows % 2 == parity
+        position = np.cumsum(chosen) - 1
+        of_kept = chosen[self.kept]
+        counts = self.voxel_counts.copy()
+        counts[1 - parity :: 2] = 0
+        return type(self)(
+            name=f"{self.name}, {'odd' if parity else 'even'} rows",
+            path=self.path,
+            features=self.features.take(chosen),
+            rows=self.rows[chosen],
+            tallies=self.tallies,
+            digests=self.digests,
+            voxel_counts=counts,
+            mean_showers_mev=self.mean_showers_mev,
+            slice_counts=self.slice_counts,
+            kept=position[self.kept[of_kept]],
+            kept_mev=self.kept_mev[of_kept],
+        )
+
+
+def voxel_edges(threshold_mev: float, largest_mev: float) -> Array:
+    """(50,) the published edges of the voxel-energy histogram: logarithmic, from threshold to the largest voxel."""
+    low = threshold_mev if threshold_mev > 0 else largest_mev * 1e-6
+    return np.logspace(np.log10(low), np.log10(max(largest_mev, low * 1.001)), VOXEL_BINS + 1)
+
+
+def load_shower_set(
+    path: Path,
+    geometry: Geometry,
+    slices: Sequence[EnergySlice],
+    *,
+    name: str,
+    edges: Array | None,
+    keep: int,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> ShowerSet:
+    """Read a shower file once (twice if ``edges`` is None) and summarise it.
+
+    Args:
+        path: the file.
+        geometry: its layout.
+        slices: of incident energy, for the average showers.
+        name: how figures call it.
+        edges: of the voxel-energy histogram; None to take them from this file, as for the reference.
+        keep: how many showers, drawn at random, keep their voxels.
+        seed: of that draw.
+        progress: told the share that is done.
+
+    Raises:
+        ShowerFileError: the file is unreadable, mis-shaped or holds values that are not finite.
+    """
+    with open_showers(path, geometry, allow_negative=True) as file:
+        count = file.count
+        energies = file.energies_mev()
+        chosen = np.sort(np.random.default_rng(seed).permutation(count)[:keep])
+        kept_mev = np.empty((len(chosen), geometry.voxel_count), dtype=np.float32)
+        parts: list[FeatureSet] = []
+        tally = _Tally(geometry.threshold_mev)
+        sums = np.zeros((len(slices), geometry.voxel_count))
+        counts = np.zeros((GROUPS, VOXEL_BINS), dtype=np.int64)
+        members = np.stack([part.contains(energies) for part in slices]) if slices else np.zeros((0, count), bool)
+        row = filled = 0
+        for chunk_energies, showers in file.chunks(chunk_rows(geometry)):
+            stop = row + len(showers)
+            parts.append(compute_features(geometry, chunk_energies, showers))
+            tally.add(showers, row)
+            sums += members[:, row:stop].astype(np.float32) @ showers
+            inside = chosen[(chosen >= row) & (chosen < stop)]
+            kept_mev[filled : filled + len(inside)] = showers[inside - row]
+            if edges is not None:
+                counts += _grouped_counts(showers, row, edges)
+            row, filled = stop, filled + len(inside)
+            if progress is not None:
+                progress(row / count * (0.6 if edges is None else 1.0))
+        if edges is None:
+            own = voxel_edges(geometry.threshold_mev, tally.largest)
+            row = 0
+            for _, showers in file.chunks(chunk_rows(geometry)):
+                counts += _grouped_counts(showers, row, own)
+                row += len(showers)
+                if progress is not None:
+                    progress(0.6 + 0.4 * row / count)
+    slice_counts = members.sum(axis=1)
+    return ShowerSet(
+        name=name,
+        path=path,
+        features=join_features(parts),
+        rows=np.arange(count),
+        tallies=tally.result(),
+        digests=frozenset(tally.seen),
+        voxel_counts=counts,
+        mean_showers_mev=sums / np.maximum(slice_counts, 1)[:, None],
+        slice_counts=slice_counts,
+        kept=chosen,
+        kept_mev=kept_mev,
+    )
+
+
+def _grouped_counts(showers: NDArray[np.float32], first_row: int, edges: Array) -> NDArray[np.int64]:
+    """(20, bins) histogram of the voxels of each group of rows."""
+    counts = np.zeros((GROUPS, len(edges) - 1), dtype=np.int64)
+    # The narrow type would round the last edge, the largest voxel itself, out of its bin.
+    limits = edges.copy()
+    limits[0], limits[-1] = limits[0] * (1 - 1e-6), limits[-1] * (1 + 1e-6)
+    for group in range(GROUPS):
+        rows = showers[(group - first_row) % GROUPS :: GROUPS]
+        counts[group] = np.histogram(rows[rows > 0], bins=limits)[0]
+    return counts
+
+
+class _Tally:
+    """Running counts of defects over chunks."""
+
+    def __init__(self, threshold_mev: float) -> None:
+        # A float32 file rounds the threshold itself.
+        self._threshold = np.float32(threshold_mev * (1 - 1e-6))
+        self.seen: dict[bytes, int] = {}
+        self.largest = 0.0
+        self._negative = self._below_voxels = self._below_showers = self._hits = self._empty = self._duplicates = 0
+        self._first_negative: int | None = None
+        self._first_duplicate: tuple[int, int] | None = None
+
+    def add(self, showers: NDArray[np.float32], first_row: int) -> None:
+        self.largest = max(self.largest, float(showers.max()))
+        negative = (showers < 0).any(axis=1)
+        if negative.any():
+            self._negative += int(negative.sum())
+            if self._first_negative is None:
+                self._first_negative = first_row + int(np.flatnonzero(negative)[0])
+        hit = showers > 0
+        hits = np.count_nonzero(hit, axis=1)
+        self._hits += int(hits.sum())
+        below = np.count_nonzero(hit & (showers < self._threshold), axis=1)
+        self._below_voxels += int(below.sum())
+        self._below_showers += int((below > 0).sum())
+        self._empty += int((hits == 0).sum())
+        for row in np.flatnonzero(hits):
+            digest = hashlib.blake2b(np.ascontiguousarray(showers[row]).data, digest_size=16).digest()
+            earlier = self.seen.setdefault(digest, first_row + int(row))
+            if earlier != first_row + row:
+                self._duplicates += 1
+                if self._first_duplicate is None:
+                    self._first_duplicate = (earlier, first_row + int(row))
+
+    def result(self) -> Tallies:
+        return Tallies(
+            negative_showers=self._negative,
+            first_negative_row=self._first_negative,
+            below_threshold_voxels=self._below_voxels,
+            below_threshold_showers=self._below_showers,
+            hit_voxels=self._hits,
+            empty_showers=self._empty,
+            duplicate_showers=self._duplicates,
+            first_duplicate_rows=self._first_duplicate,
+            largest_voxel_mev=self.largest,
+        )
