@@ -29,6 +29,7 @@ FIT_FOR_DOUBT = 0.15
 FIT_RATIO = 1 / 3
 COUNT_IMBALANCE = 1.1
 LEAST_FOR_ORDER = 50
+LEAST_OVERLAP = 0.01
 
 Array = NDArray[np.float64]
 
@@ -90,7 +91,7 @@ def _refuse_units(reference: ShowerSet, sample: ShowerSet) -> None:
     low, high = UNIT_FACTOR_RANGE
     ratio = float(np.median(reference.features.e_inc_mev) / np.median(sample.features.e_inc_mev))
     inside = _overlap(reference.features.e_inc_mev, sample.features.e_inc_mev)
-    if inside == 0.0:
+    if inside < LEAST_OVERLAP:
         hint = (
             "they look like GeV: multiply incident_energies (and showers, if they are in GeV too) by 1000"
             if low < ratio < high
@@ -98,8 +99,8 @@ def _refuse_units(reference: ShowerSet, sample: ShowerSet) -> None:
         )
         raise ShowerFileError(
             f"{sample.path}: dataset incident_energies",
-            f"median {np.median(sample.features.e_inc_mev):.6g}, none within the reference's range",
-            f"MeV between {reference.features.e_inc_mev.min():.6g} and {reference.features.e_inc_mev.max():.6g}; {hint}",
+            f"median {np.median(sample.features.e_inc_mev):.6g}, {inside:.1%} within the reference's range",
+            f"MeV, {reference.features.e_inc_mev.min():.6g} to {reference.features.e_inc_mev.max():.6g}; {hint}",
         )
     response = _median_response(reference) / max(_median_response(sample), 1e-300)
     if response > RESPONSE_FACTOR_LIMIT or response < 1 / RESPONSE_FACTOR_LIMIT:
