@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from sampler.gibbs import lanes
+from sampler.gibbs.compiling import kernel
 from sampler.gibbs.fast import exponent_factors, run_fast
 from sampler.gibbs.graph import Programme
 from sampler.gibbs.plain import run_plain
 from sampler.gibbs.streams import generator_states
 
-BLOCK_TYPES = (np.uint8, np.uint16, np.uint32, np.uint64)
-"""State integers of the fast kernel: 8, 16, 32 or 64 chains at a time."""
+BLOCK_TYPES = (np.uint8, np.uint32, np.uint64)
+"""State integers of the fast kernel: 8, 32 or 64 chains at a time."""
 
 
 def run_block_fast(
@@ -38,14 +38,10 @@ def run_block_fast(
     scratch = np.empty((5, width), dtype=np.int16)
     twice_betas = 2.0 * betas / programme.scale
     factors = exponent_factors(twice_betas)
-    fields = programme.base.astype(np.int16)
-    if graph.held.shape[0]:
-        held = np.empty(graph.held.shape[0], dtype=state_type)
-        _pack(spins, graph.held, held)
-        per_lane = np.empty((graph.updates, width), dtype=np.int16)
-        _fold(held, fields, graph.held_indptr, graph.held_columns, programme.packed_held_step, per_lane)
-        common = (spins[:, graph.held] == spins[0, graph.held]).all()
-        fields = np.ascontiguousarray(per_lane[:, 0]) if common else per_lane
+    held = np.empty(graph.held.shape[0], dtype=state_type)
+    _pack(spins, graph.held, held)
+    fields = np.empty((graph.updates, width), dtype=np.int16)
+    _fold(held, programme.base16, graph.held_indptr, graph.held_columns, programme.packed_held_step, fields)
     run_fast(
         up,
         fields,
@@ -66,9 +62,9 @@ def run_block_plain(
 ) -> None:
     """Sweep rows of ``spins`` in place with the plain kernel."""
     graph = programme.graph
-    up = (spins[:, graph.order] > 0).astype(np.uint8)
+    up = np.ascontiguousarray(spins[:, graph.order] > 0).astype(np.uint8)
     fields = np.empty(up.shape, dtype=np.int32)
-    held = (spins[:, graph.held] > 0).astype(np.uint8)
+    held = np.ascontiguousarray(spins[:, graph.held] > 0).astype(np.uint8)
     _fold_plain(held, programme.base, graph.held_indptr, graph.held_columns, programme.held_step, fields)
     run_plain(
         up,
@@ -83,7 +79,7 @@ def run_block_plain(
     spins[:, graph.order] = 2 * up.astype(np.int8) - 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _pack(spins: NDArray[np.int8], nodes: NDArray[np.int32], bits: Any) -> None:
     for position in range(nodes.shape[0]):
         word = np.uint64(0)
@@ -92,7 +88,7 @@ def _pack(spins: NDArray[np.int8], nodes: NDArray[np.int32], bits: Any) -> None:
         bits[position] = word
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _unpack(bits: Any, nodes: NDArray[np.int32], spins: NDArray[np.int8]) -> None:
     for position in range(nodes.shape[0]):
         word = np.uint64(bits[position])
@@ -100,7 +96,7 @@ def _unpack(bits: Any, nodes: NDArray[np.int32], spins: NDArray[np.int8]) -> Non
             spins[row, nodes[position]] = np.int8(2 * np.int64((word >> np.uint64(row)) & np.uint64(1)) - 1)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fold(
     held: Any,
     base: NDArray[np.int16],
@@ -116,7 +112,7 @@ def _fold(
         lanes.store_words(field, fields, position)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fold_plain(
     held: NDArray[np.uint8],
     base: NDArray[np.int32],

@@ -13,11 +13,11 @@ from functools import cache
 from time import monotonic
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from sampler.errors import InvalidInputError, SamplerTimeoutError
 from sampler.gibbs.blocks import BLOCK_TYPES, run_block_fast, run_block_plain
+from sampler.gibbs.compiling import kernel
 from sampler.gibbs.graph import Programme, programme_of
 from sampler.gibbs.schedule import checked_sweeps, ramp_and_hold
 from sampler.gibbs.streams import DRAW, REFINE, start_word, stream_keys
@@ -158,7 +158,7 @@ def each_piece(work: Callable[[slice], None], rows: int, size: int, threads: int
         future.result()
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _scatter_start(spins: NDArray[np.int8], order: NDArray[np.int32], keys: NDArray[np.uint64]) -> None:
     for row in range(spins.shape[0]):
         word = np.uint64(0)

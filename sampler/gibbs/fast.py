@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from sampler.gibbs import lanes
+from sampler.gibbs.compiling import kernel
 from sampler.gibbs.plain import unlikely
 
 MARGIN = 8
@@ -40,7 +40,7 @@ def exponent_factors(twice_betas: NDArray[np.float64]) -> NDArray[np.int32]:
     return np.stack([cap, np.minimum(whole, 65535.0), fraction], axis=1).astype(np.int32)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def run_fast(
     up: NDArray[Any],
     fields: NDArray[np.int16],
@@ -57,7 +57,7 @@ def run_fast(
 
     Args:
         up: (updates,) uint8 … uint64; bit l of ``up[p]`` is set where update p's spin in chain l is +1.
-        fields: field of each update with every free spin down: (updates,) for all lanes or (updates, lanes).
+        fields: (updates, lanes) field of each update with the condition folded in and every free spin down.
         indptr: (updates + 1,) int32, rows of ``neighbours``.
         neighbours: (entries,) int32, positions of neighbours.
         step: (entries,) int32, twice the coupling modulo 2¹⁶, in both halves.
@@ -117,7 +117,7 @@ def run_fast(
                 up[position] = lanes.negative(up, field) ^ rare
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _settle(
     rare: Any, open_lanes: Any, field: Any, bits: Any, scratch: Any, keys: Any, twice_beta: Any, update: Any
 ) -> Any:
@@ -125,11 +125,11 @@ def _settle(
     lanes.store_words(field, scratch, 3)
     lanes.store_words(bits, scratch, 4)
     rare_bits, open_bits = np.uint64(rare), np.uint64(open_lanes)
-    for lane in range(scratch.shape[1]):
-        bit = np.uint64(1) << np.uint64(lane)
-        if open_bits & bit:
-            rare_bits &= ~bit
-            size = twice_beta * abs(np.int64(scratch[3, lane]))
-            if unlikely(np.int64(scratch[4, lane]) & 0xFFFF, size, keys[lane], update):
-                rare_bits |= bit
+    rare_bits &= ~open_bits
+    while open_bits != 0:
+        lane = lanes.trailing_zeros(open_bits)
+        open_bits &= open_bits - np.uint64(1)
+        size = twice_beta * abs(np.int64(scratch[3, lane]))
+        if unlikely(np.int64(scratch[4, lane]) & 0xFFFF, size, keys[lane], update):
+            rare_bits |= np.uint64(1) << np.uint64(lane)
     return rare_bits

@@ -125,6 +125,7 @@ class Programme:
         held_step: (held entries,) int32, twice the coupling to a held neighbour.
         packed_step: ``step`` modulo 2¹⁶, in both halves of an int32.
         packed_held_step: likewise.
+        base16: ``base`` modulo 2¹⁶.
     """
 
     graph: GibbsGraph
@@ -135,6 +136,7 @@ class Programme:
     held_step: NDArray[np.int32]
     packed_step: NDArray[np.int32]
     packed_held_step: NDArray[np.int32]
+    base16: NDArray[np.int16]
 
     @classmethod
     def build(cls, graph: GibbsGraph, h: NDArray[np.float32], j: NDArray[np.float32], beta: float) -> Programme:
@@ -154,6 +156,7 @@ class Programme:
         return cls(
             graph=graph,
             scale=scale,
+            base16=_whole(base).astype(np.int16),
             wide=wide,
             base=_whole(base),
             step=step,

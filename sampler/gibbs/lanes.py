@@ -33,13 +33,13 @@ class VectorType(types.Type):
 
     def __init__(self, width: int, lanes: int) -> None:
         self.width, self.lanes = width, lanes
-        super().__init__(name=f"vector_{lanes}_of_u{width}")  # type: ignore[no-untyped-call]
+        super().__init__(name=f"vector_{lanes}_of_u{width}")
 
 
 @register_model(VectorType)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: VectorType) -> None:
-        super().__init__(manager, kind, ir.VectorType(ir.IntType(kind.width), kind.lanes))
+        super().__init__(manager, kind, ir.VectorType(ir.IntType(kind.width), kind.lanes))  # type: ignore[no-untyped-call]
 
 
 def _words(array: Any) -> VectorType:
@@ -168,6 +168,17 @@ def splat(context: Any, state: Any, value: Any) -> Any:  # noqa: ARG001
         return _splat(builder, builder.trunc(wide, _I16), result.lanes)
 
     return result(state, value), emit
+
+
+@intrinsic
+def trailing_zeros(context: Any, bits: Any) -> Any:  # noqa: ARG001
+    """Index of the lowest set bit of an integer that is not 0."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        count = builder.cttz(arguments[0], _I1(1))
+        return context.cast(builder, count, signature.args[0], types.int64)
+
+    return types.int64(bits), emit
 
 
 def _binary(operation: str, what: str) -> Any:

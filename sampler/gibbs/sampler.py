@@ -9,6 +9,7 @@ from typing import Literal, Self
 import numpy as np
 
 from sampler.errors import InvalidInputError, SamplerUnavailableError
+from sampler.gibbs.blocks import BLOCK_TYPES
 from sampler.gibbs.chains import available_threads, draw, refine
 from sampler.gibbs.schedule import DEFAULT_SWEEPS, checked_sweeps
 from sampler.machine import PARTITION_COUNT, BoltzmannMachine
@@ -89,16 +90,18 @@ class GibbsSampler:
 
 
 def warm_up() -> None:
-    """Compile the kernels, or load them from the cache on disk: call once at start-up, before the first request."""
-    machine = BoltzmannMachine(
-        h=np.zeros(PARTITION_COUNT, dtype=np.float32),
-        j=np.ones(1, dtype=np.float32),
-        edges=np.array([[0, 1]], dtype=np.int32),
-        partitions=np.arange(PARTITION_COUNT, dtype=np.int8),
-        qubits=np.arange(PARTITION_COUNT, dtype=np.int64),
-        topology="none",
-    )
-    conditions = np.ones((1, 1), dtype=np.int8)
-    streams = np.zeros((1, 2), dtype=np.uint64)
-    spins = draw(machine, conditions, streams, 2)
-    refine(machine, spins, 1, streams, free_condition=True)
+    """Compile every kernel, or load them from the cache on disk: call once at start-up, before the first request."""
+    for bias in (0.0, 1.0):
+        machine = BoltzmannMachine(
+            h=np.full(PARTITION_COUNT, bias, dtype=np.float32),
+            j=np.full(1, 1.0 + 1e4 * bias, dtype=np.float32),
+            edges=np.array([[0, 1]], dtype=np.int32),
+            partitions=np.arange(PARTITION_COUNT, dtype=np.int8),
+            qubits=np.arange(PARTITION_COUNT, dtype=np.int64),
+            topology="none",
+        )
+        for state_type in BLOCK_TYPES:
+            rows = 8 * np.dtype(state_type).itemsize
+            conditions = np.ones((rows, 1), dtype=np.int8)
+            streams = np.zeros((rows, 2), dtype=np.uint64)
+            draw(machine, conditions, streams, 2, threads=1)
