@@ -20,6 +20,7 @@ from sampler.emulator.draw import StoppedError, draw
 from sampler.emulator.faults import FaultPlan
 from sampler.emulator.physics import Physics
 from sampler.emulator.problem import Problem, RefusedError, read_problem
+from sampler.gibbs.sampler import warm_up
 
 JOBS_KEPT = 2000
 ANSWER_BYTES_KEPT = 256 * 2**20
@@ -84,6 +85,8 @@ class SolverBackend:
         self._offline_until_s: float | None = None
         self._chip = build_chip(config.topology, config.defects, config.seed)
         self._physics = Physics(config, self._chip)
+        # Compiled before the first problem, whose client would otherwise wait for it.
+        warm_up()
         self._workers = [
             threading.Thread(target=self._work, name=f"emulator-worker-{index}", daemon=True)
             for index in range(config.workers)
