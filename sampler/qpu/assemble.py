@@ -1,0 +1,44 @@
+"""From the reads of a plan to whole states of the machine that follow its law."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampler.gibbs.chains import refine
+from sampler.qpu.draw import Bill, PartReads
+from sampler.qpu.layout import draw_holes
+from sampler.request import LatentRequest
+
+
+def assemble(
+    request: LatentRequest, parts: Sequence[PartReads], refine_sweeps: int, deadline: float, bill: Bill
+) -> NDArray[np.int8]:
+    """(rows, nodes) states: each row its own read, the condition set, holes drawn, then ``refine_sweeps`` sweeps."""
+    machine = request.machine
+    spins = np.zeros((request.rows, machine.node_count), dtype=np.int8)
+    violations = placed_spins = 0
+    for reads in parts:
+        rows, layout = reads.part.rows, reads.site.layout
+        spins[np.ix_(rows, layout.nodes)] = reads.spins[: rows.size]
+        held = np.flatnonzero(machine.partitions[layout.nodes] == 0)
+        if held.size:
+            column = np.searchsorted(machine.condition_nodes, layout.nodes[held])
+            wanted = request.conditions[rows[0]][column]
+            violations += int((reads.spins[:, held] != wanted).sum())
+            placed_spins += int(reads.spins[:, held].size)
+        spins[np.ix_(rows, machine.condition_nodes)] = request.conditions[rows]
+    for reads in parts:
+        rows, holes = reads.part.rows, reads.site.unrealised
+        if holes.size:
+            block = spins[rows]
+            draw_holes(machine, block, holes, request.streams[rows])
+            spins[rows] = block
+    if placed_spins:
+        bill.note(
+            f"flux biases left {violations / placed_spins:.2%} of the condition's spins wrong; they were set right "
+            "before refinement"
+        )
+    return refine(machine, spins, refine_sweeps, request.streams, deadline=deadline)

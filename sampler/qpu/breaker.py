@@ -1,0 +1,100 @@
+"""A circuit breaker: after too many failures in a row calls are refused at once, until one probe succeeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Lock
+from time import monotonic
+from typing import Any, Literal
+
+from sampler.errors import CircuitOpenError
+
+State = Literal["closed", "open", "half_open"]
+_LONGEST = 10.0
+"""Most times the cooldown that the wait grows to."""
+
+
+@dataclass(slots=True)
+class CircuitBreaker:
+    """Counts failures in a row. Safe to use from several threads.
+
+    Attributes:
+        failures_allowed: failures in a row that open the circuit.
+        cooldown_s: how long it stays open before one call is let through as a probe; doubles with each failed probe.
+        clock: seconds.
+    """
+
+    failures_allowed: int
+    cooldown_s: float
+    clock: Callable[[], float] = monotonic
+    _lock: Lock = field(default_factory=Lock)
+    _failures: int = 0
+    _opened_at: float | None = None
+    _wait_s: float = 0.0
+    _probing: bool = False
+    _last_error: str | None = None
+
+    def enter(self) -> None:
+        """Ask to make a call; to be followed by ``succeeded``, ``failed`` or ``abandoned``.
+
+        Raises:
+            CircuitOpenError: the circuit is open; its ``retry_after_s`` says until when.
+        """
+        with self._lock:
+            if self._opened_at is None:
+                return
+            left = self._opened_at + self._wait_s - self.clock()
+            if left > 0 or self._probing:
+                raise CircuitOpenError(
+                    f"the QPU failed {self._failures} times in a row, last: {self._last_error}",
+                    retry_after_s=max(left, 1.0),
+                )
+            self._probing = True
+
+    def succeeded(self) -> None:
+        """The call worked: the circuit closes."""
+        with self._lock:
+            self._failures, self._opened_at, self._wait_s, self._probing, self._last_error = 0, None, 0.0, False, None
+
+    def failed(self, error: BaseException) -> None:
+        """The call failed for a reason that lies with the QPU."""
+        with self._lock:
+            self._failures += 1
+            self._last_error = f"{type(error).__name__}: {error}"
+            if self._probing or (self._opened_at is None and self._failures >= self.failures_allowed):
+                self._wait_s = min(max(self.cooldown_s, 2 * self._wait_s), _LONGEST * self.cooldown_s)
+                self._opened_at = self.clock()
+            self._probing = False
+
+    def abandoned(self) -> None:
+        """The call ended for a reason that says nothing about the QPU, such as a bad option."""
+        with self._lock:
+            self._probing = False
+
+    @property
+    def state(self) -> State:
+        """``closed``, ``open``, or ``half_open`` when a probe is due or under way."""
+        with self._lock:
+            if self._opened_at is None:
+                return "closed"
+            if self._probing or self.clock() >= self._opened_at + self._wait_s:
+                return "half_open"
+            return "open"
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """Seconds until the next probe, None if the circuit is not open."""
+        with self._lock:
+            if self._opened_at is None:
+                return None
+            return max(0.0, self._opened_at + self._wait_s - self.clock())
+
+    def detail(self) -> dict[str, Any]:
+        """State, failures in a row and last error, for users and metrics."""
+        return {
+            "state": self.state,
+            "failures": self._failures,
+            "retry_after_s": self.retry_after_s,
+            "last_error": self._last_error,
+        }

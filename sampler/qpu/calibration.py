@@ -1,0 +1,185 @@
+"""The effective inverse temperature of a solver for a machine: measured, kept on disk, watched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampler.errors import InvalidInputError
+from sampler.gibbs.chains import draw
+from sampler.machine import BoltzmannMachine
+from sampler.qpu.budget import utc_now
+from sampler.qpu.draw import PartReads
+from sampler.qpu.files import locked, read_json, write_json
+from sampler.qpu.temperature import Estimate, energy_scale, pseudolikelihood_scale
+
+_CHAIN_SWEEPS = 256
+_CHAINS = 300
+_MOST_READS_WATCHED = 200
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationKey:
+    """What a calibration belongs to."""
+
+    solver: str
+    graph_id: str
+    machine: str
+    annealing_time_us: float
+
+    def __str__(self) -> str:
+        return f"{self.solver}|{self.graph_id}|{self.machine}|{self.annealing_time_us:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A measured beta_eff, in 1/(programmed unit), with standard errors.
+
+    Attributes:
+        solver, graph_id, machine, annealing_time_us: what it belongs to; ``machine`` is a fingerprint.
+        beta: the value in use, that of energy matching: among all temperatures it is the most likely one.
+        beta_error: its standard error.
+        beta_pseudolikelihood: by the independent second method.
+        beta_pseudolikelihood_error: its standard error.
+        reads: reads behind it.
+        calibrated_at: UTC, ISO 8601.
+        method: how ``beta`` was found.
+    """
+
+    solver: str
+    graph_id: str
+    machine: str
+    annealing_time_us: float
+    beta: float
+    beta_error: float
+    beta_pseudolikelihood: float
+    beta_pseudolikelihood_error: float
+    reads: int
+    calibrated_at: str
+    method: str = "energy matching"
+
+    @property
+    def key(self) -> CalibrationKey:
+        """What it belongs to."""
+        return CalibrationKey(self.solver, self.graph_id, self.machine, self.annealing_time_us)
+
+    def age_s(self, now: datetime) -> float:
+        """Seconds since it was made."""
+        return (now - datetime.fromisoformat(self.calibrated_at)).total_seconds()
+
+    @property
+    def methods_agree(self) -> bool:
+        """Whether the two methods differ by less than 5 % or four standard errors."""
+        difference = abs(self.beta - self.beta_pseudolikelihood)
+        error = math.hypot(self.beta_error, self.beta_pseudolikelihood_error)
+        return difference < max(0.05 * self.beta, 4 * error)
+
+
+class CalibrationStore:
+    """Calibrations in one JSON file, shared by all processes that name it."""
+
+    def __init__(self, path: Path, clock: Callable[[], datetime] = utc_now) -> None:
+        self._path, self._clock = path, clock
+
+    def get(self, key: CalibrationKey) -> Calibration | None:
+        """The latest calibration of ``key``, if there is one."""
+        entry = read_json(self._path).get(str(key))
+        return None if entry is None else self._parse(entry)
+
+    def put(self, calibration: Calibration) -> None:
+        """Keep ``calibration`` in place of an earlier one of the same key."""
+        with locked(self._path):
+            write_json(self._path, read_json(self._path) | {str(calibration.key): asdict(calibration)})
+
+    def all(self) -> tuple[Calibration, ...]:
+        """Every calibration kept."""
+        return tuple(self._parse(entry) for entry in read_json(self._path).values())
+
+    def now(self) -> datetime:
+        """The time now, in UTC."""
+        return self._clock()
+
+    def _parse(self, entry: Any) -> Calibration:
+        try:
+            calibration = Calibration(**entry)
+            sound = math.isfinite(calibration.beta) and calibration.beta > 0
+            calibration.age_s(self._clock())
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(
+                str(self._path), str(entry)[:80], "calibrations as this program wrote them"
+            ) from error
+        if not sound:
+            raise InvalidInputError(str(self._path), calibration.beta, "beta above 0")
+        return calibration
+
+
+def timestamp(now: datetime) -> str:
+    """``now`` as provenance shows it."""
+    return now.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def apparent_scale(parts: Sequence[PartReads], rng: np.random.Generator) -> Estimate:
+    """Pseudolikelihood estimate of r from the reads of some parts: 1 where the assumed beta_eff is right."""
+    pulls = []
+    for reads in parts:
+        spins = reads.spins[:_MOST_READS_WATCHED]
+        felt = reads.site.layout.local_fields(reads.fields, spins)
+        free = reads.site.layout.machine.partitions[reads.site.layout.nodes] != 0
+        pull = -2.0 * reads.factor * spins * felt
+        pull[:, ~free] = 0.0
+        pulls.append(pull)
+    return pseudolikelihood_scale(_padded(pulls), rng)
+
+
+def matched_scale(
+    parts: Sequence[PartReads], start: float, seed: int, rng: np.random.Generator, deadline: float | None
+) -> Estimate:
+    """Energy matching of the reads of some parts, all of the same number of reads, against Gibbs chains."""
+    machines = [programmed_machine(reads) for reads in parts]
+    energies = np.stack([_energies(reads) for reads in parts])
+    call = 0
+
+    def chains(r: float) -> NDArray[np.float64]:
+        nonlocal call
+        call += 1
+        streams = np.stack([np.full(_CHAINS, seed), np.arange(_CHAINS) + call * _CHAINS], axis=1).astype(np.uint64)
+        drawn = []
+        for reads, machine in zip(parts, machines, strict=True):
+            conditions = np.ones((_CHAINS, machine.condition_nodes.size), dtype=np.int8)
+            states = draw(machine, conditions, streams, _CHAIN_SWEEPS, beta=r, deadline=deadline)
+            drawn.append(_energies(reads, states[:, reads.site.layout.nodes]))
+        return np.stack(drawn)
+
+    return energy_scale(energies, chains, start, rng)
+
+
+def programmed_machine(reads: PartReads) -> BoltzmannMachine:
+    """The machine that was really programmed: holes and missing couplers left out, the condition folded in."""
+    layout = reads.site.layout
+    h = np.zeros(layout.machine.node_count)
+    h[layout.nodes] = reads.fields * reads.factor
+    j = np.zeros(layout.machine.j.shape[0])
+    j[layout.couplings] = layout.j * reads.factor
+    return layout.machine.with_parameters(h.astype(np.float32), j.astype(np.float32))
+
+
+def _energies(reads: PartReads, spins: NDArray[np.int8] | None = None) -> NDArray[np.float64]:
+    """(reads,) programmed energies in kT at the assumed beta_eff."""
+    states = reads.spins if spins is None else spins
+    layout = reads.site.layout
+    products = states[:, layout.ends[:, 0]] * states[:, layout.ends[:, 1]]
+    energies: NDArray[np.float64] = reads.factor * (states @ reads.fields + products @ layout.j)
+    return energies
+
+
+def _padded(pieces: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The pieces below each other, filled up with zeros, which add nothing to a pseudolikelihood's slope."""
+    width = max(piece.shape[1] for piece in pieces)
+    return np.concatenate([np.pad(piece, ((0, 0), (0, width - piece.shape[1]))) for piece in pieces])

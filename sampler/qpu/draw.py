@@ -1,0 +1,333 @@
+"""One draw on a solver: problems built from programmings, paid for, submitted, collected, and turned back to spins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampler.errors import InvalidInputError, SamplerError
+from sampler.qpu.budget import BudgetLedger, current_key
+from sampler.qpu.gauge import draw_gauge
+from sampler.qpu.link import Connection, SolverLink
+from sampler.qpu.packing import Part, Programming
+from sampler.qpu.problems import Answer, Collector, Problem, Submission, submit
+from sampler.qpu.ranges import checked_factor, widest_beta
+from sampler.qpu.settings import QpuSettings
+from sampler.qpu.site import Site
+from sampler.qpu.solver import SolverInfo
+from sampler.request import ConditionMode
+
+
+@dataclass(frozen=True, slots=True)
+class DrawOptions:
+    """How to draw: what a request asked for, or the defaults.
+
+    Attributes:
+        annealing_time_us: anneal time of each read.
+        gauges: spin-reversal gauges each programming is repeated in.
+        condition_mode: how the condition is held.
+        cap_us: most QPU access time of this draw, None for no cap.
+    """
+
+    annealing_time_us: float
+    gauges: int = 1
+    condition_mode: ConditionMode = "fold"
+    cap_us: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PartReads:
+    """What came back for one part.
+
+    Attributes:
+        part: the part.
+        site: where it was drawn.
+        fields: (n,) programmed fields, in kT at the assumed beta_eff and before any rescaling.
+        factor: what (h, J)/beta was scaled by to fit the ranges.
+        spins: (reads, n) int8, gauges undone.
+    """
+
+    part: Part
+    site: Site
+    fields: NDArray[np.float64]
+    factor: float
+    spins: NDArray[np.int8]
+
+
+@dataclass(slots=True)
+class Bill:
+    """What a draw used."""
+
+    problem_ids: list[str] = field(default_factory=list)
+    reads: int = 0
+    access_time_us: float = 0.0
+    timing_us: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str | None) -> None:
+        """Add a remark once."""
+        if text and text not in self.notes:
+            self.notes.append(text)
+
+
+@dataclass(slots=True, eq=False)
+class _Planned:
+    """A problem, which parts it holds, and the gauge of its spins."""
+
+    programming: Programming
+    problem: Problem
+    gauge: NDArray[np.int8]
+    factors: tuple[float, ...]
+    estimate_us: float
+
+
+class Drawer:
+    """Draws on one solver through one borrowed connection."""
+
+    def __init__(
+        self, link: SolverLink, connection: Connection, info: SolverInfo, ledger: BudgetLedger, settings: QpuSettings
+    ) -> None:
+        self._link, self._connection, self._info = link, connection, info
+        self._ledger, self._settings = ledger, settings
+
+    def draw(
+        self,
+        programmings: Sequence[Programming],
+        sites: Sequence[Site],
+        conditions: NDArray[np.int8],
+        beta: float,
+        options: DrawOptions,
+        deadline: float,
+        rng: np.random.Generator,
+        bill: Bill,
+    ) -> list[PartReads]:
+        """The reads of every part, in the order of ``programmings`` and their parts.
+
+        Args:
+            programmings: what to program.
+            sites: the copy each part's ``copy`` names.
+            conditions: (conditions, condition nodes) int8, what each part's ``condition`` names.
+            beta: assumed beta_eff, in 1/(programmed unit).
+            options: how to draw.
+            deadline: instant of ``time.monotonic`` by which all must be back.
+            rng: randomness of the gauges.
+            bill: what is used is added to it.
+
+        Raises:
+            BudgetExceededError: before anything is submitted.
+            ProblemRangeError: before anything is submitted.
+            SamplerError: a problem failed; the others were cancelled.
+        """
+        fields = self._fields(programmings, sites, conditions)
+        planned = [
+            one
+            for programming in programmings
+            for one in self._plan(programming, sites, fields, conditions, beta, options, rng, bill)
+        ]
+        total_us = sum(one.estimate_us for one in planned)
+        reservation = self._ledger.reserve(total_us, options.cap_us, current_key())
+        spent = _Spending([one.estimate_us for one in planned])
+        try:
+            answers = self._run(planned, deadline, spent, bill)
+        finally:
+            self._ledger.settle(reservation, spent.billed_us())
+        return self._unpack(programmings, planned, answers, sites, fields)
+
+    def least_beta(self, sites: Sequence[Site], conditions: NDArray[np.int8]) -> float:
+        """Smallest beta_eff at which every condition fits the solver's ranges on every site, with a little room."""
+        least = 0.0
+        for site in sites:
+            fields = site.layout.fields(conditions)
+            h = np.where(np.abs(fields).max(axis=0) == fields.max(axis=0), fields.max(axis=0), fields.min(axis=0))
+            least = max(least, 1.01 * widest_beta(self._info, site.limits, h, site.layout.j))
+        return least
+
+    def _fields(
+        self, programmings: Sequence[Programming], sites: Sequence[Site], conditions: NDArray[np.int8]
+    ) -> dict[tuple[int, int], NDArray[np.float64]]:
+        """(copy, condition) → (n,) fields in kT."""
+        fields: dict[tuple[int, int], NDArray[np.float64]] = {}
+        for copy, site in enumerate(sites):
+            parts = [part for programming in programmings for part in programming.parts if part.copy == copy]
+            wanted = sorted({part.condition for part in parts})
+            if wanted:
+                rows = site.layout.fields(conditions[wanted])
+                fields.update({(copy, condition): row for condition, row in zip(wanted, rows, strict=True)})
+        return fields
+
+    def _plan(
+        self,
+        programming: Programming,
+        sites: Sequence[Site],
+        fields: dict[tuple[int, int], NDArray[np.float64]],
+        conditions: NDArray[np.int8],
+        beta: float,
+        options: DrawOptions,
+        rng: np.random.Generator,
+        bill: Bill,
+    ) -> list[_Planned]:
+        settings, info = self._settings, self._info
+        scaled = []
+        for part in programming.parts:
+            site = sites[part.copy]
+            h, j = fields[part.copy, part.condition] / beta, site.layout.j / beta
+            factor, note = checked_factor(info, site.limits, h, j, beta, settings.range_policy, settings.min_rescale)
+            bill.note(note)
+            scaled.append((site, factor, h * factor, j * factor))
+        factors = tuple(factor for _, factor, _, _ in scaled)
+        qubits = np.concatenate([site.layout.qubits for site, *_ in scaled])
+        estimates = _split(programming.reads, options.gauges)
+        planned = []
+        for turn, reads in enumerate(estimates):
+            gauges, h_all, j_all, ends_all, offset = [], [], [], [], 0
+            for site, _, h, j in scaled:
+                ends = site.layout.ends
+                gauge = np.ones(h.size, dtype=np.int8)
+                if options.gauges > 1 or turn:
+                    gauge = draw_gauge(info, site.limits, ends, j, h.size, rng)
+                gauges.append(gauge)
+                h_all.append(h * gauge)
+                j_all.append(j * gauge[ends].prod(axis=1))
+                ends_all.append(ends + offset)
+                offset += h.size
+            gauge = np.concatenate(gauges)
+            flux = None
+            if options.condition_mode == "flux_bias":
+                flux = self._flux_biases(programming, sites, conditions, gauges)
+            problem = Problem(
+                qubits=qubits,
+                h=np.concatenate(h_all),
+                ends=np.concatenate(ends_all),
+                j=np.concatenate(j_all),
+                reads=reads,
+                annealing_time_us=options.annealing_time_us,
+                flux_biases=flux,
+            )
+            estimate = info.access_time_us(qubits.size, reads, options.annealing_time_us)
+            planned.append(_Planned(programming, problem, gauge, factors, estimate))
+        return planned
+
+    def _flux_biases(
+        self,
+        programming: Programming,
+        sites: Sequence[Site],
+        conditions: NDArray[np.int8],
+        gauges: list[NDArray[np.int8]],
+    ) -> NDArray[np.float64]:
+        """(nominal qubits,) flux biases that push each placed condition qubit to its condition."""
+        if not self._info.takes_flux_biases:
+            raise InvalidInputError("options.condition_mode", "flux_bias", f"fold: {self._info.name} has none")
+        biases = np.zeros(self._info.num_qubits)
+        for part, gauge in zip(programming.parts, gauges, strict=True):
+            layout = sites[part.copy].layout
+            column = np.full(layout.machine.node_count, -1, dtype=np.int64)
+            column[layout.machine.condition_nodes] = np.arange(layout.machine.condition_nodes.size)
+            held = np.flatnonzero(column[layout.nodes] >= 0)
+            wanted = conditions[part.condition][column[layout.nodes[held]]]
+            # A flux bias of +Φ pushes to s = +1, as a field h below 0 does.
+            biases[layout.qubits[held]] = self._settings.flux_bias_phi0 * wanted * gauge[held]
+        return biases
+
+    def _run(self, planned: list[_Planned], deadline: float, spent: _Spending, bill: Bill) -> list[Answer]:
+        collector = Collector(self._link, self._connection, self._settings)
+        under_way: dict[int, Submission] = {}
+        answers: list[Answer] = []
+        sent = 0
+        try:
+            for number in range(len(planned)):
+                while sent < len(planned) and len(under_way) < self._settings.max_in_flight:
+                    under_way[sent] = submit(self._info, planned[sent].problem, self._link.secret)
+                    spent.sent(sent)
+                    sent += 1
+                submission = under_way[number]
+                try:
+                    answer = collector.collect(submission, deadline)
+                except SamplerError:
+                    if submission.refused:
+                        spent.refused(number)
+                    raise
+                del under_way[number]
+                spent.answered(number, answer.timing_us.get("qpu_access_time"))
+                self._enter(answer, planned[number], bill)
+                answers.append(answer)
+        finally:
+            started = monotonic()
+            for submission in under_way.values():
+                if monotonic() - started < self._settings.cancel_grace_s:
+                    collector.abandon(submission)
+        return answers
+
+    def _enter(self, answer: Answer, planned: _Planned, bill: Bill) -> None:
+        bill.problem_ids.append(answer.problem_id)
+        bill.reads += planned.problem.reads
+        if "qpu_access_time" not in answer.timing_us:
+            bill.note("the solver sent no timing for some problems: their access time is an estimate")
+        bill.access_time_us += answer.timing_us.get("qpu_access_time", planned.estimate_us)
+        for name, value in answer.timing_us.items():
+            bill.timing_us[name] = bill.timing_us.get(name, 0.0) + value
+
+    def _unpack(
+        self,
+        programmings: Sequence[Programming],
+        planned: list[_Planned],
+        answers: list[Answer],
+        sites: Sequence[Site],
+        fields: dict[tuple[int, int], NDArray[np.float64]],
+    ) -> list[PartReads]:
+        reads: list[PartReads] = []
+        for programming in programmings:
+            mine = [number for number, one in enumerate(planned) if one.programming is programming]
+            spins = np.concatenate([answers[number].spins * planned[number].gauge for number in mine])
+            at = 0
+            for part, factor in zip(programming.parts, planned[mine[0]].factors, strict=True):
+                site = sites[part.copy]
+                width = site.layout.nodes.size
+                piece = np.ascontiguousarray(spins[:, at : at + width])
+                reads.append(PartReads(part, site, fields[part.copy, part.condition], factor, piece))
+                at += width
+        return reads
+
+
+class _Spending:
+    """What each problem of a draw has cost, as far as is known."""
+
+    def __init__(self, estimates_us: list[float]) -> None:
+        self._estimates_us = estimates_us
+        self._billed_us = [0.0] * len(estimates_us)
+
+    def sent(self, number: int) -> None:
+        """It may be billed from now on."""
+        self._billed_us[number] = self._estimates_us[number]
+
+    def refused(self, number: int) -> None:
+        """It was never accepted."""
+        self._billed_us[number] = 0.0
+
+    def answered(self, number: int, access_time_us: float | None) -> None:
+        """It was billed, as its own timing says, or as estimated if it does not say."""
+        if access_time_us is not None:
+            self._billed_us[number] = access_time_us
+
+    def billed_us(self) -> float:
+        """Sum over the problems."""
+        return sum(self._billed_us)
+
+
+def _split(reads: int, gauges: int) -> list[int]:
+    """``reads`` shared out over at most ``gauges`` programmings, as evenly as whole reads allow."""
+    turns = min(gauges, reads)
+    return [reads // turns + (turn < reads % turns) for turn in range(turns)]
+
+
+def programming_cost_us(info: SolverInfo, qubits: int, reads: int, options: DrawOptions) -> float:
+    """QPU access time of one programming, all its gauges together."""
+    return sum(info.access_time_us(qubits, some, options.annealing_time_us) for some in _split(reads, options.gauges))
+
+
+def qubits_of(programming: Programming, sites: Sequence[Site]) -> int:
+    """Active qubits of a programming."""
+    return sum(sites[part.copy].layout.qubits.size for part in programming.parts)

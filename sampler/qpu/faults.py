@@ -1,0 +1,123 @@
+"""From whatever Ocean's client raises to one typed error that keeps the cause and the problem's id."""
+
+from __future__ import annotations
+
+import binascii
+from typing import Literal
+
+import requests
+import urllib3
+from dwave.cloud import exceptions as ocean
+from dwave.cloud.api import exceptions as api
+
+from sampler.errors import (
+    SamplerAnswerError,
+    SamplerError,
+    SamplerTimeoutError,
+    SamplerUnavailableError,
+    SolverAuthenticationFailedError,
+    SolverNotFoundHereError,
+)
+
+Phase = Literal["connect", "submit", "answer"]
+
+BUSY_RETRY_S = 30.0
+"""When to try again after "too many requests"."""
+RETRY_S = 10.0
+"""When to try again after a failure that may pass."""
+OFFLINE_RETRY_S = 60.0
+"""When to try again if the solver is offline."""
+
+_NETWORK = (ocean.RequestTimeout, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+_MALFORMED = (api.ResourceBadResponseError, binascii.Error, ValueError, LookupError, TypeError, AttributeError)
+
+
+def typed_error(error: BaseException, phase: Phase, problem_ids: tuple[str, ...], secret: str | None) -> SamplerError:
+    """The error of our tree that ``error`` amounts to. ``secret`` is kept out of its message."""
+    if isinstance(error, SamplerError):
+        return error
+    text = redacted(f"{type(error).__name__}: {error}", secret)
+    if isinstance(error, (ocean.SolverAuthenticationError, api.ResourceAuthenticationError)):
+        return SolverAuthenticationFailedError(f"the solver API refused the token ({text})", problem_ids=problem_ids)
+    if isinstance(error, ocean.SolverOfflineError):
+        return SolverNotFoundHereError(
+            f"the solver is offline ({text})", retry_after_s=OFFLINE_RETRY_S, problem_ids=problem_ids
+        )
+    if isinstance(error, ocean.SolverNotFoundError):
+        return SolverNotFoundHereError(f"no such solver is online ({text})", retry_after_s=OFFLINE_RETRY_S)
+    if isinstance(error, ocean.PollingTimeout):
+        return SamplerTimeoutError(f"the problem was not solved in time ({text})", problem_ids=problem_ids)
+    if isinstance(error, ocean.CanceledFutureError):
+        return SamplerUnavailableError(
+            f"the problem was cancelled on the solver ({text})", retry_after_s=RETRY_S, problem_ids=problem_ids
+        )
+    if isinstance(error, ocean.SolverFailureError):
+        if phase == "submit":
+            return SamplerError(f"the solver refused the problem ({text})")
+        return SamplerUnavailableError(
+            f"the solver failed the problem ({text})", retry_after_s=RETRY_S, problem_ids=problem_ids
+        )
+    # A bad response is a RequestError too, and must be told apart first.
+    if isinstance(error, api.ResourceBadResponseError) or not isinstance(error, (api.RequestError, *_NETWORK)):
+        return _malformed(error, phase, problem_ids, text)
+    if isinstance(error, _NETWORK):
+        return SamplerUnavailableError(
+            f"the solver API cannot be reached ({text})", retry_after_s=RETRY_S, problem_ids=problem_ids
+        )
+    return _refused(error, phase, problem_ids, text)
+
+
+def refuses(error: BaseException) -> bool:
+    """Whether ``error``, met at a submit, is the API's word that the problem was not taken."""
+    if isinstance(error, (ocean.SolverFailureError, ocean.SolverOfflineError)):
+        return True
+    code = _status(error)
+    return code is not None and 400 <= code < 500
+
+
+def redacted(text: str, secret: str | None) -> str:
+    """``text`` without ``secret``, on one line of bounded length."""
+    if secret:
+        text = text.replace(secret, "***")
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _malformed(error: BaseException, phase: Phase, problem_ids: tuple[str, ...], text: str) -> SamplerError:
+    known = isinstance(error, _MALFORMED)
+    message = "the solver API's reply makes no sense" if known else "Ocean's client failed"
+    if phase == "connect":
+        return SamplerUnavailableError(f"{message} ({text})", retry_after_s=RETRY_S)
+    return SamplerAnswerError(f"{message} ({text})", problem_ids=problem_ids)
+
+
+def _refused(error: BaseException, phase: Phase, problem_ids: tuple[str, ...], text: str) -> SamplerError:
+    code = _status(error)
+    if code == 401:
+        return SolverAuthenticationFailedError(f"the solver API refused the token ({text})", problem_ids=problem_ids)
+    if code == 429:
+        return SamplerUnavailableError(
+            f"the solver API takes no more requests now ({text})", retry_after_s=BUSY_RETRY_S, problem_ids=problem_ids
+        )
+    if code == 403:
+        return SamplerUnavailableError(f"the solver API forbids this request ({text})", problem_ids=problem_ids)
+    if code is not None and 400 <= code < 500:
+        if phase == "connect":
+            return SolverNotFoundHereError(f"the solver API knows no such solver ({text})")
+        if phase == "submit":
+            return SamplerError(f"the solver API refused the problem ({text})")
+        return SamplerAnswerError(f"the solver API no longer knows the problem ({text})", problem_ids=problem_ids)
+    return SamplerUnavailableError(f"the solver API failed ({text})", retry_after_s=RETRY_S, problem_ids=problem_ids)
+
+
+def _status(error: BaseException) -> int | None:
+    for kind, code in (
+        (api.ResourceAuthenticationError, 401),
+        (api.ResourceAccessForbiddenError, 403),
+        (api.ResourceNotFoundError, 404),
+        (api.ResourceLimitsExceededError, 429),
+    ):
+        if isinstance(error, kind):
+            return code
+    status = getattr(error, "error_code", None)
+    return status if isinstance(status, int) else None

@@ -1,0 +1,164 @@
+"""From a machine and its placement to the h and J that a QPU is programmed with, and back to whole states.
+
+Law: with the condition c on partition 0, the free spins follow P ∝ exp(−Σ h_eff,i s_i − Σ J_ij s_i s_j). A link that
+the hardware does not have (to a hole, to a qubit whose coupler is missing, to a condition node that was given no
+qubit) is folded into the field of its placed end: h_i ← h_i + J_ij m_j, where m_j is c_j for a condition node, which is
+exact, and a mean-field magnetisation otherwise, which is not: refinement repairs what that leaves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampler.machine import PARTITION_COUNT, BoltzmannMachine
+from sampler.placement import Placement
+
+_MEAN_FIELD_STEPS = 60
+_MEAN_FIELD_DAMPING = 0.5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """A placement made ready for programming.
+
+    Attributes:
+        machine: the law.
+        placement: where its nodes live.
+        nodes: (n,) int64, the placed nodes, ascending.
+        qubits: (n,) int64, their qubits.
+        couplings: (m,) int64, indices of the machine's edges that are programmed.
+        ends: (m, 2) int64, their ends as positions in ``nodes``.
+        link_at: (links,) int64, position in ``nodes`` of the placed end of each link that is folded.
+        link_from: (links,) int64, the node at its other end.
+        link_edge: (links,) int64, its edge.
+    """
+
+    machine: BoltzmannMachine
+    placement: Placement
+    nodes: NDArray[np.int64]
+    qubits: NDArray[np.int64]
+    couplings: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    link_at: NDArray[np.int64]
+    link_from: NDArray[np.int64]
+    link_edge: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, machine: BoltzmannMachine, placement: Placement) -> Layout:
+        """The layout of one placement."""
+        nodes = np.flatnonzero(placement.qubit_of_node >= 0)
+        position = np.full(machine.node_count, -1, dtype=np.int64)
+        position[nodes] = np.arange(nodes.size)
+        ends = position[machine.edges]
+        programmed: NDArray[np.bool_] = np.all(ends >= 0, axis=1)
+        programmed[placement.missing_edges] = False
+        couplings = np.flatnonzero(programmed)
+        rest = np.flatnonzero(~programmed)
+        at = np.concatenate([ends[rest, 0], ends[rest, 1]])
+        source = np.concatenate([machine.edges[rest, 1], machine.edges[rest, 0]]).astype(np.int64)
+        edge = np.concatenate([rest, rest])
+        kept = at >= 0
+        return cls(
+            machine=machine,
+            placement=placement,
+            nodes=nodes,
+            qubits=placement.qubit_of_node[nodes],
+            couplings=couplings,
+            ends=ends[couplings],
+            link_at=at[kept],
+            link_from=source[kept],
+            link_edge=edge[kept],
+        )
+
+    @property
+    def j(self) -> NDArray[np.float64]:
+        """(m,) couplings to program, in kT."""
+        return self.machine.j[self.couplings].astype(np.float64)
+
+    @property
+    def needs_mean_field(self) -> bool:
+        """Whether some folded link leads to a node whose spin is not known."""
+        return bool((self.machine.partitions[self.link_from] != 0).any())
+
+    def fields(self, conditions: NDArray[np.int8]) -> NDArray[np.float64]:
+        """(rows, n) fields to program in kT, for conditions (rows, condition nodes)."""
+        machine = self.machine
+        means = np.zeros((conditions.shape[0], machine.node_count))
+        if self.needs_mean_field:
+            means = mean_field(machine, conditions)
+        means[:, machine.condition_nodes] = conditions
+        fields = np.tile(machine.h[self.nodes].astype(np.float64), (conditions.shape[0], 1))
+        flow = np.zeros((self.nodes.size, machine.node_count))
+        np.add.at(flow, (self.link_at, self.link_from), machine.j[self.link_edge].astype(np.float64))
+        fields += means @ flow.T
+        return fields
+
+    def local_fields(self, fields: NDArray[np.float64], spins: NDArray[np.int8]) -> NDArray[np.float64]:
+        """(reads, n) what each placed spin of ``spins`` (reads, n) feels under programmed ``fields`` (n,), kT."""
+        matrix = np.zeros((self.nodes.size, self.nodes.size), dtype=np.float32)
+        matrix[self.ends[:, 0], self.ends[:, 1]] = self.j
+        matrix[self.ends[:, 1], self.ends[:, 0]] = self.j
+        felt: NDArray[np.float64] = fields + spins.astype(np.float32) @ matrix
+        return felt
+
+
+def neighbour_table(machine: BoltzmannMachine) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(nodes, degree) neighbours and couplings, padded with neighbour 0 and coupling 0."""
+    ends = np.concatenate([machine.edges, machine.edges[:, ::-1]]).astype(np.int64)
+    values = np.tile(machine.j.astype(np.float64), 2)
+    order = np.argsort(ends[:, 0], kind="stable")
+    ends, values = ends[order], values[order]
+    degree = np.bincount(ends[:, 0], minlength=machine.node_count)
+    column = np.arange(ends.shape[0]) - np.repeat(np.cumsum(degree) - degree, degree)
+    neighbours = np.zeros((machine.node_count, max(1, int(degree.max(initial=0)))), dtype=np.int64)
+    couplings = np.zeros(neighbours.shape)
+    neighbours[ends[:, 0], column] = ends[:, 1]
+    couplings[ends[:, 0], column] = values
+    return neighbours, couplings
+
+
+def mean_field(machine: BoltzmannMachine, conditions: NDArray[np.int8]) -> NDArray[np.float64]:
+    """(rows, nodes) magnetisations m_i = −tanh(h_i + Σ_j J_ij m_j), the condition held; damped, class by class."""
+    neighbours, couplings = neighbour_table(machine)
+    means = np.zeros((conditions.shape[0], machine.node_count))
+    means[:, machine.condition_nodes] = conditions
+    classes = [machine.nodes_of(partition) for partition in range(1, PARTITION_COUNT)]
+    for _ in range(_MEAN_FIELD_STEPS):
+        largest = 0.0
+        for nodes in classes:
+            field = machine.h[nodes] + np.einsum("rnd,nd->rn", means[:, neighbours[nodes]], couplings[nodes])
+            change = _MEAN_FIELD_DAMPING * (-np.tanh(field) - means[:, nodes])
+            means[:, nodes] += change
+            largest = max(largest, float(np.abs(change).max(initial=0.0)))
+        if largest < 1e-3:
+            break
+    return means
+
+
+def draw_holes(
+    machine: BoltzmannMachine,
+    spins: NDArray[np.int8],
+    holes: NDArray[np.int64],
+    streams: NDArray[np.uint64],
+) -> None:
+    """Draw the spins of ``holes`` in place in ``spins`` (rows, nodes), each from its conditional given the others.
+
+    Holes of one class are drawn together; a hole that is not drawn yet counts as 0 for the others. Row i uses random
+    numbers of its own stream only.
+    """
+    if holes.size == 0:
+        return
+    neighbours, couplings = neighbour_table(machine)
+    uniform = np.stack([np.random.default_rng([*map(int, stream), 0x40]).random(holes.size) for stream in streams])
+    state = spins.astype(np.float64)
+    state[:, holes] = 0.0
+    for partition in range(PARTITION_COUNT):
+        picked = np.flatnonzero(machine.partitions[holes] == partition)
+        nodes = holes[picked]
+        field = machine.h[nodes] + np.einsum("rnd,nd->rn", state[:, neighbours[nodes]], couplings[nodes])
+        up = uniform[:, picked] < 1.0 / (1.0 + np.exp(2.0 * field))
+        state[:, nodes] = np.where(up, 1.0, -1.0)
+    spins[:, holes] = state[:, holes].astype(np.int8)

@@ -1,0 +1,332 @@
+"""The one long-lived Ocean client of a sampler: built on first use, never hanging, never leaking.
+
+Ocean's own client can wait for ever: a poll that leaves a problem out, a problem that is COMPLETED without an answer, a
+server that refuses every poll. So every blocking step here has a deadline of its own, and a client that did not come
+to an end in time is *retired*: it takes no more problems, and is closed, in a thread that is given up after a while,
+as soon as nobody uses it. Closing without waiting makes its endless loops end at their next step.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event, Lock, RLock, Thread
+from time import monotonic
+from typing import Any, TypeVar
+
+from dwave.cloud import Client
+from dwave.cloud.api import exceptions as api
+
+from sampler.errors import (
+    SamplerError,
+    SamplerUnavailableError,
+    SolverAuthenticationFailedError,
+    SolverNotFoundHereError,
+)
+from sampler.qpu.faults import OFFLINE_RETRY_S, RETRY_S, typed_error
+from sampler.qpu.settings import QpuSettings
+from sampler.qpu.solver import SolverInfo, solver_info
+
+Result = TypeVar("Result")
+FAMILIES = ("zephyr", "pegasus")
+_LONGEST_RECONNECT_S = 60.0
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One client, and how many problems it works on."""
+
+    client: Any
+    users: int = 0
+    retired: bool = False
+    closed: bool = False
+
+    @property
+    def left_behind(self) -> bool:
+        """Retired, and not in use any more."""
+        return self.retired and self.users == 0
+
+
+def in_time(work: Callable[[], Result], timeout_s: float, what: str) -> Result:
+    """The result of ``work``, run in a daemon thread that is left behind if it takes longer.
+
+    Raises:
+        SamplerUnavailableError: it took longer.
+    """
+    outcome: list[Result] = []
+    failure: list[BaseException] = []
+    done = Event()
+
+    def run() -> None:
+        try:
+            outcome.append(work())
+        except BaseException as error:  # handed to the caller, who sorts it out
+            failure.append(error)
+        finally:
+            done.set()
+
+    Thread(target=run, name=f"qpu-{what}", daemon=True).start()
+    if not done.wait(max(0.0, timeout_s)):
+        raise SamplerUnavailableError(f"the solver API did not answer within {timeout_s:.1f} s", retry_after_s=RETRY_S)
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+def silence_ocean() -> None:
+    """Hold Ocean's loggers at WARNING or above: below, they write the token."""
+    names = ["dwave", *(name for name in logging.root.manager.loggerDict if name.startswith("dwave."))]
+    for name in names:
+        logger = logging.getLogger(name)
+        if name == "dwave" or logger.level != logging.NOTSET:
+            logger.setLevel(max(logger.level, logging.WARNING))
+
+
+class SolverLink:
+    """Finds solvers and lends the connection to them. Safe to use from several threads; opens nothing when built."""
+
+    def __init__(self, settings: QpuSettings) -> None:
+        self._settings = settings
+        self._lock = RLock()
+        self._asking = Lock()
+        self._pid = os.getpid()
+        self._connection: Connection | None = None
+        self._solvers: dict[str, SolverInfo] = {}
+        self._checked_at = -1e9
+        self._failure: SamplerError | None = None
+        self._failed_at = -1e9
+        self._wait_s = 0.0
+        self._token: str | None = settings.token
+        self._closed = False
+
+    @property
+    def secret(self) -> str | None:
+        """The token, to keep it out of messages."""
+        return self._token
+
+    def __repr__(self) -> str:
+        """Without the token."""
+        return f"SolverLink(endpoint={self._settings.endpoint!r}, connected={self._connection is not None})"
+
+    def find(self, wanted: str | None, family: str, timeout_s: float) -> SolverInfo:
+        """The solver to use: ``wanted`` (a name, or a family), else the configured one, else the largest that fits.
+
+        Raises:
+            SamplerUnavailableError: the API cannot be reached or refuses; at once, with the reason of the last
+                attempt, while waiting between two attempts.
+            SolverNotFoundHereError: no such solver is online.
+        """
+        name = wanted or self._settings.solver or self._configured_name()
+        solvers = self.online(timeout_s)
+        if name is not None and name not in FAMILIES:
+            if name not in solvers:
+                online = ", ".join(sorted(solvers)) or "none"
+                raise SolverNotFoundHereError(
+                    f"no solver named {name} is online; online: {online}", retry_after_s=OFFLINE_RETRY_S
+                )
+            return solvers[name]
+        fitting = [info for info in solvers.values() if info.graph.family == (name or family)]
+        if not fitting:
+            raise SolverNotFoundHereError(f"no {name or family} solver is online", retry_after_s=OFFLINE_RETRY_S)
+        return max(fitting, key=lambda info: (info.graph.qubits.size, info.name))
+
+    def online(self, timeout_s: float) -> dict[str, SolverInfo]:
+        """The QPU solvers that are online, by name; asked for anew every ``solver_check_s``."""
+        with self._lock:
+            if self._fresh():
+                return self._solvers
+        deadline = monotonic() + timeout_s
+        if not self._asking.acquire(timeout=max(0.0, timeout_s)):
+            raise SamplerUnavailableError("the solver API has not answered yet", retry_after_s=RETRY_S)
+        try:
+            with self._lock:
+                if self._fresh():
+                    return self._solvers
+                self._refuse_while_waiting()
+            return self._ask(deadline)
+        finally:
+            self._asking.release()
+
+    def forget(self) -> None:
+        """Ask for solvers and graphs anew at the next call: what we believe has been proven wrong."""
+        with self._lock:
+            self._checked_at = -1e9
+
+    @contextmanager
+    def borrow(self, info: SolverInfo) -> Iterator[Connection]:
+        """The connection that ``info`` belongs to, kept open while in use."""
+        with self._lock:
+            connection = self._connection
+            if connection is None or connection.retired or info.solver.client is not connection.client:
+                self.forget()
+                raise SamplerUnavailableError("the connection to the solver API was replaced", retry_after_s=1.0)
+            connection.users += 1
+        try:
+            yield connection
+        finally:
+            with self._lock:
+                connection.users -= 1
+                idle = connection.left_behind
+            if idle:
+                self._shut(connection)
+
+    def retire(self, connection: Connection) -> None:
+        """Use this connection no more: something in it did not come to an end."""
+        with self._lock:
+            connection.retired = True
+            if self._connection is connection:
+                self._connection, self._solvers, self._checked_at = None, {}, -1e9
+
+    def close(self) -> None:
+        """Close the connection, within ``close_timeout_s``. Idempotent."""
+        with self._lock:
+            self._closed = True
+            connection, self._connection, self._solvers = self._connection, None, {}
+        if connection is not None:
+            connection.retired = True
+            self._shut(connection)
+
+    def _fresh(self) -> bool:
+        if os.getpid() != self._pid:
+            # After a fork the client's threads are gone and its locks may be held: start anew, leave it untouched.
+            self._pid, self._connection, self._solvers, self._checked_at = os.getpid(), None, {}, -1e9
+        return bool(self._connection) and monotonic() - self._checked_at < self._settings.solver_check_s
+
+    def _refuse_while_waiting(self) -> None:
+        if self._closed:
+            raise SamplerUnavailableError("the QPU sampler is closed")
+        left = self._failed_at + self._wait_s - monotonic()
+        failure = self._failure
+        if failure is None or left <= 0:
+            return
+        if isinstance(failure, SamplerUnavailableError):
+            raise type(failure)(str(failure), retry_after_s=left) from failure
+        raise type(failure)(str(failure)) from failure
+
+    def _ask(self, deadline: float) -> dict[str, SolverInfo]:
+        try:
+            connection = self._connect(deadline)
+            solvers = in_time(lambda: self._fetch(connection.client), deadline - monotonic(), "solvers")
+        except Exception as error:  # Ocean raises almost anything: typed_error sorts it
+            typed = self._note_failure(error)
+            raise typed from (error if typed is not error else None)
+        with self._lock:
+            self._failure, self._wait_s = None, 0.0
+            self._solvers, self._checked_at = solvers, monotonic()
+            return solvers
+
+    def _note_failure(self, error: Exception) -> SamplerError:
+        typed = typed_error(error, "connect", (), self._token)
+        with self._lock:
+            self._failure, self._failed_at = typed, monotonic()
+            self._wait_s = min(max(self._settings.reconnect_wait_s, 2 * self._wait_s), _LONGEST_RECONNECT_S)
+            self._checked_at = -1e9
+            connection = self._connection
+            if connection is not None and isinstance(typed, SolverAuthenticationFailedError):
+                # Another token may be configured by the next attempt.
+                self.retire(connection)
+                if connection.users == 0:
+                    Thread(target=self._shut, args=(connection,), name="qpu-close", daemon=True).start()
+            if isinstance(typed, SamplerUnavailableError) and not isinstance(typed, SolverAuthenticationFailedError):
+                typed.retry_after_s = max(typed.retry_after_s or 0.0, self._wait_s)
+        return typed
+
+    def _connect(self, deadline: float) -> Connection:
+        with self._lock:
+            if self._closed:
+                raise SamplerUnavailableError("the QPU sampler is closed")
+            if self._connection is not None:
+                return self._connection
+        silence_ocean()
+        given_up = Event()
+
+        def build() -> Any:
+            client = self._build()
+            if given_up.is_set():
+                _close_quietly(client)
+            return client
+
+        try:
+            client = in_time(build, deadline - monotonic(), "connect")
+        except SamplerUnavailableError:
+            given_up.set()
+            raise
+        connection = Connection(client)
+        with self._lock:
+            self._connection = connection
+        return connection
+
+    def _build(self) -> Any:
+        settings = self._settings
+        try:
+            client = Client.from_config(
+                client="qpu",
+                config_file=settings.config_file,
+                profile=settings.profile,
+                endpoint=settings.endpoint,
+                token=settings.token,
+                request_timeout=settings.request_timeout_s,
+                poll_wait_time=settings.poll_wait_s,
+                poll_pause=settings.poll_pause_s,
+                polling_timeout=settings.deadline_s,
+                http_retry_total=0,
+                cache_enabled=False,
+            )
+        except ValueError as error:
+            if "token" in str(error).lower():
+                raise SolverAuthenticationFailedError(
+                    "no token for the solver API: set DWAVE_API_TOKEN, or write one with `dwave config create`"
+                ) from error
+            raise
+        self._token = client.config.token
+        return client
+
+    def _fetch(self, client: Any) -> dict[str, SolverInfo]:
+        """Online solvers; full definitions only of those whose graph_id is new."""
+        known = {info.key: info for info in self._solvers.values() if info.solver.client is client}
+        if known:
+            listed = client.solvers_session.list_solvers(filter="none,+identity,+status", refresh_=True)
+            online = {
+                (str(entry.identity.name), str(getattr(entry.identity.version, "graph_id", None)))
+                for entry in listed
+                if str(entry.get("status", "")).lower() == "online"
+            }
+            if online <= set(known):
+                return {key[0]: known[key] for key in online}
+        found = {}
+        for solver in client.get_solvers(refresh=True):
+            if solver.properties.get("topology", {}).get("type") not in FAMILIES:
+                continue
+            solver.return_matrix = True
+            info = known.get((solver.name, solver.graph_id)) or solver_info(solver)
+            found[info.name] = info
+        return found
+
+    def _configured_name(self) -> str | None:
+        """The solver that Ocean's configuration names, if it names one; other selections are by topology and size."""
+        with self._lock:
+            connection = self._connection
+        if connection is None:
+            return None
+        chosen = connection.client.config.solver or {}
+        name = chosen.get("name__eq") or chosen.get("name") or (chosen.get("identity") or {}).get("name")
+        return str(name) if name else None
+
+    def _shut(self, connection: Connection) -> None:
+        with self._lock:
+            if connection.closed:
+                return
+            connection.closed = True
+        closing = Thread(target=_close_quietly, args=(connection.client,), name="qpu-close", daemon=True)
+        closing.start()
+        closing.join(self._settings.close_timeout_s)
+
+
+def _close_quietly(client: Any) -> None:
+    try:
+        client.close(wait=False)
+    except (api.RequestError, OSError, RuntimeError) as error:
+        logging.getLogger(__name__).warning("closing the solver client: %s", type(error).__name__)

@@ -1,0 +1,127 @@
+"""What a request becomes on a solver: where the machine lies, which conditions share a programming, what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampler.qpu.draw import DrawOptions, programming_cost_us, qubits_of
+from sampler.qpu.options import draw_options
+from sampler.qpu.packing import Part, Programming, pack
+from sampler.qpu.settings import QpuSettings
+from sampler.qpu.site import Site, SiteCache, Sites
+from sampler.qpu.solver import SolverInfo
+from sampler.request import LatentRequest
+
+COPIES_MUST_SAVE = 0.1
+"""Share of the access time that drawing on several copies must save to be worth their additional holes."""
+FIRST_LOOK_READS = 100
+"""Reads of a calibration's first programming, which only finds out about how hot the solver is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """A request on a solver.
+
+    Attributes:
+        info: the solver.
+        sites: the copies the parts' ``copy`` names.
+        programmings: what to program.
+        conditions: (conditions, condition nodes) int8, the distinct conditions.
+        options: how to draw.
+        access_time_us: estimated QPU access time.
+    """
+
+    info: SolverInfo
+    sites: tuple[Site, ...]
+    programmings: tuple[Programming, ...]
+    conditions: NDArray[np.int8]
+    options: DrawOptions
+    access_time_us: float
+
+    @property
+    def copies(self) -> int:
+        """Copies in use."""
+        return max(len(programming.parts) for programming in self.programmings)
+
+    @property
+    def holes(self) -> int:
+        """Free nodes without a qubit, in the worst copy in use."""
+        return max(int(site.unrealised.size) for site in self.sites[: self.copies])
+
+
+class Planner:
+    """Plans requests; keeps the machines' sites."""
+
+    def __init__(self, settings: QpuSettings) -> None:
+        self._settings = settings
+        self._sites = SiteCache(settings.max_copies, settings.max_hole_fraction)
+
+    def sites(self, request: LatentRequest, info: SolverInfo, *, place_condition: bool) -> Sites:
+        """Where the request's machine lies on ``info``; PlacementError if it does not fit."""
+        return self._sites.of(request.machine, info, place_condition=place_condition)
+
+    def plan(self, request: LatentRequest, info: SolverInfo) -> Plan:
+        """The cheapest plan of a request with at least one row.
+
+        Raises:
+            InvalidInputError: an option is not in the solver's ranges.
+            PlacementError: the machine does not fit.
+        """
+        options = draw_options(request.options, self._settings, info)
+        sites = self.sites(request, info, place_condition=options.condition_mode == "flux_bias")
+        conditions, member = np.unique(request.conditions, axis=0, return_inverse=True)
+        member = member.reshape(-1)
+        members = np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
+        best: Plan | None = None
+        for some in ((sites.single,), sites.copies):
+            programmings = self._pack(members, some, info, options, request.options.num_reads)
+            cost = total_cost_us(info, programmings, some, options)
+            if best is None or cost < (1.0 - COPIES_MUST_SAVE) * best.access_time_us:
+                best = Plan(info, some, programmings, conditions.astype(np.int8), options, cost)
+            if len(some) == len(sites.copies):
+                break
+        return best  # type: ignore[return-value] # the loop runs at least once
+
+    def calibration(self, plan: Plan, sites: Sequence[Site]) -> tuple[Programming, Programming]:
+        """A short programming to get near, and one to measure: the plan's conditions, one on each copy."""
+        count = min(len(sites), len(plan.conditions))
+        picked = np.linspace(0, len(plan.conditions) - 1, count).round().astype(int)
+        most = plan.info.most_reads(sum(site.layout.qubits.size for site in sites), plan.options.annealing_time_us)
+        wanted = (min(FIRST_LOOK_READS, self._settings.calibration_reads), self._settings.calibration_reads)
+        first, second = (
+            Programming(
+                tuple(Part(int(condition), copy, np.arange(reads)) for copy, condition in enumerate(picked)), reads
+            )
+            for reads in (min(most, reads) for reads in wanted)
+        )
+        return first, second
+
+    def _pack(
+        self,
+        members: list[NDArray[np.int64]],
+        sites: tuple[Site, ...],
+        info: SolverInfo,
+        options: DrawOptions,
+        num_reads: int | None,
+    ) -> tuple[Programming, ...]:
+        sizes = [int(site.layout.qubits.size) for site in sites]
+        most = info.most_reads(sum(sizes), options.annealing_time_us)
+
+        def cost_us(parts: int, reads: int) -> float:
+            return programming_cost_us(info, sum(sizes[:parts]), reads, options)
+
+        return pack(members, len(sites), cost_us, most, num_reads)
+
+
+def total_cost_us(
+    info: SolverInfo, programmings: Sequence[Programming], sites: Sequence[Site], options: DrawOptions
+) -> float:
+    """QPU access time that ``programmings`` will be billed."""
+    return sum(
+        programming_cost_us(info, qubits_of(programming, sites), programming.reads, options)
+        for programming in programmings
+    )

@@ -1,0 +1,360 @@
+"""The ``qpu`` sampler: draws on a quantum annealer through Ocean, and makes of them draws from the machine's law."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampler.errors import (
+    BudgetExceededError,
+    InvalidInputError,
+    PlacementError,
+    ProblemRangeError,
+    QShowerError,
+    SamplerTimeoutError,
+    SamplerUnavailableError,
+    SolverNotFoundHereError,
+)
+from sampler.machine import BoltzmannMachine
+from sampler.placement import machine_fingerprint
+from sampler.protocol import Availability, SamplerCapabilities
+from sampler.qpu.assemble import assemble
+from sampler.qpu.breaker import CircuitBreaker
+from sampler.qpu.budget import BudgetLedger
+from sampler.qpu.calibration import Calibration, CalibrationKey, CalibrationStore
+from sampler.qpu.draw import Bill, Drawer, DrawOptions, PartReads
+from sampler.qpu.link import Connection, SolverLink
+from sampler.qpu.options import OPTIONS, check_options
+from sampler.qpu.planner import Plan, Planner, total_cost_us
+from sampler.qpu.settings import QpuSettings
+from sampler.qpu.solver import SolverInfo
+from sampler.qpu.thermometer import Thermometer, calibration_key
+from sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
+
+_IMPATIENT_S = 10.0
+"""A time-out sooner than this was the caller's wish, and says nothing about the QPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class QpuEstimate:
+    """What a request would take, known without submitting anything.
+
+    Attributes:
+        solver: where it would run.
+        graph_id: that solver's working graph.
+        access_time_us: QPU access time, calibration included.
+        calibration_us: the part of it that a first calibration takes, 0 if there is one.
+        problems: number of problems, without those of a calibration.
+        reads: reads over all of them.
+        conditions: distinct conditions.
+        copies: conditions side by side on the chip.
+        holes: free nodes without a qubit, in the worst copy used.
+    """
+
+    solver: str
+    graph_id: str
+    access_time_us: float
+    calibration_us: float
+    problems: int
+    reads: int
+    conditions: int
+    copies: int
+    holes: int
+
+
+class QpuSampler:
+    """Draws from P(s_free | s_0 = c) ∝ exp(−E(s)) on a QPU. Safe to call from several threads.
+
+    The machine is placed on today's working graph, (h, J)/beta_eff is programmed with the condition folded into h,
+    several conditions side by side; nodes without a qubit are drawn from their conditional; and Gibbs sweeps over the
+    whole machine bring what noise and holes have bent back to the law. Not reproducible: a QPU takes no seed.
+
+    Building one opens no connection and starts no thread. Every draw is checked, paid for, and ends by its deadline.
+    """
+
+    def __init__(self, settings: QpuSettings | None = None) -> None:
+        self._settings = settings if settings is not None else QpuSettings()
+        folder = self._settings.state_folder
+        self._link = SolverLink(self._settings)
+        self._planner = Planner(self._settings)
+        self._thermometer = Thermometer(CalibrationStore(folder / "calibrations.json"), self._settings)
+        self._ledger = BudgetLedger(
+            folder / "qpu_budget.json", self._settings.daily_budget_us, self._settings.key_budget_us
+        )
+        self._breaker = CircuitBreaker(self._settings.breaker_failures, self._settings.breaker_cooldown_s)
+        self._availability: dict[str, tuple[float, Availability]] = {}
+        self._rng = np.random.default_rng()
+
+    def __repr__(self) -> str:
+        """Without the token."""
+        return f"QpuSampler({self._link!r})"
+
+    @property
+    def name(self) -> str:
+        """``qpu``."""
+        return "qpu"
+
+    @property
+    def capabilities(self) -> SamplerCapabilities:
+        """Not reproducible; takes every option but ``sweeps``."""
+        return SamplerCapabilities(reproducible=False, options=OPTIONS)
+
+    def availability(self, machine: BoltzmannMachine) -> Availability:
+        """Whether a solver that fits ``machine`` is online; an answer is kept for ``availability_ttl_s``.
+
+        ``detail`` holds solver, graph_id, holes, copies, calibration, circuit, budget, and ``retry_after_s`` if it is
+        not available.
+        """
+        key = machine_fingerprint(machine)
+        kept = self._availability.get(key)
+        if kept is None or monotonic() - kept[0] > self._settings.availability_ttl_s:
+            kept = self._availability[key] = (monotonic(), self._look(machine))
+        return kept[1]
+
+    def sample(self, request: LatentRequest) -> LatentBatch:
+        """One latent per row, each from a read of its own, checked.
+
+        Raises:
+            InvalidInputError: an option it lacks, or a value the solver does not take.
+            SamplerUnavailableError: API, solver or placement; CircuitOpenError after too many failures in a row.
+            BudgetExceededError: before anything is submitted.
+            SamplerTimeoutError: no answer by the deadline; what was under way is cancelled.
+            SamplerAnswerError: an answer is not a valid draw.
+            ProblemRangeError: (h, J)/beta_eff leaves the solver's ranges by more than may be rescaled.
+        """
+        check_options(request.options)
+        deadline = self._deadline(request.deadline_s)
+        if request.rows == 0:
+            nothing = np.empty((0, request.machine.node_count), dtype=np.int8)
+            return LatentBatch(nothing, np.empty(0), Provenance(sampler=self.name, num_reads=0)).checked(request)
+        with self._guarded():
+            return self._sample(request, deadline)
+
+    def estimate(self, request: LatentRequest) -> QpuEstimate:
+        """What ``request`` would take: a dry run that submits nothing and bills nothing."""
+        check_options(request.options)
+        info = self._find(request, self._deadline(request.deadline_s))
+        plan = self._planner.plan(request, info)
+        calibration_us = 0.0
+        if self._thermometer.kept(calibration_key(request.machine, plan)) is None:
+            sites = self._planner.sites(request, info, place_condition=False).copies
+            options = DrawOptions(plan.options.annealing_time_us)
+            calibration_us = total_cost_us(info, self._planner.calibration(plan, sites), sites, options)
+        return QpuEstimate(
+            solver=info.name,
+            graph_id=info.graph.graph_id,
+            access_time_us=plan.access_time_us + calibration_us,
+            calibration_us=calibration_us,
+            problems=sum(min(plan.options.gauges, programming.reads) for programming in plan.programmings),
+            reads=sum(programming.reads for programming in plan.programmings),
+            conditions=len(plan.conditions),
+            copies=plan.copies,
+            holes=plan.holes,
+        )
+
+    def calibrate(
+        self,
+        machine: BoltzmannMachine,
+        conditions: NDArray[np.int8],
+        options: SamplerOptions | None = None,
+        deadline_s: float | None = None,
+    ) -> Calibration:
+        """Measure beta_eff for ``machine`` on a solver by two methods, and keep it for draws to come.
+
+        Args:
+            machine: the machine the calibration is for.
+            conditions: (rows, condition nodes) int8, typical conditions, at least one; as many as there are copies of
+                the machine on the chip are used.
+            options: solver, annealing time and cap.
+            deadline_s: seconds this may take.
+        """
+        if conditions.shape[0] == 0:
+            raise InvalidInputError("conditions", "none", "at least one condition")
+        streams = np.zeros((conditions.shape[0], 2), dtype=np.uint64)
+        request = LatentRequest(machine, conditions, streams, options or SamplerOptions(), deadline_s)
+        check_options(request.options)
+        deadline = self._deadline(deadline_s)
+        with self._guarded():
+            plan = self._planner.plan(request, self._find(request, deadline))
+            with self._link.borrow(plan.info) as connection:
+                return self._measure(request, plan, connection, deadline, Bill(), unless_kept=False)
+
+    def calibrations(self) -> tuple[Calibration, ...]:
+        """Every calibration that is kept."""
+        return self._thermometer.store.all()
+
+    def close(self) -> None:
+        """Close the connection, within ``close_timeout_s``. Idempotent."""
+        self._link.close()
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _deadline(self, limit_s: float | None) -> float:
+        limit_s = self._settings.deadline_s if limit_s is None else limit_s
+        if limit_s <= 0:
+            raise SamplerTimeoutError("the deadline had passed before the draw began")
+        return monotonic() + limit_s
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Ask the circuit breaker first, and tell it how the call ended."""
+        self._breaker.enter()
+        began = monotonic()
+        try:
+            yield
+        except (InvalidInputError, BudgetExceededError, ProblemRangeError):
+            self._breaker.abandoned()
+            raise
+        except QShowerError as error:
+            impatient = min(_IMPATIENT_S, 0.9 * self._settings.deadline_s)
+            in_haste = isinstance(error, SamplerTimeoutError) and monotonic() - began < impatient
+            if in_haste or isinstance(error, (PlacementError, SolverNotFoundHereError)):
+                self._breaker.abandoned()
+            else:
+                self._breaker.failed(error)
+            self._link.forget()
+            self._availability.clear()
+            raise
+        except BaseException:
+            self._breaker.abandoned()
+            raise
+        self._breaker.succeeded()
+
+    def _sample(self, request: LatentRequest, deadline: float) -> LatentBatch:
+        began = monotonic()
+        bill = Bill()
+        plan, calibration, parts = self._draw(request, deadline, bill)
+        drawn = monotonic()
+        self._thermometer.watch(parts, calibration, bill)
+        asked = request.options.refine_sweeps
+        sweeps = self._settings.refine_sweeps if asked is None else asked
+        spins = assemble(request, parts, sweeps, deadline, bill)
+        elapsed_s = {"draw": drawn - began, "refine": monotonic() - drawn}
+        provenance = _provenance(self.name, plan, calibration, bill, sweeps, elapsed_s)
+        return LatentBatch(spins, request.machine.energies(spins), provenance).checked(request)
+
+    def _draw(self, request: LatentRequest, deadline: float, bill: Bill) -> tuple[Plan, Calibration, list[PartReads]]:
+        """Plan, calibration and reads. A problem that was not accepted is tried once more on today's graph."""
+        info = self._find(request, deadline)
+        try:
+            return self._draw_on(info, request, deadline, bill)
+        except SamplerUnavailableError as error:
+            if error.problem_ids or bill.problem_ids or isinstance(error, PlacementError):
+                raise
+            self._link.forget()
+            today = self._find(request, deadline)
+            if today is info:
+                raise
+            return self._draw_on(today, request, deadline, bill)
+
+    def _draw_on(
+        self, info: SolverInfo, request: LatentRequest, deadline: float, bill: Bill
+    ) -> tuple[Plan, Calibration, list[PartReads]]:
+        plan = self._planner.plan(request, info)
+        with self._link.borrow(info) as connection:
+            calibration = self._thermometer.kept(calibration_key(request.machine, plan))
+            if calibration is None:
+                calibration = self._measure(request, plan, connection, deadline, bill, unless_kept=True)
+                bill.note("beta_eff was measured with this request: no calibration was kept")
+            drawer = self._drawer(info, connection)
+            parts = drawer.draw(
+                plan.programmings,
+                plan.sites,
+                plan.conditions,
+                calibration.beta,
+                plan.options,
+                deadline,
+                self._rng.spawn(1)[0],
+                bill,
+            )
+        return plan, calibration, parts
+
+    def _measure(
+        self,
+        request: LatentRequest,
+        plan: Plan,
+        connection: Connection,
+        deadline: float,
+        bill: Bill,
+        *,
+        unless_kept: bool,
+    ) -> Calibration:
+        sites = self._planner.sites(request, plan.info, place_condition=False).copies
+        return self._thermometer.measure(
+            calibration_key(request.machine, plan),
+            self._planner.calibration(plan, sites),
+            sites,
+            plan,
+            self._drawer(plan.info, connection),
+            deadline,
+            bill,
+            unless_kept=unless_kept,
+        )
+
+    def _drawer(self, info: SolverInfo, connection: Connection) -> Drawer:
+        return Drawer(self._link, connection, info, self._ledger, self._settings)
+
+    def _find(self, request: LatentRequest, deadline: float) -> SolverInfo:
+        timeout_s = min(deadline - monotonic(), 2 * self._settings.request_timeout_s)
+        return self._link.find(request.options.solver, request.machine.topology_family, timeout_s)
+
+    def _look(self, machine: BoltzmannMachine) -> Availability:
+        settings = self._settings
+        detail: dict[str, Any] = {"circuit": self._breaker.detail()}
+        try:
+            detail["budget"] = self._ledger.state()
+            info = self._link.find(None, machine.topology_family, settings.request_timeout_s)
+            detail |= {"solver": info.name, "graph_id": info.graph.graph_id}
+            width = machine.condition_nodes.size
+            one = LatentRequest(machine, np.ones((1, width), dtype=np.int8), np.zeros((1, 2), dtype=np.uint64))
+            sites = self._planner.sites(one, info, place_condition=settings.condition_mode == "flux_bias")
+            detail |= {"holes": int(sites.single.unrealised.size), "copies": len(sites.copies)}
+            anneal_us = settings.annealing_time_us or info.default_annealing_time_us
+            key = CalibrationKey(info.name, info.graph.graph_id, machine_fingerprint(machine), anneal_us)
+            detail["calibration"] = self._thermometer.detail(key)
+        except QShowerError as error:
+            detail["retry_after_s"] = error.retry_after_s if isinstance(error, SamplerUnavailableError) else None
+            return Availability(available=False, reason=str(error), detail=detail)
+        if self._breaker.state == "open":
+            detail["retry_after_s"] = self._breaker.retry_after_s
+            reason = f"waiting after failures in a row, last: {detail['circuit']['last_error']}"
+            return Availability(available=False, reason=reason, detail=detail)
+        return Availability(available=True, detail=detail)
+
+
+def _provenance(
+    name: str, plan: Plan, calibration: Calibration, bill: Bill, sweeps: int, elapsed_s: dict[str, float]
+) -> Provenance:
+    return Provenance(
+        sampler=name,
+        solver=plan.info.name,
+        graph_id=plan.info.graph.graph_id,
+        problem_ids=tuple(bill.problem_ids),
+        num_reads=bill.reads,
+        beta=calibration.beta,
+        beta_calibrated_at=calibration.calibrated_at,
+        annealing_time_us=plan.options.annealing_time_us,
+        gauges=plan.options.gauges,
+        holes=plan.holes,
+        refine_sweeps=sweeps,
+        condition_mode=plan.options.condition_mode,
+        qpu_access_time_us=bill.access_time_us,
+        qpu_timing_us=bill.timing_us,
+        notes=tuple(bill.notes),
+        elapsed_s=elapsed_s,
+    )

@@ -1,0 +1,131 @@
+"""What a solver tells about itself: its working graph, its ranges, its prices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+import numpy as np
+from dwave.system.coupling_groups import coupling_groups
+from numpy.typing import NDArray
+
+from sampler.errors import SamplerUnavailableError
+from sampler.placement import WorkingGraph
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SolverInfo:
+    """One solver as of its ``graph_id``.
+
+    Attributes:
+        name: its name.
+        graph: working qubits and couplers.
+        h_range, j_range: allowed h and J; ``j_range`` is the extended one where there is one.
+        sum_range: allowed sum of J in each group, None if the solver has no such limit.
+        groups: (entries, 2) int64 of (group, index into ``graph.couplers``), grouped by the first column.
+        num_reads_range, annealing_time_range_us: allowed values.
+        default_annealing_time_us: what the solver takes if told nothing.
+        run_duration_us: most that one problem may last.
+        num_qubits: nominal number of qubits, the length of a list of flux biases.
+        takes_flux_biases: whether it has that parameter.
+        solver: Ocean's solver object.
+    """
+
+    name: str
+    graph: WorkingGraph
+    h_range: Range
+    j_range: Range
+    sum_range: Range | None
+    groups: NDArray[np.int64]
+    num_reads_range: tuple[int, int]
+    annealing_time_range_us: Range
+    default_annealing_time_us: float
+    run_duration_us: float
+    num_qubits: int
+    takes_flux_biases: bool
+    solver: Any
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Name and graph_id: what placements and calibrations belong to."""
+        return self.name, self.graph.graph_id
+
+    def access_time_us(self, qubits: int, reads: int, annealing_time_us: float) -> float:
+        """QPU access time that one problem will be billed, by Ocean's own estimate.
+
+        Raises:
+            SamplerUnavailableError: the solver publishes no timing data, so that no budget could be kept.
+        """
+        try:
+            return float(
+                self.solver.estimate_qpu_access_time(
+                    num_qubits=qubits, num_reads=reads, annealing_time=annealing_time_us
+                )
+            )
+        except (KeyError, ValueError) as error:
+            raise SamplerUnavailableError(f"{self.name} publishes no usable timing data: {error}") from error
+
+    def most_reads(self, qubits: int, annealing_time_us: float) -> int:
+        """Most reads of one problem: the solver's range, and its limit on the duration of a run."""
+        one, two = (self.access_time_us(qubits, reads, annealing_time_us) for reads in (1, 2))
+        by_duration = int(self.run_duration_us / max(two - one, 1e-9) * 0.98) if self.run_duration_us else 10**9
+        return max(1, min(self.num_reads_range[1], by_duration))
+
+
+def solver_info(solver: Any) -> SolverInfo:
+    """What we need of an Ocean solver; SamplerUnavailableError if it lacks something essential."""
+    properties = solver.properties
+    try:
+        topology = properties["topology"]
+        family, size = str(topology["type"]), int(topology["shape"][0])
+        couplers = np.sort(np.array(properties["couplers"], dtype=np.int64).reshape(-1, 2), axis=1)
+        graph = WorkingGraph(
+            family=family,
+            size=size,
+            qubits=np.sort(np.array(properties["qubits"], dtype=np.int64)),
+            couplers=couplers,
+            graph_id=str(solver.graph_id),
+        )
+        timing = properties.get("problem_timing_data") or {}
+        sums = properties.get("per_group_coupling_range") or properties.get("per_qubit_coupling_range")
+        return SolverInfo(
+            name=str(solver.name),
+            graph=graph,
+            h_range=_range(properties["h_range"]),
+            j_range=_range(properties.get("extended_j_range") or properties["j_range"]),
+            sum_range=_range(sums) if sums else None,
+            groups=_groups(graph, by_group="per_group_coupling_range" in properties),
+            num_reads_range=(int(properties["num_reads_range"][0]), int(properties["num_reads_range"][1])),
+            annealing_time_range_us=_range(properties["annealing_time_range"]),
+            default_annealing_time_us=float(
+                properties.get("default_annealing_time") or timing.get("default_annealing_time") or 20.0
+            ),
+            run_duration_us=float((properties.get("problem_run_duration_range") or (0.0, 0.0))[1]),
+            num_qubits=int(properties["num_qubits"]),
+            takes_flux_biases="flux_biases" in (properties.get("parameters") or {}),
+            solver=solver,
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise SamplerUnavailableError(f"solver {solver.name} lacks a usable property: {error!r}") from error
+
+
+def _range(pair: Any) -> Range:
+    return float(pair[0]), float(pair[1])
+
+
+def _groups(graph: WorkingGraph, *, by_group: bool) -> NDArray[np.int64]:
+    """Which couplers' J add up under one limit: each qubit's, or, on Zephyr, each of a qubit's two groups."""
+    count = len(graph.couplers)
+    if not by_group or graph.family != "zephyr":
+        return np.stack([graph.couplers.ravel(), np.repeat(np.arange(count), 2)], axis=1)
+    chip = nx.Graph(family="zephyr", rows=graph.size)
+    chip.add_edges_from(graph.couplers.tolist())
+    numbered = [(number, *pair) for number, group in enumerate(coupling_groups(chip)) for pair in group]
+    entries = np.array(numbered, dtype=np.int64).reshape(-1, 3)
+    keys = graph.couplers[:, 0] * graph.label_count + graph.couplers[:, 1]
+    order = np.argsort(keys)
+    wanted = entries[:, 1:].min(axis=1) * graph.label_count + entries[:, 1:].max(axis=1)
+    return np.stack([entries[:, 0], order[np.searchsorted(keys, wanted, sorter=order)]], axis=1)

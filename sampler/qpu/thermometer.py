@@ -1,0 +1,143 @@
+"""Which beta_eff to draw with: the kept one, or one measured now; and whether it still holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from sampler.machine import BoltzmannMachine
+from sampler.placement import machine_fingerprint
+from sampler.qpu.calibration import (
+    Calibration,
+    CalibrationKey,
+    CalibrationStore,
+    apparent_scale,
+    matched_scale,
+    timestamp,
+)
+from sampler.qpu.draw import Bill, Drawer, DrawOptions, PartReads
+from sampler.qpu.packing import Programming
+from sampler.qpu.planner import Plan
+from sampler.qpu.settings import QpuSettings
+from sampler.qpu.site import Site
+
+_SIGMAS = 5.0
+"""A drift is not believed below this many standard errors: one false alarm in two million draws."""
+
+
+def calibration_key(machine: BoltzmannMachine, plan: Plan) -> CalibrationKey:
+    """What a calibration for ``plan`` belongs to."""
+    return CalibrationKey(
+        plan.info.name, plan.info.graph.graph_id, machine_fingerprint(machine), plan.options.annealing_time_us
+    )
+
+
+class Thermometer:
+    """Measures and keeps calibrations. Safe to use from several threads."""
+
+    def __init__(self, store: CalibrationStore, settings: QpuSettings) -> None:
+        self.store = store
+        self._settings = settings
+        self._measuring = Lock()
+        self._drift: dict[str, float] = {}
+        self._rng = np.random.default_rng()
+
+    def kept(self, key: CalibrationKey) -> Calibration | None:
+        """The calibration to draw with, unless it has to be measured anew."""
+        if self._settings.recalibrate_on_drift and str(key) in self._drift:
+            return None
+        return self.store.get(key)
+
+    def measure(
+        self,
+        key: CalibrationKey,
+        programmings: tuple[Programming, Programming],
+        sites: Sequence[Site],
+        plan: Plan,
+        drawer: Drawer,
+        deadline: float,
+        bill: Bill,
+        *,
+        unless_kept: bool,
+    ) -> Calibration:
+        """Measure beta_eff with two programmings, keep and return it.
+
+        Args:
+            key: what it is measured for.
+            programmings: a short one to get near, and the one that counts, each part with the same number of reads.
+            sites: the copies they use, the condition folded.
+            plan: conditions and annealing time.
+            drawer: what draws.
+            deadline: instant of ``time.monotonic``.
+            bill: what is used is added to it.
+            unless_kept: return the calibration another thread has made in the meantime, if there is one.
+        """
+        with self._measuring:
+            kept = self.kept(key)
+            if unless_kept and kept is not None:
+                return kept
+            options = DrawOptions(key.annealing_time_us, condition_mode="fold", cap_us=plan.options.cap_us)
+            earlier = self.store.get(key)
+            beta = self._settings.initial_beta if earlier is None else earlier.beta
+            beta = max(beta, drawer.least_beta(sites, plan.conditions))
+            first = drawer.draw([programmings[0]], sites, plan.conditions, beta, options, deadline, self._rng, bill)
+            beta *= apparent_scale(first, self._rng).value
+            # Hot enough to be programmed without rescaling; the estimates below are relative to it anyway.
+            beta = max(beta, drawer.least_beta(sites, plan.conditions))
+            reads = drawer.draw([programmings[1]], sites, plan.conditions, beta, options, deadline, self._rng, bill)
+            by_pull = apparent_scale(reads, self._rng)
+            by_energy = matched_scale(reads, by_pull.value, int(self._rng.integers(2**62)), self._rng, deadline)
+            calibration = Calibration(
+                solver=key.solver,
+                graph_id=key.graph_id,
+                machine=key.machine,
+                annealing_time_us=key.annealing_time_us,
+                beta=beta * by_energy.value,
+                beta_error=beta * by_energy.error,
+                beta_pseudolikelihood=beta * by_pull.value,
+                beta_pseudolikelihood_error=beta * by_pull.error,
+                reads=sum(part.spins.shape[0] for part in reads),
+                calibrated_at=timestamp(self.store.now()),
+            )
+            self.store.put(calibration)
+            self._drift.pop(str(key), None)
+            return calibration
+
+    def watch(self, parts: Sequence[PartReads], calibration: Calibration, bill: Bill) -> None:
+        """Note a stale calibration, methods that disagree, or reads that look hotter or colder than they did then."""
+        age_s = calibration.age_s(self.store.now())
+        if age_s > self._settings.calibration_max_age_s:
+            bill.note(f"stale calibration: beta_eff was measured {age_s / 86400:.1f} days ago")
+        if not calibration.methods_agree:
+            bill.note(
+                f"the two estimates of beta_eff disagree: {calibration.beta:.3f} by energies, "
+                f"{calibration.beta_pseudolikelihood:.3f} by pseudolikelihood"
+            )
+        seen = apparent_scale(parts, self._rng)
+        before = calibration.beta_pseudolikelihood / calibration.beta
+        error = np.hypot(seen.error, calibration.beta_pseudolikelihood_error / calibration.beta)
+        change = seen.value / before - 1.0
+        key = str(calibration.key)
+        if abs(change) > max(self._settings.drift_tolerance, _SIGMAS * error / before):
+            self._drift[key] = change
+            bill.note(f"drift: the solver looks {change:+.1%} in beta_eff against its calibration; calibrate again")
+        elif abs(change) < self._settings.drift_tolerance:
+            self._drift.pop(key, None)
+
+    def detail(self, key: CalibrationKey) -> dict[str, Any] | None:
+        """What users want to know of the calibration of ``key``, None if there is none."""
+        calibration = self.store.get(key)
+        if calibration is None:
+            return None
+        age_s = calibration.age_s(self.store.now())
+        return {
+            "beta": calibration.beta,
+            "error": calibration.beta_error,
+            "calibrated_at": calibration.calibrated_at,
+            "age_s": age_s,
+            "stale": age_s > self._settings.calibration_max_age_s,
+            "drift": self._drift.get(str(key)),
+        }
