@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import networkx as nx
 import numpy as np
@@ -148,3 +150,13 @@ def test_every_fault_is_named_after_its_key() -> None:
         assert fault.effect
     with pytest.raises(dataclasses.FrozenInstanceError):
         FAULTS["poll_503"].stage = "submit"  # type: ignore[misc]
+
+
+def test_the_documentation_names_every_setting_and_fault() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", page))
+    settings = {field.name for field in dataclasses.fields(EmulatorConfig)}
+    assert settings <= named
+    assert set(NOISE_LEVELS) <= named
+    for name, fault in FAULTS.items():
+        assert name in named or {fault.stage, fault.action} <= named, name
