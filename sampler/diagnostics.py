@@ -1,0 +1,310 @@
+"""How good draws are: effective temperature, autocorrelation, and whether cold starts reach what warm ones do.
+
+Autocorrelation in equilibrium is short even where a chain is stuck in one valley and never sees the others, so it says
+nothing of burn-in. Burn-in is measured here by starting cold (a random state and a short ramp) and warm (a long one)
+and asking whether energy and magnetisations agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampler.errors import InvalidInputError, SamplerError
+from sampler.machine import PARTITION_COUNT, BoltzmannMachine
+from sampler.request import LatentBatch, LatentRequest, SamplerOptions
+
+Draw = Callable[[LatentRequest], LatentBatch]
+"""A sampler's ``sample``."""
+
+Advance = Callable[[NDArray[np.int8], int], NDArray[np.int8]]
+"""(states, step number) → the states one step (one sweep, usually) later."""
+
+_MOST_BETA = 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class BetaEstimate:
+    """An inverse temperature in units of the machine's own, so that 1 is right, and its standard error."""
+
+    beta: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Difference of two samples in one figure, in standard deviations of that figure, with its standard error."""
+
+    difference: float
+    error: float
+
+    def within(self, tolerance: float) -> bool:
+        """Whether the difference is at most ``tolerance``, two standard errors of doubt included."""
+        return abs(self.difference) + 2.0 * self.error <= tolerance
+
+
+@dataclass(frozen=True, slots=True)
+class SweepCalibration:
+    """Outcome of ``calibrate_sweeps``.
+
+    Attributes:
+        sweeps: the least number of sweeps that agrees with the long run, None if none does.
+        tolerance: in standard deviations, see ``Agreement``.
+        reference_sweeps: length of the long run.
+        rows: chains compared.
+        table: for each number of sweeps tried, the agreement of energy and of each partition's magnetisation.
+    """
+
+    sweeps: int | None
+    tolerance: float
+    reference_sweeps: int
+    rows: int
+    table: dict[int, dict[str, Agreement]]
+
+
+def figures_of(machine: BoltzmannMachine, spins: NDArray[np.int8]) -> dict[str, NDArray[np.float64]]:
+    """Energy in kT and mean spin of each free partition, (rows,) each, of states (rows, nodes)."""
+    figures = {"energy": machine.energies(spins)}
+    for partition in range(1, PARTITION_COUNT):
+        nodes = machine.nodes_of(partition)
+        if nodes.size:
+            figures[f"magnetisation_{partition}"] = spins[:, nodes].mean(axis=1, dtype=np.float64)
+    return figures
+
+
+def local_fields(machine: BoltzmannMachine, spins: NDArray[np.int8]) -> NDArray[np.float64]:
+    """h_i + Σ_j J_ij s_j of every node, (rows, nodes), for states (rows, nodes)."""
+    fields = np.tile(machine.h.astype(np.float64)[:, None], (1, spins.shape[0]))
+    first, second, j = machine.edges[:, 0], machine.edges[:, 1], machine.j.astype(np.float64)
+    by_node = np.ascontiguousarray(spins.T)
+    for start in range(0, j.shape[0], 1024):
+        part = slice(start, start + 1024)
+        np.add.at(fields, first[part], j[part, None] * by_node[second[part]])
+        np.add.at(fields, second[part], j[part, None] * by_node[first[part]])
+    return fields.T
+
+
+def pseudolikelihood_beta(
+    machine: BoltzmannMachine, spins: NDArray[np.int8], *, resamples: int = 200, seed: int = 0
+) -> BetaEstimate:
+    """β at which the free spins' conditionals, ∏_i σ(−2β s_i f_i), are likeliest for independent states (rows, nodes).
+
+    f_i is the local field of spin i, σ the logistic function. The error is the spread over ``resamples`` bootstrap
+    samples of as many rows, each solved by one Newton step from the estimate of all rows.
+
+    Raises:
+        InvalidInputError: fewer than two rows, or states that set no finite β (no field, or no spin against its field).
+    """
+    if spins.shape[0] < 2:
+        raise InvalidInputError("spins", f"{spins.shape[0]} rows", "at least 2 rows")
+    free = machine.free_nodes
+    pull = 2.0 * spins[:, free] * local_fields(machine, spins)[:, free]
+
+    def derivatives(beta: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        against = 0.5 * (1.0 - np.tanh(-0.5 * beta * pull))
+        return -(pull * against).sum(axis=1), -(pull**2 * against * (1.0 - against)).sum(axis=1)
+
+    if not (pull > 0).any() or not (pull < 0).any():
+        raise InvalidInputError(
+            "spins", "states that set no finite beta", "states with spins along and against a field"
+        )
+    low, high = 0.0, 1.0
+    while derivatives(high)[0].sum() > 0:
+        low, high = high, 2.0 * high
+        if high > _MOST_BETA:
+            raise InvalidInputError("spins", "states that set no finite beta", f"states of a beta below {_MOST_BETA}")
+    if derivatives(0.0)[0].sum() < 0:
+        low, high = -_MOST_BETA, 0.0
+    beta = 0.5 * (low + high)
+    for _ in range(100):
+        slopes, curvatures = derivatives(beta)
+        low, high = (beta, high) if slopes.sum() > 0 else (low, beta)
+        step = beta - slopes.sum() / curvatures.sum() if curvatures.sum() < 0 else math.inf
+        following = step if low < step < high else 0.5 * (low + high)
+        if abs(following - beta) < 1e-10 * max(1.0, abs(beta)):
+            break
+        beta = following
+    slopes, curvatures = derivatives(beta)
+    rows = spins.shape[0]
+    counts = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1.0 / rows), size=resamples)
+    spread = (counts @ slopes) / (counts @ curvatures)
+    return BetaEstimate(float(beta), float(spread.std(ddof=1)))
+
+
+def energy_matched_beta(
+    machine: BoltzmannMachine, spins: NDArray[np.int8], draw: Draw, *, seed: int = 0, rounds: int = 8
+) -> BetaEstimate:
+    """β at which ``draw`` gives the mean energy that the independent states ``spins`` (rows, nodes) have.
+
+    Each round draws two states for every row's condition from the machine at the present β and moves β by Newton's
+    rule, d⟨E⟩/dβ = −Var(E), where the two states of a condition give the variance. It stops once the step is within
+    two standard errors.
+
+    Raises:
+        InvalidInputError: fewer than two rows.
+        SamplerError: what ``draw`` raises; or β leaves (0, 1000), or does not settle in ``rounds`` rounds.
+    """
+    rows = spins.shape[0]
+    if rows < 2:
+        raise InvalidInputError("spins", f"{rows} rows", "at least 2 rows")
+    conditions = np.tile(spins[:, machine.condition_nodes], (2, 1))
+    energies = machine.energies(spins)
+    beta = 1.0
+    for number in range(rounds):
+        scaled = machine.with_parameters(machine.h * np.float32(beta), machine.j * np.float32(beta))
+        streams = np.empty((2 * rows, 2), dtype=np.uint64)
+        streams[:, 0] = seed
+        streams[:, 1] = np.arange(2 * rows, dtype=np.uint64) + np.uint64(2 * rows * number)
+        drawn = machine.energies(draw(LatentRequest(scaled, conditions, streams)).spins)
+        one, other = drawn[:rows], drawn[rows:]
+        variance = float(((one - other) ** 2).mean() / 2.0)
+        if variance <= 0.0:
+            raise SamplerError("the energy does not fluctuate, so that it sets no temperature")
+        gaps = 0.5 * (one + other) - energies
+        step = float(gaps.mean()) / variance
+        error = float(gaps.std(ddof=1)) / math.sqrt(rows) / variance
+        # Far from the answer the variance is another; no step may do more than double or halve beta.
+        following = min(max(beta + step, 0.5 * beta), 2.0 * beta)
+        if not 1.0 / _MOST_BETA < following < _MOST_BETA:
+            raise SamplerError(f"no beta matches a mean energy of {energies.mean():.6g} kT")
+        if number > 0 and abs(step) <= 2.0 * error:
+            return BetaEstimate(following, error)
+        beta = following
+    raise SamplerError(f"beta did not settle within {rounds} rounds; last {beta:.4g}")
+
+
+def autocorrelation_time(series: NDArray[np.float64]) -> float:
+    """Integrated autocorrelation time τ = 1 + 2 Σ_t ρ(t), in steps, of chains (chains, steps) in equilibrium.
+
+    ρ is averaged over the chains about their common mean; the sum ends at the first t ≥ 5 τ(t) (Sokal's window). τ = 1
+    for independent steps. A series that never changes has τ = inf.
+
+    Raises:
+        InvalidInputError: fewer than 8 steps.
+    """
+    values = np.atleast_2d(np.asarray(series, dtype=np.float64))
+    steps = values.shape[1]
+    if steps < 8:
+        raise InvalidInputError("series", f"{steps} steps", "at least 8 steps")
+    centred = values - values.mean()
+    padded = np.fft.rfft(centred, n=2 * steps, axis=1)
+    covariance = np.fft.irfft(np.abs(padded) ** 2, axis=1)[:, :steps].sum(axis=0) / np.arange(steps, 0, -1)
+    if covariance[0] <= 1e-12 * max(1.0, float(np.abs(values).max()) ** 2):
+        return math.inf
+    tau = 2.0 * np.cumsum(covariance / covariance[0]) - 1.0
+    inside = np.arange(steps) >= 5.0 * tau
+    return float(max(tau[int(np.argmax(inside))] if inside.any() else tau[-1], 1.0))
+
+
+def autocorrelation_times(
+    machine: BoltzmannMachine, spins: NDArray[np.int8], advance: Advance, *, steps: int = 256
+) -> dict[str, float]:
+    """τ in steps of each figure of ``figures_of``, from chains that start in equilibrium at ``spins`` (rows, nodes).
+
+    Chains of different conditions have different means, so each figure is taken relative to its chain's condition: the
+    mean over chains of one condition if it has several, else over the chain's own steps.
+    """
+    recorded: dict[str, list[NDArray[np.float64]]] = {}
+    for step in range(steps):
+        spins = advance(spins, step)
+        for name, values in figures_of(machine, spins).items():
+            recorded.setdefault(name, []).append(values)
+    _, level = np.unique(spins[:, machine.condition_nodes], axis=0, return_inverse=True)
+    level = level.reshape(-1)
+    counts = np.bincount(level)
+    times = {}
+    for name, columns in recorded.items():
+        series = np.stack(columns, axis=1)
+        means = np.bincount(level, series.mean(axis=1)) / counts
+        times[name] = autocorrelation_time(series - means[level][:, None])
+    return times
+
+
+def agreement(machine: BoltzmannMachine, cold: NDArray[np.int8], warm: NDArray[np.int8]) -> dict[str, Agreement]:
+    """Agreement of two independent samples (rows, nodes), row by row of one condition, in each of ``figures_of``.
+
+    Raises:
+        InvalidInputError: fewer than two rows, or rows of different conditions.
+    """
+    clamped = machine.condition_nodes
+    if cold.shape != warm.shape or cold.shape[0] < 2 or not np.array_equal(cold[:, clamped], warm[:, clamped]):
+        raise InvalidInputError("warm", f"{warm.shape}", "at least 2 rows, of the conditions of cold")
+    warm_figures = figures_of(machine, warm)
+    result = {}
+    for name, values in figures_of(machine, cold).items():
+        gaps = values - warm_figures[name]
+        spread = float(gaps.std(ddof=1))
+        # Both samples spread alike, so that the difference of two rows has twice the variance of one.
+        deviation = spread / math.sqrt(2.0)
+        if deviation == 0.0:
+            result[name] = Agreement(0.0 if gaps[0] == 0.0 else math.inf, 0.0)
+        else:
+            error = spread / math.sqrt(gaps.shape[0]) / deviation
+            result[name] = Agreement(float(gaps.mean()) / deviation, error)
+    return result
+
+
+def calibrate_sweeps(
+    machine: BoltzmannMachine,
+    conditions: NDArray[np.int8],
+    draw: Draw,
+    tolerance: float = 0.1,
+    *,
+    candidates: Sequence[int] = (8, 16, 32, 64, 128, 256, 512, 1024),
+    reference_sweeps: int = 2048,
+    seed: int = 0,
+    progress: Callable[[int, dict[str, Agreement]], None] | None = None,
+) -> SweepCalibration:
+    """The least number of sweeps whose draws agree with those of a long run, for these conditions (rows, width).
+
+    A number counts as enough if it *and every larger candidate* agree with the long run within ``tolerance`` in energy
+    and in each partition's magnetisation. The largest candidate is thereby the test of the long run itself: should it
+    disagree, nothing is known to be equilibrated and ``sweeps`` is None (ramps fail there: see sampler.tempering).
+
+    Args:
+        machine: the law.
+        conditions: one chain each; at least 72 / tolerance² of them. Two standard errors of the difference, √(2 / rows)
+            each, count against the tolerance, and samples that agree differ by four in 6e-5 of cases.
+        draw: a sampler's ``sample`` that takes ``sweeps``.
+        tolerance: in standard deviations of each figure at a fixed condition.
+        candidates: numbers of sweeps tried, ascending, below ``reference_sweeps``.
+        reference_sweeps: length of the long run.
+        seed: streams (seed, i) are used for the draws.
+        progress: called after each candidate, with its agreement.
+
+    Raises:
+        InvalidInputError: a bad argument.
+        SamplerError: what ``draw`` raises.
+    """
+    rows = conditions.shape[0]
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise InvalidInputError("tolerance", tolerance, "a finite number above 0")
+    least = math.ceil(72.0 / tolerance**2)
+    if rows < least:
+        raise InvalidInputError("conditions", f"{rows} rows", f"at least {least} rows for a tolerance of {tolerance}")
+    ascending = sorted(set(candidates))
+    if not ascending or ascending[0] < 1 or ascending[-1] >= reference_sweeps:
+        raise InvalidInputError("candidates", list(candidates), f"numbers from 1 to below {reference_sweeps}")
+
+    def drawn(sweeps: int, number: int) -> NDArray[np.int8]:
+        streams = np.empty((rows, 2), dtype=np.uint64)
+        streams[:, 0] = seed
+        streams[:, 1] = np.arange(rows, dtype=np.uint64) + np.uint64(rows * number)
+        return draw(LatentRequest(machine, conditions, streams, SamplerOptions(sweeps=sweeps))).spins
+
+    warm = drawn(reference_sweeps, 0)
+    table: dict[int, dict[str, Agreement]] = {}
+    for number, sweeps in enumerate(ascending, 1):
+        table[sweeps] = agreement(machine, drawn(sweeps, number), warm)
+        if progress is not None:
+            progress(sweeps, table[sweeps])
+    enough = None
+    for sweeps in reversed(ascending):
+        if not all(found.within(tolerance) for found in table[sweeps].values()):
+            break
+        enough = sweeps
+    return SweepCalibration(enough, tolerance, reference_sweeps, rows, table)

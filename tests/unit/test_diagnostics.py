@@ -1,0 +1,251 @@
+"""Diagnostics against cases whose answer is known. Statistical bounds are at five standard errors or more (1e-6)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from sampler.diagnostics import (
+    agreement,
+    autocorrelation_time,
+    autocorrelation_times,
+    calibrate_sweeps,
+    energy_matched_beta,
+    figures_of,
+    local_fields,
+    pseudolikelihood_beta,
+)
+from sampler.errors import InvalidInputError, SamplerError
+from sampler.gibbs.sampler import GibbsSampler, refine
+from sampler.request import LatentBatch, Provenance, SamplerOptions
+
+
+@pytest.fixture
+def machine(rng, random_machine):
+    return random_machine(rng, free=12, condition=3, coupling=0.4)
+
+
+def scaled(machine, beta):
+    return machine.with_parameters(machine.h * np.float32(beta), machine.j * np.float32(beta))
+
+
+def test_local_fields_are_what_a_flip_costs(machine, rng, random_spins):
+    spins = random_spins(rng, (20, 15))
+    fields = local_fields(machine, spins)
+    for node in range(15):
+        flipped = spins.copy()
+        flipped[:, node] *= -1
+        cost = machine.energies(flipped) - machine.energies(spins)
+        assert np.allclose(cost, -2 * spins[:, node] * fields[:, node], atol=1e-5)
+
+
+def test_figures_are_energy_and_partition_means(machine, rng, random_spins):
+    spins = random_spins(rng, (4, 15))
+    figures = figures_of(machine, spins)
+    assert list(figures) == ["energy", "magnetisation_1", "magnetisation_2", "magnetisation_3"]
+    assert np.allclose(figures["magnetisation_2"], spins[:, machine.partitions == 2].mean(axis=1))
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 1.03, 2.0])
+def test_pseudolikelihood_finds_beta_within_its_error(beta, machine, rng, random_spins, enumerate_law):
+    law = enumerate_law(scaled(machine, beta), random_spins(rng, (3,)))
+    found = pseudolikelihood_beta(machine, law.draw(rng, 8000))
+    assert abs(found.beta - beta) < 5 * found.error
+    assert found.error < 0.03 * beta
+
+
+def test_bootstrap_error_is_the_spread_of_the_estimate(machine, rng, random_spins, enumerate_law):
+    law = enumerate_law(machine, random_spins(rng, (3,)))
+    estimates = [pseudolikelihood_beta(machine, law.draw(rng, 500), seed=number) for number in range(100)]
+    spread = np.std([found.beta for found in estimates], ddof=1)
+    stated = np.mean([found.error for found in estimates])
+    # The spread of 100 estimates is itself known to 7 %.
+    assert abs(stated / spread - 1) < 0.4
+    score = (np.mean([found.beta for found in estimates]) - 1) / (spread / math.sqrt(100))
+    assert abs(score) < 6
+
+
+def test_pseudolikelihood_of_inverted_states_is_negative(machine, rng, random_spins, enumerate_law):
+    law = enumerate_law(scaled(machine, -0.7), random_spins(rng, (3,)))
+    found = pseudolikelihood_beta(machine, law.draw(rng, 4000))
+    assert abs(found.beta + 0.7) < 5 * found.error
+
+
+def test_states_that_set_no_temperature_are_refused(machine, rng, random_spins, enumerate_law):
+    law = enumerate_law(machine, random_spins(rng, (3,)))
+    ground = law.spins[[law.energies.argmin()] * 5]
+    with pytest.raises(InvalidInputError, match="no finite beta"):
+        pseudolikelihood_beta(machine, ground)
+    zero = machine.with_parameters(machine.h * 0, machine.j * 0)
+    with pytest.raises(InvalidInputError, match="no finite beta"):
+        pseudolikelihood_beta(zero, law.draw(rng, 5))
+    for estimate in (pseudolikelihood_beta, lambda m, s: energy_matched_beta(m, s, GibbsSampler().sample)):
+        with pytest.raises(InvalidInputError, match="at least 2 rows"):
+            estimate(machine, ground[:1])
+    with pytest.raises(SamplerError, match="does not fluctuate"):
+        energy_matched_beta(zero, law.draw(rng, 5), GibbsSampler().sample)
+
+
+@pytest.mark.parametrize("beta", [0.6, 1.0, 1.7])
+def test_energy_matching_finds_beta_within_its_error(beta, machine, rng, random_spins, latent_request):
+    conditions = random_spins(rng, (4000, 3))
+    with GibbsSampler() as sampler:
+        given = sampler.sample(latent_request(scaled(machine, beta), conditions, seed=8)).spins
+        found = energy_matched_beta(machine, given, sampler.sample, seed=9)
+    assert abs(found.beta - beta) < 5 * found.error
+    assert found.error < 0.05 * beta
+
+
+def test_energy_that_no_temperature_has_is_told(machine, rng, random_spins, enumerate_law):
+    law = enumerate_law(machine, random_spins(rng, (3,)))
+    highest = law.spins[[law.energies.argmax()] * 50]
+    with GibbsSampler() as sampler, pytest.raises(SamplerError, match=r"no beta matches|did not settle"):
+        energy_matched_beta(machine, highest, sampler.sample, rounds=20)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
+def test_autocorrelation_time_of_an_autoregressive_series(rho, rng):
+    steps = np.empty((64, 4096))
+    steps[:, 0] = rng.normal(size=64)
+    for t in range(1, 4096):
+        steps[:, t] = rho * steps[:, t - 1] + math.sqrt(1 - rho**2) * rng.normal(size=64)
+    expected = (1 + rho) / (1 - rho)
+    # 64 * 4096 steps know tau to about 1 %, and the window cuts less than 1 % off.
+    assert autocorrelation_time(steps + 7) == pytest.approx(expected, rel=0.08)
+
+
+def test_autocorrelation_time_of_what_never_changes_is_infinite():
+    assert autocorrelation_time(np.full((3, 20), 0.1)) == math.inf
+    with pytest.raises(InvalidInputError, match="at least 8 steps"):
+        autocorrelation_time(np.zeros((3, 7)))
+
+
+def test_autocorrelation_times_of_independent_and_of_frozen_chains(machine, rng, random_spins, enumerate_law):
+    level = random_spins(rng, (3,))
+    law = enumerate_law(machine, level)
+    start = law.draw(rng, 200)
+    fresh = autocorrelation_times(machine, start, lambda spins, step: law.draw(rng, 200), steps=64)
+    assert set(fresh) == set(figures_of(machine, start))
+    assert all(tau == pytest.approx(1.0, abs=0.2) for tau in fresh.values())
+    every_third = autocorrelation_times(
+        machine, start, lambda spins, step: spins if step % 3 else law.draw(rng, 200), steps=150
+    )
+    # Blocks of three equal steps: 1 + 2 (2/3 + 1/3) = 3.
+    assert all(tau == pytest.approx(3.0, abs=0.5) for tau in every_third.values())
+    assert all(tau >= 32 for tau in autocorrelation_times(machine, start, lambda spins, step: spins, steps=64).values())
+
+
+def test_autocorrelation_time_of_gibbs_chains_is_short_and_takes_conditions_apart(
+    machine, rng, random_spins, latent_request
+):
+    conditions = random_spins(rng, (64, 3))
+    with GibbsSampler() as sampler:
+        start = sampler.sample(latent_request(machine, conditions, seed=1)).spins
+
+    def advance(spins, step):
+        streams = latent_request(machine, conditions, seed=2, first_index=64 * step).streams
+        return refine(machine, spins, 1, streams)
+
+    times = autocorrelation_times(machine, start, advance, steps=256)
+    assert all(1.0 <= tau < 12.0 for tau in times.values())
+
+
+def test_agreement_measures_differences_in_standard_deviations(machine, rng, random_spins, enumerate_law):
+    level = random_spins(rng, (3,))
+    law, colder = enumerate_law(machine, level), enumerate_law(scaled(machine, 1.5), level)
+    first, second = law.draw(rng, 20_000), law.draw(rng, 20_000)
+    for found in agreement(machine, first, second).values():
+        assert abs(found.difference) < 6 * found.error
+        assert found.error == pytest.approx(0.01, rel=0.01)
+        assert found.within(0.1)
+    spread = math.sqrt(law.mean((law.energies - law.mean(law.energies)) ** 2))
+    expected = (colder.mean(law.energies) - law.mean(law.energies)) / spread
+    found = agreement(machine, colder.draw(rng, 20_000), first)["energy"]
+    assert found.difference == pytest.approx(expected, rel=0.25)
+    assert not found.within(0.1)
+
+
+def test_agreement_wants_rows_of_the_same_conditions(machine, rng, random_spins):
+    spins = random_spins(rng, (4, 15))
+    other = spins.copy()
+    other[2, machine.condition_nodes[0]] *= -1
+    for warm in (other, spins[:3]):
+        with pytest.raises(InvalidInputError, match="conditions of cold"):
+            agreement(machine, spins, warm)
+    same = agreement(machine, spins, spins)
+    assert all(found == same["energy"] and found.within(1e-9) for found in same.values())
+
+
+def slow_draw(law, needed, rng):
+    """A sampler that is right from ``needed`` sweeps on, and otherwise keeps some rows at one state."""
+
+    def draw(request):
+        sweeps = request.options.sweeps
+        spins = law.draw(rng, request.rows)
+        stuck = rng.random(request.rows) < max(0.0, 1 - sweeps / needed)
+        spins[stuck] = law.spins[law.energies.argmax()]
+        return LatentBatch(spins, request.machine.energies(spins), Provenance("slow", sweeps=sweeps))
+
+    return draw
+
+
+def test_calibration_finds_where_a_slow_sampler_becomes_right(machine, rng, random_spins, enumerate_law):
+    level = random_spins(rng, (1, 3))
+    law = enumerate_law(machine, level[0])
+    conditions = np.repeat(level, 2000, axis=0)
+    seen = []
+    found = calibrate_sweeps(
+        machine, conditions, slow_draw(law, 40, rng), 0.2, progress=lambda sweeps, figures: seen.append(sweeps)
+    )
+    assert found.sweeps == 64
+    assert seen == [8, 16, 32, 64, 128, 256, 512, 1024]
+    assert not found.table[16]["energy"].within(0.2)
+    assert found.table[64]["energy"].within(0.2)
+    assert (found.rows, found.tolerance, found.reference_sweeps) == (2000, 0.2, 2048)
+    # The long run is itself in doubt when even the largest candidate differs from it.
+    assert calibrate_sweeps(machine, conditions, slow_draw(law, 4000, rng), 0.2).sweeps is None
+
+
+def test_calibration_of_the_real_sampler_on_an_easy_machine(machine, rng, random_spins):
+    with GibbsSampler() as sampler:
+        found = calibrate_sweeps(
+            machine, random_spins(rng, (2000, 3)), sampler.sample, 0.2, candidates=(1, 64, 128), reference_sweeps=256
+        )
+    # One sweep at beta = 1 from a random state is not enough, 64 are.
+    assert found.sweeps == 64
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("tolerance", {"tolerance": 0.0}),
+        ("tolerance", {"tolerance": math.nan}),
+        ("conditions", {"tolerance": 0.1}),
+        ("candidates", {"candidates": ()}),
+        ("candidates", {"candidates": (0, 4)}),
+        ("candidates", {"candidates": (8, 2048)}),
+    ],
+)
+def test_bad_calibration_arguments_are_refused(field, changes, machine, rng, random_spins):
+    arguments = {"tolerance": 0.5} | changes
+    with GibbsSampler() as sampler, pytest.raises(InvalidInputError) as caught:
+        calibrate_sweeps(machine, random_spins(rng, (300, 3)), sampler.sample, **arguments)
+    assert caught.value.field == field
+
+
+def test_options_of_a_calibration_reach_the_sampler(machine, rng, random_spins):
+    asked = []
+
+    def draw(request):
+        asked.append(request)
+        with GibbsSampler() as sampler:
+            return sampler.sample(dataclasses.replace(request, options=SamplerOptions(sweeps=2)))
+
+    calibrate_sweeps(machine, random_spins(rng, (100, 3)), draw, 1.0, candidates=(3, 5), reference_sweeps=9, seed=4)
+    assert [request.options.sweeps for request in asked] == [9, 3, 5]
+    streams = np.concatenate([request.streams for request in asked])
+    assert len(np.unique(streams, axis=0)) == 300
+    assert (streams[:, 0] == 4).all()
