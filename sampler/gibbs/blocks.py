@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,22 @@ BLOCK_TYPES = (np.uint8, np.uint32, np.uint64)
 """State integers of the fast kernel: 8, 32 or 64 chains at a time."""
 
 
+CHUNK = 1024
+"""Sweeps between two looks at the clock."""
+
+
 def run_block_fast(
     programme: Programme,
     spins: NDArray[np.int8],
     betas: NDArray[np.float64],
     keys: NDArray[np.uint64],
     state_type: type[np.unsignedinteger[Any]],
+    on_time: Callable[[], None] = lambda: None,
 ) -> None:
-    """Sweep up to as many rows of ``spins`` as ``state_type`` has bits, in place, with the fast kernel."""
+    """Sweep up to as many rows of ``spins`` as ``state_type`` has bits, in place, with the fast kernel.
+
+    ``on_time`` is called before every ``CHUNK`` sweeps; it raises to stop.
+    """
     graph = programme.graph
     width = 8 * np.dtype(state_type).itemsize
     rows = spins.shape[0]
@@ -37,45 +46,57 @@ def run_block_fast(
     _pack(spins, graph.order, up)
     scratch = np.empty((5, width), dtype=np.int16)
     twice_betas = 2.0 * betas / programme.scale
-    factors = exponent_factors(twice_betas)
     held = np.empty(graph.held.shape[0], dtype=state_type)
     _pack(spins, graph.held, held)
     fields = np.empty((graph.updates, width), dtype=np.int16)
     _fold(held, programme.base16, graph.held_indptr, graph.held_columns, programme.packed_held_step, fields)
-    run_fast(
-        up,
-        fields,
-        graph.indptr,
-        graph.neighbours,
-        programme.packed_step,
-        twice_betas,
-        factors,
-        padded_keys,
-        states,
-        scratch,
-    )
+    for start in range(0, betas.shape[0], CHUNK):
+        part = twice_betas[start : start + CHUNK]
+        on_time()
+        run_fast(
+            up,
+            fields,
+            graph.indptr,
+            graph.neighbours,
+            programme.packed_step,
+            part,
+            exponent_factors(part),
+            padded_keys,
+            states,
+            scratch,
+            start,
+        )
     _unpack(up, graph.order, spins)
 
 
 def run_block_plain(
-    programme: Programme, spins: NDArray[np.int8], betas: NDArray[np.float64], keys: NDArray[np.uint64]
+    programme: Programme,
+    spins: NDArray[np.int8],
+    betas: NDArray[np.float64],
+    keys: NDArray[np.uint64],
+    on_time: Callable[[], None] = lambda: None,
 ) -> None:
-    """Sweep rows of ``spins`` in place with the plain kernel."""
+    """Sweep rows of ``spins`` in place with the plain kernel; ``on_time`` as above."""
     graph = programme.graph
     up = np.ascontiguousarray(spins[:, graph.order] > 0).astype(np.uint8)
     fields = np.empty(up.shape, dtype=np.int32)
     held = np.ascontiguousarray(spins[:, graph.held] > 0).astype(np.uint8)
     _fold_plain(held, programme.base, graph.held_indptr, graph.held_columns, programme.held_step, fields)
-    run_plain(
-        up,
-        fields,
-        graph.indptr,
-        graph.neighbours,
-        programme.step,
-        2.0 * betas / programme.scale,
-        keys,
-        generator_states(keys),
-    )
+    states = generator_states(keys)
+    twice_betas = 2.0 * betas / programme.scale
+    for start in range(0, betas.shape[0], CHUNK):
+        on_time()
+        run_plain(
+            up,
+            fields,
+            graph.indptr,
+            graph.neighbours,
+            programme.step,
+            twice_betas[start : start + CHUNK],
+            keys,
+            states,
+            start,
+        )
     spins[:, graph.order] = 2 * up.astype(np.int8) - 1
 
 

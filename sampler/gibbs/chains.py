@@ -126,13 +126,15 @@ def run(
     if spins.shape[0] == 0 or betas.shape[0] == 0 or programme.graph.updates == 0:
         return
 
-    def piece(rows: slice) -> None:
+    def on_time() -> None:
         if deadline is not None and monotonic() > deadline:
             raise SamplerTimeoutError("gibbs: the deadline passed before all chains had run")
+
+    def piece(rows: slice) -> None:
         if programme.wide:
-            run_block_plain(programme, spins[rows], betas, keys[rows])
+            run_block_plain(programme, spins[rows], betas, keys[rows], on_time)
         else:
-            run_block_fast(programme, spins[rows], betas, keys[rows], state_type)
+            run_block_fast(programme, spins[rows], betas, keys[rows], state_type, on_time)
 
     workers = threads if threads is not None else available_threads()
     share = -(-spins.shape[0] // workers)

@@ -52,6 +52,7 @@ def run_fast(
     keys: NDArray[np.uint64],
     states: NDArray[np.uint32],
     scratch: NDArray[np.int16],
+    start: int,
 ) -> None:
     """Sweep the chains of one block in place.
 
@@ -64,8 +65,9 @@ def run_fast(
         twice_betas: (sweeps,) 2β per unit of field.
         factors: ``exponent_factors(twice_betas)``.
         keys: (lanes,) keys of the streams.
-        states: (4, lanes) generators, those of the even lanes first.
+        states: (4, lanes) generators, those of the even lanes first; left where the sweeps end.
         scratch: (5, lanes) int16.
+        start: sweeps these chains have behind them.
     """
     updates = up.shape[0]
     padded = updates + updates % 2
@@ -112,9 +114,12 @@ def run_fast(
                 distance = lanes.add(lanes.subtract(bits, edge), lanes.splat(up, MARGIN))
                 if lanes.any_below(distance, lanes.splat(up, 2 * MARGIN + 1)):
                     open_lanes = lanes.below(up, distance, lanes.splat(up, 2 * MARGIN + 1))
-                    update = sweep * padded + position
+                    update = (start + sweep) * padded + position
                     rare = _settle(rare, open_lanes, field, bits, scratch, keys, twice_betas[sweep], update)
                 up[position] = lanes.negative(up, field) ^ rare
+    for row, (even, odd) in enumerate(((a0, b0), (a1, b1), (a2, b2), (a3, b3))):
+        lanes.store_pairs(even, up, states, row, 0)
+        lanes.store_pairs(odd, up, states, row, 1)
 
 
 @kernel

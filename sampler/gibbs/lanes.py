@@ -3,7 +3,8 @@
 The lanes of a kernel are the bits of its state's element type: a state of uint64 runs 64 chains at a time, one of
 uint8 runs 8. Each function below emits the LLVM vector operation of its name on 16-bit words; LLVM splits a vector
 into whatever registers the processor has, so nothing here depends on one instruction set (lanes are ordered for
-little-endian memory). Sums are modulo 2¹⁶.
+little-endian memory). Sums are modulo 2¹⁶. numba looks at the file of a cached kernel alone when it decides whether the
+cache is stale: after an edit here, in ``plain`` or in ``streams``, remove the cached kernels (``*.nbi``, ``*.nbc``).
 
 ``Words`` is a vector of 16-bit words, one for each lane. ``Pairs`` is a vector of half as many 32-bit words.
 """
@@ -58,6 +59,22 @@ def _constant(kind: VectorType, value: int) -> Any:
 def _address(context: Any, builder: ir.IRBuilder, kind: Any, value: Any, index: Any, index_kind: Any) -> Any:
     data = context.make_array(kind)(context, builder, value).data
     return builder.gep(data, [context.cast(builder, index, index_kind, types.intp)])
+
+
+def _pairs_address(
+    context: Any,
+    builder: ir.IRBuilder,
+    kind: Any,
+    value: Any,
+    row: Any,
+    row_kind: Any,
+    half: Any,
+    half_kind: Any,
+    lanes: int,
+) -> Any:
+    first = builder.mul(context.cast(builder, row, row_kind, types.intp), context.get_constant(types.intp, lanes))
+    rest = builder.mul(context.cast(builder, half, half_kind, types.intp), context.get_constant(types.intp, lanes // 2))
+    return _address(context, builder, kind, value, builder.add(first, rest), types.intp)
 
 
 def _unaligned(builder: ir.IRBuilder, address: Any, vector: ir.VectorType) -> Any:
@@ -144,18 +161,27 @@ def load_pairs(context: Any, state: Any, source: Any, row: Any, half: Any) -> An
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kinds = signature.args
-        at = builder.add(
-            builder.mul(
-                context.cast(builder, arguments[2], kinds[2], types.intp), context.get_constant(types.intp, lanes)
-            ),
-            builder.mul(
-                context.cast(builder, arguments[3], kinds[3], types.intp), context.get_constant(types.intp, lanes // 2)
-            ),
-        )
-        address = _address(context, builder, kinds[1], arguments[1], at, types.intp)
+        place = (builder, kinds[1], arguments[1], arguments[2], kinds[2], arguments[3], kinds[3], lanes)
+        address = _pairs_address(context, *place)
         return _unaligned(builder, address, ir.VectorType(_I32, lanes // 2))
 
     return result(state, source, row, half), emit
+
+
+@intrinsic
+def store_pairs(context: Any, pairs: Any, state: Any, target: Any, row: Any, half: Any) -> Any:  # noqa: ARG001
+    """Write ``pairs`` to where ``load_pairs`` with the same arguments reads."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = signature.args
+        lanes = kinds[1].dtype.bitwidth
+        place = (builder, kinds[2], arguments[2], arguments[3], kinds[3], arguments[4], kinds[4], lanes)
+        address = _pairs_address(context, *place)
+        stored = builder.store(arguments[0], builder.bitcast(address, arguments[0].type.as_pointer()))
+        stored.align = 1
+        return context.get_dummy_value()
+
+    return types.none(pairs, state, target, row, half), emit
 
 
 @intrinsic

@@ -42,6 +42,7 @@ def run_plain(
     twice_betas: NDArray[np.float64],
     keys: NDArray[np.uint64],
     states: NDArray[np.uint32],
+    start: int,
 ) -> None:
     """Sweep the chains of one block in place.
 
@@ -53,7 +54,8 @@ def run_plain(
         step: (entries,) twice the coupling.
         twice_betas: (sweeps,) 2β per unit of field.
         keys: (rows,) keys of the streams.
-        states: (4, rows) generators.
+        states: (4, rows) generators; left where the sweeps end.
+        start: sweeps these chains have behind them.
     """
     updates = up.shape[1]
     padded = updates + updates % 2
@@ -79,5 +81,6 @@ def run_plain(
                 for entry in range(indptr[position], indptr[position + 1]):
                     field += np.int64(step[entry]) * np.int64(up[row, neighbours[entry]])
                 size = twice_betas[sweep] * abs(field)
-                rare = unlikely(np.int64(half), size, keys[row], sweep * padded + position)
+                rare = unlikely(np.int64(half), size, keys[row], (start + sweep) * padded + position)
                 up[row, position] = 1 if (field < 0) != rare else 0
+        states[0, row], states[1, row], states[2, row], states[3, row] = s0, s1, s2, s3

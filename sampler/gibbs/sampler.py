@@ -66,7 +66,7 @@ class GibbsSampler:
         if not state.available:
             raise SamplerUnavailableError(f"gibbs: {state.reason}")
         asked = request.options.sweeps
-        sweeps = DEFAULT_SWEEPS if asked is None else checked_sweeps(asked, least=1)
+        sweeps = DEFAULT_SWEEPS if asked is None else checked_sweeps(asked, least=1, field="options.sweeps")
         deadline = None if request.deadline_s is None else began + request.deadline_s
         spins = draw(
             request.machine, request.conditions, request.streams, sweeps, threads=self.threads, deadline=deadline

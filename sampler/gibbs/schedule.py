@@ -33,8 +33,8 @@ def ramp_and_hold(sweeps: int, beta: float = 1.0) -> NDArray[np.float64]:
     return betas
 
 
-def checked_sweeps(sweeps: int, *, least: int) -> int:
+def checked_sweeps(sweeps: int, *, least: int, field: str = "sweeps") -> int:
     """``sweeps``, once it is known to be a number of sweeps."""
     if isinstance(sweeps, bool) or not isinstance(sweeps, (int, np.integer)) or not least <= sweeps <= MAX_SWEEPS:
-        raise InvalidInputError("sweeps", sweeps, f"an integer from {least} to {MAX_SWEEPS}")
+        raise InvalidInputError(field, sweeps, f"an integer from {least} to {MAX_SWEEPS}")
     return int(sweeps)
