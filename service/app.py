@@ -28,6 +28,7 @@ from service.warmup import warm_up
 
 QPU_BATCH_ROWS = 10_000
 """A QPU is given as many rows at once as can be: what it costs is programmings, not rows."""
+QPU_LANE_THREADS = 2
 
 _log = structlog.get_logger("qshower.service")
 
@@ -77,8 +78,10 @@ async def running_service(
     metrics: Metrics,
     load_models: Callable[[Settings], Catalogue] = load_catalogue,
     make_samplers: Callable[[Settings], SamplerRegistry] = build_registry,
+    *,
+    warm: bool = True,
 ) -> AsyncIterator[Service]:
-    """Everything but HTTP: models loaded, samplers warm; drained and closed at the end."""
+    """Everything but HTTP: models loaded, samplers ``warm`` if wanted; drained and closed at the end."""
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
         catalogue = await asyncio.to_thread(load_models, settings)
@@ -93,6 +96,7 @@ async def running_service(
                 settings.retry_after_s,
             ),
             metrics,
+            lane_threads=lambda name: QPU_LANE_THREADS if name == "qpu" else 1,
             lane_rows=lambda name: QPU_BATCH_ROWS if name == "qpu" else None,
         )
         stack.push_async_callback(engine.close, settings.drain_timeout_s)
@@ -104,7 +108,8 @@ async def running_service(
             default_deadline_s=settings.default_deadline_s,
             max_response_bytes=settings.max_response_bytes,
         )
-        await asyncio.to_thread(warm_up, generator)
+        if warm:
+            await asyncio.to_thread(warm_up, generator)
         _log.info(
             "ready", models=catalogue.names(), samplers=registry.names(), start_s=round(time.monotonic() - begun, 2)
         )

@@ -52,10 +52,16 @@ def load_catalogue(settings: Settings) -> Catalogue:
     if not paths:
         raise SettingsError("QSHOWER_MODEL_FOLDER", str(settings.model_folder), "a folder with at least one bundle")
     bundles = {name: load_bundle(path) for name, path in sorted(paths.items())}
-    if settings.default_model is not None:
-        if settings.default_model not in bundles:
-            raise SettingsError("QSHOWER_DEFAULT_MODEL", settings.default_model, ", ".join(bundles))
-        return Catalogue(bundles, settings.default_model)
-    candidates = [name for name in bundles if name in pretrained] or list(bundles)
-    on_zephyr = [name for name in candidates if bundles[name].machine.topology_family == "zephyr"]
-    return Catalogue(bundles, (on_zephyr or candidates)[0])
+    # What comes with the package goes before what is beside it, a manifest's own wish next, Zephyr before Pegasus.
+    ranked = sorted(
+        bundles.values(),
+        key=lambda bundle: (
+            bundle.name not in pretrained,
+            not bundle.manifest.default,
+            bundle.machine.topology_family != "zephyr",
+        ),
+    )
+    default = ranked[0].name if settings.default_model is None else settings.default_model
+    if default not in bundles:
+        raise SettingsError("QSHOWER_DEFAULT_MODEL", default, ", ".join(bundles))
+    return Catalogue({bundle.name: bundle for bundle in ranked}, default)

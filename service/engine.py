@@ -300,7 +300,7 @@ class Engine:
             )
             decoded_s = time.monotonic() - decoding
             self._observer.batch_decoded(key, rows, decoded_s)
-        except Exception as error:  # noqa: BLE001 - whatever went wrong is told to every request of the batch
+        except Exception as error:  # whatever went wrong is told to every request of the batch
             for piece in pieces:
                 _fail(piece.ticket, error)
             self._dispatch(lane)
@@ -330,9 +330,7 @@ def _next_batch(waiting: deque[Ticket], most_rows: int) -> list[_Piece]:
     return [pieces[id(ticket)] for ticket in picked if id(ticket) in pieces]
 
 
-def _draw(
-    pieces: list[_Piece], begun: float
-) -> tuple[NDArray[np.float64], NDArray[np.uint64], LatentBatch]:
+def _draw(pieces: list[_Piece], begun: float) -> tuple[NDArray[np.float64], NDArray[np.uint64], LatentBatch]:
     """Draw the latents of a batch (in a thread). A lone deadline is passed on; company gets the longest."""
     first = pieces[0].ticket
     energies = np.concatenate([piece.ticket.energies_mev[piece.start : piece.stop] for piece in pieces])

@@ -16,7 +16,7 @@ from model.geometry import Geometry
 from sampler.errors import BankExhaustedError, InvalidInputError, SamplerUnavailableError
 from sampler.protocol import Availability, Sampler
 from sampler.registry import SamplerRegistry
-from sampler.request import SamplerOptions
+from sampler.request import LatentRequest, SamplerOptions
 from service.catalogue import Catalogue
 from service.engine import DrawKey, Drawn, Engine, Part
 from service.errors import DeadlineError, TooLargeError
@@ -32,7 +32,7 @@ HOW_TO_CONFIGURE = {
     "qpu": "no QPU is configured: set DWAVE_API_TOKEN (and DWAVE_API_ENDPOINT), or QSHOWER_QPU=on",
     "replay": "no bank is configured: set QSHOWER_BANK to a file made by `qshower bank draw`",
 }
-FAMILIES = ("pegasus", "zephyr")
+FAMILIES = ("zephyr", "pegasus")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +95,10 @@ class Generator:
         self._default_deadline_s = default_deadline_s
         self._max_response_bytes = max_response_bytes
 
+    def unbounded(self) -> Generator:
+        """The same without a deadline or a bound on answers, for a program that draws for itself."""
+        return Generator(self.catalogue, self.registry, self.engine)
+
     def candidates(self, sampler: str, fallback: Sequence[str]) -> tuple[str, ...]:
         """The samplers to try, in order."""
         names = [sampler, *fallback]
@@ -116,18 +120,22 @@ class Generator:
             return SamplerState(
                 name=name, available=False, reason=str(error), reproducible=name != "qpu", options=[], detail={}
             )
-        state = sampler.availability(self.catalogue.get(None).machine)
-        family = _family(state)
-        fitting = self.catalogue.fitting(family)
-        if not state.available and fitting:
-            state = sampler.availability(fitting[0].machine)
+        bundle = self.catalogue.get(None)
+        state = sampler.availability(bundle.machine)
+        others = (other for family in FAMILIES for other in self.catalogue.fitting(family)[:1])
+        for other in others:
+            if name != "qpu" or state.available:
+                break
+            elsewhere = sampler.availability(other.machine)
+            bundle, state = (other, elsewhere) if elsewhere.available else (bundle, state)
+        model = {"model": bundle.name} if name == "qpu" else {}
         return SamplerState(
             name=name,
             available=state.available,
             reason=state.reason,
             reproducible=sampler.capabilities.reproducible,
             options=sorted(sampler.capabilities.options),
-            detail=state.detail,
+            detail={**state.detail, **model},
         )
 
     async def generate(self, order: Order) -> Answer:
@@ -161,10 +169,10 @@ class Generator:
     ) -> Answer:
         sampler = self.check_sampler(name)
         # The values are checked before the sampler's state, so that a wrong request is told so whatever is down.
-        bundle = await self._bundle(sampler, order)
+        # (The domain of energies may depend on which model the solver's topology calls for.)
+        bundle, availability = await self._bundle(sampler, order)
         self._check_order(bundle, order)
         options, notes = self._options(sampler, bundle, order, failures)
-        availability = await _availability(sampler, bundle)
         if not availability.available:
             raise SamplerUnavailableError(
                 availability.reason or f"{name} is unavailable", retry_after_s=availability.detail.get("retry_after_s")
@@ -197,21 +205,42 @@ class Generator:
         finally:
             self.engine.cancel(ticket)
 
-    async def _bundle(self, sampler: Sampler, order: Order) -> Bundle:
-        """The bundle by name; else the default one, on a QPU that for its topology."""
+    async def _bundle(self, sampler: Sampler, order: Order) -> tuple[Bundle, Availability]:
+        """The bundle to use and whether the sampler can draw from it.
+
+        By name, or the default one; on a QPU the default one for a topology that the solver has.
+        """
         bundle = self.catalogue.get(order.model)
         if sampler.name != "qpu":
-            return bundle
-        family = order.options.get("solver")
-        if family not in FAMILIES:
-            family = _family(await _availability(sampler, bundle))
-        if family not in FAMILIES or bundle.machine.topology_family == family:
-            return bundle
-        fitting = self.catalogue.fitting(family)
-        if order.model is None and fitting:
-            return fitting[0]
-        names = ", ".join(other.name for other in fitting) or f"none of the loaded models lies on {family}"
-        raise InvalidInputError("model", bundle.name, f"a model on the solver's topology, {family}: {names}")
+            return bundle, await _availability(sampler, bundle)
+        solver = order.options.get("solver")
+        families = (solver,) if solver in FAMILIES else FAMILIES
+        defaults = [fitting[0] for family in families if (fitting := self.catalogue.fitting(family))]
+        # The default model's own topology first.
+        defaults.sort(key=lambda other: other.name != bundle.name)
+        wanted = defaults if order.model is None else [bundle]
+        misfit = solver in FAMILIES and bundle.machine.topology_family != solver
+        if not wanted or (order.model is not None and misfit):
+            raise self._unfit(bundle, defaults)
+        states = []
+        for candidate in wanted:
+            state = await asyncio.to_thread(qpu_availability, sampler, candidate, solver)
+            if state.available:
+                return candidate, state
+            states.append(state)
+        if order.model is not None and not order.fallback:
+            for other in defaults:
+                if other.machine.topology_family != bundle.machine.topology_family:
+                    fits = await asyncio.to_thread(qpu_availability, sampler, other, solver)
+                    if fits.available:
+                        raise self._unfit(bundle, [other])
+        return wanted[0], states[0]
+
+    def _unfit(self, bundle: Bundle, fitting: Sequence[Bundle]) -> InvalidInputError:
+        families = {other.machine.topology_family for other in fitting}
+        names = [other.name for family in sorted(families) for other in self.catalogue.fitting(family)]
+        known = ", ".join(names) or "none of the loaded models does"
+        return InvalidInputError("model", bundle.name, f"a model that fits the solver's topology: {known}")
 
     def _check_order(self, bundle: Bundle, order: Order) -> None:
         low, high = bundle.domain_mev
@@ -221,7 +250,7 @@ class Generator:
             raise InvalidInputError(
                 f"incident_energies_mev[{index}]",
                 float(order.energies_mev[index]),
-                f"{low:g} to {high:g} MeV, the domain of model {bundle.name}",
+                f"{low:.10g} to {high:.10g} MeV, the domain of model {bundle.name}",
             )
         size = int(order.energies_mev.shape[0] * bundle.geometry.voxel_count * order.bytes_per_voxel)
         if self._max_response_bytes is not None and size > self._max_response_bytes:
@@ -271,12 +300,26 @@ class Generator:
         return SamplerUnavailableError(message, retry_after_s=min(known) if known else None)
 
 
-def _family(state: Availability) -> str:
-    return str(state.detail.get("topology", "")).split(":")[0]
+def qpu_availability(sampler: Sampler, bundle: Bundle, solver: str | None) -> Availability:
+    """Whether a QPU can draw from ``bundle``, on ``solver`` if one is named. May wait for the solver API."""
+    if solver is None:
+        return sampler.availability(bundle.machine)
+    low, high = bundle.domain_mev
+    condition = bundle.conditions(np.array([np.sqrt(low * high)]))
+    streams = np.zeros((1, 2), dtype=np.uint64)
+    dry = LatentRequest(bundle.machine, condition, streams, SamplerOptions(solver=solver))
+    try:
+        from sampler.qpu.sampler import QpuSampler  # brings Ocean along; not everybody has a QPU
+
+        assert isinstance(sampler, QpuSampler)  # noqa: S101 - the only sampler of that name
+        sampler.estimate(dry)
+    except SamplerUnavailableError as error:
+        return Availability(available=False, reason=str(error), detail={"retry_after_s": error.retry_after_s})
+    return Availability(available=True, detail={"solver": solver})
 
 
 async def _availability(sampler: Sampler, bundle: Bundle) -> Availability:
-    """Its availability, asked in a thread where that may take a network round trip or a file."""
+    """Its availability, asked in a thread where it may have to wait."""
     if sampler.name in ("gibbs", "annealing"):
         return sampler.availability(bundle.machine)
     return await asyncio.to_thread(sampler.availability, bundle.machine)

@@ -18,23 +18,30 @@ class Metrics:
     """What is counted. An EngineObserver."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        make = {"registry": self.registry, "namespace": "qshower"}
-        self.requests = Counter("requests", "Requests answered", ("route", "status"), **make)
-        self.request_seconds = Histogram("request_seconds", "Time to answer", ("route",), buckets=SECONDS, **make)
-        self.showers = Counter("showers", "Showers delivered", ("sampler", "model"), **make)
-        self.outcomes = Counter("generate", "Ends of POST /generate", ("outcome",), **make)
-        self.fallbacks = Counter("fallbacks", "Answers by another sampler than asked", ("sampler",), **make)
-        self.batch_rows = Histogram("batch_rows", "Showers in a batch", ("sampler",), buckets=ROWS, **make)
-        self.sample_seconds = Histogram(
-            "sample_seconds", "Time to draw a batch", ("sampler", "model"), buckets=SECONDS, **make
+        own = CollectorRegistry()
+        self.registry = own
+        self.requests = Counter("qshower_requests", "Requests answered", ("route", "status"), registry=own)
+        self.request_seconds = Histogram(
+            "qshower_request_seconds", "Time to answer", ("route",), buckets=SECONDS, registry=own
         )
-        self.decode_seconds = Histogram("decode_seconds", "Time to decode a batch", ("model",), buckets=SECONDS, **make)
-        self.qpu_seconds = Counter("qpu_access_seconds", "QPU access time billed", **make)
-        self.queue_rows = Gauge("queue_rows", "Showers waiting or in work", **make)
-        self.queue_requests = Gauge("queue_requests", "Requests waiting or in work", **make)
-        self.draining = Gauge("draining", "1 while shutting down", **make)
-        self.circuit_open = Gauge("circuit_open", "1 while the circuit of the sampler is open", ("sampler",), **make)
+        self.showers = Counter("qshower_showers", "Showers delivered", ("sampler", "model"), registry=own)
+        self.outcomes = Counter("qshower_generate", "Ends of POST /generate", ("outcome",), registry=own)
+        self.fallbacks = Counter(
+            "qshower_fallbacks", "Answers by another sampler than asked", ("sampler",), registry=own
+        )
+        self.batch_rows = Histogram(
+            "qshower_batch_rows", "Showers in a batch", ("sampler",), buckets=ROWS, registry=own
+        )
+        self.sample_seconds = Histogram(
+            "qshower_sample_seconds", "Time to draw a batch", ("sampler", "model"), buckets=SECONDS, registry=own
+        )
+        self.decode_seconds = Histogram(
+            "qshower_decode_seconds", "Time to decode a batch", ("model",), buckets=SECONDS, registry=own
+        )
+        self.qpu_seconds = Counter("qshower_qpu_access_seconds", "QPU access time billed", registry=own)
+        self.queue_rows = Gauge("qshower_queue_rows", "Showers waiting or in work", registry=own)
+        self.queue_requests = Gauge("qshower_queue_requests", "Requests waiting or in work", registry=own)
+        self.draining = Gauge("qshower_draining", "1 while shutting down", registry=own)
 
     def watch(self, rows: Callable[[], float], requests: Callable[[], float], draining: Callable[[], float]) -> None:
         """Read the engine's state when metrics are asked for."""

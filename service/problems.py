@@ -61,7 +61,11 @@ _KINDS: tuple[tuple[type[Exception], int, str, str], ...] = (
     (SamplerError, 503, "sampler-failed", "The sampler failed"),
 )
 
-_HTTP_KINDS = {400: ("malformed", "Malformed request"), 404: ("not-found", "No such page"), 413: ("too-large", "Too large")}
+_HTTP_KINDS = {
+    400: ("malformed", "Malformed request"),
+    404: ("not-found", "No such page"),
+    413: ("too-large", "Too large"),
+}
 
 _ALLOWED = {
     "float_type": "a number",
@@ -83,11 +87,12 @@ def problem_response(problem: Problem, headers: Mapping[str, str] | None = None)
 
 def problem_of(error: Exception, retry_after_s: float) -> tuple[Problem, dict[str, str]]:
     """The problem and headers of ``error``; ``retry_after_s`` where a 429 or 503 does not know better."""
-    for kind, status, name, title in _KINDS:
-        if isinstance(error, kind):
-            break
-    else:
-        return Problem(type="urn:qshower:internal", title="Internal error", status=500, detail="see the server's log"), {}
+    known = next((row for row in _KINDS if isinstance(error, row[0])), None)
+    if known is None:
+        # What happened is for the log; it may hold what the caller should not see.
+        detail = "something unexpected happened; the server's log has it"
+        return Problem(type="urn:qshower:internal", title="Internal error", status=500, detail=detail), {}
+    _, status, name, title = known
     problem = Problem(type=f"urn:qshower:{name}", title=title, status=status, detail=str(error))
     if isinstance(error, InvalidInputError):
         problem.field, problem.value, problem.allowed = error.field, _echo(error.value), error.allowed
@@ -117,9 +122,7 @@ def install(app: FastAPI, retry_after_s: float) -> None:
     async def http(request: Request, error: Exception) -> Response:  # noqa: ARG001
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
         name, title = _HTTP_KINDS.get(error.status_code, ("http", str(error.detail)))
-        problem = Problem(
-            type=f"urn:qshower:{name}", title=title, status=error.status_code, detail=str(error.detail)
-        )
+        problem = Problem(type=f"urn:qshower:{name}", title=title, status=error.status_code, detail=str(error.detail))
         return problem_response(problem, error.headers)
 
     async def unexpected(request: Request, error: Exception) -> Response:
@@ -156,7 +159,9 @@ def _problem_of_validation(error: RequestValidationError) -> Problem:
     if tuple(first["loc"]) == ("body",):
         detail = "the body must be a JSON object, sent with content-type: application/json"
         return Problem(type="urn:qshower:malformed", title="Malformed request", status=400, detail=detail)
-    fields = [{"field": _path(item["loc"]), "value": _echo(item.get("input")), "allowed": _allowed(item)} for item in errors]
+    fields = [
+        {"field": _path(item["loc"]), "value": _echo(item.get("input")), "allowed": _allowed(item)} for item in errors
+    ]
     head = fields[0]
     return Problem.model_validate(
         {
@@ -200,6 +205,8 @@ def _echo(value: Any) -> Any:
         return value if abs(value) < 2**63 else str(value)[:LONGEST_ECHO]
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
+    if isinstance(value, list | dict) and len(repr(value)) <= LONGEST_ECHO:
+        return value
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= LONGEST_ECHO else text[:LONGEST_ECHO] + "…"
 

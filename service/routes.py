@@ -10,15 +10,16 @@ import numpy as np
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import Response
 
-from model.bundle import Bundle
+from model.bundle import Bundle, describe
 from sampler.errors import InvalidInputError
 from service.encoding import BYTES_PER_VOXEL, FILE_NAMES, encode
 from service.engine import checked_rows
 from service.errors import NotReadyError
-from service.generation import AUTO_ORDER, Answer, Order
+from service.generation import AUTO_ORDER, Order
 from service.metrics import CONTENT_TYPE
 from service.negotiation import Format, negotiate
 from service.problems import declared, outcome_of
+from service.samplers import SAMPLER_NAMES
 from service.schemas import (
     GenerateAnswer,
     GenerateRequest,
@@ -27,7 +28,6 @@ from service.schemas import (
     ModelList,
     ModelSummary,
     SamplerList,
-    SamplerState,
 )
 from service.state import Service
 
@@ -142,14 +142,16 @@ async def model(request: Request, name: str) -> ModelDetail:
     """Geometry, domain, hash, training data and quality of a model."""
     service = _service(request)
     bundle = service.generator.catalogue.get(name)
+    known = describe(bundle)
     return ModelDetail(
         **_summary(service, bundle).model_dump(),
         layout=bundle.geometry.as_dict(),
         threshold_mev=bundle.geometry.threshold_mev,
         default_sweeps=bundle.default_sweeps,
-        nodes=bundle.machine.node_count,
-        couplers=int(bundle.machine.j.shape[0]),
-        manifest=bundle.manifest.model_dump(mode="json"),
+        **{
+            field: known[field]
+            for field in ("description", "energy_code", "nodes", "couplers", "parameters", "training", "quality")
+        },
     )
 
 
@@ -171,12 +173,10 @@ def _summary(service: Service, bundle: Bundle) -> ModelSummary:
 async def samplers(request: Request) -> SamplerList:
     """Which samplers can be used now, and why not."""
     generator = _service(request).generator
-    states = []
-    for name in ("gibbs", "annealing", "qpu", "replay"):
-        states.append(await asyncio.to_thread(generator.state_of, name))
+    states = await asyncio.gather(*(asyncio.to_thread(generator.state_of, name) for name in SAMPLER_NAMES))
     usable = {state.name for state in states if state.available}
     auto = next((name for name in AUTO_ORDER if name in usable), None)
-    return SamplerList(auto=auto, samplers=states)
+    return SamplerList(auto=auto, samplers=list(states))
 
 
 @router.get("/health/live", summary="Liveness")
@@ -199,6 +199,3 @@ async def ready(request: Request) -> Health:
 async def metrics(request: Request) -> Response:
     """Counters and histograms in Prometheus' text format."""
     return Response(_service(request).metrics.page(), media_type=CONTENT_TYPE)
-
-
-__all__ = ["Answer", "SamplerState", "router"]

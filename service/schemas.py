@@ -22,7 +22,7 @@ class GenerateOptions(StrictModel):
     """Choices of a sampler; a sampler that does not have an option refuses it."""
 
     sweeps: int | None = Field(None, ge=1, le=1_000_000, description="gibbs, annealing: updates of every free spin.")
-    num_reads: int | None = Field(None, ge=1, le=10_000, description="qpu: reads of each programming.")
+    num_reads: int | None = Field(None, ge=1, le=100_000, description="qpu: reads of each programming.")
     annealing_time_us: float | None = Field(None, gt=0, description="qpu: anneal time.")
     gauges: int | None = Field(None, ge=1, le=1000, description="qpu: spin-reversal gauges averaged over.")
     refine_sweeps: int | None = Field(None, ge=0, le=1_000_000, description="qpu: Gibbs sweeps after the draw.")
@@ -56,7 +56,9 @@ class GenerateRequest(StrictModel):
     solver: str | None = Field(None, min_length=1, max_length=200, description="QPU solver, or pegasus / zephyr.")
     model: str | None = Field(None, min_length=1, max_length=200, description="Name of a bundle.")
     seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="Shower i uses stream (seed, i).")
-    options: GenerateOptions = Field(default_factory=GenerateOptions, description="Choices of the sampler.")
+    options: GenerateOptions = Field(
+        default_factory=lambda: GenerateOptions.model_validate({}), description="Choices of the sampler."
+    )
     threshold_mev: float | None = Field(None, ge=0, description="Voxels below become 0; null: the geometry's.")
     deadline_s: float | None = Field(None, gt=0, description="504 past it; null: the server's.")
 
@@ -92,12 +94,16 @@ class ModelList(BaseModel):
 class ModelDetail(ModelSummary):
     """What ``GET /models/{name}`` answers."""
 
-    layout: dict[str, Any]
+    description: str
+    layout: dict[str, Any] = Field(description="The layers, with their r_edges_mm and angular_bins.")
     threshold_mev: float
+    energy_code: dict[str, Any]
     default_sweeps: int
     nodes: int
     couplers: int
-    manifest: dict[str, Any]
+    parameters: int
+    training: dict[str, Any]
+    quality: dict[str, Any]
 
 
 class SamplerState(BaseModel):

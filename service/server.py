@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import socket
 import threading
 from types import FrameType
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
 
@@ -20,6 +20,8 @@ from service.samplers import build_registry
 from service.settings import Settings, check_exposure, load_api_keys
 
 BACKLOG = 2048
+
+_log = structlog.get_logger("qshower.service")
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -37,11 +39,12 @@ def bind(settings: Settings) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        in_use = error.errno == errno.EADDRINUSE
-        remedy = "a free port: this one is in use; choose another with --port" if in_use else os.strerror(error.errno or 0)
-        field = "QSHOWER_HOST" if error.errno == errno.EADDRNOTAVAIL else "QSHOWER_PORT"
-        value = settings.host if field == "QSHOWER_HOST" else settings.port
-        raise SettingsError(field, value, remedy) from None
+        if error.errno == errno.EADDRINUSE:
+            allowed = "a free port: another program uses this one; choose another with --port"
+            raise SettingsError("QSHOWER_PORT", settings.port, allowed) from None
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise SettingsError("QSHOWER_HOST", settings.host, "an address of this machine") from None
+        raise SettingsError("QSHOWER_PORT", settings.port, f"a port one may use ({error.strerror})") from None
     return listener
 
 
@@ -51,6 +54,8 @@ def serve(settings: Settings) -> None:
     check_exposure(settings, keys)
     configure_logs(settings)
     with bind(settings) as listener:
+        host, port = listener.getsockname()[:2]
+        _log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
         # Before the event loop, so that what is wrong with a bundle is one line and not a traceback of the server.
         catalogue, registry = load_catalogue(settings), build_registry(settings)
         app = create_app(settings, load_models=lambda _: catalogue, make_samplers=lambda _: registry)

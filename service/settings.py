@@ -38,6 +38,27 @@ class Settings(BaseSettings):
     qpu: Literal["auto", "on", "off"] = Field(
         "auto", description="Whether to offer the QPU; `auto`: if Ocean's configuration or DWAVE_API_TOKEN names one."
     )
+    qpu_state_folder: Path | None = Field(
+        None, description="Folder of QPU calibrations and budgets; unset: `$XDG_STATE_HOME/qshower`."
+    )
+    qpu_refine_sweeps: int = Field(16, ge=0, le=1_000_000, description="Gibbs sweeps after a QPU draw.")
+    qpu_gauges: int = Field(1, ge=1, le=1000, description="Spin-reversal gauges of a QPU draw.")
+    qpu_condition_mode: Literal["fold", "flux_bias"] = Field("fold", description="How a QPU holds the condition.")
+    qpu_range_policy: Literal["rescale", "refuse"] = Field(
+        "rescale", description="If (h, J)/beta leaves the solver's ranges: draw hotter and say so, or refuse."
+    )
+    qpu_max_hole_fraction: float = Field(
+        0.1, ge=0, le=1, description="Largest share of a model's spins without a qubit; more is refused."
+    )
+    qpu_request_cap_us: float = Field(
+        60e6, gt=0, allow_inf_nan=False, description="Most QPU access time of one request that sets no cap, in µs."
+    )
+    qpu_daily_budget_us: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Most QPU access time of one UTC day, in µs; unset: no limit."
+    )
+    qpu_recalibrate_on_drift: bool = Field(
+        default=False, description="Measure the QPU's temperature again once its answers drift."
+    )
     bank: Path | None = Field(None, description="Bank of ready-made latents that the `replay` sampler serves.")
     max_batch_rows: int = Field(
         1024, ge=1, le=65536, description="Most showers drawn and decoded at once on a classical sampler."

@@ -20,8 +20,6 @@ def warm_up(generator: Generator) -> None:
         for name in WARM_SAMPLERS:
             if name in generator.registry.names():
                 sampler = generator.registry.get(name)
-                request = LatentRequest(
-                    bundle.machine, bundle.conditions(energies), streams, SamplerOptions(sweeps=2)
-                )
+                request = LatentRequest(bundle.machine, bundle.conditions(energies), streams, SamplerOptions(sweeps=2))
                 batch = sampler.sample(request)
         bundle.decode(batch.spins, energies, streams, bundle.geometry.threshold_mev)

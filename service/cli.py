@@ -1,0 +1,295 @@
+"""The command line: flags and help. What a command does is in service.commands, loaded when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+# Typer reads these annotations at run time.
+# ruff: noqa: UP045, FBT002
+
+app = typer.Typer(
+    name="qshower",
+    help="Calorimeter showers from a Boltzmann machine on the qubits of a quantum annealer.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+bank_app = typer.Typer(no_args_is_help=True, help="Store latents in a file, and look into it.", rich_markup_mode=None)
+app.add_typer(bank_app, name="bank")
+
+
+def main() -> None:
+    """Run the command line. Errors are one line on standard error; exit code 2 for what was given, 1 for the rest."""
+    from client.errors import InvalidRequestError, ShowerServiceError
+    from sampler.errors import InvalidInputError, QShowerError
+
+    try:
+        app()
+    except (InvalidInputError, InvalidRequestError) as error:
+        _end(error, 2)
+    except (QShowerError, ShowerServiceError) as error:
+        _end(error, 1)
+    except BrokenPipeError:
+        # The reader of the output has gone; nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _end(error, 1)
+    except ModuleNotFoundError as error:
+        if error.name in ("sklearn", "scipy", "matplotlib"):
+            _end(ModuleNotFoundError(f"{error.name} is not installed: pip install 'qshower[evaluate]'"), 1)
+        raise
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _end(error: Exception, code: int) -> None:
+    print(f"qshower: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - the signature of a Typer callback
+    if wanted:
+        from service.version import program_version
+
+        print(f"qshower {program_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: qshower serve --port 8080")
+def serve(
+    host: Annotated[Optional[str], typer.Option(help="Address to listen on [QSHOWER_HOST, 127.0.0.1].")] = None,
+    port: Annotated[Optional[int], typer.Option(help="Port; 0 takes a free one [QSHOWER_PORT, 8000].")] = None,
+    allow_open: Annotated[
+        Optional[bool], typer.Option("--allow-open", help="Listen beyond loopback without API keys.")
+    ] = None,
+) -> None:
+    """Answer requests for showers over HTTP until SIGTERM or Ctrl-C."""
+    from service.server import serve as run
+    from service.settings import load_settings
+
+    run(load_settings(host=host, port=port, allow_open=allow_open))
+
+
+@app.command(
+    epilog="Examples: qshower generate --energies-mev 1000,65536 -n 10 --seed 1 -o out.hdf5 | "
+    "qshower generate --log-uniform-mev 1000:1000000 -n 1000 -o out.hdf5 | qshower generate --like g4.hdf5 -o out.hdf5"
+)
+def generate(
+    output: Annotated[Path, typer.Option("--output", "-o", help="HDF5 file to write, in the CaloChallenge's layout.")],
+    energies_mev: Annotated[Optional[str], typer.Option(help="Incident energies, with commas between.")] = None,
+    log_uniform_mev: Annotated[Optional[str], typer.Option(help="LOW:HIGH, energies uniform in the logarithm.")] = None,
+    like: Annotated[Optional[Path], typer.Option(help="One shower for each incident energy of this file.")] = None,
+    count: Annotated[
+        Optional[int], typer.Option("-n", help="Showers: of each energy, in all, or the first of --like's file.")
+    ] = None,
+    sampler: Annotated[str, typer.Option(help="auto, qpu, annealing, gibbs or replay.")] = "auto",
+    fallback: Annotated[
+        Optional[str], typer.Option(help="Samplers to try if that is unavailable, with commas.")
+    ] = None,
+    solver: Annotated[Optional[str], typer.Option(help="QPU solver by name, or pegasus / zephyr.")] = None,
+    model: Annotated[Optional[str], typer.Option(help="Name of a bundle.")] = None,
+    seed: Annotated[Optional[int], typer.Option(help="Shower i uses stream (seed, i).")] = None,
+    sweeps: Annotated[Optional[int], typer.Option(help="gibbs, annealing: updates of every free spin.")] = None,
+    num_reads: Annotated[Optional[int], typer.Option(help="qpu: reads of each programming.")] = None,
+    annealing_time_us: Annotated[Optional[float], typer.Option(help="qpu: anneal time.")] = None,
+    gauges: Annotated[Optional[int], typer.Option(help="qpu: gauges averaged over.")] = None,
+    refine_sweeps: Annotated[Optional[int], typer.Option(help="qpu: Gibbs sweeps after the draw.")] = None,
+    condition_mode: Annotated[Optional[str], typer.Option(help="qpu: fold or flux_bias.")] = None,
+    max_qpu_access_time_us: Annotated[
+        Optional[float], typer.Option(help="qpu: refuse if the estimate is above.")
+    ] = None,
+    threshold_mev: Annotated[
+        Optional[float], typer.Option(help="Voxels below become 0; default: the geometry's.")
+    ] = None,
+    url: Annotated[Optional[str], typer.Option(help="Ask this server instead of drawing in process.")] = None,
+    api_key: Annotated[Optional[str], typer.Option(envvar="QSHOWER_API_KEY", help="Key for --url.")] = None,
+) -> None:
+    """Write showers to a file."""
+    from service.commands.generate import Request, run
+    from service.commands.options import sampler_options
+
+    options = sampler_options(
+        sweeps=sweeps,
+        num_reads=num_reads,
+        annealing_time_us=annealing_time_us,
+        gauges=gauges,
+        refine_sweeps=refine_sweeps,
+        condition_mode=condition_mode,
+        max_qpu_access_time_us=max_qpu_access_time_us,
+    )
+    checked = _checked_choice(sampler, fallback, seed, threshold_mev)
+    run(
+        Request(
+            output=output,
+            energies_mev=energies_mev,
+            log_uniform_mev=log_uniform_mev,
+            like=like,
+            count=count,
+            sampler=sampler,
+            fallback=checked,
+            solver=solver,
+            model=model,
+            seed=seed,
+            options=options,
+            threshold_mev=threshold_mev,
+            url=url,
+            api_key=api_key,
+        )
+    )
+
+
+def _checked_choice(
+    sampler: str, fallback: str | None, seed: int | None, threshold_mev: float | None
+) -> tuple[str, ...]:
+    from service.commands.options import check_choice
+
+    return check_choice(sampler, fallback, seed, threshold_mev)
+
+
+@app.command(epilog="Example: qshower train model/training/zephyr.yaml")
+def train(
+    config: Annotated[Path, typer.Argument(help="Configuration of the training, YAML.")],
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint, if there is one.")] = True,
+) -> None:
+    """Train a model and write its bundle; started again after a stop, it goes on where it was."""
+    from service.commands.train import run
+
+    run(config, resume=resume)
+
+
+@app.command(epilog="Example: qshower evaluate geant4.hdf5 out.hdf5 -o report/")
+def evaluate(
+    reference: Annotated[Path, typer.Argument(help="Geant4 showers.")],
+    samples: Annotated[list[Path], typer.Argument(help="Showers to judge, one file for each generator.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for index.html and report.json.")],
+    quick: Annotated[bool, typer.Option("--quick", help="A run of minutes.")] = False,
+) -> None:
+    """Judge showers against a reference, the CaloChallenge's way."""
+    from service.commands.evaluate import run
+
+    run(reference, samples, output, quick=quick)
+
+
+@app.command(epilog="Example: qshower samplers --url http://127.0.0.1:8000")
+def samplers(
+    url: Annotated[Optional[str], typer.Option(help="Ask this server instead of this machine.")] = None,
+    api_key: Annotated[Optional[str], typer.Option(envvar="QSHOWER_API_KEY", help="Key for --url.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Show which samplers can be used now, and why not."""
+    from service.commands.samplers import run
+
+    run(url, api_key, as_json=as_json)
+
+
+@app.command(epilog="Example: qshower inspect out.hdf5 -o pictures/")
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A shower file, or the folder of a bundle (or the name of one).")],
+    output: Annotated[Optional[Path], typer.Option("--output", "-o", help="Folder for pictures.")] = None,
+) -> None:
+    """Show what a bundle or a shower file holds."""
+    from service.commands.inspect import run
+
+    run(path, output)
+
+
+@app.command(epilog="Example: qshower emulator --topology zephyr:12 --port 8100 --defects 0.03")
+def emulator(
+    topology: Annotated[str, typer.Option(help="zephyr:12, zephyr:6, pegasus:16 or another size.")] = "zephyr:12",
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+    defects: Annotated[float, typer.Option(help="Fraction of qubits missing.")] = 0.03,
+    beta: Annotated[float, typer.Option(help="Hidden effective inverse temperature.")] = 4.0,
+    seed: Annotated[int, typer.Option(help="Fixes defects, errors and draws.")] = 0,
+    token: Annotated[Optional[str], typer.Option(help="The only token accepted; default: any.")] = None,
+    noise: Annotated[
+        Optional[str], typer.Option(help="none, low, typical or high: errors of control and readout.")
+    ] = None,
+    queue_s: Annotated[float, typer.Option(help="Seconds each problem waits.")] = 0.0,
+    fault: Annotated[Optional[list[str]], typer.Option(help="NAME or NAME:COUNT; may be repeated.")] = None,
+) -> None:
+    """Serve the solver API of a quantum annealer on this machine, until SIGTERM or Ctrl-C."""
+    from service.commands.emulator import run
+
+    values: dict[str, Any] = {
+        "topology": topology,
+        "port": port,
+        "defects": defects,
+        "beta": beta,
+        "seed": seed,
+        "token": token,
+        "queue_s": queue_s,
+        "faults": tuple(fault or ()),
+    }
+    run(values, noise)
+
+
+@bank_app.command(
+    "draw", epilog="Example: qshower bank draw --log-uniform-mev 1000:1000000 -n 10000 --seed 1 -o bank.hdf5"
+)
+def bank_draw(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Bank to write.")],
+    energies_mev: Annotated[Optional[str], typer.Option(help="Incident energies, with commas between.")] = None,
+    log_uniform_mev: Annotated[Optional[str], typer.Option(help="LOW:HIGH, energies uniform in the logarithm.")] = None,
+    like: Annotated[Optional[Path], typer.Option(help="One latent for each incident energy of this file.")] = None,
+    count: Annotated[Optional[int], typer.Option("-n", help="As of generate.")] = None,
+    sampler: Annotated[str, typer.Option(help="gibbs, annealing or qpu.")] = "gibbs",
+    model: Annotated[Optional[str], typer.Option(help="Name of a bundle.")] = None,
+    seed: Annotated[int, typer.Option(help="Latent i uses stream (seed, i).")] = 0,
+    sweeps: Annotated[Optional[int], typer.Option(help="Default: the bundle's.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Draw latents into a bank, for the replay sampler."""
+    from service.commands.bank import draw
+    from service.commands.generate import Request
+    from service.commands.options import sampler_options
+
+    request = Request(
+        output=output,
+        energies_mev=energies_mev,
+        log_uniform_mev=log_uniform_mev,
+        like=like,
+        count=count,
+        sampler=sampler,
+        model=model,
+        seed=seed,
+        options=sampler_options(sweeps=sweeps),
+    )
+    draw(request, overwrite=overwrite)
+
+
+@bank_app.command("info", epilog="Example: qshower bank info bank.hdf5")
+def bank_info(path: Annotated[Path, typer.Argument(help="A bank.")]) -> None:
+    """Show what a bank holds."""
+    from service.commands.bank import info
+
+    info(path)
+
+
+@app.command(epilog="Example: qshower calibrate --sampler gibbs --model NAME")
+def calibrate(
+    sampler: Annotated[str, typer.Option(help="gibbs (sweeps needed) or qpu (effective temperature).")] = "gibbs",
+    model: Annotated[Optional[str], typer.Option(help="Name of a bundle.")] = None,
+    solver: Annotated[Optional[str], typer.Option(help="qpu: solver by name, or pegasus / zephyr.")] = None,
+) -> None:
+    """Measure what a sampler needs to draw well from a model."""
+    from service.commands.calibrate import run
+
+    run(sampler, model, solver)
+
+
+if __name__ == "__main__":
+    main()

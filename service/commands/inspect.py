@@ -1,0 +1,128 @@
+"""``qshower inspect``: what a bundle or a shower file holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from rich.text import Text
+
+from model.bundle import Bundle, describe, find_bundles, load_bundle
+from model.showers_file import ShowersFile, open_showers
+from sampler.errors import InvalidInputError
+from service.commands.terminal import console, progress, say, two_columns
+from service.settings import load_settings
+
+
+def run(path: Path, output: Path | None) -> None:
+    """Print a table; with ``output``, draw pictures into that folder as well."""
+    if path.is_file():
+        with open_showers(path) as file:
+            _show_file(file, output)
+        return
+    bundle = _bundle(path)
+    _print(bundle_rows(bundle))
+    if output is not None:
+        from service.commands.pictures import draw_bundle
+
+        _tell(draw_bundle(bundle, output))
+
+
+def _bundle(path: Path) -> Bundle:
+    if path.is_dir():
+        return load_bundle(path)
+    folder = load_settings().model_folder
+    known = find_bundles() | (find_bundles(folder) if folder is not None else {})
+    if str(path) not in known:
+        names = ", ".join(known) or "none is installed"
+        raise InvalidInputError(
+            "path", str(path), f"a shower file, the folder of a bundle, or the name of one: {names}"
+        )
+    return load_bundle(known[str(path)])
+
+
+def bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
+    """What there is to know about a bundle, by name."""
+    known = describe(bundle)
+    low, high = bundle.domain_mev
+    rows = [
+        ("bundle", bundle.name),
+        ("description", known["description"]),
+        ("SHA-256", bundle.sha256),
+        ("geometry", f"{bundle.geometry.name}: {bundle.geometry.particle}, {bundle.geometry.voxel_count} voxels"),
+        ("incident energies", f"{low:.10g} to {high:.10g} MeV"),
+        ("threshold", f"{bundle.geometry.threshold_mev:g} MeV"),
+        ("machine", f"{known['nodes']} spins, {known['couplers']} couplers on {known['topology']}"),
+        ("energy code", _flat(known["energy_code"])),
+        ("sweeps", str(known["sweeps"])),
+        ("parameters", str(known["parameters"])),
+    ]
+    rows += [(f"training: {name}", _flat(value)) for name, value in known["training"].items()]
+    rows += [(f"quality: {name}", _flat(value)) for name, value in known["quality"].items()]
+    return rows
+
+
+def _show_file(file: ShowersFile, output: Path | None) -> None:
+    geometry = file.geometry
+    voxels, layers = geometry.voxel_count, geometry.layer_slices()
+    energies = file.energies_mev()
+    totals, occupied = np.empty(file.count), np.empty(file.count)
+    per_layer, row = np.zeros(len(layers)), 0
+    with progress("showers") as bar:
+        task = bar.add_task("reading", total=file.count)
+        for _, showers in file.chunks():
+            rows = slice(row, row + showers.shape[0])
+            totals[rows], occupied[rows] = showers.sum(axis=1, dtype=np.float64), (showers > 0).mean(axis=1)
+            per_layer += [showers[:, part].sum(dtype=np.float64) for part in layers]
+            row = rows.stop
+            bar.update(task, completed=row)
+    response = totals / energies
+    table = [
+        ("file", str(file.path)),
+        ("showers", str(file.count)),
+        ("geometry", f"{geometry.name}: {geometry.particle}, {voxels} voxels in {len(layers)} layers"),
+        ("incident energies", f"{energies.min():.10g} to {energies.max():.10g} MeV"),
+        ("E_tot / E_inc", f"{response.mean():.4f} ± {response.std():.4f} (mean, standard deviation)"),
+        ("occupied voxels", f"{100 * occupied.mean():.2f} %"),
+        ("empty showers", str(int((totals == 0).sum()))),
+        ("mean layer", f"{(per_layer * np.arange(len(layers))).sum() / max(per_layer.sum(), 1e-30):.2f}"),
+    ]
+    if "provenance" in file.attributes:
+        table += [(f"provenance: {name}", _flat(value)) for name, value in _json(file.attributes["provenance"]).items()]
+    _print(table)
+    if output is not None:
+        from service.commands.pictures import draw_showers
+
+        _tell(draw_showers(file, output))
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        document = orjson.loads(text)
+    except ValueError:
+        document = None
+    return {name: value for name, value in document.items() if value is not None} if isinstance(document, dict) else {}
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_flat(inner)}" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_flat(inner) for inner in value)
+    return str(value)
+
+
+def _print(rows: list[tuple[str, str]]) -> None:
+    table = two_columns()
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    console().print(table)
+
+
+def _tell(pictures: list[Path]) -> None:
+    for picture in pictures:
+        say(f"wrote {picture}")

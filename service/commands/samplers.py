@@ -1,0 +1,46 @@
+"""``qshower samplers``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from rich.table import Table
+
+from client import ShowerClient
+from service.catalogue import load_catalogue
+from service.commands.terminal import console
+from service.engine import Engine, Limits
+from service.generation import Generator
+from service.logs import configure_logs
+from service.metrics import Metrics
+from service.samplers import SAMPLER_NAMES, build_registry
+from service.settings import load_settings
+
+
+def run(url: str | None, api_key: str | None, *, as_json: bool) -> None:
+    """Print the state of every sampler, of this machine or of a server."""
+    states = _of_server(url, api_key) if url is not None else _of_this_machine()
+    if as_json:
+        print(orjson.dumps({"samplers": states}, option=orjson.OPT_INDENT_2).decode())
+        return
+    table = Table("sampler", "usable", "why not", "options", "detail")
+    for state in states:
+        detail = ", ".join(f"{name}={value}" for name, value in state["detail"].items() if value is not None)
+        usable = "yes" if state["available"] else "no"
+        table.add_row(state["name"], usable, state["reason"] or "", " ".join(state["options"]), detail)
+    console().print(table)
+
+
+def _of_server(url: str, api_key: str | None) -> list[dict[str, Any]]:
+    with ShowerClient(url, api_key, longest_wait_s=0.0) as client:
+        return client.samplers()
+
+
+def _of_this_machine() -> list[dict[str, Any]]:
+    settings = load_settings(log_level="warning")
+    configure_logs(settings)
+    with build_registry(settings) as registry:
+        engine = Engine(Limits(1, 1, 1, 1, 1.0), Metrics())
+        generator = Generator(load_catalogue(settings), registry, engine)
+        return [generator.state_of(name).model_dump() for name in SAMPLER_NAMES]
