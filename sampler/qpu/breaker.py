@@ -52,10 +52,12 @@ class CircuitBreaker:
                 )
             self._probing = True
 
-    def succeeded(self) -> None:
-        """The call worked: the circuit closes."""
+    def succeeded(self) -> bool:
+        """The call worked: the circuit closes. Returns whether it was open."""
         with self._lock:
+            was_open = self._opened_at is not None
             self._failures, self._opened_at, self._wait_s, self._probing, self._last_error = 0, None, 0.0, False, None
+            return was_open
 
     def failed(self, error: BaseException) -> None:
         """The call failed for a reason that lies with the QPU."""

@@ -28,7 +28,7 @@ RETRY_S = 10.0
 OFFLINE_RETRY_S = 60.0
 """When to try again if the solver is offline."""
 
-_NETWORK = (ocean.RequestTimeout, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+_NETWORK = (api.RequestTimeout, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 _MALFORMED = (api.ResourceBadResponseError, binascii.Error, ValueError, LookupError, TypeError, AttributeError)
 
 
@@ -57,14 +57,17 @@ def typed_error(error: BaseException, phase: Phase, problem_ids: tuple[str, ...]
         return SamplerUnavailableError(
             f"the solver failed the problem ({text})", retry_after_s=RETRY_S, problem_ids=problem_ids
         )
-    # A bad response is a RequestError too, and must be told apart first.
-    if isinstance(error, api.ResourceBadResponseError) or not isinstance(error, (api.RequestError, *_NETWORK)):
-        return _malformed(error, phase, problem_ids, text)
-    if isinstance(error, _NETWORK):
+    # Every error of the API is a requests exception too, bad responses and time-outs are errors of the API: most
+    # special first.
+    if isinstance(error, api.RequestError) and not isinstance(
+        error, (api.ResourceBadResponseError, api.RequestTimeout)
+    ):
+        return _refused(error, phase, problem_ids, text)
+    if isinstance(error, _NETWORK) and not isinstance(error, api.ResourceBadResponseError):
         return SamplerUnavailableError(
             f"the solver API cannot be reached ({text})", retry_after_s=RETRY_S, problem_ids=problem_ids
         )
-    return _refused(error, phase, problem_ids, text)
+    return _malformed(error, phase, problem_ids, text)
 
 
 def refuses(error: BaseException) -> bool:

@@ -233,7 +233,8 @@ class QpuSampler:
         except BaseException:
             self._breaker.abandoned()
             raise
-        self._breaker.succeeded()
+        if self._breaker.succeeded():
+            self._availability.clear()
 
     def _sample(self, request: LatentRequest, deadline: float) -> LatentBatch:
         began = monotonic()

@@ -1,0 +1,348 @@
+"""Every row of the table of what goes wrong between a client and the solver API: a typed error, in time, no leak."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sampler.emulator.config import EmulatorConfig
+from sampler.emulator.server import EmulatorServer
+from sampler.errors import (
+    CircuitOpenError,
+    SamplerAnswerError,
+    SamplerError,
+    SamplerTimeoutError,
+    SamplerUnavailableError,
+    SolverAuthenticationFailedError,
+    SolverNotFoundHereError,
+)
+from sampler.lattice import compact_lattice
+from sampler.machine import BoltzmannMachine
+from sampler.qpu.sampler import QpuSampler
+from sampler.qpu.settings import QpuSettings
+from sampler.request import LatentRequest, SamplerOptions
+
+TOKEN = "TEST-0123456789abcdef-secret"
+DEADLINE_S = 2.5
+REQUEST_TIMEOUT_S = 1.5
+GRACE_S = 0.5
+SLACK_S = 3.0
+"""What a busy test machine may add."""
+OPEN_FILES = Path("/proc/self/fd")
+
+
+@pytest.fixture(scope="module")
+def machine() -> BoltzmannMachine:
+    """16 nodes, 12 of them drawn."""
+    rng = np.random.default_rng(5)
+    lattice = compact_lattice("zephyr", 4, chip_size=2)
+    return lattice.with_parameters(rng.normal(0, 0.3, 16), rng.normal(0, 0.3, len(lattice.edges)))
+
+
+@pytest.fixture
+def emulator() -> Iterator[EmulatorServer]:
+    with EmulatorServer(EmulatorConfig(topology="zephyr:2", defects=0.0, token=TOKEN, sweeps=32)) as server:
+        yield server
+
+
+def settings_for(endpoint: str, folder: Path, **changes: object) -> QpuSettings:
+    values: dict[str, object] = {
+        "endpoint": endpoint,
+        "token": TOKEN,
+        "state_dir": folder,
+        "request_timeout_s": REQUEST_TIMEOUT_S,
+        "poll_wait_s": 1,
+        "poll_pause_s": 0.02,
+        "answer_wait_s": 0.7,
+        "cancel_grace_s": GRACE_S,
+        "deadline_s": DEADLINE_S,
+        "solver_check_s": 0.0,
+        "reconnect_wait_s": 0.0,
+        "breaker_failures": 1000,
+        "calibration_reads": 50,
+        "max_copies": 1,
+    }
+    return QpuSettings(**(values | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def make_sampler(emulator: EmulatorServer, tmp_path: Path) -> Iterator[Callable[..., QpuSampler]]:
+    made: list[QpuSampler] = []
+
+    def make(**changes: object) -> QpuSampler:
+        made.append(QpuSampler(settings_for(emulator.endpoint, tmp_path, **changes)))
+        return made[-1]
+
+    yield make
+    for sampler in made:
+        sampler.close()
+
+
+def request_of(machine: BoltzmannMachine, rows: int = 4, deadline_s: float | None = DEADLINE_S, **options: object):
+    conditions = np.ones((rows, 4), dtype=np.int8)
+    streams = np.stack([np.zeros(rows), np.arange(rows)], axis=1).astype(np.uint64)
+    return LatentRequest(machine, conditions, streams, SamplerOptions(**options), deadline_s)  # type: ignore[arg-type]
+
+
+UNAVAILABLE, ANSWER, TIMEOUT = SamplerUnavailableError, SamplerAnswerError, SamplerTimeoutError
+AUTHENTICATION, NOT_FOUND = SolverAuthenticationFailedError, SolverNotFoundHereError
+
+TABLE: dict[str, type[SamplerError]] = {
+    "solvers_401": AUTHENTICATION,
+    "solvers_403": UNAVAILABLE,
+    "solvers_404": NOT_FOUND,
+    "solvers_429": UNAVAILABLE,
+    "solvers_500": UNAVAILABLE,
+    "solvers_503": UNAVAILABLE,
+    "solvers_hang": UNAVAILABLE,
+    "solvers_drop": UNAVAILABLE,
+    "solvers_truncated": UNAVAILABLE,
+    "solvers_bad_json": UNAVAILABLE,
+    "solvers_wrong_type": UNAVAILABLE,
+    "solver_offline": NOT_FOUND,
+    "submit_400": SamplerError,
+    "submit_401": AUTHENTICATION,
+    "submit_403": UNAVAILABLE,
+    "submit_429": UNAVAILABLE,
+    "submit_500": UNAVAILABLE,
+    "submit_503": UNAVAILABLE,
+    "submit_hang": UNAVAILABLE,
+    "submit_drop": UNAVAILABLE,
+    "submit_truncated": UNAVAILABLE,
+    "submit_bad_json": ANSWER,
+    "submit_wrong_type": ANSWER,
+    "submit_refused": SamplerError,
+    "poll_401": AUTHENTICATION,
+    "poll_403": UNAVAILABLE,
+    "poll_404": ANSWER,
+    "poll_429": UNAVAILABLE,
+    "poll_500": TIMEOUT,
+    "poll_503": TIMEOUT,
+    "poll_hang": TIMEOUT,
+    "poll_drop": UNAVAILABLE,
+    "poll_truncated": UNAVAILABLE,
+    "poll_bad_json": ANSWER,
+    "poll_wrong_type": ANSWER,
+    "poll_omits_id": TIMEOUT,
+    "answer_401": AUTHENTICATION,
+    "answer_403": UNAVAILABLE,
+    "answer_404": ANSWER,
+    "answer_429": UNAVAILABLE,
+    "answer_500": UNAVAILABLE,
+    "answer_503": UNAVAILABLE,
+    "answer_hang": ANSWER,
+    "answer_drop": UNAVAILABLE,
+    "answer_truncated": UNAVAILABLE,
+    "answer_bad_json": ANSWER,
+    "answer_wrong_type": ANSWER,
+    "answer_missing": ANSWER,
+    "answer_bad_base64": ANSWER,
+    "answer_missing_field": ANSWER,
+    "energies_half": ANSWER,
+    "energies_wrong": ANSWER,
+    "reads_missing": ANSWER,
+    "wrong_variables": ANSWER,
+    "problem_failed": UNAVAILABLE,
+    "problem_offline": NOT_FOUND,
+    "problem_cancelled": UNAVAILABLE,
+    "slow_queue": TIMEOUT,
+}
+
+NEEDS_A_WAIT = {name for name in TABLE if name.startswith("poll_")}
+"""Faults that only strike while a problem is not solved yet."""
+
+
+@pytest.mark.parametrize("fault", sorted(TABLE))
+def test_each_fault_is_a_typed_error_in_time(
+    fault: str, emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
+) -> None:
+    sampler = make_sampler()
+    sampler.sample(request_of(machine, deadline_s=30.0))
+    if fault in NEEDS_A_WAIT:
+        emulator.arm("slow_queue")
+    emulator.arm(fault)
+    began = time.monotonic()
+    with pytest.raises(SamplerError) as caught:
+        sampler.sample(request_of(machine, num_reads=20))
+    elapsed_s = time.monotonic() - began
+    assert type(caught.value) is TABLE[fault], f"{caught.value!r}"
+    assert elapsed_s < DEADLINE_S + GRACE_S + SLACK_S
+    assert TOKEN not in str(caught.value)
+    if not fault.startswith(("solver", "submit")):
+        assert len(caught.value.problem_ids) == 1
+    emulator.faults.clear()
+    batch = sampler.sample(request_of(machine, deadline_s=30.0))
+    assert batch.spins.shape == (4, 16)
+
+
+@pytest.mark.parametrize(
+    "fault", ["poll_403", "poll_429", "poll_drop", "poll_500", "answer_500", "answer_drop", "answer_429"]
+)
+def test_an_answer_lost_once_on_the_way_is_fetched_without_a_second_problem(
+    fault: str, emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
+) -> None:
+    sampler = make_sampler()
+    sampler.sample(request_of(machine, deadline_s=30.0))
+    before = emulator.backend.state()["submitted"]
+    emulator.arm(f"{fault}:1")
+    batch = sampler.sample(request_of(machine, deadline_s=30.0))
+    assert batch.provenance.problem_ids is not None
+    assert len(batch.provenance.problem_ids) == 1
+    assert emulator.backend.state()["submitted"] == before + 1
+
+
+def test_an_answer_without_timing_is_taken_and_noted(
+    emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
+) -> None:
+    sampler = make_sampler()
+    sampler.sample(request_of(machine, deadline_s=30.0))
+    emulator.arm("answer_no_timing")
+    provenance = sampler.sample(request_of(machine, deadline_s=30.0)).provenance
+    assert any("timing" in note for note in provenance.notes)
+    assert provenance.qpu_access_time_us is not None
+    assert provenance.qpu_access_time_us > 0
+
+
+@pytest.mark.parametrize("token", [None, "", "another"])
+def test_a_missing_or_wrong_token_is_said_and_never_shown(
+    token: str | None, emulator: EmulatorServer, tmp_path: Path, machine: BoltzmannMachine, monkeypatch
+) -> None:
+    for name in list(os.environ):
+        if name.startswith("DWAVE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("DWAVE_CONFIG_FILE", os.devnull)
+    with QpuSampler(settings_for(emulator.endpoint, tmp_path, token=token)) as sampler:
+        with pytest.raises(SolverAuthenticationFailedError) as caught:
+            sampler.sample(request_of(machine))
+        assert caught.value.retry_after_s is None
+        assert "another" not in str(caught.value)
+        availability = sampler.availability(machine)
+        assert not availability.available
+        assert "token" in (availability.reason or "")
+
+
+def test_a_server_that_is_gone_is_unavailable_with_a_time_to_retry(
+    emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
+) -> None:
+    fresh, used = make_sampler(), make_sampler()
+    used.sample(request_of(machine, deadline_s=30.0))
+    emulator.close()
+    for sampler in (fresh, used):
+        with pytest.raises(SamplerUnavailableError) as caught:
+            sampler.sample(request_of(machine))
+        assert caught.value.retry_after_s
+        availability = sampler.availability(machine)
+        assert not availability.available
+        assert availability.detail["retry_after_s"] > 0
+
+
+def test_attempts_to_reconnect_are_spaced_out(
+    emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
+) -> None:
+    sampler = make_sampler(reconnect_wait_s=60.0)
+    emulator.arm("solvers_500:1")
+    for _ in range(3):
+        with pytest.raises(SamplerUnavailableError) as caught:
+            sampler.sample(request_of(machine))
+        assert 50 < (caught.value.retry_after_s or 0) <= 60
+    assert not emulator.faults.armed()
+
+
+def test_the_breaker_opens_and_one_probe_closes_it(
+    emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
+) -> None:
+    sampler = make_sampler(breaker_failures=3, breaker_cooldown_s=0.5, solver_check_s=60.0)
+    sampler.sample(request_of(machine, deadline_s=30.0))
+    emulator.arm("problem_failed")
+    for _ in range(3):
+        with pytest.raises(SamplerUnavailableError, match="failed the problem"):
+            sampler.sample(request_of(machine))
+    with pytest.raises(CircuitOpenError) as caught:
+        sampler.sample(request_of(machine))
+    assert caught.value.retry_after_s
+    assert not sampler.availability(machine).available
+    assert sampler.availability(machine).detail["circuit"]["state"] == "open"
+    emulator.faults.clear()
+    time.sleep(0.6)
+    assert sampler.sample(request_of(machine, deadline_s=30.0)).spins.shape == (4, 16)
+    assert sampler.availability(machine).available
+
+
+def test_maintenance_brings_another_graph_and_a_new_placement(
+    emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
+) -> None:
+    sampler = make_sampler(max_hole_fraction=0.3)
+    before = sampler.sample(request_of(machine, deadline_s=30.0)).provenance.graph_id
+    emulator.arm("maintenance:1")
+    with pytest.raises(SamplerUnavailableError):
+        sampler.sample(request_of(machine))
+    ends_at = time.monotonic() + 30.0
+    while True:
+        try:
+            provenance = sampler.sample(request_of(machine, deadline_s=30.0)).provenance
+            break
+        except SolverNotFoundHereError:
+            assert time.monotonic() < ends_at
+            time.sleep(0.2)
+    assert provenance.graph_id != before
+    assert provenance.graph_id == emulator.graph_id
+    assert any("measured with this request" in note for note in provenance.notes)
+
+
+def test_the_token_reaches_no_log_and_no_repr(
+    emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine, caplog, capfd
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("dwave").setLevel(logging.DEBUG)
+    sampler = make_sampler()
+    batch = sampler.sample(request_of(machine, deadline_s=30.0))
+    emulator.arm("submit_403")
+    with pytest.raises(SamplerUnavailableError):
+        sampler.sample(request_of(machine))
+    shown = "".join(map(repr, (sampler, sampler._link, sampler._settings, batch.provenance)))
+    assert TOKEN not in shown + caplog.text + "".join(capfd.readouterr())
+    assert TOKEN not in repr(sampler.availability(machine))
+
+
+def open_sockets() -> int:
+    return sum(entry.is_symlink() and entry.readlink().name.startswith("socket:") for entry in OPEN_FILES.iterdir())
+
+
+@pytest.mark.skipif(not OPEN_FILES.exists(), reason="counts sockets in /proc")
+def test_two_hundred_failures_leak_no_thread_and_no_socket(
+    emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
+) -> None:
+    quick = ["problem_failed", "energies_wrong", "answer_bad_base64", "submit_403", "solvers_500", "answer_404"]
+    stuck = ["answer_missing", "slow_queue", "poll_omits_id"]
+    sampler = make_sampler(answer_wait_s=0.15, cancel_grace_s=0.1)
+    sampler.sample(request_of(machine, deadline_s=30.0))
+    sampler.sample(request_of(machine, deadline_s=30.0))
+
+    def client_threads() -> int:
+        return sum(not thread.name.startswith("emulator") for thread in threading.enumerate())
+
+    threads, sockets = client_threads(), open_sockets()
+    for turn in range(200):
+        fault = stuck[turn // 20 % 3] if turn % 20 == 0 else quick[turn % len(quick)]
+        if fault == "poll_omits_id":
+            emulator.arm("slow_queue")
+        emulator.arm(fault)
+        with pytest.raises(SamplerError):
+            sampler.sample(request_of(machine, deadline_s=0.6 if fault in stuck else 5.0))
+        emulator.faults.clear()
+    assert sampler.sample(request_of(machine, deadline_s=30.0)).spins.shape == (4, 16)
+    ends_at = time.monotonic() + 10.0
+    while client_threads() > threads + 2 and time.monotonic() < ends_at:
+        time.sleep(0.1)
+    assert client_threads() <= threads + 2
+    gc.collect()
+    # Each worker thread of the client keeps one connection: both ends of it are in this process here.
+    assert open_sockets() <= sockets + 2 * 16
