@@ -1,0 +1,308 @@
+"""Two-sample classifiers: can a network tell a sample's showers from the reference's?
+
+The reference has label 1. Rows are split 60/20/20 into training, selection and test. The epoch with the best accuracy
+on the selection rows is kept; its outputs are calibrated by isotonic regression on the same rows, and judged on the test
+rows, which nothing has seen::
+
+    AUC   area under the ROC curve          0.5 cannot tell, 1 always can (0.5 +- error is a perfect sample)
+    JSD = 1 - cross entropy / ln 2          Jensen-Shannon divergence in bits, 0 equal, 1 disjoint
+
+Input kinds: ``low`` log10 E_inc and 100 E_voxel / E_inc; ``low_normalised`` log10 E_inc, E_voxel / E_layer and
+log10 E_layer; ``high`` the high-level features; ``cnn`` log10 E_inc and log-scaled voxels on their (layer, angle,
+radius) block. Source: the CaloChallenge, arXiv:2410.21611.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from evaluation.networks import ShowerResNet, dense_network
+from evaluation.quick import auc_error
+from evaluation.shower_set import ShowerSet
+from evaluation.slices import EnergySlice
+from model.geometry import Geometry
+from sampler.errors import InvalidInputError
+
+Kind = Literal["low", "low_normalised", "high", "cnn"]
+Rows = NDArray[np.float32]
+Progress = Callable[[float], None]
+
+KINDS: tuple[Kind, ...] = ("low", "low_normalised", "high", "cnn")
+SPLIT = (0.6, 0.2)
+LEAST_ROWS = 50
+LEAST_SLICE_ROWS = 20
+LAYER_FLOOR_MEV = 1e-8
+CALIBRATION_LIMIT = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierSettings:
+    """How a classifier is trained. The defaults are the challenge's published setting.
+
+    Attributes:
+        hidden, layers: of the dense networks.
+        cnn_width: channels of the first stage of the 3D ResNet-18.
+        epochs, cnn_epochs: passes over the training rows.
+        batch_size: rows per step; cnn_batch_size likewise.
+        learning_rate: of Adam.
+        repeats: trainings with different seeds, of which mean and spread are given.
+        most_rows, most_cnn_rows: rows of each set at most; None for all that there are.
+    """
+
+    hidden: int = 2048
+    layers: int = 3
+    cnn_width: int = 64
+    epochs: int = 50
+    cnn_epochs: int = 50
+    batch_size: int = 1000
+    cnn_batch_size: int = 250
+    learning_rate: float = 2e-4
+    repeats: int = 10
+    most_rows: int | None = None
+    most_cnn_rows: int | None = None
+
+
+PUBLISHED_CLASSIFIER = ClassifierSettings()
+QUICK_CLASSIFIER = ClassifierSettings(
+    hidden=256, cnn_width=8, epochs=15, cnn_epochs=3, batch_size=200, cnn_batch_size=100, learning_rate=5e-4, repeats=2,
+    most_rows=4000, most_cnn_rows=1000,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SliceAuc:
+    """AUC of the test rows within one slice of incident energy, mean over trainings."""
+
+    label: str
+    auc: float
+    error: float
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierResult:
+    """Mean and spread over several trainings of one kind of classifier.
+
+    Attributes:
+        kind: of input.
+        auc, jsd: means.
+        auc_spread, jsd_spread: standard deviations over trainings (0 for one).
+        auc_error: standard error that the number of test rows implies.
+        trainings: (AUC, JSD) of each.
+        rows: of each set, all splits together.
+        test_rows: of each set.
+        slices: AUC by incident energy.
+    """
+
+    kind: Kind
+    auc: float
+    jsd: float
+    auc_spread: float
+    jsd_spread: float
+    auc_error: float
+    trainings: tuple[tuple[float, float], ...]
+    rows: int
+    test_rows: int
+    slices: tuple[SliceAuc, ...]
+
+
+def device() -> torch.device:
+    """A GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def inputs_of(kind: Kind, showers: ShowerSet, rows: NDArray[np.int64]) -> Rows:
+    """(n, D) inputs of one kind for some of the kept showers: indices into ``showers.kept``."""
+    features = showers.features
+    if kind == "high":
+        return features.take(showers.kept[rows]).matrix().astype(np.float32)
+    e_inc = features.e_inc_mev[showers.kept[rows]].astype(np.float32)[:, None]
+    voxels = showers.kept_mev[rows]
+    log_energy = np.log10(e_inc)
+    if kind == "low":
+        return np.concatenate([log_energy, 100 * voxels / e_inc], axis=1)
+    if kind == "cnn":
+        return np.concatenate([log_energy - 4, np.log1p(voxels / np.float32(0.1)) / 3], axis=1)
+    e_layer = features.e_layer_mev[showers.kept[rows]].astype(np.float32)
+    counts = [layer.voxel_count for layer in showers.geometry.layers]
+    shares = voxels / (np.repeat(e_layer, counts, axis=1) + np.float32(1e-16))
+    return np.concatenate([log_energy, shares, np.log10(e_layer + np.float32(LAYER_FLOOR_MEV))], axis=1)
+
+
+def kinds_for(geometry: Geometry) -> tuple[Kind, ...]:
+    """The kinds that make sense for a layout: the 3D network needs layers of equal bins."""
+    return KINDS if geometry.is_regular else KINDS[:3]
+
+
+def two_sample_classifier(
+    kind: Kind,
+    reference: ShowerSet,
+    sample: ShowerSet,
+    settings: ClassifierSettings = PUBLISHED_CLASSIFIER,
+    *,
+    slices: Iterable[EnergySlice] = (),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> ClassifierResult:
+    """Train and judge one kind of classifier, several times (module's law).
+
+    Raises:
+        InvalidInputError: fewer than 50 showers with kept voxels in a set.
+    """
+    most = settings.most_cnn_rows if kind == "cnn" else settings.most_rows
+    count = min(len(reference.kept), len(sample.kept), most or len(reference.kept))
+    if count < LEAST_ROWS:
+        raise InvalidInputError("showers", count, f"at least {LEAST_ROWS} in each set for a classifier")
+    parts = tuple(slices)
+    trainings: list[tuple[float, float]] = []
+    by_slice: list[list[tuple[float, int]]] = [[] for _ in parts]
+    test_rows = 0
+    for repeat in range(settings.repeats):
+        rng = np.random.default_rng([seed, repeat])
+        chosen = [rng.permutation(len(showers.kept))[:count] for showers in (reference, sample)]
+        data = [inputs_of(kind, showers, rows) for showers, rows in zip((reference, sample), chosen, strict=True)]
+        energies = [
+            showers.features.e_inc_mev[showers.kept[rows]]
+            for showers, rows in zip((reference, sample), chosen, strict=True)
+        ]
+        first, second = int(count * SPLIT[0]), int(count * (SPLIT[0] + SPLIT[1]))
+        bounds = [slice(0, first), slice(first, second), slice(second, count)]
+        train, select, test = [_joined(data, rows) for rows in bounds]
+        test_rows = count - second
+
+        def share(done: float, repeat: int = repeat) -> None:
+            if progress is not None:
+                progress((repeat + done) / settings.repeats)
+
+        scores, labels = _train_and_score(kind, reference.geometry, train, select, test, settings, seed + repeat, share)
+        trainings.append((float(roc_auc_score(labels, scores)), _divergence(labels, scores)))
+        test_energies = np.concatenate([values[bounds[2]] for values in energies])
+        for index, part in enumerate(parts):
+            inside = part.contains(test_energies)
+            if min(labels[inside].sum(), (1 - labels[inside]).sum()) >= LEAST_SLICE_ROWS:
+                by_slice[index].append((float(roc_auc_score(labels[inside], scores[inside])), int(inside.sum()) // 2))
+    values = np.array(trainings)
+    spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(2)
+    mean_auc = float(values[:, 0].mean())
+    return ClassifierResult(
+        kind=kind,
+        auc=mean_auc,
+        jsd=float(values[:, 1].mean()),
+        auc_spread=float(spread[0]),
+        jsd_spread=float(spread[1]),
+        auc_error=auc_error(mean_auc, test_rows, test_rows),
+        trainings=tuple(trainings),
+        rows=count,
+        test_rows=test_rows,
+        slices=tuple(
+            SliceAuc(
+                part.label,
+                float(np.mean([auc for auc, _ in found])),
+                auc_error(float(np.mean([auc for auc, _ in found])), found[0][1], found[0][1]),
+                found[0][1],
+            )
+            for part, found in zip(parts, by_slice, strict=True)
+            if found
+        ),
+    )
+
+
+def _joined(data: list[Rows], rows: slice) -> tuple[Rows, Rows]:
+    """Inputs and labels of both sets, the reference's label 1."""
+    parts = [part[rows] for part in data]
+    labels = np.concatenate([np.ones(len(parts[0])), np.zeros(len(parts[1]))]).astype(np.float32)
+    return np.concatenate(parts), labels
+
+
+def _train_and_score(
+    kind: Kind,
+    geometry: Geometry,
+    train: tuple[Rows, Rows],
+    select: tuple[Rows, Rows],
+    test: tuple[Rows, Rows],
+    settings: ClassifierSettings,
+    seed: int,
+    progress: Progress,
+) -> tuple[NDArray[np.float64], Rows]:
+    """Calibrated probabilities of the test rows, and their labels."""
+    with torch.random.fork_rng(devices=[0] if torch.cuda.is_available() else []):
+        torch.manual_seed(seed)
+        network: nn.Module
+        if kind == "cnn":
+            network = ShowerResNet(geometry.block_shape, settings.cnn_width)
+        else:
+            network = dense_network(train[0].shape[1], settings.hidden, settings.layers, 1)
+        epochs = settings.cnn_epochs if kind == "cnn" else settings.epochs
+        batch = settings.cnn_batch_size if kind == "cnn" else settings.batch_size
+        network = network.to(device())
+        fit(network, train, select, epochs, batch, settings.learning_rate, _binary_loss, _binary_accuracy, progress)
+    raw = [
+        torch.sigmoid(predict(network, rows, batch))[:, 0].numpy().astype(np.float64) for rows in (select[0], test[0])
+    ]
+    calibration = IsotonicRegression(out_of_bounds="clip", y_min=CALIBRATION_LIMIT, y_max=1 - CALIBRATION_LIMIT)
+    calibration.fit(raw[0], select[1])
+    return np.asarray(calibration.predict(raw[1]), dtype=np.float64), test[1]
+
+
+def fit(
+    network: nn.Module,
+    train: tuple[Rows, Rows],
+    select: tuple[Rows, Rows],
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    score: Callable[[Tensor, Tensor], float],
+    progress: Progress,
+) -> None:
+    """Train a network with Adam; at the end it holds the weights of the epoch with the best score on ``select``."""
+    where = next(network.parameters()).device
+    x, y = torch.from_numpy(train[0]), torch.from_numpy(train[1])
+    select_y = torch.from_numpy(select[1])
+    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    best, best_state = -np.inf, {name: value.clone() for name, value in network.state_dict().items()}
+    for epoch in range(epochs):
+        network.train()
+        order = torch.randperm(len(x))
+        for start in range(0, len(x) - 1, batch_size):  # no batch of one, which has no variance to normalise by
+            rows = order[start : start + batch_size]
+            value = loss(network(x[rows].to(where)), y[rows].to(where))
+            optimiser.zero_grad(set_to_none=True)
+            torch.autograd.backward(value)
+            optimiser.step()
+        reached = score(predict(network, select[0], batch_size), select_y)
+        if reached > best:
+            best, best_state = reached, {name: value.clone() for name, value in network.state_dict().items()}
+        progress((epoch + 1) / epochs)
+    network.load_state_dict(best_state)
+
+
+def predict(network: nn.Module, rows: Rows, batch_size: int) -> Tensor:
+    """(n, outputs) logits on the CPU."""
+    where = next(network.parameters()).device
+    network.eval()
+    with torch.no_grad():
+        starts = range(0, len(rows), batch_size)
+        return torch.cat([network(torch.from_numpy(rows[i : i + batch_size]).to(where)).cpu() for i in starts])
+
+
+def _binary_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], labels)
+
+
+def _binary_accuracy(logits: Tensor, labels: Tensor) -> float:
+    return float(((logits[:, 0] > 0) == (labels > 0.5)).float().mean())
+
+
+def _divergence(labels: Rows, probabilities: NDArray[np.float64]) -> float:
+    chosen = np.where(labels > 0.5, probabilities, 1 - probabilities)
+    return float(1 + np.mean(np.log2(np.clip(chosen, CALIBRATION_LIMIT, 1.0))))
