@@ -80,6 +80,8 @@ class ApiHandler(BaseHTTPRequestHandler):
     def _dispatch(self, method: str) -> None:
         try:
             body = self._read_body()
+            if "Origin" in self.headers:
+                raise _ReplyError(403, "Web pages have no business here")
             url = urlsplit(self.path)
             if url.path.startswith("/admin/"):
                 self._send(200, orjson.dumps(self._admin(method, url.path, body)), "application/json")

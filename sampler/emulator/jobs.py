@@ -39,6 +39,7 @@ class Job:
     label: str | None
     solver: dict[str, Any]
     chip: Chip
+    physics: Physics
     problem: Problem | None
     submitted_on: str
     ready_at_s: float
@@ -139,13 +140,15 @@ class SolverBackend:
             self.start_maintenance()
         with self._changed:
             self._return_from_maintenance()
-            chip, offline = self._chip, self._offline_until_s is not None
+            chip, physics, offline = self._chip, self._physics, self._offline_until_s is not None
         try:
             solver = _named_solver(job, chip)
             problem = None if offline else read_problem(job, chip, accept_nan=action == "nan_accepted")
         except RefusedError as error:
             return {"error_code": error.code, "error_msg": str(error)}
         with self._changed:
+            # Maintenance may have begun, or even ended, while the problem was read.
+            offline = offline or self._offline_until_s is not None or self._chip is not chip
             entry = Job(
                 identifier=str(uuid.uuid4()),
                 number=self._submitted,
@@ -153,6 +156,7 @@ class SolverBackend:
                 label=job.get("label"),
                 solver=solver,
                 chip=chip,
+                physics=physics,
                 problem=problem,
                 submitted_on=_now(),
                 ready_at_s=self._clock() + self.config.queue_s,
@@ -257,7 +261,7 @@ class SolverBackend:
         job.status, job.error_message, job.solved_on = status, error_message, _now()
         job.problem = None
 
-    def _next_job(self) -> tuple[Job, Problem, Physics] | None:
+    def _next_job(self) -> tuple[Job, Problem] | None:
         """The next problem to run, waiting for one; None when the solver closes."""
         with self._changed:
             while not self._closing:
@@ -269,16 +273,16 @@ class SolverBackend:
                         job.status = "IN_PROGRESS"
                         self._changed.notify_all()
                         if job.problem is not None:
-                            return job, job.problem, self._physics
+                            return job, job.problem
                         continue
                 self._changed.wait(wait_s)
         return None
 
     def _work(self) -> None:
         while (work := self._next_job()) is not None:
-            job, problem, physics = work
+            job, problem = work
             try:
-                answer = self._run(job, problem, physics)
+                answer = self._run(job, problem)
             except StoppedError:
                 continue
             except Exception as error:
@@ -296,9 +300,9 @@ class SolverBackend:
                     self._forget_oldest()
                 self._changed.notify_all()
 
-    def _run(self, job: Job, problem: Problem, physics: Physics) -> dict[str, Any]:
+    def _run(self, job: Job, problem: Problem) -> dict[str, Any]:
         rng = np.random.default_rng([self.config.seed, 5, job.number])
-        programmed = physics.program(problem, rng, self._clock() - self._started_s, job.number)
+        programmed = job.physics.program(problem, rng, self._clock() - self._started_s, job.number)
         parameters = problem.parameters
         spins = draw(
             programmed,
@@ -315,7 +319,7 @@ class SolverBackend:
             parameters.readout_thermalization_us,
             decorrelate=parameters.reduce_intersample_correlation,
         )
-        return encode_answer(problem, job.chip, physics.read_out(spins, rng), timing_us)
+        return encode_answer(problem, job.chip, job.physics.read_out(spins, rng), timing_us)
 
 
 def _named_solver(job: dict[str, Any], chip: Chip) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import io
@@ -14,6 +15,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
@@ -115,10 +117,6 @@ def test_a_body_that_is_too_large_is_not_read(wire: http.client.HTTPConnection) 
 
 
 def _job(emulator: EmulatorServer) -> dict[str, Any]:
-    import base64
-
-    import numpy as np
-
     lin = np.full(emulator.backend.chip.qubits.shape[0], np.nan)
     lin[0] = 0.5
     data = {"format": "qp", "lin": base64.b64encode(lin.tobytes()).decode(), "quad": ""}
@@ -146,6 +144,11 @@ def test_a_long_poll_returns_at_its_time_limit(emulator: EmulatorServer, wire: h
     assert status["status"] == "PENDING"
     _, cancelled = _call(wire, "DELETE", f"{API}/problems/{job['id']}")
     assert cancelled["status"] == "CANCELLED"
+
+
+def test_web_pages_are_kept_out(wire: http.client.HTTPConnection) -> None:
+    assert _call(wire, "POST", "/admin/fault", {"name": "poll_503"}, {"Origin": "http://example.org"})[0] == 403
+    assert _call(wire, "GET", "/admin/state")[1]["faults"] == {}
 
 
 def test_faults_by_admin_call(emulator: EmulatorServer, wire: http.client.HTTPConnection) -> None:

@@ -6,8 +6,12 @@ import base64
 import dataclasses
 from typing import Any
 
+import dimod
 import numpy as np
 import pytest
+from dwave.cloud.coders import decode_qp_numpy, encode_problem_as_qp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sampler.emulator.answer import encode_answer, energies
@@ -321,3 +325,37 @@ def test_draws_repeat_with_their_seed_and_stop_when_told(chip: Chip, rng: np.ran
 def test_configuration_is_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         EmulatorConfig().beta = 1.0  # type: ignore[misc]
+
+
+class _Encoder:
+    """What Ocean's encoder asks of a solver."""
+
+    def __init__(self, chip: Chip) -> None:
+        self._encoding_qubits = chip.qubits.tolist()
+        self._encoding_couplers = [tuple(pair) for pair in chip.couplers.tolist()]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), share=st.floats(0.01, 1.0))
+def test_oceans_coders_and_ours_agree(seed: int, share: float) -> None:
+    """Any part of the graph, encoded by Ocean and read by us; answered by us and decoded by Ocean."""
+    chip = build_chip("zephyr:2", 0.05, 1)
+    rng = np.random.default_rng(seed)
+    nodes = rng.choice(chip.qubits, size=max(1, int(share * chip.qubits.shape[0])), replace=False).tolist()
+    linear = {node: float(rng.normal()) for node in nodes}
+    inside = [(a, b) for a, b in chip.couplers.tolist() if a in linear and b in linear]
+    quadratic = {pair: float(rng.normal(0.0, 0.1)) for pair in inside if rng.random() < 0.7}
+    data = encode_problem_as_qp(_Encoder(chip), linear, quadratic)
+    params = {"auto_scale": False, "answer_mode": "raw", "num_reads": 5}
+    problem = read_problem({"type": "ising", "params": params, "data": data}, chip, accept_nan=False)
+    labels = chip.qubits[problem.active].tolist()
+    assert labels == sorted(nodes)
+    assert problem.h.tolist() == [linear[node] for node in labels]
+    read = dict(zip(map(tuple, chip.couplers[problem.couplers].tolist()), problem.j.tolist(), strict=True))
+    assert read == {pair: quadratic.get(pair, 0.0) for pair in inside}
+    spins = (rng.integers(0, 2, (5, len(labels))) * 2 - 1).astype(np.int8)
+    answer = encode_answer(problem, chip, spins, {})
+    decoded = decode_qp_numpy({"type": "ising", "answer": answer})
+    np.testing.assert_array_equal(decoded["solutions"][:, labels], spins)
+    bqm = dimod.BinaryQuadraticModel.from_ising(linear, quadratic)
+    np.testing.assert_allclose(decoded["energies"], bqm.energies((spins, labels)), atol=1e-9)
