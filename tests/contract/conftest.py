@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 
 from sampler.annealing import AnnealingSampler
 from sampler.bank import ReplaySampler, draw_bank
+from sampler.emulator.config import EmulatorConfig
+from sampler.emulator.server import EmulatorServer
 from sampler.gibbs.sampler import GibbsSampler
 from sampler.machine import BoltzmannMachine
 from sampler.protocol import Sampler
+from sampler.qpu.sampler import QpuSampler
+from sampler.qpu.settings import QpuSettings
 from sampler.request import SamplerOptions
 
 SEED = 417
@@ -90,7 +94,44 @@ def _replay(machine: BoltzmannMachine, levels: NDArray[np.int8], folder: Path) -
         )
 
 
-BUILDERS: dict[str, Builder] = {"gibbs": _gibbs, "annealing": _annealing, "replay": _replay}
+@contextmanager
+def _qpu(machine: BoltzmannMachine, levels: NDArray[np.int8], folder: Path) -> Iterator[ContractCase]:
+    """Ocean's own client, against the emulator on a chip with 3 % defects."""
+    with EmulatorServer(EmulatorConfig(topology="zephyr:12", defects=0.03, sweeps=32, seed=SEED)) as server:
+
+        def build() -> QpuSampler:
+            return QpuSampler(
+                QpuSettings(endpoint=server.endpoint, token="any", state_dir=folder, calibration_reads=50)
+            )
+
+        with build() as sampler:
+            yield ContractCase(
+                name="qpu",
+                build=build,
+                sampler=sampler,
+                machine=machine,
+                levels=levels,
+                option_values={
+                    "num_reads": 8,
+                    "annealing_time_us": 30.0,
+                    "gauges": 2,
+                    "refine_sweeps": 2,
+                    "condition_mode": "flux_bias",
+                    "max_qpu_access_time_us": 1e6,
+                    "solver": "zephyr",
+                },
+                bad_values={
+                    "num_reads": (0, -1, 2.5, True),
+                    "annealing_time_us": (0.0, -1.0, 1e9),
+                    "gauges": (0, 1.5),
+                    "refine_sweeps": (-1, 1.5),
+                    "condition_mode": ("magic",),
+                    "max_qpu_access_time_us": (-5.0, float("nan")),
+                },
+            )
+
+
+BUILDERS: dict[str, Builder] = {"gibbs": _gibbs, "annealing": _annealing, "replay": _replay, "qpu": _qpu}
 
 
 @pytest.fixture(scope="session", params=list(BUILDERS))
