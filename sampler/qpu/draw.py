@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sampler.errors import InvalidInputError, SamplerError
 from sampler.qpu.budget import BudgetLedger, current_key
 from sampler.qpu.gauge import draw_gauge
+from sampler.qpu.layout import mean_field
 from sampler.qpu.link import Connection, SolverLink
 from sampler.qpu.packing import Part, Programming
 from sampler.qpu.problems import Answer, Collector, Problem, Submission, submit
@@ -151,11 +152,14 @@ class Drawer:
     ) -> dict[tuple[int, int], NDArray[np.float64]]:
         """(copy, condition) → (n,) fields in kT."""
         fields: dict[tuple[int, int], NDArray[np.float64]] = {}
+        means: NDArray[np.float64] | None = None
+        if any(site.layout.needs_mean_field for site in sites):
+            means = mean_field(sites[0].layout.machine, conditions)
         for copy, site in enumerate(sites):
             parts = [part for programming in programmings for part in programming.parts if part.copy == copy]
             wanted = sorted({part.condition for part in parts})
             if wanted:
-                rows = site.layout.fields(conditions[wanted])
+                rows = site.layout.fields(conditions[wanted], None if means is None else means[wanted])
                 fields.update({(copy, condition): row for condition, row in zip(wanted, rows, strict=True)})
         return fields
 

@@ -31,9 +31,8 @@ class Layout:
         qubits: (n,) int64, their qubits.
         couplings: (m,) int64, indices of the machine's edges that are programmed.
         ends: (m, 2) int64, their ends as positions in ``nodes``.
-        link_at: (links,) int64, position in ``nodes`` of the placed end of each link that is folded.
-        link_from: (links,) int64, the node at its other end.
-        link_edge: (links,) int64, its edge.
+        flow: (n, nodes) float64, coupling of each placed node to each node it has a folded link to, 0 elsewhere.
+        needs_mean_field: whether some folded link leads to a node whose spin is not known.
     """
 
     machine: BoltzmannMachine
@@ -42,9 +41,8 @@ class Layout:
     qubits: NDArray[np.int64]
     couplings: NDArray[np.int64]
     ends: NDArray[np.int64]
-    link_at: NDArray[np.int64]
-    link_from: NDArray[np.int64]
-    link_edge: NDArray[np.int64]
+    flow: NDArray[np.float64]
+    needs_mean_field: bool
 
     @classmethod
     def of(cls, machine: BoltzmannMachine, placement: Placement) -> Layout:
@@ -56,11 +54,10 @@ class Layout:
         programmed: NDArray[np.bool_] = np.all(ends >= 0, axis=1)
         programmed[placement.missing_edges] = False
         couplings = np.flatnonzero(programmed)
-        rest = np.flatnonzero(~programmed)
-        at = np.concatenate([ends[rest, 0], ends[rest, 1]])
-        source = np.concatenate([machine.edges[rest, 1], machine.edges[rest, 0]]).astype(np.int64)
-        edge = np.concatenate([rest, rest])
-        kept = at >= 0
+        flow = np.zeros((nodes.size, machine.node_count))
+        for one, other in ((0, 1), (1, 0)):
+            folded = np.flatnonzero(~programmed & (ends[:, one] >= 0))
+            flow[ends[folded, one], machine.edges[folded, other]] = machine.j[folded]
         return cls(
             machine=machine,
             placement=placement,
@@ -68,9 +65,8 @@ class Layout:
             qubits=placement.qubit_of_node[nodes],
             couplings=couplings,
             ends=ends[couplings],
-            link_at=at[kept],
-            link_from=source[kept],
-            link_edge=edge[kept],
+            flow=flow,
+            needs_mean_field=bool(flow[:, machine.partitions != 0].any()),
         )
 
     @property
@@ -78,22 +74,17 @@ class Layout:
         """(m,) couplings to program, in kT."""
         return self.machine.j[self.couplings].astype(np.float64)
 
-    @property
-    def needs_mean_field(self) -> bool:
-        """Whether some folded link leads to a node whose spin is not known."""
-        return bool((self.machine.partitions[self.link_from] != 0).any())
+    def fields(self, conditions: NDArray[np.int8], means: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """(rows, n) fields to program in kT, for conditions (rows, condition nodes).
 
-    def fields(self, conditions: NDArray[np.int8]) -> NDArray[np.float64]:
-        """(rows, n) fields to program in kT, for conditions (rows, condition nodes)."""
+        ``means`` (rows, nodes) are the magnetisations of ``mean_field`` at these conditions, if they are known already.
+        """
         machine = self.machine
-        means = np.zeros((conditions.shape[0], machine.node_count))
-        if self.needs_mean_field:
+        if means is None and self.needs_mean_field:
             means = mean_field(machine, conditions)
-        means[:, machine.condition_nodes] = conditions
-        fields = np.tile(machine.h[self.nodes].astype(np.float64), (conditions.shape[0], 1))
-        flow = np.zeros((self.nodes.size, machine.node_count))
-        np.add.at(flow, (self.link_at, self.link_from), machine.j[self.link_edge].astype(np.float64))
-        fields += means @ flow.T
+        states = np.zeros((conditions.shape[0], machine.node_count)) if means is None else means.copy()
+        states[:, machine.condition_nodes] = conditions
+        fields: NDArray[np.float64] = machine.h[self.nodes].astype(np.float64) + states @ self.flow.T
         return fields
 
     def local_fields(self, fields: NDArray[np.float64], spins: NDArray[np.int8]) -> NDArray[np.float64]:
