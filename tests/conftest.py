@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,3 +168,51 @@ def _latent_request() -> Callable[..., LatentRequest]:
 @pytest.fixture(scope="session", name="enumerate_law")
 def _enumerate_law() -> Callable[..., ExactLaw]:
     return enumerate_law
+
+
+@pytest.fixture(scope="session")
+def untrained_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of two small, untrained bundles of dataset 2, ``test-zephyr`` and ``test-pegasus``: real in all but quality."""
+    import torch  # slow to load, and most tests do without
+
+    from model.bundle import Manifest, build_decoder, lattice_of, save_bundle
+    from model.geometry import named_geometry
+    from model.grid import Grid
+    from model.layers import DecoderShape
+
+    folder = tmp_path_factory.mktemp("bundles")
+    geometry, domain = named_geometry("2"), (1000.0, 1e6)
+    grid = Grid.of(geometry)
+    for seed, family in enumerate(("zephyr", "pegasus")):
+        torch.manual_seed(seed)
+        machine = lattice_machine(np.random.default_rng(seed), family, nodes_per_partition=24, coupling=0.15)
+        shape = DecoderShape(
+            latent_bits=len(machine.free_nodes),
+            angular_bins=grid.angular_bins,
+            radial_bins=grid.radial_bins,
+            domain_low_mev=domain[0],
+            domain_high_mev=domain[1],
+            trunk=24,
+            layer_code=4,
+            layer_hidden=8,
+            angular_channels=2,
+            voxel_channels=4,
+            profile_hidden=8,
+        )
+        manifest = Manifest(
+            name=f"test-{family}",
+            description="untrained, for tests",
+            default=family == "zephyr",
+            geometry=geometry.as_dict(),
+            domain_mev=domain,
+            energy_code={"kind": "thermometer", "levels": 16},
+            scaling="logit",
+            symmetry="dihedral",
+            likelihood="sampled",
+            decoder=asdict(shape),
+            lattice=lattice_of(machine),
+            sweeps=32,
+        )
+        decoder = build_decoder("sampled", shape, "logit")
+        save_bundle(folder / manifest.name, manifest, machine, decoder.state_dict())
+    return folder

@@ -1,0 +1,88 @@
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from service.errors import SettingsError
+from service.settings import Settings, check_exposure, load_api_keys, load_settings
+
+KEY = "a long secret"
+DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
+TABLE = Path(__file__).parents[2] / "docs" / "settings.md"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch):
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"QSHOWER_{name.upper()}", raising=False)
+
+
+def test_a_variable_sets_and_a_flag_goes_first(monkeypatch):
+    monkeypatch.setenv("QSHOWER_PORT", "9000")
+    assert load_settings().port == 9000
+    assert load_settings(port=9001).port == 9001
+    assert load_settings(port=None).port == 9000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "eight"), ("PORT", "70000"), ("DEVICE", "tpu"), ("MAX_SHOWERS", "0"), ("DEFAULT_DEADLINE_S", "nan")],
+)
+def test_a_wrong_variable_is_named_with_its_value(monkeypatch, name, value):
+    monkeypatch.setenv(f"QSHOWER_{name}", value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert caught.value.field == f"QSHOWER_{name}"
+    assert value in str(caught.value)
+
+
+def test_the_table_of_settings_is_complete():
+    rows = re.findall(r"^\| `(QSHOWER_\w+)` \| (.*?) \| (.*?) \|$", TABLE.read_text(), re.MULTILINE)
+    documented = {name: (default, meaning) for name, default, meaning in rows}
+    assert list(documented) == [f"QSHOWER_{name.upper()}" for name in Settings.model_fields]
+    for name, field in Settings.model_fields.items():
+        default, meaning = documented[f"QSHOWER_{name.upper()}"]
+        shown = field.default.get_secret_value() if hasattr(field.default, "get_secret_value") else field.default
+        if isinstance(shown, bool):
+            shown = str(shown).lower()
+        assert default == ("unset" if shown in (None, "") else f"`{shown}`"), name
+        assert meaning == field.description, name
+
+
+def test_keys_come_from_the_variable_and_the_file(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text(f"# who: key\n\nbeth:{hashlib.sha256(b'other').hexdigest()}\n")
+    keys = load_api_keys(load_settings(api_keys=f"ada:{DIGEST}", api_keys_file=file))
+    assert keys.name_of(KEY) == "ada"
+    assert keys.name_of("other") == "beth"
+    assert keys.name_of("neither") is None
+    assert DIGEST not in repr(keys)
+
+
+@pytest.mark.parametrize("text", [KEY, f"ada:{DIGEST[:-2]}", f":{DIGEST}", f"ada:{DIGEST},ada:{DIGEST}", "ada:xyz"])
+def test_a_malformed_key_is_refused_and_never_shown(text):
+    with pytest.raises(SettingsError) as caught:
+        load_api_keys(load_settings(api_keys=text))
+    assert caught.value.field == "QSHOWER_API_KEYS"
+    assert KEY not in str(caught.value)
+    assert DIGEST[:8] not in str(caught.value)
+
+
+def test_a_missing_file_of_keys_is_named(tmp_path):
+    with pytest.raises(SettingsError, match="no-such-file"):
+        load_api_keys(load_settings(api_keys_file=tmp_path / "no-such-file"))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])  # noqa: S104 - refused, that is the test
+def test_beyond_loopback_needs_keys_or_a_word(host):
+    with pytest.raises(SettingsError) as caught:
+        check_exposure(load_settings(host=host), load_api_keys(load_settings()))
+    assert caught.value.field == "QSHOWER_HOST"
+    check_exposure(load_settings(host=host, allow_open=True), load_api_keys(load_settings()))
+    check_exposure(load_settings(host=host), load_api_keys(load_settings(api_keys=f"ada:{DIGEST}")))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_loopback_is_open(host):
+    check_exposure(load_settings(host=host), load_api_keys(load_settings()))
