@@ -59,7 +59,11 @@ class EmulatorServer:
                 "port", self.config.port, "a port that no other program uses; 0 takes a free one"
             ) from error
         self.faults = FaultPlan(self.config.faults)
-        self.backend = SolverBackend(self.config, self.faults, clock)
+        try:
+            self.backend = SolverBackend(self.config, self.faults, clock)
+        except BaseException:
+            self._http.server_close()
+            raise
         self._http.backend = self.backend
         self._thread = threading.Thread(
             target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, name="emulator-http", daemon=True
@@ -109,7 +113,12 @@ class EmulatorServer:
         self.close()
 
 
-def run_emulator(config: EmulatorConfig, announce: Callable[[str], None] = print) -> None:
+def _print_at_once(line: str) -> None:
+    # A script that waits for the endpoint reads a pipe, which Python would otherwise fill before it sends.
+    print(line, flush=True)
+
+
+def run_emulator(config: EmulatorConfig, announce: Callable[[str], None] = _print_at_once) -> None:
     """Serve until SIGTERM or Ctrl-C; ``announce`` is given the endpoint once it answers. Call from the main thread."""
     stop = threading.Event()
     with EmulatorServer(config) as emulator:

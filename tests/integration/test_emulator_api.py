@@ -199,7 +199,7 @@ def test_a_port_in_use_is_named() -> None:
 RUN = """
 from sampler.emulator.config import EmulatorConfig
 from sampler.emulator.server import run_emulator
-run_emulator(EmulatorConfig(topology="zephyr:2"), lambda endpoint: print(endpoint, flush=True))
+run_emulator(EmulatorConfig(topology="zephyr:2"))
 print("closed")
 """
 

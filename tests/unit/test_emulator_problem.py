@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import dimod
@@ -21,6 +22,7 @@ from sampler.emulator.draw import StoppedError, draw
 from sampler.emulator.physics import Physics
 from sampler.emulator.problem import Problem, RefusedError, local_ends, read_parameters, read_problem
 from sampler.emulator.spoil import spoil_answer
+from sampler.machine import BoltzmannMachine
 
 
 @pytest.fixture(scope="module")
@@ -320,6 +322,27 @@ def test_draws_repeat_with_their_seed_and_stop_when_told(chip: Chip, rng: np.ran
     assert draw(machine, 3, 32, seed=1).shape == (3, 60)
     with pytest.raises(StoppedError):
         draw(machine, 20, 32, seed=1, stop=lambda: True)
+
+
+def test_the_default_sweeps_reach_equilibrium_on_a_full_lattice(
+    lattice_machine: Callable[..., BoltzmannMachine], rng: np.random.Generator
+) -> None:
+    """Mean energy after 256 sweeps against 2048, 1000 reads each: within 5 sigma, false alarm below 1e-6."""
+    machine = lattice_machine(rng, "zephyr")
+    quick, slow = (machine.energies(draw(machine, 1000, sweeps, seed=sweeps)) for sweeps in (256, 2048))
+    error = np.sqrt((quick.var() + slow.var()) / 1000.0)
+    assert abs(quick.mean() - slow.mean()) < 5.0 * error
+    # The yardstick sees a draw that is too short.
+    short = machine.energies(draw(machine, 1000, 8, seed=1))
+    assert abs(short.mean() - slow.mean()) > 5.0 * error
+
+
+@pytest.mark.parametrize("topology", ["zephyr:1", "pegasus:2", "pegasus:5"])
+def test_small_chips_can_be_built_and_drawn_from(topology: str, rng: np.random.Generator) -> None:
+    chip = build_chip(topology, 0.2, 0)
+    problem = _problem(chip, _all(chip), num_reads=4)
+    machine = Physics(EmulatorConfig(topology=topology), chip).program(problem, rng, 0.0, 0)
+    assert draw(machine, 4, 16, seed=0).shape == (4, chip.qubits.shape[0])
 
 
 def test_configuration_is_immutable() -> None:
