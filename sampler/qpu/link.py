@@ -112,20 +112,27 @@ class SolverLink:
         return f"SolverLink(endpoint={self._settings.endpoint!r}, connected={self._connection is not None})"
 
     def find(self, wanted: str | None, family: str, timeout_s: float) -> SolverInfo:
-        """The solver to use: ``wanted`` (a name, or a family), else the configured one, else the largest that fits.
+        """The solver to use: ``wanted``, else the configured one, else the largest that fits.
+
+        ``wanted`` is a name, ``NAME;graph_id=…``, or a family.
 
         Raises:
             SamplerUnavailableError: the API cannot be reached or refuses; at once, with the reason of the last
                 attempt, while waiting between two attempts.
             SolverNotFoundHereError: no such solver is online.
         """
-        name = wanted or self._settings.solver or self._configured_name()
         solvers = self.online(timeout_s)
+        name = wanted or self._settings.solver or self._configured_name()
         if name is not None and name not in FAMILIES:
+            name, _, pinned = name.partition(";graph_id=")
             if name not in solvers:
                 online = ", ".join(sorted(solvers)) or "none"
                 raise SolverNotFoundHereError(
                     f"no solver named {name} is online; online: {online}", retry_after_s=OFFLINE_RETRY_S
+                )
+            if pinned and pinned != solvers[name].graph.graph_id:
+                raise SolverNotFoundHereError(
+                    f"{name} has the graph {solvers[name].graph.graph_id} today, not {pinned} as asked for"
                 )
             return solvers[name]
         fitting = [info for info in solvers.values() if info.graph.family == (name or family)]
@@ -306,14 +313,15 @@ class SolverLink:
         return found
 
     def _configured_name(self) -> str | None:
-        """The solver that Ocean's configuration names, if it names one; other selections are by topology and size."""
+        """The solver or family that Ocean's own configuration asks for, if it does."""
         with self._lock:
             connection = self._connection
-        if connection is None:
-            return None
-        chosen = connection.client.config.solver or {}
-        name = chosen.get("name__eq") or chosen.get("name") or (chosen.get("identity") or {}).get("name")
-        return str(name) if name else None
+        chosen = (connection.client.config.solver or {}) if connection is not None else {}
+        identity = chosen.get("identity__eq") or chosen.get("identity") or {}
+        name = chosen.get("name__eq") or chosen.get("name") or identity.get("name")
+        name = name or chosen.get("topology__type__eq") or chosen.get("topology__type")
+        pinned = (identity.get("version") or {}).get("graph_id")
+        return f"{name};graph_id={pinned}" if name and pinned else name
 
     def _shut(self, connection: Connection) -> None:
         with self._lock:
