@@ -7,17 +7,17 @@ import signal
 import socket
 import threading
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import structlog
-import uvicorn
-from fastapi import FastAPI
 
-from service.app import create_app
-from service.catalogue import load_catalogue
 from service.errors import SettingsError
 from service.logs import configure_logs
-from service.samplers import build_registry
 from service.settings import Settings, check_exposure, load_api_keys
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
 
 BACKLOG = 2048
 
@@ -56,6 +56,13 @@ def serve(settings: Settings) -> None:
     with bind(settings) as listener:
         host, port = listener.getsockname()[:2]
         _log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        # Only now, so that a port in use is told at once and not after seconds of loading.
+        import uvicorn
+
+        from service.app import create_app
+        from service.catalogue import load_catalogue
+        from service.samplers import build_registry
+
         # Before the event loop, so that what is wrong with a bundle is one line and not a traceback of the server.
         catalogue, registry = load_catalogue(settings), build_registry(settings)
         app = create_app(settings, load_models=lambda _: catalogue, make_samplers=lambda _: registry)
@@ -69,6 +76,9 @@ def serve(settings: Settings) -> None:
         )
         server = uvicorn.Server(config)
         _drain_first(server, app, settings.drain_grace_s)
+        # uvicorn raises the signals it was stopped by once more when it is done; a clean stop is no failure.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
         server.run(sockets=[listener])
 
 

@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     )
     bank: Path | None = Field(None, description="Bank of ready-made latents that the `replay` sampler serves.")
     max_batch_rows: int = Field(
-        1024, ge=1, le=65536, description="Most showers drawn and decoded at once on a classical sampler."
+        512, ge=1, le=65536, description="Most showers drawn and decoded at once on a classical sampler."
     )
     max_queue_rows: int = Field(
         200_000, ge=1, description="Most showers that may wait or be in work; beyond it requests get 429."

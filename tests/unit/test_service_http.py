@@ -226,7 +226,9 @@ def test_a_flood_of_wrong_energies_gets_a_short_answer(client):
     assert len(response.content) < 4000
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"1", b"\xff", b'{"incident_energies_mev": [1000],}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"1", b"\xff", b'{"incident_energies_mev": [1000],}', b"[" * 100_000]
+)
 def test_a_malformed_body(client, content):
     problem_of(client.post("/generate", content=content, headers={"content-type": JSON}), 400)
 
@@ -266,7 +268,9 @@ def test_too_large_a_body(client_of):
 def test_too_large_an_answer_is_refused_before_it_is_made(client_of):
     small = client_of(max_response_bytes=6480 * 4 * 10)
     npz = {"accept": "application/x-npz"}
-    assert small.post("/generate", json={**BODY, "incident_energies_mev": [1000.0] * 10}, headers=npz).status_code == 200
+    assert (
+        small.post("/generate", json={**BODY, "incident_energies_mev": [1000.0] * 10}, headers=npz).status_code == 200
+    )
     problem_of(small.post("/generate", json={**BODY, "incident_energies_mev": [1000.0] * 11}, headers=npz), 413)
     # JSON takes more for the same showers.
     problem_of(small.post("/generate", json={**BODY, "incident_energies_mev": [1000.0] * 10}), 413)

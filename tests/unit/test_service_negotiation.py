@@ -27,7 +27,9 @@ def test_the_preferred_format(accept, expected):
     assert negotiate(accept) is expected
 
 
-@pytest.mark.parametrize("accept", ["text/html", "application/json;q=0", "application/xml, image/*", "*/*;q=0", "nonsense"])
+@pytest.mark.parametrize(
+    "accept", ["text/html", "application/json;q=0", "application/xml, image/*", "*/*;q=0", "nonsense"]
+)
 def test_nothing_that_can_be_made(accept):
     with pytest.raises(NotAcceptableError, match="application/x-hdf5"):
         negotiate(accept)

@@ -1,0 +1,142 @@
+"""The service in front of Ocean's own client and the emulator of the solver API."""
+
+import re
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from model.bundle import find_bundles, load_bundle
+from sampler.emulator.config import EmulatorConfig
+from sampler.emulator.server import EmulatorServer
+from service.app import create_app
+from service.catalogue import Catalogue
+from service.settings import load_settings
+
+BODY = {"incident_energies_mev": [1000, 65536, 500000], "sampler": "qpu", "seed": 1}
+TOKEN = "TEST-0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def catalogue(untrained_bundles):
+    bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
+    return Catalogue(bundles, "test-zephyr")
+
+
+@pytest.fixture
+def service_on(catalogue, monkeypatch, tmp_path):
+    """Makes a running service whose QPU is at an endpoint."""
+    opened = []
+
+    def make(endpoint, token=TOKEN):
+        monkeypatch.setenv("DWAVE_API_ENDPOINT", endpoint)
+        monkeypatch.setenv("DWAVE_API_TOKEN", token)
+        for name in ("DWAVE_API_SOLVER", "DWAVE_PROFILE", "DWAVE_CONFIG_FILE"):
+            monkeypatch.delenv(name, raising=False)
+        settings = load_settings(qpu_state_folder=tmp_path / "state")
+        client = TestClient(create_app(settings, load_models=lambda _: catalogue))
+        client.__enter__()
+        opened.append(client)
+        return client
+
+    yield make
+    for client in opened:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def emulator_of():
+    """Makes an emulator."""
+    opened = []
+
+    def make(topology, **values):
+        server = EmulatorServer(EmulatorConfig(topology=topology, sweeps=16, seed=5, **values))
+        opened.append(server)
+        return server
+
+    yield make
+    for server in opened:
+        server.close()
+
+
+@pytest.mark.parametrize(("topology", "model"), [("zephyr:12", "test-zephyr"), ("pegasus:16", "test-pegasus")])
+def test_showers_from_a_qpu(emulator_of, service_on, topology, model):
+    emulator = emulator_of(topology, defects=0.03)
+    client = service_on(emulator.endpoint)
+    response = client.post("/generate", json=BODY)
+    assert response.status_code == 200, response.text
+    document = response.json()
+    assert np.array(document["showers_mev"]).shape == (3, 6480)
+    provenance = document["provenance"]
+    assert provenance["sampler"] == "qpu"
+    # No model was named: it is the one for the topology that is there.
+    assert provenance["model"] == model
+    assert provenance["solver"] == emulator.solver_name
+    assert provenance["graph_id"] == emulator.graph_id
+    assert len(provenance["problem_ids"]) >= 1
+    assert provenance["beta"] == pytest.approx(4.0, rel=0.2)
+    assert provenance["beta_calibrated_at"]
+    assert provenance["holes"] >= 0
+    assert provenance["refine_sweeps"] == 16
+    assert provenance["condition_mode"] == "fold"
+    assert provenance["qpu_access_time_us"] > 0
+    assert provenance["qpu_timing_us"]["qpu_programming_time"] > 0
+    assert provenance["sweeps"] is None
+    states = {state["name"]: state for state in client.get("/samplers").json()["samplers"]}
+    assert states["qpu"]["available"]
+    assert states["qpu"]["detail"]["solver"] == emulator.solver_name
+    assert TOKEN not in response.text + client.get("/samplers").text + client.get("/metrics").text
+    billed = re.search(r"^qshower_qpu_access_seconds_total (\S+)$", client.get("/metrics").text, re.MULTILINE)
+    assert float(billed[1]) == pytest.approx(provenance["qpu_access_time_us"] * 1e-6)
+
+
+def test_a_model_of_another_topology(emulator_of, service_on):
+    emulator = emulator_of("zephyr:6", defects=0.0)
+    client = service_on(emulator.endpoint)
+    for change in ({}, {"solver": "zephyr"}, {"solver": emulator.solver_name}):
+        response = client.post("/generate", json={**BODY, **change, "model": "test-pegasus"})
+        assert response.status_code == 422, response.text
+        assert response.json()["field"] == "model"
+        assert "test-zephyr" in response.json()["allowed"]
+    auto = client.post("/generate", json={**BODY, "solver": emulator.solver_name}).json()["provenance"]
+    assert auto["model"] == "test-zephyr"
+    missing = client.post("/generate", json={**BODY, "solver": "Advantage_nowhere"})
+    assert missing.status_code == 503
+    assert emulator.solver_name in missing.json()["detail"]
+
+
+def test_options_of_the_qpu(emulator_of, service_on):
+    client = service_on(emulator_of("zephyr:6", defects=0.0).endpoint)
+    options = {"num_reads": 20, "annealing_time_us": 30.0, "gauges": 2, "refine_sweeps": 3}
+    provenance = client.post("/generate", json={**BODY, "options": options}).json()["provenance"]
+    assert (provenance["annealing_time_us"], provenance["gauges"], provenance["refine_sweeps"]) == (30.0, 2, 3)
+    assert client.post("/generate", json={**BODY, "options": {"sweeps": 5}}).status_code == 422
+    capped = client.post("/generate", json={**BODY, "options": {"max_qpu_access_time_us": 1.0}})
+    assert capped.status_code == 429
+    assert int(capped.headers["retry-after"]) >= 1
+
+
+def test_a_qpu_that_is_gone(emulator_of, service_on):
+    emulator = emulator_of("zephyr:6", defects=0.0)
+    client = service_on(emulator.endpoint)
+    auto = {**BODY, "sampler": "auto"}
+    assert client.post("/generate", json=auto).json()["provenance"]["sampler"] == "qpu"
+    emulator.close()
+    response = client.post("/generate", json=BODY)
+    assert response.status_code == 503
+    assert int(response.headers["retry-after"]) >= 1
+    for body in ({**BODY, "fallback": ["gibbs"]}, auto):
+        provenance = client.post("/generate", json=body).json()["provenance"]
+        assert provenance["sampler"] == "gibbs"
+        assert provenance["fallback_from"] == "qpu"
+        assert "cannot be reached" in provenance["fallback_reason"]
+    assert client.get("/samplers").json()["auto"] == "gibbs"
+
+
+def test_a_wrong_token(emulator_of, service_on):
+    emulator = emulator_of("zephyr:6", defects=0.0, token="right")
+    client = service_on(emulator.endpoint, token="wrong-token-of-mine")
+    response = client.post("/generate", json=BODY)
+    assert response.status_code == 503
+    assert "token" in response.json()["detail"]
+    assert "wrong-token-of-mine" not in response.text

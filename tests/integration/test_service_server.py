@@ -1,0 +1,188 @@
+"""The service as a process of its own, behind a real socket."""
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import h5py
+import httpx2
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from client import ShowerClient
+
+START_S, STOP_S = 120, 60
+ENERGY = 65536.0
+
+
+@pytest.fixture
+def environment(untrained_bundles):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("QSHOWER_", "DWAVE_"))}
+    return {
+        **kept,
+        "QSHOWER_MODEL_FOLDER": str(untrained_bundles),
+        "QSHOWER_DEFAULT_MODEL": "test-zephyr",
+        "QSHOWER_QPU": "off",
+    }
+
+
+@pytest.fixture
+def start(environment):
+    """Starts a server on a free port; ends what it started."""
+    started = []
+
+    def begin(**variables):
+        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0"]
+        process = subprocess.Popen(
+            command, env={**environment, **variables}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+        started.append(process)
+        lines = []
+        url = None
+        for line in process.stderr:
+            lines.append(line)
+            found = re.search(r"url=(http://\S+)", line)
+            url = found[1] if found else url
+            if "Application startup complete" in line:
+                break
+        assert process.poll() is None, "".join(lines)
+        assert url, "".join(lines)
+        # Somebody has to read on, or the server blocks on a full pipe.
+        threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True).start()
+        return process, url, lines
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait(STOP_S)
+        process.stderr.close()
+
+
+def test_the_same_seed_alone_in_a_crowd_and_after_a_restart_in_all_formats(start):
+    body = {"incident_energies_mev": [ENERGY], "sampler": "gibbs", "seed": 1}
+    process, url, _ = start()
+    assert httpx2.get(f"{url}/health/ready", timeout=10).status_code == 200
+
+    def ask(accept, **change):
+        response = httpx2.post(f"{url}/generate", json={**body, **change}, headers={"accept": accept}, timeout=120)
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"] == accept
+        return response.content
+
+    alone = np.array(json.loads(ask("application/json"))["showers_mev"], dtype=np.float32)
+    with h5py.File(io.BytesIO(ask("application/x-hdf5"))) as file:
+        assert np.array_equal(file["showers"][:], alone)
+    table = pa.ipc.open_stream(ask("application/vnd.apache.arrow.stream")).read_all()
+    assert np.array_equal(np.array(table["showers_mev"].to_pylist(), dtype=np.float32), alone)
+    crowd = np.load(io.BytesIO(ask("application/x-npz", incident_energies_mev=[ENERGY] * 500)))["showers_mev"]
+    assert crowd.shape == (500, 6480)
+    assert np.array_equal(crowd[:1], alone)
+    assert len(np.unique(crowd, axis=0)) == 500
+
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(STOP_S) == 0
+    _, again, _ = start()
+    with ShowerClient(again) as client:
+        after = client.generate([ENERGY] * 500, sampler="gibbs", seed=1)
+        assert np.array_equal(after.showers_mev, crowd)
+        together = [None] * 8
+
+        def one(index):
+            together[index] = client.generate([ENERGY] * 3, sampler="gibbs", seed=1).showers_mev
+
+        threads = [threading.Thread(target=one, args=(index,)) for index in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert all(np.array_equal(showers, crowd[:3]) for showers in together)
+
+
+def test_sigterm_finishes_what_is_in_work_and_refuses_the_rest(start):
+    process, url, lines = start(QSHOWER_DRAIN_GRACE_S="2")
+    answer = {}
+
+    def long_request():
+        with ShowerClient(url) as client:
+            answer["showers"] = client.generate([ENERGY] * 60, sampler="annealing", seed=1, options={"sweeps": 6000})
+
+    thread = threading.Thread(target=long_request)
+    with httpx2.Client(base_url=url, timeout=30) as http:
+        thread.start()
+        while "qshower_queue_requests 1.0" not in http.get("/metrics").text:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 10
+        while http.get("/health/ready").status_code == 200 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        refused = http.post("/generate", json={"incident_energies_mev": [ENERGY]})
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "30"
+        assert http.get("/health/live").status_code == 200
+    thread.join(STOP_S)
+    assert process.wait(STOP_S) == 0
+    assert answer["showers"].showers_mev.shape == (60, 6480)
+    assert not [line for line in lines if "Traceback" in line]
+
+
+def test_a_client_that_goes_away_gives_its_place_free(start):
+    _, url, lines = start()
+    host, port = url.removeprefix("http://").split(":")
+    order = {"incident_energies_mev": [ENERGY] * 2000, "sampler": "annealing", "options": {"sweeps": 20_000}}
+    body = json.dumps(order)
+    lines_of_head = ("POST /generate HTTP/1.1", f"Host: {host}", "Content-Type: application/json")
+    head = "\r\n".join((*lines_of_head, f"Content-Length: {len(body)}", "", ""))
+    with httpx2.Client(base_url=url, timeout=30) as http:
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall((head + body).encode())
+            while "qshower_queue_rows 2000.0" not in http.get("/metrics").text:
+                time.sleep(0.01)
+        deadline = time.monotonic() + 20
+        text = http.get("/metrics").text
+        while "qshower_queue_rows 0.0" not in text and time.monotonic() < deadline:
+            time.sleep(0.05)
+            text = http.get("/metrics").text
+    assert "qshower_queue_rows 0.0" in text
+    assert 'qshower_generate_total{outcome="client_gone"} 1.0' in text
+    assert not [line for line in lines if "Traceback" in line]
+
+
+def test_a_port_in_use_is_one_line(environment):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=START_S)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "QSHOWER_PORT" in done.stderr
+    assert str(port) in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_a_corrupted_bundle_is_one_line(environment, untrained_bundles, tmp_path):
+    for source in untrained_bundles.glob("test-zephyr/*"):
+        content = bytearray(source.read_bytes())
+        if source.name == "decoder.safetensors":
+            content[-1] ^= 1
+        target = tmp_path / "test-zephyr" / source.name
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(content)
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0"]
+    variables = {**environment, "QSHOWER_MODEL_FOLDER": str(tmp_path)}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=START_S)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert "decoder.safetensors" in last
+    assert "altered" in last

@@ -1,0 +1,184 @@
+"""The Python client, against the application itself and against a server that misbehaves."""
+
+import io
+import subprocess
+import sys
+
+import h5py
+import httpx2
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from client import (
+    BadAnswerError,
+    BusyError,
+    ConnectionFailedError,
+    DeadlineError,
+    InvalidRequestError,
+    NotFoundError,
+    RefusedError,
+    ShowerClient,
+    UnauthorisedError,
+    UnavailableError,
+)
+from model.bundle import find_bundles, load_bundle
+from service.app import create_app
+from service.catalogue import Catalogue
+from service.settings import load_settings
+
+URL = "http://testserver"
+
+
+@pytest.fixture(scope="module")
+def client(untrained_bundles):
+    bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
+    app = create_app(load_settings(qpu="off"), load_models=lambda _: Catalogue(bundles, "test-zephyr"))
+    with TestClient(app) as http:
+        yield ShowerClient(URL, http=http, sleep=lambda _: None, longest_wait_s=0.0)
+
+
+def answering(handler, **options):
+    """A client of a server made of one function, and the pauses it took."""
+    pauses = []
+    http = httpx2.Client(transport=httpx2.MockTransport(handler))
+    return ShowerClient(URL, http=http, sleep=pauses.append, **options), pauses
+
+
+def npz(rows):
+    buffer = io.BytesIO()
+    empty = np.array("{}")
+    np.savez(
+        buffer, incident_energies_mev=np.ones(rows), showers_mev=np.ones((rows, 2)), geometry=empty, provenance=empty
+    )
+    return httpx2.Response(200, content=buffer.getvalue(), headers={"content-type": "application/x-npz"})
+
+
+def test_showers_as_arrays(client):
+    showers = client.generate([1000.0, 65536.0], showers_per_energy=2, sampler="gibbs", seed=1)
+    assert showers.incident_energies_mev.tolist() == [1000, 1000, 65536, 65536]
+    assert showers.showers_mev.shape == (4, 6480)
+    assert showers.showers_mev.dtype == np.float32
+    assert showers.provenance["sampler"] == "gibbs"
+    assert showers.geometry["voxel_count"] == 6480
+    again = client.generate(np.array([1000.0]), sampler="gibbs", seed=1, options={"sweeps": 32})
+    assert np.array_equal(again.showers_mev[0], showers.showers_mev[0])
+
+
+def test_showers_as_a_file(client, tmp_path):
+    path, seen = tmp_path / "out.hdf5", []
+    client.save(path, [1000.0], seed=1, sampler="gibbs", progress=lambda done, total: seen.append((done, total)))
+    with h5py.File(path) as file:
+        assert file["showers"].shape == (1, 6480)
+        expected = client.generate([1000.0], seed=1, sampler="gibbs").showers_mev
+        assert np.array_equal(file["showers"][:], expected)
+    assert seen[-1][0] == seen[-1][1] == path.stat().st_size
+
+
+def test_a_refusal_leaves_the_file_as_it_was(client, tmp_path):
+    path = tmp_path / "out.hdf5"
+    path.write_text("before")
+    with pytest.raises(InvalidRequestError):
+        client.save(path, [1.0])
+    assert path.read_text() == "before"
+    assert [file.name for file in tmp_path.iterdir()] == ["out.hdf5"]
+
+
+def test_what_the_service_says_about_itself(client):
+    assert client.models()[0]["name"] == "test-zephyr"
+    assert client.model("test-pegasus")["topology"] == "pegasus:16"
+    assert {state["name"] for state in client.samplers()} == {"gibbs", "annealing", "qpu", "replay"}
+    assert client.ready()
+
+
+def test_refusals_are_typed(client):
+    with pytest.raises(InvalidRequestError) as caught:
+        client.generate([5000.0, 5.0])
+    assert (caught.value.status, caught.value.field, caught.value.value) == (422, "incident_energies_mev[1]", 5.0)
+    assert "1000 to 1000000" in caught.value.allowed
+    with pytest.raises(NotFoundError):
+        client.generate([5000.0], model="nothing")
+    with pytest.raises(UnavailableError) as unavailable:
+        client.generate([5000.0], sampler="qpu")
+    assert unavailable.value.retry_after_s == 30.0
+    with pytest.raises(DeadlineError):
+        client.generate([5000.0], deadline_s=1e-6)
+    with pytest.raises(ValueError, match="finite"):
+        client.generate([np.nan])
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, UnauthorisedError), (429, BusyError), (500, RefusedError)])
+def test_refusals_without_a_problem_document(status, kind):
+    client, _ = answering(lambda _: httpx2.Response(status, text="<html>no</html>"))
+    with pytest.raises(kind, match="no"):
+        client.generate([1.0])
+
+
+def test_the_key_is_sent():
+    sent = []
+    client, _ = answering(lambda request: sent.append(request.headers["authorization"]) or npz(1), api_key="k")
+    client.generate([1.0])
+    assert sent == ["Bearer k"]
+
+
+def test_it_waits_as_long_as_it_is_told():
+    answers = [httpx2.Response(429, headers={"retry-after": "7"}), httpx2.Response(503, headers={"retry-after": "2"})]
+    client, pauses = answering(lambda _: answers.pop(0) if answers else npz(1))
+    assert client.generate([1.0]).showers_mev.shape == (1, 2)
+    assert pauses == [7.0, 2.0]
+
+
+def test_it_does_not_wait_for_ever():
+    client, pauses = answering(lambda _: httpx2.Response(503, headers={"retry-after": "25"}), longest_wait_s=60)
+    with pytest.raises(UnavailableError):
+        client.generate([1.0])
+    assert pauses == [25.0, 25.0]
+
+
+def test_it_does_not_repeat_what_cannot_help():
+    calls = []
+    client, pauses = answering(lambda _: calls.append(1) or httpx2.Response(504))
+    with pytest.raises(DeadlineError):
+        client.generate([1.0])
+    assert (len(calls), pauses) == (1, [])
+
+
+def test_connections_are_tried_again_and_lost_requests_are_not():
+    def refuse(request):
+        raise httpx2.ConnectError("refused", request=request)
+
+    client, pauses = answering(refuse, longest_wait_s=1.0)
+    with pytest.raises(ConnectionFailedError, match="refused"):
+        client.generate([1.0])
+    assert pauses == [0.2, 0.4]
+
+    calls = []
+
+    def cut(request):
+        calls.append(1)
+        raise httpx2.ReadError("cut", request=request)
+
+    client, pauses = answering(cut)
+    with pytest.raises(ConnectionFailedError, match="cut"):
+        client.generate([1.0])
+    assert (len(calls), pauses) == (1, [])
+    assert not client.ready()
+
+
+def test_an_answer_that_is_not_one():
+    for response in (
+        npz(2),
+        httpx2.Response(200, content=b"PK", headers={"content-type": "application/x-npz"}),
+        httpx2.Response(200, content=b"", headers={"content-type": "application/x-npz"}),
+        httpx2.Response(200, json={}),
+    ):
+        client, _ = answering(lambda _, response=response: response)
+        with pytest.raises(BadAnswerError):
+            client.generate([1.0])
+
+
+def test_the_client_needs_nothing_else_of_the_project():
+    others = ("sampler", "model", "evaluation", "service", "torch", "h5py")
+    script = f"import client, sys; print([name for name in {others} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
