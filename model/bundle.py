@@ -44,6 +44,7 @@ MANIFEST = "manifest.json"
 DECODER_FILE, PRIOR_FILE, ENCODER_FILE = "decoder.safetensors", "prior.safetensors", "encoder.safetensors"
 PRETRAINED = Path(__file__).parent / "pretrained"
 TILE_ROWS = 32
+DEFAULT_SWEEPS = 256
 
 Likelihood = Literal["sampled", "squared_error"]
 
@@ -182,8 +183,8 @@ class Bundle:
             grid = self.decoder.draw(
                 torch.from_numpy(latent[chosen].astype(np.float32)),
                 torch.from_numpy(energies[chosen].astype(np.float32)),
-                torch.from_numpy(numbers[:, 1:]),
-            ).numpy()
+                np.ascontiguousarray(numbers[:, 1:]),
+            )
             elements = (numbers[:, 0] * self._order).astype(np.int64)
             if self._order > 1:
                 grid = turn(grid, elements, self._grid)

@@ -18,21 +18,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, gelu, pad
+from torch.nn.functional import binary_cross_entropy_with_logits, hardswish, pad
 
+from model.draws import LEAST_REMAINING, mixture_values, profile_chain, voxel_energies
 from model.layers import ENERGY_FEATURES, DecoderShape, PerLayerLinear, RadialOutputs, Rings, Trunk, energy_features
-from model.likelihood import (
-    LogisticMixture,
-    bernoulli_log_probability,
-    count_log_probability,
-    draw_count,
-    pareto_sample,
-)
+from model.likelihood import NormalMixture, bernoulli_log_probability, count_log_probability
+
+Floats = NDArray[np.float32]
 
 PROFILE_COMPONENTS = 3
-VOXEL_COMPONENTS = 2
+VOXEL_COMPONENTS = 3
 EMPTY_LOG_SHARE = -14.0
 LOWEST_TOTAL_MEV = 1e-3
 # Logarithms of the response vary by percents, those of shares by units: this brings them to one scale.
@@ -83,6 +82,8 @@ def layer_values(filled: Tensor, log_share: Tensor, count: Tensor) -> Tensor:
 class Profile(nn.Module):
     """Total energy, and each layer's energy and number of hits."""
 
+    highest: Tensor
+
     def __init__(self, shape: DecoderShape) -> None:
         super().__init__()
         self.shape = shape
@@ -93,56 +94,46 @@ class Profile(nn.Module):
         self.energy = PerLayerLinear(layers, hidden, 1 + 3 * PROFILE_COMPONENTS)
         self.count_hidden = PerLayerLinear(layers, hidden + 2, hidden)
         self.count = PerLayerLinear(layers, hidden, 3 * PROFILE_COMPONENTS)
-        self.highest = [int(n) for n in shape.grid.mask().sum(axis=(1, 2))]
+        highest = torch.from_numpy(shape.grid.mask().sum(axis=(1, 2)).astype(np.float32))
+        self.register_buffer("highest", highest, persistent=False)
 
-    def response_law(self, energy: Tensor, code: Tensor) -> LogisticMixture:
+    def response_law(self, energy: Tensor, code: Tensor) -> NormalMixture:
         """Law of RESPONSE_SCALE · ln(E_tot/E_inc)."""
-        return LogisticMixture.from_outputs(self.response(torch.cat([code, energy], dim=1)), PROFILE_COMPONENTS)
+        return NormalMixture.from_outputs(self.response(torch.cat([code, energy], dim=1)))
 
     def log_likelihood(self, energy: Tensor, code: Tensor, layer_code: Tensor, view: ShowerView) -> tuple[Tensor, Tensor]:
         """ln p of E_tot, and of the layers' energies and counts, each (rows,)."""
         total = self.response_law(energy, code).log_density(RESPONSE_SCALE * view.log_response)
         response = view.log_response[:, None, None].expand(*view.count.shape, 1) * RESPONSE_SCALE / 2
         shared = energy.unsqueeze(1).expand(-1, self.shape.layers, -1)
-        hidden = gelu(self.hidden(torch.cat([layer_code, shared, response, *self._memory(view)], dim=2)))
+        hidden = hardswish(self.hidden(torch.cat([layer_code, shared, response, *self._memory(view)], dim=2)))
         outputs = self.energy(hidden)
         filled = view.count > 0
         present = bernoulli_log_probability(outputs[..., 0], filled)
-        share = LogisticMixture.from_outputs(outputs[..., 1:], PROFILE_COMPONENTS).log_density(view.log_share)
-        counted = gelu(self.count_hidden(torch.cat([hidden, (view.log_share / 4 + 1).unsqueeze(2), response], dim=2)))
-        count_law = LogisticMixture.from_outputs(self.count(counted), PROFILE_COMPONENTS)
-        highest = torch.tensor(self.highest, dtype=view.count.dtype)
-        count = count_log_probability(count_law, view.count.clamp_min(1.0), highest)
+        share = NormalMixture.from_outputs(outputs[..., 1:]).log_density(view.log_share)
+        counted = hardswish(self.count_hidden(torch.cat([hidden, (view.log_share / 4 + 1).unsqueeze(2), response], dim=2)))
+        count_law = NormalMixture.from_outputs(self.count(counted))
+        count = count_log_probability(count_law, view.count.clamp_min(1.0), self.highest)
         return total, (present + torch.where(filled, share + count, torch.zeros_like(share))).sum(dim=1)
 
-    def draw(self, energy: Tensor, code: Tensor, layer_code: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, energy: Tensor, code: Tensor, layer_code: Tensor, uniforms: Floats) -> tuple[Tensor, Tensor, Tensor]:
         """ln(E_tot/E_inc) (rows,), ln shares (rows, L) that sum to 1, counts (rows, L); uniforms (rows, 1 + 3L)."""
-        rows, layers = layer_code.shape[:2]
-        log_response = self.response_law(energy, code).draw(uniforms[:, 0]) / RESPONSE_SCALE
+        law = self.response(torch.cat([code, energy], dim=1))
+        log_response = torch.from_numpy(mixture_values(law.numpy(), uniforms[:, 0])) / RESPONSE_SCALE
         response = log_response.unsqueeze(1) * RESPONSE_SCALE / 2
-        draws = uniforms[:, 1:].view(rows, layers, 3)
-        spent = torch.zeros(rows)
-        past = [torch.zeros((rows, LAYER_VALUES))] * self.shape.profile_memory
-        shares: list[Tensor] = []
-        counts: list[Tensor] = []
-        for layer in range(layers):
-            memory = [_remaining(spent).unsqueeze(1), *past] if past else []
-            hidden = gelu(self.hidden.one(layer, torch.cat([layer_code[:, layer], energy, response, *memory], dim=1)))
-            outputs = self.energy.one(layer, hidden)
-            filled = draws[:, layer, 0] < torch.sigmoid(outputs[:, 0])
-            law = LogisticMixture.from_outputs(outputs[:, 1:], PROFILE_COMPONENTS)
-            share = law.draw(draws[:, layer, 1]).clamp(EMPTY_LOG_SHARE + 1, 0.0)
-            counted = gelu(self.count_hidden.one(layer, torch.cat([hidden, (share / 4 + 1).unsqueeze(1), response], 1)))
-            count_law = LogisticMixture.from_outputs(self.count.one(layer, counted), PROFILE_COMPONENTS)
-            count = draw_count(count_law, draws[:, layer, 2], self.highest[layer]) * filled
-            spent = spent + share.exp() * filled
-            shares.append(torch.where(filled, share, torch.full_like(share, EMPTY_LOG_SHARE)))
-            counts.append(count)
-            if past:
-                past = [layer_values(filled.to(share.dtype), share, count), *past[:-1]]
-        log_share = torch.stack(shares, dim=1)
-        count = torch.stack(counts, dim=1)
-        return log_response, log_share - spent.clamp_min(1e-6).log().unsqueeze(1) * (count > 0), count
+        log_share, count = profile_chain(
+            layer_code.numpy(),
+            torch.cat([energy, response], dim=1).numpy(),
+            *(tensor.numpy() for map_ in self._maps() for tensor in (map_.weight, map_.bias)),
+            self.highest.numpy(),
+            uniforms[:, 1:].reshape(*layer_code.shape[:2], 3),
+            self.shape.profile_memory,
+            EMPTY_LOG_SHARE,
+        )
+        return log_response, torch.from_numpy(log_share), torch.from_numpy(count)
+
+    def _maps(self) -> tuple[PerLayerLinear, ...]:
+        return self.hidden, self.energy, self.count_hidden, self.count
 
     def _memory(self, view: ShowerView) -> list[Tensor]:
         """What each layer sees of the layers before it."""
@@ -157,11 +148,13 @@ class Profile(nn.Module):
 
 def _remaining(spent: Tensor) -> Tensor:
     """ln of the share of the energy that is left, kept finite."""
-    return torch.log((1.0 - spent).clamp_min(0.0) + 1e-3)
+    return torch.log((1.0 - spent).clamp_min(0.0) + LEAST_REMAINING)
 
 
 class VoxelHead(nn.Module):
     """Hit logits and activations of every voxel, given the profile."""
+
+    mask: Tensor
 
     def __init__(self, shape: DecoderShape) -> None:
         super().__init__()
@@ -191,7 +184,7 @@ class VoxelHead(nn.Module):
         """ln p of hits and of activations, each (rows,)."""
         logits = self.hit_logits(code)
         hits = -binary_cross_entropy_with_logits(logits, view.hit.to(logits.dtype), reduction="none").sum(dim=(1, 2, 3))
-        law = LogisticMixture.from_outputs(self.activation(code)[view.hit], VOXEL_COMPONENTS)
+        law = NormalMixture.from_outputs(self.activation(code)[view.hit])
         row = view.hit.nonzero()[:, 0]
         return hits, torch.zeros_like(hits).index_add(0, row, law.log_density(view.log_activation))
 
@@ -222,7 +215,7 @@ class SampledDecoder(nn.Module):
         return {"total": total, "layers": layers, "hits": hits, "activations": activations}
 
     @torch.inference_mode()
-    def draw(self, latent: Tensor, incident_energies: Tensor, uniforms: Tensor) -> Tensor:
+    def draw(self, latent: Tensor, incident_energies: Tensor, uniforms: Floats) -> Floats:
         """Showers (rows, L, A, R) in MeV, in canonical orientation.
 
         ``latent`` (rows, bits) of −1 and +1, energies (rows,) in MeV, uniforms (rows, uniform_count) in (0, 1).
@@ -233,10 +226,12 @@ class SampledDecoder(nn.Module):
         split = 1 + 3 * layers
         log_response, log_share, count = self.profile.draw(energy, code, layer_code, uniforms[:, :split])
         ring = self.voxels(energy, layer_code, log_response, log_share, count)
-        draws = uniforms[:, split:].view(-1, 2, layers, angular * radial)
-        hit = pareto_sample(self.voxels.hit_logits(ring).flatten(2), draws[:, 0], count)
-        law = LogisticMixture.from_outputs(self.voxels.activation(ring).flatten(2, 3), VOXEL_COMPONENTS)
-        activation = law.draw(draws[:, 1]).clamp(-12.0, 8.0).exp() * hit
         layer_energy = (log_share + log_response.unsqueeze(1)).exp() * incident_energies.unsqueeze(1) * (count > 0)
-        scale = layer_energy / activation.sum(dim=2).clamp_min(1e-12)
-        return (activation * scale.unsqueeze(2)).view(-1, layers, angular, radial)
+        voxels: Floats = voxel_energies(
+            self.voxels.hit_logits(ring).flatten(2).numpy(),
+            self.voxels.activation(ring).flatten(2, 3).numpy(),
+            uniforms[:, split:].reshape(-1, 2, layers, angular * radial),
+            count.numpy(),
+            layer_energy.numpy(),
+        )
+        return voxels.reshape(-1, layers, angular, radial)

@@ -6,7 +6,9 @@ in a sigmoid scaled to ``highest``, which keeps the log1p scaling from rare, far
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.layers import ENERGY_FEATURES, DecoderShape, RadialOutputs, Rings, Trunk, energy_features
@@ -45,8 +47,11 @@ class PointDecoder(nn.Module):
         return logits, self.highest * torch.sigmoid(outputs[..., 1])
 
     @torch.inference_mode()
-    def draw(self, latent: Tensor, incident_energies: Tensor, uniforms: Tensor) -> Tensor:
+    def draw(
+        self, latent: Tensor, incident_energies: Tensor, uniforms: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
         """Showers (rows, L, A, R) in MeV; arguments as of ``SampledDecoder.draw``."""
         logits, activation = self(latent, incident_energies)
-        hit = uniforms.view_as(logits) < torch.sigmoid(logits)
-        return self.scaling.inverse(activation) * hit * incident_energies[:, None, None, None]
+        hit = torch.from_numpy(uniforms).view_as(logits) < torch.sigmoid(logits)
+        showers: NDArray[np.float32] = (self.scaling.inverse(activation) * hit).numpy()
+        return showers * incident_energies.numpy()[:, None, None, None]

@@ -43,3 +43,10 @@ class RBM(nn.Module):
     def machine(self) -> BoltzmannMachine:
         """The machine with today's parameters."""
         return self.lattice.with_parameters(self.h.detach().numpy(), self.j.detach().numpy())
+
+    @torch.no_grad()
+    def contrast(self, data: Tensor, model: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients (h, J) of −ln P(data): ⟨s⟩ and ⟨s s'⟩ of ``data`` (rows, nodes) minus those of ``model`` (chains, nodes)."""
+        biases = data.mean(dim=0) - model.mean(dim=0)
+        pairs = data.T @ data / len(data) - model.T @ model / len(model)
+        return biases, pairs[self.first, self.second]

@@ -1,0 +1,75 @@
+"""Encoder, prior and decoder together: the evidence lower bound that training climbs.
+
+    ln p(shower | E) ≥ E_q[ln p(shower | s, E)] − KL(q(s_free | shower, E) ‖ P(s_free | s_0 = c(E)))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model.decoder import SampledDecoder, ShowerView
+from model.encoder import Encoder
+from model.layers import energy_features
+from model.losses import squared_error_loss
+from model.point_decoder import PointDecoder
+from model.rbm import RBM
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Terms of the bound for a batch.
+
+    ``parts``: −ln p(shower | s, E), or the reconstruction loss, by part, (rows,) each. ``spins`` (rows, nodes): condition
+    and posterior sample. ``logits`` (rows, free bits): of the posterior.
+    """
+
+    parts: dict[str, Tensor]
+    spins: Tensor
+    logits: Tensor
+
+    @property
+    def reconstruction(self) -> Tensor:
+        """Sum of the parts, (rows,)."""
+        return torch.stack(list(self.parts.values())).sum(dim=0)
+
+
+class Autoencoder(nn.Module):
+    """See the module. ``high`` and ``low`` are the weights of the squared error, for a ``PointDecoder`` only."""
+
+    def __init__(self, encoder: Encoder, rbm: RBM, decoder: SampledDecoder | PointDecoder, *, high: float | None = None, low: float | None = None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.rbm = rbm
+        self.decoder = decoder
+        self.high, self.low = high, low
+
+    def encode(self, features: Tensor, energies: Tensor, noise: Tensor, beta: float, *, hard: bool) -> tuple[Tensor, Tensor]:
+        """Spins and logits (rows, free bits) of the posterior; arguments as of ``Encoder.forward``."""
+        spins, logits = self.encoder(features, energy_features(self.decoder.shape, energies), noise, beta, hard=hard)
+        return spins, logits
+
+    def forward(
+        self,
+        features: Tensor,
+        showers: Tensor,
+        energies: Tensor,
+        view: ShowerView,
+        conditions: Tensor,
+        noise: Tensor,
+        *,
+        beta: float,
+        hard: bool,
+    ) -> Bound:
+        """Bound of showers (rows, L, A, R) and energies (rows,) in MeV with conditions (rows, condition nodes)."""
+        latent, logits = self.encode(features, energies, noise, beta, hard=hard)
+        if isinstance(self.decoder, SampledDecoder):
+            likelihood = self.decoder.log_likelihood(latent, energies, view)
+            parts = {name: -value for name, value in likelihood.items()}
+        else:
+            scaled = self.decoder.scaling.forward(showers / energies[:, None, None, None])
+            hit_logits, activation = self.decoder(latent, energies)
+            parts = {"squared_error": squared_error_loss(scaled, activation, hit_logits, high=self.high, low=self.low)}
+        return Bound(parts, torch.cat([conditions, latent], dim=1), logits)

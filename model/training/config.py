@@ -1,0 +1,143 @@
+"""What a training run is made of: a YAML file, checked before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.bundle import Likelihood
+from model.energy_code import EnergyCodeKind
+from model.scaling import ScalingKind
+from model.symmetry import Symmetry
+from sampler.errors import InvalidInputError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataFile(_Section):
+    """One CaloChallenge HDF5 file. ``weight`` is its share of the training draws relative to the other files."""
+
+    path: Path
+    weight: float = Field(default=1.0, gt=0)
+
+
+class DataSection(_Section):
+    """Training data. Energies in MeV.
+
+    ``geometry`` is a CaloChallenge name, or a binning XML file with ``particle``. ``validation_fraction`` of the
+    showers is kept out of the training, chosen by the seed.
+    """
+
+    files: list[DataFile] = Field(min_length=1)
+    geometry: str = "2"
+    particle: str | None = None
+    threshold_mev: float | None = Field(default=None, ge=0)
+    domain_mev: tuple[float, float]
+    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
+
+
+class LatentSection(_Section):
+    """The Boltzmann machine and the condition."""
+
+    topology: Literal["zephyr", "pegasus"] = "zephyr"
+    nodes_per_partition: int = Field(default=302, ge=4)
+    energy_code: EnergyCodeKind = "thermometer"
+    levels: int = Field(default=64, ge=2)
+
+
+class NetworkSection(_Section):
+    """Encoder and decoder. ``likelihood: squared_error`` is the reference's loss; ``high`` and ``low`` its a and b."""
+
+    likelihood: Likelihood = "sampled"
+    scaling: ScalingKind = "log1p"
+    symmetry: Symmetry = "dihedral"
+    high: float | None = None
+    low: float | None = None
+    trunk: int = 384
+    layer_code: int = 32
+    layer_hidden: int = 96
+    angular_channels: int = 12
+    voxel_channels: int = 32
+    profile_hidden: int = 64
+    profile_memory: int = Field(default=0, ge=0)
+    encoder_hidden: int = 384
+    level_hidden: int = 256
+
+
+class ScheduleSection(_Section):
+    """Optimisation.
+
+    ``autoencoder_steps`` train everything; then the autoencoder is frozen and ``prior_steps`` train the machine alone.
+    The divergence's weight rises from ``divergence_start`` to ``divergence`` over the first ``divergence_rise`` of the
+    autoencoder's steps. Bits are relaxed with β from ``relaxation_start`` to ``relaxation_end``, and rounded in the
+    forward pass if ``hard``. Checkpoints every ``checkpoint_every`` steps.
+    """
+
+    seed: int = 0
+    batch: int = Field(default=128, ge=2)
+    autoencoder_steps: int = Field(ge=0)
+    prior_steps: int = Field(ge=0)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    prior_learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    average: float = Field(default=0.998, ge=0, lt=1)
+    divergence: float = Field(default=1.0, ge=0)
+    divergence_start: float = Field(default=0.02, ge=0)
+    divergence_rise: float = Field(default=0.6, gt=0, le=1)
+    relaxation_start: float = Field(default=1.0, gt=0)
+    relaxation_end: float = Field(default=1.0, gt=0)
+    hard: bool = True
+    chains: int = Field(default=512, ge=2)
+    chain_sweeps: int = Field(default=4, ge=1)
+    prior_batch: int = Field(default=1024, ge=2)
+    checkpoint_every: int = Field(default=250, ge=1)
+    threads: int = Field(default=1, ge=1)
+
+
+class TrainingConfig(_Section):
+    """A whole run. Relative paths are relative to the configuration file."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    description: str = ""
+    default: bool = False
+    output: Path
+    data: DataSection
+    latent: LatentSection = LatentSection()
+    network: NetworkSection = NetworkSection()
+    schedule: ScheduleSection
+    start_from: Path | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        low, high = self.data.domain_mev
+        if not 0 < low < high:
+            raise ValueError(f"data.domain_mev {self.data.domain_mev} must be 0 < low < high")
+        if (self.network.high is None) != (self.network.low is None):
+            raise ValueError("network.high and network.low are given together or not at all")
+        return self
+
+
+def read_config(path: Path) -> TrainingConfig:
+    """The configuration in a YAML file, its paths made absolute; InvalidInputError naming the offending key."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInputError(str(path), error.strerror or str(error), "a readable YAML file") from error
+    except yaml.YAMLError as error:
+        raise InvalidInputError(str(path), str(error).replace("\n", " "), "a YAML file") from error
+    try:
+        config = TrainingConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "configuration"
+        raise InvalidInputError(f"{path.name}: {key}", first.get("input"), first["msg"]) from error
+    base = path.resolve().parent
+    files = [file.model_copy(update={"path": base / file.path}) for file in config.data.files]
+    data = config.data.model_copy(update={"files": files})
+    start = None if config.start_from is None else base / config.start_from
+    return config.model_copy(update={"data": data, "output": base / config.output, "start_from": start})
