@@ -184,8 +184,14 @@ class VoxelHead(nn.Module):
         """ln p of hits and of activations, each (rows,)."""
         logits = self.hit_logits(code)
         hits = -binary_cross_entropy_with_logits(logits, view.hit.to(logits.dtype), reduction="none").sum(dim=(1, 2, 3))
-        law = NormalMixture.from_outputs(self.activation(code)[view.hit])
-        row = view.hit.nonzero()[:, 0]
+        # Activations are worked out only for angular bins that hold a hit, a small part of all at low energies.
+        rows, layers, angular, radial = view.hit.shape
+        struck = view.hit.any(dim=3).flatten()
+        bins = struck.nonzero()[:, 0]
+        outputs = self.activation.at(code.flatten(0, 2).index_select(0, bins), bins // angular % layers)
+        chosen = view.hit.flatten(0, 2).index_select(0, bins).flatten().nonzero()[:, 0]
+        law = NormalMixture.from_outputs(outputs.flatten(0, 1).index_select(0, chosen))
+        row = bins.index_select(0, chosen // radial) // (layers * angular)
         return hits, torch.zeros_like(hits).index_add(0, row, law.log_density(view.log_activation))
 
 
@@ -227,11 +233,14 @@ class SampledDecoder(nn.Module):
         log_response, log_share, count = self.profile.draw(energy, code, layer_code, uniforms[:, :split])
         ring = self.voxels(energy, layer_code, log_response, log_share, count)
         layer_energy = (log_share + log_response.unsqueeze(1)).exp() * incident_energies.unsqueeze(1) * (count > 0)
-        voxels: Floats = voxel_energies(
-            self.voxels.hit_logits(ring).flatten(2).numpy(),
-            self.voxels.activation(ring).flatten(2, 3).numpy(),
-            uniforms[:, split:].reshape(-1, 2, layers, angular * radial),
+        activation = self.voxels.activation
+        showers: Floats = voxel_energies(
+            self.voxels.hit_logits(ring).numpy(),
+            ring.numpy(),
+            activation.linear.weight.numpy(),
+            (activation.layer_bias + activation.linear.bias).numpy(),
+            uniforms[:, split:].reshape(-1, 2, layers, angular, radial),
             count.numpy(),
             layer_energy.numpy(),
         )
-        return voxels.reshape(-1, layers, angular, radial)
+        return showers

@@ -163,34 +163,62 @@ def profile_chain(
     return log_shares, counts
 
 
-@_njit
-def voxel_energies(logits: Floats, activations: Floats, uniforms: Floats, counts: Floats, energies: Floats) -> Floats:
-    """Voxel energies (rows, L, V) that sum to ``energies`` (rows, L) over ``counts`` (rows, L) hits of each layer.
+@numba.njit(cache=True, nogil=True, fastmath=True, inline="always")  # type: ignore[untyped-decorator]
+def _dot(first: Floats, second: Floats) -> float:
+    """Σ_i first_i second_i; the order of the sum is the compiler's choice, once and for all."""
+    total = np.float32(0)
+    for i in range(first.shape[0]):
+        total += first[i] * second[i]
+    return total
 
-    The hits are a Pareto sample (Rosén, J. Stat. Plan. Inference 62, 1997): the voxels of largest logit + logistic
-    noise, whose law is close to independent Bernoulli draws given their number. Their energies are mixture values of
-    raw ``activations`` (rows, L, V, 3K), scaled to the layer's energy. ``uniforms`` (rows, 2, L, V).
+
+@_njit
+def voxel_energies(
+    logits: Floats,
+    codes: Floats,
+    weight: Floats,
+    bias: Floats,
+    uniforms: Floats,
+    counts: Floats,
+    energies: Floats,
+) -> Floats:
+    """Voxel energies (rows, L, A, R) that sum to ``energies`` (rows, L) over ``counts`` (rows, L) hits of each layer.
+
+    The hits are a Pareto sample (Rosén, J. Stat. Plan. Inference 62, 1997): the voxels of largest ``logits``
+    (rows, L, A, R) + logistic noise, whose law is close to independent Bernoulli draws given their number. Their
+    energies are values of mixtures with raw outputs ``weight`` (R·3K, C) · ``codes`` (rows, L, A, C) + ``bias``
+    (L, 1, R·3K), scaled to the layer's energy. ``uniforms`` (rows, 2, L, A, R).
     """
-    rows, layers, voxels = logits.shape
-    showers = np.zeros((rows, layers, voxels), dtype=np.float32)
+    rows, layers, angular, radial = logits.shape
+    width = weight.shape[0] // radial
+    voxels = angular * radial
+    showers = np.zeros((rows, layers, angular, radial), dtype=np.float32)
     keys = np.empty(voxels, dtype=np.float32)
+    law = np.empty(width, dtype=np.float32)
     for row in range(rows):
         for layer in range(layers):
             count = int(counts[row, layer])
             if count == 0:
                 continue
-            for voxel in range(voxels):
-                u = uniforms[row, 0, layer, voxel]
-                keys[voxel] = logits[row, layer, voxel] + math.log(u / (1 - u))
+            for angle in range(angular):
+                for ring in range(radial):
+                    u = uniforms[row, 0, layer, angle, ring]
+                    keys[angle * radial + ring] = logits[row, layer, angle, ring] + math.log(u / (1 - u))
             lowest = np.partition(keys, voxels - count)[voxels - count]
             total = 0.0
-            for voxel in range(voxels):
-                if keys[voxel] >= lowest:
-                    value = mixture_value(activations[row, layer, voxel], uniforms[row, 1, layer, voxel])
+            for angle in range(angular):
+                for ring in range(radial):
+                    if keys[angle * radial + ring] < lowest:
+                        continue
+                    for output in range(width):
+                        place = ring * width + output
+                        law[output] = bias[layer, 0, place] + _dot(weight[place], codes[row, layer, angle])
+                    value = mixture_value(law, uniforms[row, 1, layer, angle, ring])
                     energy = math.exp(min(max(value, LOWEST_LOG), HIGHEST_LOG))
-                    showers[row, layer, voxel] = energy
+                    showers[row, layer, angle, ring] = energy
                     total += energy
             scale = energies[row, layer] / total
-            for voxel in range(voxels):
-                showers[row, layer, voxel] *= scale
+            for angle in range(angular):
+                for ring in range(radial):
+                    showers[row, layer, angle, ring] *= scale
     return showers

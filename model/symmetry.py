@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,12 +32,29 @@ def group_order(symmetry: Symmetry, grid: Grid) -> int:
 
 def turn(showers: NDArray[np.float32], elements: NDArray[np.int64], grid: Grid) -> NDArray[np.float32]:
     """Showers (rows, layers, A, radial) turned by one element (rows,) of the dihedral group each."""
-    angular = grid.shape[1]
-    bins = np.arange(angular)[None, :] - (elements % angular)[:, None]
-    source = np.where((elements >= angular)[:, None], -bins, bins) % angular
-    turned = np.take_along_axis(showers, source[:, None, :, None], axis=2)
-    fixed = [layer for layer, bins_of_layer in enumerate(grid.angular_bins) if bins_of_layer != angular]
-    turned[:, fixed] = showers[:, fixed]
+    turning = np.array([bins == grid.shape[1] for bins in grid.angular_bins])
+    turned: NDArray[np.float32] = _turn(showers, elements, turning)
+    return turned
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _turn(
+    showers: NDArray[np.float32], elements: NDArray[np.int64], turning: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    rows, layers, angular, radial = showers.shape
+    turned = np.empty_like(showers)
+    for row in range(rows):
+        shift = elements[row] % angular
+        mirrored = elements[row] >= angular
+        for layer in range(layers):
+            for angle in range(angular):
+                source = angle
+                if turning[layer]:
+                    source = (angle - shift) % angular
+                    if mirrored:
+                        source = (angular - source) % angular
+                for ring in range(radial):
+                    turned[row, layer, angle, ring] = showers[row, layer, source, ring]
     return turned
 
 
