@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sampler.compiling import kernel
 from sampler.gibbs import lanes
-from sampler.gibbs.compiling import kernel
 from sampler.gibbs.fast import exponent_factors, run_fast
 from sampler.gibbs.graph import Programme
 from sampler.gibbs.plain import run_plain

@@ -15,9 +15,9 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
+from sampler.compiling import kernel
 from sampler.errors import InvalidInputError, SamplerTimeoutError
 from sampler.gibbs.blocks import BLOCK_TYPES, run_block_fast, run_block_plain
-from sampler.gibbs.compiling import kernel
 from sampler.gibbs.graph import Programme, programme_of
 from sampler.gibbs.schedule import checked_sweeps, ramp_and_hold
 from sampler.gibbs.streams import DRAW, REFINE, start_word, stream_keys
@@ -57,7 +57,8 @@ def draw(
     """
     betas = ramp_and_hold(sweeps, checked_beta(beta))
     programme = programme_of(machine, beta=beta)
-    keys = stream_keys(streams, DRAW)
+    # Copies are writable and contiguous: kernels are compiled once, not once more for read-only arrays.
+    keys = stream_keys(np.array(streams), DRAW)
     spins = np.empty((conditions.shape[0], machine.node_count), dtype=np.int8)
     spins[:, programme.graph.held] = conditions
     _scatter_start(spins, programme.graph.order, keys)
@@ -102,7 +103,7 @@ def refine(
     betas = np.full(checked_sweeps(sweeps, least=0), checked_beta(beta))
     programme = programme_of(machine, free_condition=free_condition, beta=beta)
     result = np.array(spins, dtype=np.int8, order="C")
-    run(programme, result, betas, stream_keys(streams, REFINE), threads=threads, deadline=deadline)
+    run(programme, result, betas, stream_keys(np.array(streams), REFINE), threads=threads, deadline=deadline)
     return result
 
 

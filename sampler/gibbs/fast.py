@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sampler.compiling import kernel
 from sampler.gibbs import lanes
-from sampler.gibbs.compiling import kernel
 from sampler.gibbs.plain import unlikely
 
 MARGIN = 8

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.gibbs.compiling import kernel
+from sampler.compiling import kernel
 from sampler.gibbs.streams import further_bits
 
 

@@ -104,4 +104,4 @@ def warm_up() -> None:
             rows = 8 * np.dtype(state_type).itemsize
             conditions = np.ones((rows, 1), dtype=np.int8)
             streams = np.zeros((rows, 2), dtype=np.uint64)
-            draw(machine, conditions, streams, 2, threads=1)
+            machine.energies(draw(machine, conditions, streams, 2, threads=1))
