@@ -1,8 +1,8 @@
 """Two-sample classifiers: can a network tell a sample's showers from the reference's?
 
 The reference has label 1. Rows are split 60/20/20 into training, selection and test. The epoch with the best accuracy
-on the selection rows is kept; its outputs are calibrated by isotonic regression on the same rows, and judged on the test
-rows, which nothing has seen::
+on the selection rows is kept; its outputs are calibrated by isotonic regression on the same rows, and judged on the
+test rows, which nothing has seen::
 
     AUC   area under the ROC curve          0.5 cannot tell, 1 always can (0.5 +- error is a perfect sample)
     JSD = 1 - cross entropy / ln 2          Jensen-Shannon divergence in bits, 0 equal, 1 disjoint

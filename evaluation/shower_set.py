@@ -6,10 +6,11 @@ Voxels are seen chunk by chunk and kept only as sums, histograms and, for a rand
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,7 @@ class ShowerSet:
         slice_counts: (slices,) showers in each slice.
         kept: (K,) positions, in ``features``, of the showers whose voxels were kept.
         kept_mev: (K, voxels) float32 those showers.
+        provenance: how the file says its showers came to be, if it was written by this project; else empty.
     """
 
     name: str
@@ -72,6 +74,7 @@ class ShowerSet:
     slice_counts: NDArray[np.int64]
     kept: NDArray[np.int64]
     kept_mev: NDArray[np.float32]
+    provenance: Mapping[str, Any]
 
     @property
     def geometry(self) -> Geometry:
@@ -100,6 +103,7 @@ class ShowerSet:
             slice_counts=self.slice_counts,
             kept=position[self.kept[of_kept]],
             kept_mev=self.kept_mev[of_kept],
+            provenance=self.provenance,
         )
 
 
@@ -138,6 +142,7 @@ def load_shower_set(
     with open_showers(path, geometry, allow_negative=True) as file:
         count = file.count
         energies = file.energies_mev()
+        provenance = _provenance(file.attributes.get("provenance"))
         chosen = np.sort(np.random.default_rng(seed).permutation(count)[:keep])
         kept_mev = np.empty((len(chosen), geometry.voxel_count), dtype=np.float32)
         parts: list[FeatureSet] = []
@@ -179,7 +184,16 @@ def load_shower_set(
         slice_counts=slice_counts,
         kept=chosen,
         kept_mev=kept_mev,
+        provenance=provenance,
     )
+
+
+def _provenance(text: str | None) -> Mapping[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except json.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _grouped_counts(showers: NDArray[np.float32], first_row: int, edges: Array) -> NDArray[np.int64]:

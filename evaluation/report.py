@@ -1,0 +1,323 @@
+"""``evaluate``: judge files of showers against a reference and write the report."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from evaluation.checks import Finding, check_reference, check_sample
+from evaluation.classifiers import LEAST_ROWS, device
+from evaluation.compare import PUBLISHED_SETTINGS, QUICK_SETTINGS, Comparison, EvaluationSettings, compare
+from evaluation.cost import Cost, measure_cost
+from evaluation.histograms import HistogramSpec, histogram_specs
+from evaluation.multiclass import MulticlassResult, multiclass_classifier
+from evaluation.page import page
+from evaluation.profiles import Profiles, slice_profiles
+from evaluation.serialise import as_json, summary_rows
+from evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
+from evaluation.slices import EnergySlice, energy_slices
+from model.atomic import replacing
+from model.geometry import Geometry
+from model.showers_file import open_showers
+from sampler.errors import InvalidInputError, ShowerFileError
+
+Progress = Callable[[str, float], None]
+Announce = Callable[[str], None]
+
+KEPT_BYTES = 1_200_000_000
+CLASSIFIER_MEMORY_SHARE = 0.25
+MOST_SAMPLES = 30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """Everything a report shows.
+
+    Attributes:
+        geometry: the layout.
+        reference: the reference's showers.
+        samples: the samples' showers.
+        reference_findings: warnings about the reference.
+        slices: of incident energy.
+        specs: of the histograms.
+        comparisons: of the samples, in their order.
+        floor: reference against reference; None if the reference has too few showers to halve.
+        floor_kind: ``"halves"`` of the reference, or ``"file"``, a second reference.
+        reference_profiles, sample_profiles: average showers, by slice.
+        multiclass: None with fewer than two samples, or without classifiers.
+        cost: None without a bundle.
+        settings: what was asked for.
+        quick: a run of minutes.
+        device: where networks were trained.
+        created: when, in UTC.
+    """
+
+    geometry: Geometry
+    reference: ShowerSet
+    samples: tuple[ShowerSet, ...]
+    reference_findings: tuple[Finding, ...]
+    slices: tuple[EnergySlice, ...]
+    specs: tuple[HistogramSpec, ...]
+    comparisons: tuple[Comparison, ...]
+    floor: Comparison | None
+    floor_kind: str
+    reference_profiles: tuple[Profiles, ...]
+    sample_profiles: tuple[tuple[Profiles, ...], ...]
+    multiclass: MulticlassResult | None
+    cost: Cost | None
+    settings: EvaluationSettings
+    quick: bool
+    device: str
+    created: str
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenReport:
+    """Where a report was written, and what it says.
+
+    Attributes:
+        index: ``index.html``.
+        report: ``report.json``.
+        data: the content of ``report.json``.
+        summary: header and rows of the summary table, as text.
+    """
+
+    index: Path
+    report: Path
+    data: dict[str, Any]
+    summary: tuple[tuple[str, ...], ...]
+
+
+def evaluate(
+    reference: Path,
+    samples: Sequence[Path],
+    output: Path,
+    *,
+    geometry: Geometry | str | None = None,
+    quick: bool = False,
+    classifiers: bool = True,
+    floor_reference: Path | None = None,
+    bundle: Path | None = None,
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    announce: Announce | None = None,
+) -> WrittenReport:
+    """Judge samples against a reference the CaloChallenge's way and write ``index.html`` and ``report.json``.
+
+    Args:
+        reference: Geant4 showers.
+        samples: one file of each generator.
+        output: folder of the report; made if it is missing.
+        geometry: voxel layout or its name; None to recognise it by the number of voxels.
+        quick: smaller networks and fewer rows: a run of minutes. Otherwise the published settings.
+        classifiers: train the neural classifiers.
+        floor_reference: a second Geant4 file for the floors; None to halve the reference.
+        bundle: folder of a bundle for the cost table.
+        names: of the samples in figures; None for the files' names.
+        seed: of every draw.
+        progress: called with a stage and the share of it that is done.
+        announce: called with a line of text as soon as a figure is known.
+
+    Raises:
+        ShowerFileError: a file that cannot be judged, and why.
+        InvalidInputError: arguments that do not fit together.
+    """
+    result = run_evaluation(
+        reference,
+        samples,
+        geometry=geometry,
+        quick=quick,
+        classifiers=classifiers,
+        floor_reference=floor_reference,
+        bundle=bundle,
+        names=names,
+        seed=seed,
+        progress=progress,
+        announce=announce,
+    )
+    return write_report(result, output)
+
+
+def write_report(result: Evaluation, output: Path) -> WrittenReport:
+    """Write ``index.html`` and ``report.json`` into a folder, each whole or not at all."""
+    data = as_json(result)
+    index, report = output / "index.html", output / "report.json"
+    html = page(result, data)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for path, text in ((report, json.dumps(data, indent=1, allow_nan=False) + "\n"), (index, html)):
+            with replacing(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidInputError("output", str(output), f"a writable folder ({error.strerror})") from error
+    return WrittenReport(index, report, data, tuple(map(tuple, summary_rows(data))))
+
+
+def run_evaluation(
+    reference: Path,
+    samples: Sequence[Path],
+    *,
+    geometry: Geometry | str | None = None,
+    quick: bool = False,
+    classifiers: bool = True,
+    floor_reference: Path | None = None,
+    bundle: Path | None = None,
+    names: Sequence[str] | None = None,
+    settings: EvaluationSettings | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    announce: Announce | None = None,
+) -> Evaluation:
+    """Compute everything that ``evaluate`` reports, and write nothing. ``settings`` overrides ``quick``."""
+    tell = announce or (lambda _line: None)
+    watch = progress or (lambda _stage, _share: None)
+    if not 1 <= len(samples) <= MOST_SAMPLES:
+        raise InvalidInputError("samples", len(samples), f"1 to {MOST_SAMPLES} files")
+    labels = _labels(samples, names)
+    base = settings or (QUICK_SETTINGS if quick else PUBLISHED_SETTINGS)
+    chosen = replace(base, classifiers=classifiers and base.classifiers, seed=seed)
+
+    with open_showers(reference, geometry, allow_negative=True) as file:
+        layout = file.geometry
+        slices = energy_slices(layout, file.energies_mev())
+    for path in (*samples, *([floor_reference] if floor_reference else [])):
+        open_showers(path, layout, allow_negative=True).close()  # shapes are known to be right before anything long
+    keep = _kept_rows(layout, len(samples) + 1 + bool(floor_reference), chosen)
+
+    def load(path: Path, name: str, edges: Any) -> ShowerSet:
+        return load_shower_set(
+            path,
+            layout,
+            slices,
+            name=name,
+            edges=edges,
+            keep=keep,
+            seed=seed,
+            progress=lambda share: watch(f"{name}: reading", share),
+        )
+
+    reference_set = load(reference, "reference", None)
+    reference_findings = check_reference(reference_set)
+    edges = voxel_edges(layout.threshold_mev, reference_set.tallies.largest_voxel_mev)
+    specs = histogram_specs(reference_set.features, slices, reference_set.tallies.largest_voxel_mev)
+
+    loaded = []
+    for path, name in zip(samples, labels, strict=True):
+        sample = load(path, name, edges)
+        loaded.append((sample, check_sample(reference_set, sample)))
+        for finding in loaded[-1][1]:
+            tell(f"{name}: warning: {finding.text}")
+    floor_pair, floor_kind = _floor_pair(reference_set, floor_reference, load, edges)
+    smallest = min(len(reference_set), *(len(sample) for sample, _ in loaded))
+    floor_count = None if floor_pair is None else min(smallest, *(len(half) for half in floor_pair))
+
+    floor = None
+    if floor_pair is not None:
+        first, second = floor_pair
+        floor = compare(first, replace(second, name="floor"), specs, slices, chosen, progress=watch)
+        tell(_early("floor (reference against reference)", floor))
+    comparisons = []
+    for sample, findings in loaded:
+        comparisons.append(
+            compare(
+                reference_set, sample, specs, slices, chosen, findings=findings, floor_count=floor_count, progress=watch
+            )
+        )
+        tell(_early(sample.name, comparisons[-1]))
+    sets = tuple(sample for sample, _ in loaded)
+    multiclass = None
+    if chosen.classifiers and len(sets) > 1 and min(len(sample.kept) for sample in sets) >= LEAST_ROWS:
+        multiclass = multiclass_classifier(
+            reference_set,
+            sets,
+            chosen.classifier,
+            seed=seed,
+            progress=lambda share: watch("multi-class classifier", share),
+        )
+    cost = None
+    if bundle is not None:
+        watch("cost of the bundle", 0.0)
+        cost = measure_cost(bundle, (1, 100) if quick else (1, 100, 10_000), seed)
+        watch("cost of the bundle", 1.0)
+    return Evaluation(
+        geometry=layout,
+        reference=reference_set,
+        samples=sets,
+        reference_findings=reference_findings,
+        slices=slices,
+        specs=specs,
+        comparisons=tuple(comparisons),
+        floor=floor,
+        floor_kind=floor_kind,
+        reference_profiles=slice_profiles(reference_set, slices),
+        sample_profiles=tuple(slice_profiles(sample, slices) for sample in sets),
+        multiclass=multiclass,
+        cost=cost,
+        settings=chosen,
+        quick=quick,
+        device=str(device()),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _floor_pair(
+    reference: ShowerSet, path: Path | None, load: Callable[[Path, str, Any], ShowerSet], edges: Any
+) -> tuple[tuple[ShowerSet, ShowerSet] | None, str]:
+    if path is not None:
+        second = load(path, "floor", edges)
+        check_sample(reference, second)
+        if reference.digests == second.digests:
+            allowed = "other showers than the reference's"
+            raise ShowerFileError(str(path), "the same showers as the reference, which makes no floor", allowed)
+        return (reference, second), "file"
+    if len(reference) < 2 * 2:
+        return None, "halves"
+    return (reference.half(0), reference.half(1)), "halves"
+
+
+def _labels(samples: Sequence[Path], names: Sequence[str] | None) -> tuple[str, ...]:
+    if names is not None:
+        if len(names) != len(samples) or len(set(names)) != len(names) or {"reference", "floor"} & set(names):
+            allowed = f"{len(samples)} different names other than reference and floor"
+            raise InvalidInputError("names", list(names), allowed)
+        return tuple(names)
+    labels: list[str] = []
+    for path in samples:
+        stem = path.stem if path.stem not in ("reference", "floor") else f"{path.stem} (sample)"
+        known = sum(label == stem or label.startswith(f"{stem} #") for label in labels)
+        labels.append(f"{stem} #{known + 1}" if known else stem)
+    return tuple(labels)
+
+
+def _kept_rows(geometry: Geometry, sets: int, settings: EvaluationSettings) -> int:
+    """How many showers of each file keep their voxels: as many as are used, within a bound on memory."""
+    row_bytes = 4 * geometry.voxel_count * sets
+    budget = KEPT_BYTES
+    wanted = settings.neighbour_rows
+    if settings.classifiers:
+        limits = (settings.classifier.most_rows, settings.classifier.most_cnn_rows)
+        wanted = max(wanted, *(limit if limit is not None else 1_000_000 for limit in limits))
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        budget = (
+            max(budget, int(available * CLASSIFIER_MEMORY_SHARE)) if settings.classifier.most_rows is None else budget
+        )
+    return max(1, min(wanted, budget // row_bytes))
+
+
+def _early(name: str, result: Comparison) -> str:
+    parts = []
+    if result.fpd is not None and result.kpd is not None:
+        parts.append(f"FPD {1e3 * result.fpd.value:.4g} ± {1e3 * result.fpd.error:.2g}")
+        parts.append(f"KPD {1e3 * result.kpd.value:.3g} ± {1e3 * result.kpd.error:.2g} (× 1000)")
+    response = next(pair for pair in result.histograms if pair.spec.key == "response")
+    parts.append(f"separation of E_tot/E_inc {response.separation:.4f}")
+    if result.boosted is not None:
+        parts.append(f"boosted AUC {result.boosted.auc:.3f} ± {result.boosted.error:.3f}")
+    parts += [f"AUC {item.kind} {item.auc:.3f}" for item in result.classifiers]
+    return f"{name}: {', '.join(parts)}"
