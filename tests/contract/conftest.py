@@ -22,6 +22,7 @@ from sampler.protocol import Sampler
 from sampler.qpu.sampler import QpuSampler
 from sampler.qpu.settings import QpuSettings
 from sampler.request import SamplerOptions
+from sampler.tempering import TemperingSampler
 
 SEED = 417
 
@@ -84,6 +85,21 @@ def _gibbs(machine: BoltzmannMachine, levels: NDArray[np.int8], folder: Path) ->
 
 
 @contextmanager
+def _tempering(machine: BoltzmannMachine, levels: NDArray[np.int8], folder: Path) -> Iterator[ContractCase]:
+    with TemperingSampler(threads=2) as sampler:
+        yield ContractCase(
+            name="tempering",
+            build=TemperingSampler,
+            sampler=sampler,
+            machine=machine,
+            levels=levels,
+            options=SamplerOptions(sweeps=16),
+            option_values={"sweeps": 3},
+            bad_values={"sweeps": (0, -1, 10**9, 2.5, True)},
+        )
+
+
+@contextmanager
 def _replay(machine: BoltzmannMachine, levels: NDArray[np.int8], folder: Path) -> Iterator[ContractCase]:
     path = folder / "latents.hdf5"
     with AnnealingSampler() as source:
@@ -131,7 +147,13 @@ def _qpu(machine: BoltzmannMachine, levels: NDArray[np.int8], folder: Path) -> I
             )
 
 
-BUILDERS: dict[str, Builder] = {"gibbs": _gibbs, "annealing": _annealing, "replay": _replay, "qpu": _qpu}
+BUILDERS: dict[str, Builder] = {
+    "gibbs": _gibbs,
+    "annealing": _annealing,
+    "tempering": _tempering,
+    "replay": _replay,
+    "qpu": _qpu,
+}
 
 
 @pytest.fixture(scope="session", params=list(BUILDERS))

@@ -1,0 +1,213 @@
+"""Parallel tempering: the choice for machines whose valleys a ramp of β does not weigh right.
+
+Law: P(s_free | s_0 = c) ∝ exp(−E(s)). Each row has one replica at each β of a ladder from a hot one up to 1; every
+replica is swept at its own β, and neighbours k and k+1 exchange their states with probability
+min(1, exp((β_{k+1} − β_k)(E_{k+1} − E_k))), which leaves the product of their laws as it is. A row's state is its
+replica at β = 1. Costs as many chains as the ladder has steps.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampler.bank_file import machine_sha256, unpack_spins
+from sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
+from sampler.gibbs.sampler import refine
+from sampler.gibbs.streams import stream_keys
+from sampler.machine import BoltzmannMachine
+from sampler.protocol import Availability, SamplerCapabilities
+from sampler.request import LatentBatch, LatentRequest, Provenance
+
+DEFAULT_SWEEPS = 256
+MAXIMUM_SWEEPS = 1_000_000
+HOTTEST_BETA = 0.1
+MOST_REPLICAS = 128
+SWEEPS_PER_ROUND = 4
+_STEP = 1.2
+"""β step in units of 1/σ(E): neighbours with normal energies then exchange in erfc(0.6) = 40 % of attempts."""
+_PURPOSE = np.uint64(0x74656D706572)
+
+
+def ladder_of(machine: BoltzmannMachine) -> NDArray[np.float64]:
+    """β of each replica, (replicas,), ascending from ``HOTTEST_BETA`` to 1, spaced by the spread of the energy.
+
+    The spread is measured on the machine itself, at random conditions and a fixed seed: the ladder is a function of the
+    machine alone.
+
+    Raises:
+        InvalidInputError: the machine is so cold that the ladder would have more than ``MOST_REPLICAS`` steps.
+    """
+    rows = 128
+    random = np.random.default_rng(0)
+    level = random.integers(0, 2, (rows, machine.condition_nodes.shape[0]), dtype=np.int8) * np.int8(2) - np.int8(1)
+    spins = random.integers(0, 2, (2 * rows, machine.node_count), dtype=np.int8) * np.int8(2) - np.int8(1)
+    spins[:, machine.condition_nodes] = np.tile(level, (2, 1))
+    betas = [HOTTEST_BETA]
+    while betas[-1] < 1.0:
+        spins = refine(machine, spins, 32, random.integers(0, 2**64, (2 * rows, 2), dtype=np.uint64), beta=betas[-1])
+        energies = machine.energies(spins)
+        variance = float(((energies[:rows] - energies[rows:]) ** 2).mean() / 2.0)
+        # No step wider than the whole range: a machine without energy needs two replicas, not none.
+        betas.append(betas[-1] + min(_STEP / max(np.sqrt(variance), 1e-9), 1.0))
+        if len(betas) > MOST_REPLICAS:
+            raise InvalidInputError("machine", f"a ladder of over {MOST_REPLICAS} steps", "weaker couplings")
+    found = np.array(betas, dtype=np.float64) - HOTTEST_BETA
+    found = HOTTEST_BETA + found * ((1.0 - HOTTEST_BETA) / found[-1])
+    found[-1] = 1.0
+    ladder: NDArray[np.float64] = found
+    return ladder
+
+
+def temper(
+    machine: BoltzmannMachine,
+    conditions: NDArray[np.int8],
+    streams: NDArray[np.uint64],
+    sweeps: int,
+    betas: NDArray[np.float64],
+    *,
+    threads: int | None = None,
+    deadline: float | None = None,
+) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    """States (rows, nodes) at the last β, and the share of exchanges accepted between neighbours, (replicas − 1,).
+
+    Args:
+        machine: the law.
+        conditions: (rows, condition nodes) int8, ±1.
+        streams: (rows, 2) uint64; a row depends on its own stream alone.
+        sweeps: of each replica, in rounds of ``SWEEPS_PER_ROUND`` with an exchange after each but the last.
+        betas: (replicas,), ascending.
+        threads: worker threads, None for one on each processor.
+        deadline: ``time.monotonic`` instant past which SamplerTimeoutError is raised.
+    """
+    rows, replicas = conditions.shape[0], betas.shape[0]
+    lengths = [SWEEPS_PER_ROUND] * (sweeps // SWEEPS_PER_ROUND)
+    if sweeps % SWEEPS_PER_ROUND:
+        lengths.append(sweeps % SWEEPS_PER_ROUND)
+    keys = stream_keys(streams, _PURPOSE)
+    # Energies of parameters in steps of 2^-24 are exact sums, the same to the bit whatever the batch they are taken in.
+    stepped = machine.with_parameters(*(np.rint(values * 2.0**24) * 2.0**-24 for values in (machine.h, machine.j)))
+    spins = np.stack([_random_states(_numbers(keys, replica), machine.node_count) for replica in range(replicas)])
+    spins[:, :, machine.condition_nodes] = conditions
+    accepted, tried = np.zeros(replicas - 1), np.zeros(replicas - 1)
+    for number, length in enumerate(lengths):
+        if deadline is not None and monotonic() >= deadline:
+            raise SamplerTimeoutError("tempering: the deadline passed before all replicas had run")
+        of_round = _numbers(keys, replicas + number)
+        for replica, beta in enumerate(betas):
+            seeds = np.stack([of_round, np.full(rows, replica, dtype=np.uint64)], axis=1)
+            spins[replica] = refine(
+                machine, spins[replica], length, seeds, beta=float(beta), threads=threads, deadline=deadline
+            )
+        if number == len(lengths) - 1:
+            break
+        energies = stepped.energies(spins.reshape(replicas * rows, machine.node_count)).reshape(replicas, rows)
+        # Even pairs in one round, odd pairs in the next: no replica is in two exchanges at once.
+        for lower in range(number % 2, replicas - 1, 2):
+            gain = (betas[lower + 1] - betas[lower]) * (energies[lower + 1] - energies[lower])
+            chance = (_numbers(of_round, lower) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+            swap = np.log(np.maximum(chance, 2.0**-54)) < gain
+            spins[lower, swap], spins[lower + 1, swap] = spins[lower + 1, swap], spins[lower, swap]
+            accepted[lower] += swap.sum()
+            tried[lower] += rows
+    return spins[-1].copy(), accepted / np.maximum(tried, 1)
+
+
+def _numbers(keys: NDArray[np.uint64], number: int) -> NDArray[np.uint64]:
+    """(rows,) 64 random bits each, the ``number``-th of each key."""
+    pairs = np.stack([keys, np.full(keys.shape[0], number, dtype=np.uint64)], axis=1)
+    bits: NDArray[np.uint64] = stream_keys(pairs, _PURPOSE)
+    return bits
+
+
+def _random_states(keys: NDArray[np.uint64], nodes: int) -> NDArray[np.int8]:
+    """(rows, nodes) fair coin flips of −1 and +1, 64 from each number of a key."""
+    words = np.stack([_numbers(keys, word) for word in range(max(1, -(-nodes // 64)))], axis=1)
+    # Little-endian bytes, so that the flips do not depend on the machine's own byte order.
+    return unpack_spins(np.ascontiguousarray(words.astype("<u8")).view(np.uint8), nodes)
+
+
+class TemperingSampler:
+    """Draws from P(s_free | s_0 = c) by parallel tempering with Gibbs sweeps; see the module for the law.
+
+    Args:
+        threads: worker threads, None for one on each processor. Spins do not depend on it.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise InvalidInputError("threads", threads, "an integer of at least 1, or None")
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._ladder: tuple[str, NDArray[np.float64]] | None = None
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        """``tempering``."""
+        return "tempering"
+
+    @property
+    def capabilities(self) -> SamplerCapabilities:
+        """Reproducible; takes ``sweeps``."""
+        return SamplerCapabilities(reproducible=True, options=frozenset({"sweeps"}))
+
+    def availability(self, machine: BoltzmannMachine) -> Availability:  # noqa: ARG002 - any machine will do
+        """Available until closed."""
+        if self._closed:
+            return Availability(available=False, reason="the tempering sampler is closed")
+        return Availability(available=True, detail={"device": "cpu"})
+
+    def sample(self, request: LatentRequest) -> LatentBatch:
+        """One latent per row.
+
+        Raises:
+            InvalidInputError: an option other than ``sweeps`` is set, or ``sweeps`` is out of range.
+            SamplerTimeoutError: the deadline passed.
+            SamplerUnavailableError: the sampler is closed.
+        """
+        began = monotonic()
+        for option, value in request.options.given().items():
+            if option != "sweeps":
+                raise InvalidInputError(f"options.{option}", value, "nothing: tempering takes only sweeps")
+        sweeps = DEFAULT_SWEEPS if request.options.sweeps is None else request.options.sweeps
+        if isinstance(sweeps, bool) or not isinstance(sweeps, int) or not 1 <= sweeps <= MAXIMUM_SWEEPS:
+            raise InvalidInputError("options.sweeps", sweeps, f"an integer from 1 to {MAXIMUM_SWEEPS}")
+        if self._closed:
+            raise SamplerUnavailableError("the tempering sampler is closed")
+        deadline = None if request.deadline_s is None else began + request.deadline_s
+        machine, betas = request.machine, self._ladder_of(request.machine)
+        spins, accepted = temper(
+            machine, request.conditions, request.streams, sweeps, betas, threads=self._threads, deadline=deadline
+        )
+        ladder = f"parallel tempering over {betas.shape[0]} temperatures, least exchange {accepted.min():.0%}"
+        elapsed_s = {"sample": monotonic() - began}
+        provenance = Provenance(sampler=self.name, sweeps=sweeps, beta=1.0, notes=(ladder,), elapsed_s=elapsed_s)
+        return LatentBatch(spins, machine.energies(spins), provenance).checked(request)
+
+    def close(self) -> None:
+        """Refuse further requests. Idempotent."""
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _ladder_of(self, machine: BoltzmannMachine) -> NDArray[np.float64]:
+        """The machine's ladder; that of the last machine is kept."""
+        key = machine_sha256(machine)
+        with self._lock:
+            if self._ladder is None or self._ladder[0] != key:
+                self._ladder = (key, ladder_of(machine))
+            return self._ladder[1]
