@@ -120,7 +120,7 @@ def generate(
 ) -> None:
     """Write showers to a file."""
     from service.commands.generate import Request, run
-    from service.commands.options import sampler_options
+    from service.commands.options import check_choice, sampler_options
 
     options = sampler_options(
         sweeps=sweeps,
@@ -131,7 +131,7 @@ def generate(
         condition_mode=condition_mode,
         max_qpu_access_time_us=max_qpu_access_time_us,
     )
-    checked = _checked_choice(sampler, fallback, seed, threshold_mev)
+    checked = check_choice(sampler, fallback, seed, threshold_mev)
     run(
         Request(
             output=output,
@@ -152,14 +152,6 @@ def generate(
     )
 
 
-def _checked_choice(
-    sampler: str, fallback: str | None, seed: int | None, threshold_mev: float | None
-) -> tuple[str, ...]:
-    from service.commands.options import check_choice
-
-    return check_choice(sampler, fallback, seed, threshold_mev)
-
-
 @app.command(epilog="Example: qshower train model/training/zephyr.yaml")
 def train(
     config: Annotated[Path, typer.Argument(help="Configuration of the training, YAML.")],
@@ -176,12 +168,27 @@ def evaluate(
     reference: Annotated[Path, typer.Argument(help="Geant4 showers.")],
     samples: Annotated[list[Path], typer.Argument(help="Showers to judge, one file for each generator.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for index.html and report.json.")],
-    quick: Annotated[bool, typer.Option("--quick", help="A run of minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller networks, fewer rows: a run of minutes.")] = False,
+    classifiers: Annotated[bool, typer.Option(help="Train the neural classifiers.")] = True,
+    floor_reference: Annotated[Optional[Path], typer.Option(help="A second Geant4 file, for the floors.")] = None,
+    geometry: Annotated[Optional[str], typer.Option(help="1-photons, 1-pions, 2 or 3; default: by the voxels.")] = None,
+    bundle: Annotated[Optional[str], typer.Option(help="Folder or name of a bundle, for the table of cost.")] = None,
+    name: Annotated[Optional[list[str]], typer.Option(help="Name of a sample in figures; once for each.")] = None,
+    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
 ) -> None:
     """Judge showers against a reference, the CaloChallenge's way."""
-    from service.commands.evaluate import run
+    from service.commands.evaluate import Choice, run
 
-    run(reference, samples, output, quick=quick)
+    choice = Choice(
+        geometry=geometry,
+        quick=quick,
+        classifiers=classifiers,
+        floor_reference=floor_reference,
+        bundle=bundle,
+        names=name or None,
+        seed=seed,
+    )
+    run(reference, samples, output, choice)
 
 
 @app.command(epilog="Example: qshower samplers --url http://127.0.0.1:8000")
@@ -284,11 +291,14 @@ def calibrate(
     sampler: Annotated[str, typer.Option(help="gibbs (sweeps needed) or qpu (effective temperature).")] = "gibbs",
     model: Annotated[Optional[str], typer.Option(help="Name of a bundle.")] = None,
     solver: Annotated[Optional[str], typer.Option(help="qpu: solver by name, or pegasus / zephyr.")] = None,
+    annealing_time_us: Annotated[Optional[float], typer.Option(help="qpu: anneal time.")] = None,
+    tolerance: Annotated[float, typer.Option(help="gibbs: agreement wanted, in standard deviations.")] = 0.1,
+    save: Annotated[bool, typer.Option(help="gibbs: write the sweeps into the bundle's manifest.")] = True,
 ) -> None:
-    """Measure what a sampler needs to draw well from a model."""
+    """Measure what a sampler needs to draw well from a model, and keep it for the draws to come."""
     from service.commands.calibrate import run
 
-    run(sampler, model, solver)
+    run(sampler, model, solver, annealing_time_us=annealing_time_us, tolerance=tolerance, save=save)
 
 
 if __name__ == "__main__":

@@ -2,45 +2,125 @@
 
 from __future__ import annotations
 
-import numpy as np
+import json
+from datetime import UTC, datetime
+from typing import Any
 
+import numpy as np
+from rich.table import Table
+
+from model.atomic import replacing
+from model.bundle import MANIFEST, Bundle
+from sampler.diagnostics import Agreement, SweepCalibration, calibrate_sweeps
 from sampler.errors import InvalidInputError, SamplerUnavailableError
-from sampler.qpu.sampler import QpuSampler
 from sampler.request import SamplerOptions
 from service.catalogue import load_catalogue
-from service.commands.terminal import console, two_columns
-from service.generation import HOW_TO_CONFIGURE
+from service.commands.terminal import console, progress, say, two_columns
+from service.generation import FAMILIES, HOW_TO_CONFIGURE
 from service.logs import configure_logs
 from service.samplers import build_registry
 from service.settings import Settings, load_settings
 
 QPU_CONDITIONS = 8
+SWEEPS_TRIED = (8, 16, 32, 64, 128, 256, 512, 1024)
+CHAINS_FOR_TOLERANCE = 72.0
+"""Chains that a tolerance t needs: this over t², see sampler.diagnostics."""
 
 
-def run(sampler: str, model: str | None, solver: str | None) -> None:
-    """Measure and print."""
+def run(
+    sampler: str,
+    model: str | None,
+    solver: str | None,
+    *,
+    annealing_time_us: float | None = None,
+    tolerance: float = 0.1,
+    save: bool = True,
+) -> None:
+    """Measure and print; with ``save`` the sweeps of Gibbs go into the bundle's manifest."""
     settings = load_settings(log_level="warning")
     configure_logs(settings)
-    if sampler == "qpu":
-        _qpu(settings, model, solver)
+    if sampler == "gibbs":
+        _gibbs(settings, model, tolerance, save=save)
+    elif sampler == "qpu":
+        _qpu(settings, model, solver, annealing_time_us)
     else:
         raise InvalidInputError("--sampler", sampler, "gibbs or qpu")
 
 
-def _qpu(settings: Settings, model: str | None, solver: str | None) -> None:
+def _gibbs(settings: Settings, model: str | None, tolerance: float, *, save: bool) -> None:
+    """The sweeps after which cold starts agree with long runs."""
+    if not 0.01 <= tolerance <= 1.0:
+        raise InvalidInputError("--tolerance", tolerance, "0.01 to 1 standard deviations")
+    bundle = load_catalogue(settings).get(model)
+    energies = np.geomspace(*bundle.domain_mev, int(np.ceil(CHAINS_FOR_TOLERANCE / tolerance**2)))
+    with build_registry(settings) as registry, progress("steps") as bar:
+        task = bar.add_task("drawing", total=len(SWEEPS_TRIED))
+
+        def tried(sweeps: int, _: dict[str, Agreement]) -> None:
+            bar.update(task, advance=1, description=f"{sweeps} sweeps")
+
+        draw = registry.get("gibbs").sample
+        found = calibrate_sweeps(
+            bundle.machine, bundle.conditions(energies), draw, tolerance, candidates=SWEEPS_TRIED, progress=tried
+        )
+    table = Table("sweeps", *(f"{name} (σ)" for name in next(iter(found.table.values()))), "enough")
+    for sweeps, figures in found.table.items():
+        cells = [f"{figure.difference:+.3f} ± {figure.error:.3f}" for figure in figures.values()]
+        table.add_row(str(sweeps), *cells, "yes" if found.sweeps is not None and sweeps >= found.sweeps else "no")
+    console().print(table)
+    if found.sweeps is None:
+        raise InvalidInputError(
+            "--tolerance", tolerance, f"a larger one: not even {SWEEPS_TRIED[-1]} sweeps of {bundle.name} agree"
+        )
+    say(f"{bundle.name} needs {found.sweeps} sweeps; its manifest has {bundle.default_sweeps}")
+    if save:
+        _save(bundle, found)
+
+
+def _save(bundle: Bundle, found: SweepCalibration) -> None:
+    measurement: dict[str, Any] = {
+        "method": "cold starts against a long run, energy and magnetisation of each partition",
+        "tolerance_sigma": found.tolerance,
+        "reference_sweeps": found.reference_sweeps,
+        "chains": found.rows,
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "differences_sigma": {
+            str(sweeps): {name: round(figure.difference, 4) for name, figure in figures.items()}
+            for sweeps, figures in found.table.items()
+        },
+    }
+    manifest = bundle.manifest.model_copy(update={"sweeps": found.sweeps, "sweeps_measurement": measurement})
+    path = bundle.path / MANIFEST
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(manifest.model_dump(mode="json"), separators=(",", ":")) + "\n")
+    say(f"wrote {path}")
+
+
+def _qpu(settings: Settings, model: str | None, solver: str | None, annealing_time_us: float | None) -> None:
     """Effective inverse temperature of a solver for a model, kept for the draws to come."""
+    from sampler.qpu.sampler import QpuSampler  # brings Ocean along
+
     catalogue = load_catalogue(settings)
-    fitting = catalogue.fitting(solver) if solver in ("zephyr", "pegasus") else ()
+    fitting = catalogue.fitting(solver) if solver in FAMILIES else ()
     bundle = fitting[0] if model is None and fitting else catalogue.get(model)
     energies = np.geomspace(*bundle.domain_mev, QPU_CONDITIONS)
+    options = SamplerOptions(solver=solver, annealing_time_us=annealing_time_us)
     with build_registry(settings) as registry:
         if "qpu" not in registry.names():
             raise SamplerUnavailableError(HOW_TO_CONFIGURE["qpu"])
         qpu = registry.get("qpu")
         assert isinstance(qpu, QpuSampler)  # noqa: S101 - the only sampler of that name
-        found = qpu.calibrate(bundle.machine, bundle.conditions(energies), SamplerOptions(solver=solver))
+        found = qpu.calibrate(bundle.machine, bundle.conditions(energies), options)
     table = two_columns()
     table.add_row("model", bundle.name)
-    for name in found.__slots__:
-        table.add_row(name, str(getattr(found, name)))
+    table.add_row("solver", found.solver)
+    table.add_row("graph", found.graph_id)
+    table.add_row("annealing time", f"{found.annealing_time_us:g} µs")
+    table.add_row("beta", f"{found.beta:.4f} ± {found.beta_error:.4f} ({found.method})")
+    table.add_row(
+        "beta", f"{found.beta_pseudolikelihood:.4f} ± {found.beta_pseudolikelihood_error:.4f} (pseudolikelihood)"
+    )
+    table.add_row("methods agree", "yes" if found.methods_agree else "no")
+    table.add_row("reads", str(found.reads))
+    table.add_row("at", found.calibrated_at)
     console().print(table)

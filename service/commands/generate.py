@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -31,6 +32,7 @@ from service.state import Service
 
 CHUNK_ROWS = 1000
 QPU_CHUNK_ROWS = 10_000
+LONGEST_WAIT_S = 10.0
 AHEAD = 2
 """Chunks that are drawn while another is compressed."""
 
@@ -109,7 +111,8 @@ def _log_uniform(text: str, count: int | None, seed: int | None) -> NDArray[np.f
 
 
 def _from_server(request: Request, url: str, energies: NDArray[np.float64]) -> str:
-    with ShowerClient(url, request.api_key) as client, progress("bytes") as bar:
+    client = ShowerClient(url, request.api_key, longest_wait_s=LONGEST_WAIT_S, sleep=time.sleep)
+    with client, progress("bytes") as bar:
         task = bar.add_task("receiving", total=None)
 
         def received(seen: int, total: int | None) -> None:

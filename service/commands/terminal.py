@@ -38,7 +38,7 @@ def progress(unit: str) -> Iterator[Progress]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn() if unit == "showers" else TaskProgressColumn(),
+        MofNCompleteColumn() if unit in ("showers", "steps") else TaskProgressColumn(),
         TextColumn(unit if unit == "showers" else ""),
         TimeRemainingColumn(),
     )

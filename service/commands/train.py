@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from model.training.config import read_config
 from model.training.run import train
+from service.commands.terminal import progress, say
 
 
 def run(config: Path, *, resume: bool) -> None:
-    """Train as ``config`` says."""
-    train(config, resume=resume)
+    """Train as ``config`` says, with a progress bar that shows the latest figures."""
+    schedule = read_config(config).schedule
+    total = schedule.autoencoder_steps + schedule.prior_steps
+    with progress("steps") as bar:
+        task = bar.add_task("training", total=total)
+
+        def report(step: int, figures: dict[str, float]) -> None:
+            shown = " ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            bar.update(task, completed=step, description=f"training {shown}")
+
+        folder = train(config, resume=resume, report=report)
+    say(f"bundle in {folder}")

@@ -1,0 +1,65 @@
+"""``qshower evaluate``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import TaskID
+from rich.table import Table
+
+from evaluation.report import evaluate
+from model.bundle import find_bundles
+from service.commands.terminal import console, progress, say
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The flags of ``qshower evaluate`` beside its files."""
+
+    geometry: str | None = None
+    quick: bool = False
+    classifiers: bool = True
+    floor_reference: Path | None = None
+    bundle: str | None = None
+    names: Sequence[str] | None = None
+    seed: int = 0
+
+
+def run(reference: Path, samples: Sequence[Path], output: Path, choice: Choice) -> None:
+    """Write the report and print its summary; figures are told as soon as they are known."""
+    with progress("percent") as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def reached(stage: str, share: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=1.0)
+            bar.update(tasks[stage], completed=share, visible=share < 1.0)
+
+        written = evaluate(
+            reference,
+            samples,
+            output,
+            geometry=choice.geometry,
+            quick=choice.quick,
+            classifiers=choice.classifiers,
+            floor_reference=choice.floor_reference,
+            bundle=None if choice.bundle is None else _bundle_folder(choice.bundle),
+            names=choice.names,
+            seed=choice.seed,
+            progress=reached,
+            announce=bar.console.print if not bar.disable else say,
+        )
+    header, *rows = written.summary
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+    say(f"wrote {written.index} and {written.report}")
+
+
+def _bundle_folder(text: str) -> Path:
+    """A folder, or that of a bundle that comes with the package."""
+    folder = Path(text)
+    return folder if folder.is_dir() else find_bundles().get(text, folder)

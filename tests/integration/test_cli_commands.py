@@ -1,0 +1,371 @@
+"""The command line, command by command: what it prints, what it writes, and the one line where it cannot."""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import h5py
+import numpy as np
+import pytest
+import uvicorn
+
+from model.bundle import find_bundles, load_bundle
+from model.showers_file import write_showers
+from sampler.emulator.config import EmulatorConfig
+from sampler.emulator.server import EmulatorServer
+from service.app import create_app
+from service.catalogue import Catalogue
+from service.cli import main
+from service.settings import load_settings
+
+COMMANDS = (
+    ["serve"], ["generate"], ["train"], ["evaluate"], ["samplers"], ["inspect"], ["emulator"], ["calibrate"],
+    ["bank", "draw"], ["bank", "info"],
+)  # fmt: skip
+
+
+@pytest.fixture
+def environment(untrained_bundles, monkeypatch, tmp_path):
+    for name in os.environ:
+        if name.startswith(("QSHOWER_", "DWAVE_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("QSHOWER_MODEL_FOLDER", str(untrained_bundles))
+    monkeypatch.setenv("QSHOWER_DEFAULT_MODEL", "test-zephyr")
+    monkeypatch.setenv("QSHOWER_QPU_STATE_FOLDER", str(tmp_path / "state"))
+    monkeypatch.setenv("COLUMNS", "200")
+    return monkeypatch
+
+
+@pytest.fixture
+def qshower(environment, capsys):
+    """Runs a command in this process: exit code, standard output, standard error."""
+
+    def run(*arguments):
+        environment.setattr(sys, "argv", ["qshower", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def fails(qshower):
+    """Runs a command that cannot work: its one line."""
+
+    def run(code, *arguments):
+        found, out, err = qshower(*arguments)
+        assert found == code, err
+        assert out == ""
+        assert err.count("\n") == 1
+        assert err.startswith("qshower: ")
+        return err
+
+    return run
+
+
+@pytest.fixture
+def server_url(untrained_bundles):
+    """A running server."""
+    bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
+    app = create_app(load_settings(qpu="off"), load_models=lambda _: Catalogue(bundles, "test-zephyr"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+def read(path):
+    with h5py.File(path) as file:
+        return file["incident_energies"][:], file["showers"][:], json.loads(file.attrs["provenance"])
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """No file of this process may grow beyond ``size`` bytes: what a full disk looks like."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example(qshower, command):
+    code, out, _ = qshower(*command, "--help")
+    assert code == 0
+    assert f"qshower {' '.join(command)}" in out.split("Example")[1]
+
+
+def test_the_version(qshower):
+    code, out, _ = qshower("--version")
+    assert code == 0
+    assert out.startswith("qshower ")
+
+
+def test_help_loads_nothing_heavy():
+    script = (
+        "import sys; sys.argv = ['qshower', '--help']\n"
+        "from service.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'numba', 'h5py', 'dwave', 'fastapi', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_generate_writes_the_challenge_layout(qshower, tmp_path):
+    path = tmp_path / "out.hdf5"
+    code, out, err = qshower(
+        "generate", "--energies-mev", "1000,65536", "-n", 3, "--sampler", "gibbs", "--seed", 1, "-o", path
+    )
+    assert code == 0, err
+    assert out == ""
+    assert "6 showers by gibbs" in err
+    energies, showers, provenance = read(path)
+    assert energies[:, 0].tolist() == [1000] * 3 + [65536] * 3
+    assert (energies.shape, showers.shape) == ((6, 1), (6, 6480))
+    assert (provenance["sampler"], provenance["seed"], provenance["model"]) == ("gibbs", 1, "test-zephyr")
+    assert [file.name for file in tmp_path.iterdir()] == ["out.hdf5"]
+
+
+def test_generate_like_a_file_in_chunks_and_by_a_server(qshower, server_url, tmp_path):
+    like, own, other = tmp_path / "like.hdf5", tmp_path / "own.hdf5", tmp_path / "other.hdf5"
+    wanted = np.geomspace(1000, 1e6, 1203)
+    write_showers(like, wanted, np.ones((1203, 6480), dtype=np.float32))
+    flags = ("--like", like, "--sampler", "gibbs", "--seed", 3, "--sweeps", 8)
+    assert qshower("generate", *flags, "-o", own)[0] == 0
+    assert qshower("generate", *flags, "-o", other, "--url", server_url)[0] == 0
+    energies, showers, provenance = read(own)
+    assert np.array_equal(energies[:, 0], wanted.astype(np.float32))
+    _, of_server, origin = read(other)
+    # One call or several chunks, one process or another: shower i is that of stream (seed, i).
+    assert np.array_equal(showers, of_server)
+    for document in (provenance, origin):
+        document.pop("elapsed_s")
+    assert provenance == origin
+    assert "groups" not in provenance
+    code, _, err = qshower("generate", *flags, "-n", 5, "-o", tmp_path / "few.hdf5")
+    assert code == 0, err
+    assert np.array_equal(read(tmp_path / "few.hdf5")[1], showers[:5])
+
+
+def test_generate_log_uniform(qshower, tmp_path):
+    for name in ("a", "b"):
+        flags = ("--log-uniform-mev", "2000:500000", "-n", 40, "--seed", 5, "--sweeps", 4, "--sampler", "gibbs")
+        assert qshower("generate", *flags, "-o", tmp_path / name)[0] == 0
+    energies, showers, _ = read(tmp_path / "a")
+    assert energies.min() >= 2000
+    assert energies.max() <= 500000
+    assert np.array_equal(showers, read(tmp_path / "b")[1])
+    assert abs(np.log(energies).mean() - np.log([2000, 500000]).mean()) < 5 * np.log(250) / np.sqrt(12 * 40)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), "--like"),
+        (("--energies-mev", "1000", "--log-uniform-mev", "1000:2000"), "one of"),
+        (("--energies-mev", "a,b"), "'a,b'"),
+        (("--energies-mev", "nan"), "'nan'"),
+        (("--energies-mev", "5"), "1000 to 1000000 MeV"),
+        (("--log-uniform-mev", "1000:2000"), "-n"),
+        (("--log-uniform-mev", "2000:1000", "-n", "5"), "LOW:HIGH"),
+        (("--energies-mev", "2000", "-n", "0"), "-n"),
+        (("--energies-mev", "2000", "--sampler", "guess"), "--sampler"),
+        (("--energies-mev", "2000", "--fallback", "guess"), "--fallback"),
+        (("--energies-mev", "2000", "--seed", "-1"), "--seed"),
+        (("--energies-mev", "2000", "--sweeps", "0"), "--sweeps"),
+        (("--energies-mev", "2000", "--sampler", "gibbs", "--num-reads", "5"), "num_reads"),
+        (("--like", "/no/such/file.hdf5"), "/no/such/file.hdf5"),
+    ],
+)
+def test_generate_says_what_is_wrong(fails, tmp_path, flags, said):
+    path = tmp_path / "out.hdf5"
+    path.write_text("before")
+    assert said in fails(2, "generate", "-o", path, *flags)
+    assert path.read_text() == "before"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_generate_without_what_it_needs(fails, tmp_path):
+    flags = ("--energies-mev", "2000", "-o", tmp_path / "out.hdf5")
+    assert "DWAVE_API_TOKEN" in fails(1, "generate", *flags, "--sampler", "qpu")
+    assert "test-pegasus" in fails(1, "generate", *flags, "--model", "nothing")
+    assert "folder" in fails(2, "generate", "--energies-mev", "2000", "-o", tmp_path / "no" / "out.hdf5")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_generate_from_a_server_that_is_not_there(fails, environment, tmp_path):
+    pauses = []
+    environment.setattr("service.commands.generate.time.sleep", pauses.append)
+    flags = ("generate", "--energies-mev", "2000", "-o", tmp_path / "out.hdf5", "--url", "http://127.0.0.1:9")
+    assert "http://127.0.0.1:9" in fails(1, *flags)
+    assert 0 < sum(pauses) <= 10
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_generate_told_no_by_a_server(fails, server_url, tmp_path):
+    said = fails(2, "generate", "--energies-mev", "5", "-o", tmp_path / "out.hdf5", "--url", server_url)
+    assert "1000 to 1000000 MeV" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_good_file(fails, qshower, tmp_path):
+    path = tmp_path / "out.hdf5"
+    flags = ("generate", "--sampler", "gibbs", "--sweeps", 4, "-o", path)
+    assert qshower(*flags, "--energies-mev", "2000")[0] == 0
+    before = path.read_bytes()
+    with largest_file(40_000):
+        said = fails(2, *flags, "--energies-mev", "500000", "-n", 400)
+    assert str(path) in said
+    assert "File too large" in said
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["out.hdf5"]
+
+
+def test_a_corrupted_bundle_is_one_line(fails, environment, untrained_bundles, tmp_path):
+    for source in untrained_bundles.glob("test-zephyr/*"):
+        target = tmp_path / "bundles" / "test-zephyr" / source.name
+        target.parent.mkdir(exist_ok=True, parents=True)
+        target.write_bytes(source.read_bytes()[: -1 if source.name == "prior.safetensors" else None])
+    environment.setenv("QSHOWER_MODEL_FOLDER", str(tmp_path / "bundles"))
+    assert "prior.safetensors" in fails(2, "generate", "--energies-mev", "2000", "-o", tmp_path / "out.hdf5")
+    assert not (tmp_path / "out.hdf5").exists()
+
+
+def test_a_killed_run_leaves_the_good_file(environment, tmp_path):
+    path = tmp_path / "out.hdf5"
+    path.write_text("before")
+    command = [sys.executable, "-m", "service.cli", "generate", "--energies-mev", "500000", "-n", "100000", "-o", path]
+    process = subprocess.Popen([*command, "--sampler", "gibbs", "--sweeps", "4"], stderr=subprocess.DEVNULL)
+    try:
+        while len(list(tmp_path.iterdir())) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+        process.wait()
+    assert path.read_text() == "before"
+    assert [file.name for file in tmp_path.iterdir()] == ["out.hdf5"]
+
+
+def test_a_wrong_token_is_one_line(fails, environment, tmp_path):
+    with EmulatorServer(EmulatorConfig(topology="zephyr:6", defects=0.0, token="right")) as emulator:
+        environment.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
+        environment.setenv("DWAVE_API_TOKEN", "wrong-token-of-mine")
+        said = fails(1, "generate", "--energies-mev", "2000", "--sampler", "qpu", "-o", tmp_path / "out.hdf5")
+    assert "token" in said
+    assert "wrong-token-of-mine" not in said
+
+
+def test_the_qpu_from_the_command_line(qshower, environment, tmp_path):
+    with EmulatorServer(EmulatorConfig(topology="zephyr:6", defects=0.0, sweeps=16)) as emulator:
+        environment.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
+        environment.setenv("DWAVE_API_TOKEN", "any")
+        code, out, err = qshower("calibrate", "--sampler", "qpu")
+        assert code == 0, err
+        assert emulator.solver_name in out
+        path = tmp_path / "out.hdf5"
+        code, _, err = qshower("generate", "--energies-mev", "2000", "-n", 4, "--sampler", "qpu", "-o", path)
+        assert code == 0, err
+        _, showers, provenance = read(path)
+        assert showers.shape == (4, 6480)
+        assert provenance["solver"] == emulator.solver_name
+        assert provenance["problem_ids"]
+        code, out, err = qshower("samplers", "--json")
+        assert code == 0, err
+        states = {state["name"]: state for state in json.loads(out)["samplers"]}
+        assert states["qpu"]["available"]
+
+
+def test_samplers_here_and_of_a_server(qshower, server_url):
+    for flags in ((), ("--url", server_url)):
+        code, out, err = qshower("samplers", *flags)
+        assert code == 0, err
+        for name in ("gibbs", "annealing", "qpu", "replay"):
+            assert name in out
+        assert "DWAVE_API_TOKEN" in out
+
+
+def test_inspect(qshower, fails, untrained_bundles, tmp_path):
+    code, out, err = qshower("inspect", "test-zephyr", "-o", tmp_path / "pictures")
+    assert code == 0, err
+    assert "6480 voxels" in out
+    assert {file.name for file in (tmp_path / "pictures").iterdir()} == {
+        "machine.png",
+        "mean_shower.png",
+        "profiles.png",
+    }
+    assert "test-pegasus" in qshower("inspect", untrained_bundles / "test-pegasus")[1]
+    path = tmp_path / "showers.hdf5"
+    qshower("generate", "--energies-mev", "2000,5000", "--seed", 1, "--sampler", "gibbs", "-o", path)
+    code, out, err = qshower("inspect", path, "-o", tmp_path / "more")
+    assert code == 0, err
+    assert "2000 to 5000 MeV" in out
+    assert "provenance: sampler" in out
+    assert (tmp_path / "more" / "profiles.png").read_bytes().startswith(b"\x89PNG")
+    path.write_bytes(path.read_bytes()[:3000])
+    assert str(path) in fails(2, "inspect", path)
+    assert "test-zephyr" in fails(2, "inspect", "nothing")
+
+
+def test_a_bank_is_drawn_told_and_replayed(qshower, fails, environment, tmp_path):
+    bank, out_path = tmp_path / "bank.hdf5", tmp_path / "out.hdf5"
+    code, _, err = qshower("bank", "draw", "--energies-mev", "2000", "-n", 5, "--seed", 1, "-o", bank)
+    assert code == 0, err
+    code, out, _ = qshower("bank", "info", bank)
+    assert code == 0
+    assert "gibbs" in out
+    assert "bank" in fails(2, "bank", "draw", "--energies-mev", "2000", "-o", bank)
+    environment.setenv("QSHOWER_BANK", str(bank))
+    flags = ("generate", "--energies-mev", "2000", "--sampler", "replay", "-o", out_path)
+    assert qshower(*flags, "-n", 5)[0] == 0
+    assert read(out_path)[2]["sampler"] == "replay"
+    assert "condition" in fails(1, *flags, "-n", 6)
+
+
+def test_sweeps_are_measured_and_kept(qshower, environment, untrained_bundles, tmp_path):
+    folder = tmp_path / "bundles" / "test-zephyr"
+    folder.mkdir(parents=True)
+    for source in untrained_bundles.glob("test-zephyr/*"):
+        (folder / source.name).write_bytes(source.read_bytes())
+    environment.setenv("QSHOWER_MODEL_FOLDER", str(tmp_path / "bundles"))
+    code, out, err = qshower("calibrate", "--tolerance", 0.5)
+    assert code == 0, err
+    assert "1024" in out
+    manifest = load_bundle(folder).manifest
+    assert manifest.sweeps in (8, 16, 32, 64, 128, 256, 512, 1024)
+    assert manifest.sweeps_measurement["tolerance_sigma"] == 0.5
+    assert f"needs {manifest.sweeps} sweeps" in err
+
+
+def test_the_emulator_serves_until_it_is_told_to_stop():
+    command = [sys.executable, "-m", "service.cli", "emulator", "--topology", "zephyr:2", "--fault", "slow_queue:1"]
+    bad = subprocess.run([*command, "--defects", "2"], capture_output=True, text=True, timeout=60)
+    assert bad.returncode == 2
+    assert bad.stderr.count("\n") == 1
+    with subprocess.Popen(command[:-2], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("http://127.0.0.1:")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
