@@ -1,6 +1,6 @@
 """Encoder, prior and decoder together: the evidence lower bound that training climbs.
 
-    ln p(shower | E) ≥ E_q[ln p(shower | s, E)] − KL(q(s_free | shower, E) ‖ P(s_free | s_0 = c(E)))
+ln p(shower | E) ≥ E_q[ln p(shower | s, E)] − KL(q(s_free | shower, E) ‖ P(s_free | s_0 = c(E)))
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from model.rbm import RBM
 class Bound:
     """Terms of the bound for a batch.
 
-    ``parts``: −ln p(shower | s, E), or the reconstruction loss, by part, (rows,) each. ``spins`` (rows, nodes): condition
-    and posterior sample. ``logits`` (rows, free bits): of the posterior.
+    ``parts``: −ln p(shower | s, E), or the reconstruction loss, by part, (rows,) each. ``spins`` (rows, nodes):
+    condition and posterior sample. ``logits`` (rows, free bits): of the posterior.
     """
 
     parts: dict[str, Tensor]
@@ -39,14 +39,24 @@ class Bound:
 class Autoencoder(nn.Module):
     """See the module. ``high`` and ``low`` are the weights of the squared error, for a ``PointDecoder`` only."""
 
-    def __init__(self, encoder: Encoder, rbm: RBM, decoder: SampledDecoder | PointDecoder, *, high: float | None = None, low: float | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        rbm: RBM,
+        decoder: SampledDecoder | PointDecoder,
+        *,
+        high: float | None = None,
+        low: float | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.rbm = rbm
         self.decoder = decoder
         self.high, self.low = high, low
 
-    def encode(self, features: Tensor, energies: Tensor, noise: Tensor, beta: float, *, hard: bool) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, features: Tensor, energies: Tensor, noise: Tensor, beta: float, *, hard: bool
+    ) -> tuple[Tensor, Tensor]:
         """Spins and logits (rows, free bits) of the posterior; arguments as of ``Encoder.forward``."""
         spins, logits = self.encoder(features, energy_features(self.decoder.shape, energies), noise, beta, hard=hard)
         return spins, logits

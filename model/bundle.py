@@ -39,7 +39,6 @@ from model.symmetry import Symmetry, group_order, turn
 from sampler.errors import BundleError, InvalidInputError
 from sampler.machine import BoltzmannMachine
 
-FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 DECODER_FILE, PRIOR_FILE, ENCODER_FILE = "decoder.safetensors", "prior.safetensors", "encoder.safetensors"
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -76,7 +75,7 @@ class Manifest(_Part):
     their hashes, configuration, seed and time; ``quality`` the figures on showers kept out of the training.
     """
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     description: str
     default: bool = False
@@ -113,7 +112,9 @@ class Bundle:
         decoder: the network.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, sha256: str, machine: BoltzmannMachine, decoder_state: dict[str, Tensor]) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, sha256: str, machine: BoltzmannMachine, decoder_state: dict[str, Tensor]
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.sha256 = sha256
@@ -240,7 +241,9 @@ def load_bundle(path: Path | str) -> Bundle:
     try:
         return Bundle(folder, manifest, sha256, machine, _read_tensors(folder, manifest, DECODER_FILE))
     except RuntimeError as error:
-        raise BundleError(str(folder / DECODER_FILE), str(error).splitlines()[0], "the tensors of its decoder") from error
+        raise BundleError(
+            str(folder / DECODER_FILE), str(error).splitlines()[0], "the tensors of its decoder"
+        ) from error
 
 
 def load_encoder_state(path: Path | str) -> dict[str, Tensor]:
@@ -261,7 +264,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BundleError(str(file), f"{where}: {first['msg']}", f"a manifest of format {FORMAT_VERSION}") from error
+        raise BundleError(str(file), f"{where}: {first['msg']}", "a manifest of format 1") from error
 
 
 def find_bundles(folder: Path | None = None) -> dict[str, Path]:
@@ -324,7 +327,9 @@ def _read_tensors(folder: Path, manifest: Manifest, name: str) -> dict[str, Tens
         raise BundleError(str(file), error.strerror or str(error), "a readable tensor file") from error
     found = hashlib.sha256(content).hexdigest()
     if found != manifest.files[name]:
-        raise BundleError(str(file), f"SHA-256 {found[:12]}…", f"{manifest.files[name][:12]}…, as in {MANIFEST}: the file was altered")
+        raise BundleError(
+            str(file), f"SHA-256 {found[:12]}…", f"{manifest.files[name][:12]}…, as in {MANIFEST}: the file was altered"
+        )
     try:
         return {key: tensor.float() for key, tensor in load_tensors(content).items()}
     except SafetensorError as error:

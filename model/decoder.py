@@ -101,39 +101,52 @@ class Profile(nn.Module):
         """Law of RESPONSE_SCALE · ln(E_tot/E_inc)."""
         return NormalMixture.from_outputs(self.response(torch.cat([code, energy], dim=1)))
 
-    def log_likelihood(self, energy: Tensor, code: Tensor, layer_code: Tensor, view: ShowerView) -> tuple[Tensor, Tensor]:
-        """ln p of E_tot, and of the layers' energies and counts, each (rows,)."""
-        total = self.response_law(energy, code).log_density(RESPONSE_SCALE * view.log_response)
+    def outputs(self, energy: Tensor, layer_code: Tensor, view: ShowerView) -> tuple[Tensor, Tensor]:
+        """Raw parameters of each layer's laws given the layers before it, (rows, L, ·): of its energy, of its hits."""
         response = view.log_response[:, None, None].expand(*view.count.shape, 1) * RESPONSE_SCALE / 2
         shared = energy.unsqueeze(1).expand(-1, self.shape.layers, -1)
         hidden = hardswish(self.hidden(torch.cat([layer_code, shared, response, *self._memory(view)], dim=2)))
-        outputs = self.energy(hidden)
+        known = torch.cat([hidden, (view.log_share / 4 + 1).unsqueeze(2), response], dim=2)
+        return self.energy(hidden), self.count(hardswish(self.count_hidden(known)))
+
+    def log_likelihood(
+        self, energy: Tensor, code: Tensor, layer_code: Tensor, view: ShowerView
+    ) -> tuple[Tensor, Tensor]:
+        """ln p of E_tot, and of the layers' energies and counts, each (rows,)."""
+        total = self.response_law(energy, code).log_density(RESPONSE_SCALE * view.log_response)
+        energy_outputs, count_outputs = self.outputs(energy, layer_code, view)
         filled = view.count > 0
-        present = bernoulli_log_probability(outputs[..., 0], filled)
-        share = NormalMixture.from_outputs(outputs[..., 1:]).log_density(view.log_share)
-        counted = hardswish(self.count_hidden(torch.cat([hidden, (view.log_share / 4 + 1).unsqueeze(2), response], dim=2)))
-        count_law = NormalMixture.from_outputs(self.count(counted))
+        present = bernoulli_log_probability(energy_outputs[..., 0], filled)
+        share = NormalMixture.from_outputs(energy_outputs[..., 1:]).log_density(view.log_share)
+        count_law = NormalMixture.from_outputs(count_outputs)
         count = count_log_probability(count_law, view.count.clamp_min(1.0), self.highest)
         return total, (present + torch.where(filled, share + count, torch.zeros_like(share))).sum(dim=1)
 
     def draw(self, energy: Tensor, code: Tensor, layer_code: Tensor, uniforms: Floats) -> tuple[Tensor, Tensor, Tensor]:
-        """ln(E_tot/E_inc) (rows,), ln shares (rows, L) that sum to 1, counts (rows, L); uniforms (rows, 1 + 3L)."""
+        """ln(E_tot/E_inc) (rows,), ln shares and counts (rows, L) each; uniforms (rows, 1 + 3L).
+
+        The shares are as drawn: they sum to 1 only as nearly as the chain has learned.
+        """
         law = self.response(torch.cat([code, energy], dim=1))
         log_response = torch.from_numpy(mixture_values(law.numpy(), uniforms[:, 0])) / RESPONSE_SCALE
         response = log_response.unsqueeze(1) * RESPONSE_SCALE / 2
         log_share, count = profile_chain(
             layer_code.numpy(),
             torch.cat([energy, response], dim=1).numpy(),
-            *(tensor.numpy() for map_ in self._maps() for tensor in (map_.weight, map_.bias)),
+            self.hidden.weight.numpy(),
+            self.hidden.bias.numpy(),
+            self.energy.weight.numpy(),
+            self.energy.bias.numpy(),
+            self.count_hidden.weight.numpy(),
+            self.count_hidden.bias.numpy(),
+            self.count.weight.numpy(),
+            self.count.bias.numpy(),
             self.highest.numpy(),
             uniforms[:, 1:].reshape(*layer_code.shape[:2], 3),
             self.shape.profile_memory,
             EMPTY_LOG_SHARE,
         )
         return log_response, torch.from_numpy(log_share), torch.from_numpy(count)
-
-    def _maps(self) -> tuple[PerLayerLinear, ...]:
-        return self.hidden, self.energy, self.count_hidden, self.count
 
     def _memory(self, view: ShowerView) -> list[Tensor]:
         """What each layer sees of the layers before it."""
@@ -165,7 +178,9 @@ class VoxelHead(nn.Module):
         self.activation = RadialOutputs(shape, 3 * VOXEL_COMPONENTS)
         self.register_buffer("mask", torch.from_numpy(shape.grid.mask()), persistent=False)
 
-    def forward(self, energy: Tensor, layer_code: Tensor, log_response: Tensor, log_share: Tensor, count: Tensor) -> Tensor:
+    def forward(
+        self, energy: Tensor, layer_code: Tensor, log_response: Tensor, log_share: Tensor, count: Tensor
+    ) -> Tensor:
         """Code (rows, L, A, channels) of every angular bin of every layer."""
         near = layer_values((count > 0).to(count.dtype), log_share, count)
         padded = pad(near, (0, 0, NEIGHBOUR_LAYERS, NEIGHBOUR_LAYERS))
@@ -185,7 +200,7 @@ class VoxelHead(nn.Module):
         logits = self.hit_logits(code)
         hits = -binary_cross_entropy_with_logits(logits, view.hit.to(logits.dtype), reduction="none").sum(dim=(1, 2, 3))
         # Activations are worked out only for angular bins that hold a hit, a small part of all at low energies.
-        rows, layers, angular, radial = view.hit.shape
+        _, layers, angular, radial = view.hit.shape
         struck = view.hit.any(dim=3).flatten()
         bins = struck.nonzero()[:, 0]
         outputs = self.activation.at(code.flatten(0, 2).index_select(0, bins), bins // angular % layers)
@@ -231,8 +246,10 @@ class SampledDecoder(nn.Module):
         code, layer_code = self.trunk(latent, energy)
         split = 1 + 3 * layers
         log_response, log_share, count = self.profile.draw(energy, code, layer_code, uniforms[:, :split])
+        filled = count > 0
+        log_share = log_share - (log_share.exp() * filled).sum(dim=1, keepdim=True).clamp_min(1e-6).log() * filled
         ring = self.voxels(energy, layer_code, log_response, log_share, count)
-        layer_energy = (log_share + log_response.unsqueeze(1)).exp() * incident_energies.unsqueeze(1) * (count > 0)
+        layer_energy = (log_share + log_response.unsqueeze(1)).exp() * incident_energies.unsqueeze(1) * filled
         activation = self.voxels.activation
         showers: Floats = voxel_energies(
             self.voxels.hit_logits(ring).numpy(),

@@ -7,7 +7,6 @@ incident energy, uniforms), in any batch. The laws are those of ``model.likeliho
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numba
 import numpy as np
@@ -17,30 +16,45 @@ from model.likelihood import SCALE_CENTRE, SCALE_HALF
 
 Floats = NDArray[np.float32]
 
-_njit: Any = numba.njit(cache=True, nogil=True)
 LOWEST_UNIFORM = 1e-7
 LOWEST_LOG, HIGHEST_LOG = -12.0, 8.0
 LEAST_REMAINING = 1e-3
 
 
-@_njit
+@numba.njit(cache=True, nogil=True)
 def normal_quantile(p: float) -> float:
     """z with Φ(z) = p for 0 < p < 1, relative error below 1.2e−9 (P. J. Acklam's rational approximation, 2003)."""
     if p < 0.02425 or p > 1 - 0.02425:
         tail = p if p < 0.5 else 1 - p
         q = math.sqrt(-2 * math.log(tail))
-        top = ((((-7.784894002430293e-03 * q - 3.223964580411365e-01) * q - 2.400758277161838) * q - 2.549732539343734) * q + 4.374664141464968) * q + 2.938163982698783
-        bottom = (((7.784695709041462e-03 * q + 3.224671290700398e-01) * q + 2.445134137142996) * q + 3.754408661907416) * q + 1
+        top = (
+            (((-7.784894002430293e-03 * q - 3.223964580411365e-01) * q - 2.400758277161838) * q - 2.549732539343734) * q
+            + 4.374664141464968
+        ) * q + 2.938163982698783
+        bottom = (
+            ((7.784695709041462e-03 * q + 3.224671290700398e-01) * q + 2.445134137142996) * q + 3.754408661907416
+        ) * q + 1
         z = top / bottom
         return z if p < 0.5 else -z
     q = p - 0.5
     r = q * q
-    top = (((((-3.969683028665376e01 * r + 2.209460984245205e02) * r - 2.759285104469687e02) * r + 1.383577518672690e02) * r - 3.066479806614716e01) * r + 2.506628277459239) * q
-    bottom = ((((-5.447609879822406e01 * r + 1.615858368580409e02) * r - 1.556989798598866e02) * r + 6.680131188771972e01) * r - 1.328068155288572e01) * r + 1
+    top = (
+        (
+            (((-3.969683028665376e01 * r + 2.209460984245205e02) * r - 2.759285104469687e02) * r + 1.383577518672690e02)
+            * r
+            - 3.066479806614716e01
+        )
+        * r
+        + 2.506628277459239
+    ) * q
+    bottom = (
+        (((-5.447609879822406e01 * r + 1.615858368580409e02) * r - 1.556989798598866e02) * r + 6.680131188771972e01) * r
+        - 1.328068155288572e01
+    ) * r + 1
     return top / bottom
 
 
-@_njit
+@numba.njit(cache=True, nogil=True)
 def mixture_value(outputs: Floats, uniform: float) -> float:
     """A value of the mixture with raw outputs (3K,): the uniform picks the component, its remainder the quantile."""
     components = outputs.shape[0] // 3
@@ -59,10 +73,10 @@ def mixture_value(outputs: Floats, uniform: float) -> float:
         weight = math.exp(outputs[chosen] - highest)
     within = min(max(left / weight, LOWEST_UNIFORM), 1 - LOWEST_UNIFORM)
     log_scale = SCALE_CENTRE + SCALE_HALF * math.tanh((outputs[2 * components + chosen] - SCALE_CENTRE) / SCALE_HALF)
-    return outputs[components + chosen] + math.exp(log_scale) * normal_quantile(within)
+    return float(outputs[components + chosen] + math.exp(log_scale) * normal_quantile(within))
 
 
-@_njit
+@numba.njit(cache=True, nogil=True)
 def mixture_values(outputs: Floats, uniforms: Floats) -> Floats:
     """Values (rows,) of mixtures with raw outputs (rows, 3K)."""
     values = np.empty(outputs.shape[0], dtype=np.float32)
@@ -71,7 +85,7 @@ def mixture_values(outputs: Floats, uniforms: Floats) -> Floats:
     return values
 
 
-@_njit
+@numba.njit(cache=True, nogil=True)
 def _affine(weight: Floats, bias: Floats, values: Floats, outputs: Floats) -> None:
     """outputs (o,) = values (i,) @ weight (i, o) + bias (o,)."""
     for o in range(outputs.shape[0]):
@@ -82,7 +96,7 @@ def _affine(weight: Floats, bias: Floats, values: Floats, outputs: Floats) -> No
             outputs[o] += value * weight[i, o]
 
 
-@_njit
+@numba.njit(cache=True, nogil=True)
 def _hardswish(values: Floats) -> None:
     """x · min(max(x + 3, 0), 6) / 6, in place."""
     for i in range(values.shape[0]):
@@ -90,7 +104,7 @@ def _hardswish(values: Floats) -> None:
         values[i] = x * min(max(x + np.float32(3), np.float32(0)), np.float32(6)) * np.float32(1 / 6)
 
 
-@_njit
+@numba.njit(cache=True, nogil=True)
 def profile_chain(
     layer_code: Floats,
     shared: Floats,
@@ -107,7 +121,7 @@ def profile_chain(
     memory: int,
     empty: float,
 ) -> tuple[Floats, Floats]:
-    """Layers drawn in order of depth: ln shares that sum to 1, and numbers of hits, (rows, L) each.
+    """Layers drawn in order of depth: ln shares of the total energy, and numbers of hits, (rows, L) each.
 
     The same maps as ``model.decoder.Profile.log_likelihood``, one layer after another: ``layer_code`` (rows, L, code),
     ``shared`` (rows, energy features and scaled response), weights (L, inputs, outputs), biases (L, 1, outputs),
@@ -156,23 +170,19 @@ def profile_chain(
                 inputs[fixed + 1] = 1.0 if filled else 0.0
                 inputs[fixed + 2] = share / 4 + 1 if filled else 0.0
                 inputs[fixed + 3] = math.log(1.0 + count) - 2.0
-        if spent > 0:
-            for layer in range(layers):
-                if counts[row, layer] > 0:
-                    log_shares[row, layer] -= math.log(spent)
     return log_shares, counts
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, inline="always")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, fastmath=True, inline="always")
 def _dot(first: Floats, second: Floats) -> float:
     """Σ_i first_i second_i; the order of the sum is the compiler's choice, once and for all."""
     total = np.float32(0)
     for i in range(first.shape[0]):
         total += first[i] * second[i]
-    return total
+    return float(total)
 
 
-@_njit
+@numba.njit(cache=True, nogil=True)
 def voxel_energies(
     logits: Floats,
     codes: Floats,
@@ -185,9 +195,10 @@ def voxel_energies(
     """Voxel energies (rows, L, A, R) that sum to ``energies`` (rows, L) over ``counts`` (rows, L) hits of each layer.
 
     The hits are a Pareto sample (Rosén, J. Stat. Plan. Inference 62, 1997): the voxels of largest ``logits``
-    (rows, L, A, R) + logistic noise, whose law is close to independent Bernoulli draws given their number. Their
-    energies are values of mixtures with raw outputs ``weight`` (R·3K, C) · ``codes`` (rows, L, A, C) + ``bias``
-    (L, 1, R·3K), scaled to the layer's energy. ``uniforms`` (rows, 2, L, A, R).
+    (rows, L, A, R) + logistic noise, so that each is hit with nearly the probability of its logit when these sum to the
+    count, as those of a trained decoder do, which sees the count. The hits' energies are values of mixtures with raw
+    outputs ``weight`` (R·3K, C) · ``codes`` (rows, L, A, C) + ``bias`` (L, 1, R·3K), scaled to the layer's energy.
+    ``uniforms`` (rows, 2, L, A, R).
     """
     rows, layers, angular, radial = logits.shape
     width = weight.shape[0] // radial

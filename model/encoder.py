@@ -37,7 +37,9 @@ def shower_features(showers: Tensor, view: ShowerView) -> Tensor:
     radial_energy = torch.log1p(showers.sum(dim=2)) / 4
     radial_hits = torch.log1p(view.hit.sum(dim=2).to(showers.dtype)) / 2
     angle = 2 * torch.pi * torch.arange(angular) / angular
-    zones = torch.stack([showers[..., a:b].sum(dim=3) for a, b in zip(starts, [*starts[1:], radial], strict=True)], dim=2)
+    zones = torch.stack(
+        [showers[..., a:b].sum(dim=3) for a, b in zip(starts, [*starts[1:], radial], strict=True)], dim=2
+    )
     amount = zones.sum(dim=3, keepdim=True).clamp_min(1e-3)
     waves = torch.stack([wave(k * angle) for k in HARMONICS for wave in (torch.cos, torch.sin)], dim=1)
     harmonics = (zones @ waves) / amount
@@ -67,7 +69,9 @@ class Encoder(nn.Module):
         self.level_hidden = nn.ModuleList(nn.Linear(shape.hidden + bits, shape.level_hidden) for bits in seen)
         self.level_logits = nn.ModuleList(nn.Linear(shape.level_hidden, bits) for bits in shape.partition_bits)
 
-    def forward(self, features: Tensor, energy: Tensor, noise: Tensor, beta: float, *, hard: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, energy: Tensor, noise: Tensor, beta: float, *, hard: bool
+    ) -> tuple[Tensor, Tensor]:
         """Spins and logits of P(s = +1), (rows, free bits) each.
 
         ``features`` of ``shower_features``, ``energy`` features, ``noise`` (rows, free bits) standard logistic.
@@ -77,7 +81,9 @@ class Encoder(nn.Module):
         spins: list[Tensor] = []
         logits: list[Tensor] = []
         start = 0
-        for bits, level_hidden, level_logits in zip(self.shape.partition_bits, self.level_hidden, self.level_logits, strict=True):
+        for bits, level_hidden, level_logits in zip(
+            self.shape.partition_bits, self.level_hidden, self.level_logits, strict=True
+        ):
             logit = level_logits(gelu(level_hidden(torch.cat([hidden, *spins], dim=1))))
             spins.append(relaxed_spins(logit, noise[:, start : start + bits], beta, hard=hard))
             logits.append(logit)

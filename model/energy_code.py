@@ -51,7 +51,9 @@ class ThermometerCode:
 
     def __post_init__(self) -> None:
         if not 2 <= self.level_count <= self.width + 1:
-            raise InvalidInputError("levels", self.level_count, f"2 to {self.width + 1} (one more than condition spins)")
+            raise InvalidInputError(
+                "levels", self.level_count, f"2 to {self.width + 1} (one more than condition spins)"
+            )
         if not 0 < self.low_mev < self.high_mev:
             raise InvalidInputError("domain_mev", (self.low_mev, self.high_mev), "0 < low < high")
 
@@ -59,7 +61,10 @@ class ThermometerCode:
         """Level 0..K−1 of each energy; energies beyond the domain get the nearest level."""
         span = np.log(self.high_mev / self.low_mev)
         position = np.log(np.asarray(incident_energies_mev, dtype=np.float64) / self.low_mev) / span
-        return np.clip(np.floor(position * self.level_count), 0, self.level_count - 1).astype(np.int64)
+        levels: NDArray[np.int64] = np.clip(np.floor(position * self.level_count), 0, self.level_count - 1).astype(
+            np.int64
+        )
+        return levels
 
     def conditions(self, incident_energies_mev: NDArray[np.float64]) -> NDArray[np.int8]:
         """Spins (rows, width)."""
@@ -68,7 +73,9 @@ class ThermometerCode:
     def alphabet(self) -> NDArray[np.int8]:
         """All conditions, (level_count, width), by level."""
         thresholds = self.level_count - 1
-        step = next(step for step in range(int(0.618 * thresholds) + 1, 2 * thresholds + 2) if np.gcd(step, thresholds) == 1)
+        step = next(
+            step for step in range(int(0.618 * thresholds) + 1, 2 * thresholds + 2) if np.gcd(step, thresholds) == 1
+        )
         threshold_of_spin = np.arange(self.width) * step % thresholds
         above = np.arange(self.level_count)[:, None] > threshold_of_spin[None, :]
         return np.where(above, 1, -1).astype(np.int8)
@@ -76,8 +83,9 @@ class ThermometerCode:
 
 @dataclass(frozen=True, slots=True)
 class BitCode:
-    """The reference's code: 20 bits each of int(E), int(√E·√10) and int(ln E·e¹⁰), E in MeV, least significant bit first,
-    repeated as often as it fits, the remaining spins −1.
+    """The reference's code: 20 bits each of int(E), int(√E·√10) and int(ln E·e¹⁰), E in MeV.
+
+    The least significant bit comes first; the word is repeated as often as it fits, the remaining spins are −1.
     """
 
     width: int

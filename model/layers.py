@@ -119,10 +119,10 @@ class RadialOutputs(nn.Module):
 
     def forward(self, code: Tensor) -> Tensor:
         """(rows, L, A, voxel_channels) → (rows, L, A, R, width)."""
-        outputs = self.linear(code) + self.layer_bias
+        outputs: Tensor = self.linear(code) + self.layer_bias
         return outputs.view(*code.shape[:-1], self.radial, self.width)
 
     def at(self, code: Tensor, layer: Tensor) -> Tensor:
         """The same for chosen angular bins: codes (bins, voxel_channels) of layers (bins,) → (bins, R, width)."""
-        outputs = self.linear(code) + self.layer_bias[:, 0].index_select(0, layer)
+        outputs: Tensor = self.linear(code) + self.layer_bias[:, 0].index_select(0, layer)
         return outputs.view(-1, self.radial, self.width)

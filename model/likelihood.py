@@ -27,9 +27,7 @@ LOWEST_COUNT_PROBABILITY = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class NormalMixture:
-    """Σ_k w_k Normal(μ_k, σ_k) on the real line. Tensors (..., K): ``log_weights`` normalised, ``means``,
-    ``log_scales``.
-    """
+    """Σ_k w_k Normal(μ_k, σ_k) on the real line; tensors (..., K), the weights normalised."""
 
     log_weights: Tensor
     means: Tensor
@@ -38,7 +36,7 @@ class NormalMixture:
     @classmethod
     def from_outputs(cls, outputs: Tensor) -> Self:
         """From raw network outputs (..., 3K): K logits of the weights, K means, K raw scales."""
-        weights, means, raw_scales = outputs.split(outputs.shape[-1] // 3, dim=-1)
+        weights, means, raw_scales = torch.chunk(outputs, 3, dim=-1)
         log_scales = SCALE_CENTRE + SCALE_HALF * torch.tanh((raw_scales - SCALE_CENTRE) / SCALE_HALF)
         return cls(torch.log_softmax(weights, dim=-1), means, log_scales)
 
@@ -50,7 +48,8 @@ class NormalMixture:
     def cumulative(self, value: Tensor) -> Tensor:
         """P(X ≤ value)."""
         z = (value.unsqueeze(-1) - self.means) * torch.exp(-self.log_scales)
-        return (self.log_weights.exp() * torch.special.ndtr(z)).sum(dim=-1)
+        below: Tensor = torch.special.ndtr(z)
+        return (self.log_weights.exp() * below).sum(dim=-1)
 
 
 def bernoulli_log_probability(logit: Tensor, happened: Tensor) -> Tensor:
@@ -59,7 +58,7 @@ def bernoulli_log_probability(logit: Tensor, happened: Tensor) -> Tensor:
 
 
 def count_log_probability(mixture: NormalMixture, count: Tensor, highest: Tensor) -> Tensor:
-    """ln P(n) of a count 1..highest: the mixture on ln n, its mass between ln(n − ½) and ln(n + ½), open at both ends."""
+    """ln P(n) of a count 1..highest: the mass of a mixture on ln n from ln(n − ½) to ln(n + ½), open at both ends."""
     upper = torch.where(count >= highest, torch.ones_like(count), mixture.cumulative((count + 0.5).log()))
     lower = torch.where(count <= 1, torch.zeros_like(count), mixture.cumulative((count - 0.5).clamp_min(0.5).log()))
     return (upper - lower).clamp_min(LOWEST_COUNT_PROBABILITY).log()

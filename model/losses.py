@@ -18,7 +18,7 @@ def squared_error_loss(
 ) -> Tensor:
     """Loss (rows,) of scaled voxels u, (rows, L, A, R), against predictions û and hit logits.
 
-    Without ``high``, the published weights (arXiv:2312.03179): 0.01 · Σ (u − û)² e^{u/2}. With ``high`` a and ``low`` b,
+    Without ``high``, the published weights (arXiv:2312.03179): 0.01 · Σ (u − û)² e^{u/2}. With ``high`` a, ``low`` b,
     those of the update of 2024-11-21: (u − û)² · [exp(a(u − ⟨u⟩)) + exp(−b(u − ⟨u⟩))], ⟨u⟩ the mean over the shower; a
     higher b wants a higher a. Both with the summed cross entropy of the hits.
     """

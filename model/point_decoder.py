@@ -21,6 +21,8 @@ HIGHEST_SCALED = {"log1p": 3.3, "logit": 32.3}
 class PointDecoder(nn.Module):
     """See the module. ``scaling`` is the name of the voxel scaling."""
 
+    mask: Tensor
+
     def __init__(self, shape: DecoderShape, scaling: str) -> None:
         super().__init__()
         self.shape = shape
@@ -47,11 +49,10 @@ class PointDecoder(nn.Module):
         return logits, self.highest * torch.sigmoid(outputs[..., 1])
 
     @torch.inference_mode()
-    def draw(
-        self, latent: Tensor, incident_energies: Tensor, uniforms: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def draw(self, latent: Tensor, incident_energies: Tensor, uniforms: NDArray[np.float32]) -> NDArray[np.float32]:
         """Showers (rows, L, A, R) in MeV; arguments as of ``SampledDecoder.draw``."""
         logits, activation = self(latent, incident_energies)
         hit = torch.from_numpy(uniforms).view_as(logits) < torch.sigmoid(logits)
         showers: NDArray[np.float32] = (self.scaling.inverse(activation) * hit).numpy()
-        return showers * incident_energies.numpy()[:, None, None, None]
+        energies: NDArray[np.float32] = incident_energies.numpy()[:, None, None, None]
+        return showers * energies

@@ -46,7 +46,7 @@ class RBM(nn.Module):
 
     @torch.no_grad()
     def contrast(self, data: Tensor, model: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients (h, J) of −ln P(data): ⟨s⟩ and ⟨s s'⟩ of ``data`` (rows, nodes) minus those of ``model`` (chains, nodes)."""
+        """Gradients (h, J) of −ln P(data): ⟨s⟩, ⟨s s'⟩ of ``data`` minus those of ``model``, (rows, nodes)."""
         biases = data.mean(dim=0) - model.mean(dim=0)
         pairs = data.T @ data / len(data) - model.T @ model / len(model)
         return biases, pairs[self.first, self.second]

@@ -11,38 +11,36 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+Words = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 _DOMAIN_TAG = np.uint64(0x53485752)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=False)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
+def philox_block(counter: Words, key: tuple[np.uint64, np.uint64]) -> Words:
+    """Four 32-bit words of Philox4x32-10."""
+    mask, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+    c0, c1, c2, c3 = np.uint64(counter[0]), np.uint64(counter[1]), np.uint64(counter[2]), np.uint64(counter[3])
+    k0, k1 = np.uint64(key[0]), np.uint64(key[1])
+    for _ in range(10):
+        p0 = np.uint64(0xD2511F53) * c0
+        p1 = np.uint64(0xCD9E8D57) * c2
+        c0, c1, c2, c3 = (p1 >> shift) ^ c1 ^ k0, p1 & mask, (p0 >> shift) ^ c3 ^ k1, p0 & mask
+        k0 = (k0 + np.uint64(0x9E3779B9)) & mask
+        k1 = (k1 + np.uint64(0xBB67AE85)) & mask
+    return c0, c1, c2, c3
+
+
+@numba.njit(cache=True, nogil=True)
 def _fill(streams: NDArray[np.uint64], out: NDArray[np.float32]) -> None:
-    mask = np.uint64(0xFFFFFFFF)
-    shift = np.uint64(32)
-    nine = np.uint64(9)
-    for row in range(streams.shape[0]):
+    mask, shift, nine = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(9)
+    rows, count = out.shape
+    for row in range(rows):
         seed, index = streams[row, 0], streams[row, 1]
-        count = out.shape[1]
-        for block in range((count + 3) // 4):
-            c0 = np.uint64(block)
-            c1 = index & mask
-            c2 = index >> shift
-            c3 = _DOMAIN_TAG
-            k0 = seed & mask
-            k1 = seed >> shift
-            for _ in range(10):
-                p0 = np.uint64(0xD2511F53) * c0
-                p1 = np.uint64(0xCD9E8D57) * c2
-                c0, c1, c2, c3 = (p1 >> shift) ^ c1 ^ k0, p1 & mask, (p0 >> shift) ^ c3 ^ k1, p0 & mask
-                k0 = (k0 + np.uint64(0x9E3779B9)) & mask
-                k1 = (k1 + np.uint64(0xBB67AE85)) & mask
-            first = 4 * block
-            out[row, first] = (np.float32(c0 >> nine) + np.float32(0.5)) * np.float32(2.0**-23)
-            if first + 1 < count:
-                out[row, first + 1] = (np.float32(c1 >> nine) + np.float32(0.5)) * np.float32(2.0**-23)
-            if first + 2 < count:
-                out[row, first + 2] = (np.float32(c2 >> nine) + np.float32(0.5)) * np.float32(2.0**-23)
-            if first + 3 < count:
-                out[row, first + 3] = (np.float32(c3 >> nine) + np.float32(0.5)) * np.float32(2.0**-23)
+        key = (seed & mask, seed >> shift)
+        for first in range(0, count, 4):
+            words = philox_block((np.uint64(first // 4), index & mask, index >> shift, _DOMAIN_TAG), key)
+            for place in range(min(4, count - first)):
+                out[row, first + place] = (np.float32(words[place] >> nine) + np.float32(0.5)) * np.float32(2.0**-23)
 
 
 def uniforms(streams: NDArray[np.uint64], count: int) -> NDArray[np.float32]:

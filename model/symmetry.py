@@ -1,9 +1,9 @@
 """The symmetry of showers on the calorimeter's axis: rotations by one angular bin, and mirror images.
 
-The group ``dihedral`` has 2·A elements for A angular bins. Element g < A rotates by g bins; element g ≥ A mirrors (angular bin
-a → −a mod A) and then rotates by g − A bins. Training showers are brought to a canonical orientation; generated ones
-are turned by a uniformly random element, so that the law of generated showers is invariant exactly. Layers with one
-angular bin stay as they are; showers of calorimeters without the symmetry use the group ``none``.
+The group ``dihedral`` has 2·A elements for A angular bins. Element g < A rotates by g bins; element g ≥ A mirrors
+(angular bin a → −a mod A) and then rotates by g − A bins. Training showers are brought to a canonical orientation;
+generated ones are turned by a uniformly random element, so that the law of generated showers is invariant exactly.
+Layers with one angular bin stay as they are; showers of calorimeters without the symmetry use the group ``none``.
 """
 
 from __future__ import annotations
@@ -37,10 +37,8 @@ def turn(showers: NDArray[np.float32], elements: NDArray[np.int64], grid: Grid) 
     return turned
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _turn(
-    showers: NDArray[np.float32], elements: NDArray[np.int64], turning: NDArray[np.bool_]
-) -> NDArray[np.float32]:
+@numba.njit(cache=True, nogil=True)
+def _turn(showers: NDArray[np.float32], elements: NDArray[np.int64], turning: NDArray[np.bool_]) -> NDArray[np.float32]:
     rows, layers, angular, radial = showers.shape
     turned = np.empty_like(showers)
     for row in range(rows):
@@ -71,4 +69,5 @@ def canonical_elements(showers: NDArray[np.float32], grid: Grid) -> NDArray[np.i
     nearest = np.rint(centre)
     # A mirrored shower has its centre at -centre, so that it must be rotated by +nearest instead.
     element = np.where(centre < nearest, angular + nearest % angular, (-nearest) % angular)
-    return element.astype(np.int64)
+    result: NDArray[np.int64] = element.astype(np.int64)
+    return result

@@ -66,7 +66,9 @@ def geometry_of(section: DataSection) -> Geometry:
     if section.geometry in GEOMETRIES:
         return named_geometry(section.geometry)
     if section.particle is None:
-        raise InvalidInputError("data.geometry", section.geometry, f"one of {sorted(GEOMETRIES)}, or a binning XML file with data.particle")
+        raise InvalidInputError(
+            "data.geometry", section.geometry, f"one of {sorted(GEOMETRIES)}, or a binning XML file with data.particle"
+        )
     return read_binning_xml(Path(section.geometry), section.particle, threshold_mev=section.threshold_mev)
 
 
@@ -85,7 +87,9 @@ def load_training_showers(section: DataSection, symmetry: Symmetry, seed: int) -
         outside = np.flatnonzero((energies < low) | (energies > high))
         if len(outside):
             value = f"{energies[outside[0]]:g} MeV in row {outside[0]} of {file.path.name}"
-            raise InvalidInputError("data.domain_mev", value, f"a domain that holds the data, now {low:g} to {high:g} MeV")
+            raise InvalidInputError(
+                "data.domain_mev", value, f"a domain that holds the data, now {low:g} to {high:g} MeV"
+            )
         showers = grid.from_voxels(np.where(voxels < threshold, np.float32(0), voxels))
         energies_of.append(energies)
         showers_of.append(turn(showers, canonical_elements(showers, grid), grid) if symmetry == "dihedral" else showers)

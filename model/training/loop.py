@@ -7,6 +7,7 @@ killed and started again ends with the same result as one that was not.
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -72,7 +73,9 @@ def build_autoencoder(config: TrainingConfig, showers: TrainingShowers) -> Autoe
             encoder.load_state_dict(load_encoder_state(config.start_from))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            raise InvalidInputError("start_from", str(config.start_from), f"a bundle of the same networks ({reason})") from error
+            raise InvalidInputError(
+                "start_from", str(config.start_from), f"a bundle of the same networks ({reason})"
+            ) from error
     return Autoencoder(encoder, RBM(machine), decoder, high=network.high, low=network.low)
 
 
@@ -147,10 +150,15 @@ class Trainer:
             return False
         try:
             state: dict[str, Any] = torch.load(file, weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError) as error:
-            raise InvalidInputError(str(file), str(error).splitlines()[0], "a readable checkpoint; delete it to start anew") from error
+        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+            reason = f"unreadable ({type(error).__name__})"
+            raise InvalidInputError(str(file), reason, "a readable checkpoint; delete it to start anew") from error
         if state["config"] != self.config.model_dump_json():
-            raise InvalidInputError(str(file), "a checkpoint of another configuration", "the same configuration; delete it to start anew, or choose another output")
+            raise InvalidInputError(
+                str(file),
+                "a checkpoint of another configuration",
+                "the same configuration; delete it to start anew, or choose another output",
+            )
         self.model.load_state_dict(state["model"])
         self.network_optimizer.load_state_dict(state["network_optimizer"])
         self.prior_optimizer.load_state_dict(state["prior_optimizer"])
@@ -178,8 +186,10 @@ class Trainer:
     def _bound(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Bound:
         showers, energies, view = self.showers.view(rows)
         conditions = torch.from_numpy(self.code.conditions(self.showers.energies[rows])).float()
-        noise = torch.from_numpy(rng.logistic(size=(len(rows), self.model.decoder.shape.latent_bits)).astype(np.float32))
-        done = min(1.0, self.step / self.schedule.autoencoder_steps)
+        noise = torch.from_numpy(
+            rng.logistic(size=(len(rows), self.model.decoder.shape.latent_bits)).astype(np.float32)
+        )
+        done = min(1.0, self.step / max(1, self.schedule.autoencoder_steps))
         start, end = self.schedule.relaxation_start, self.schedule.relaxation_end
         bound: Bound = self.model(
             self.showers.features[rows],
@@ -209,7 +219,11 @@ class Trainer:
         latent = divergence(bound.logits, self.model.rbm.energy(bound.spins), model_energy)
         loss = bound.reconstruction.mean() + weight * latent
         if not torch.isfinite(loss):
-            raise InvalidInputError("schedule.learning_rate", schedule.learning_rate, f"a rate at which the loss stays finite (step {self.step})")
+            raise InvalidInputError(
+                "schedule.learning_rate",
+                schedule.learning_rate,
+                f"a rate at which the loss stays finite (step {self.step})",
+            )
         self.network_optimizer.zero_grad()
         self.prior_optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -227,12 +241,18 @@ class Trainer:
             self.model.load_state_dict({**self.averages, **self._prior_state()})
         rng = np.random.default_rng((schedule.seed, 4, self.step))
         done = (self.step - schedule.autoencoder_steps) / schedule.prior_steps
-        _set_rate(self.prior_optimizer, schedule.prior_learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))))
+        _set_rate(
+            self.prior_optimizer, schedule.prior_learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        )
         rows = rng.choice(self.showers.training, schedule.prior_batch, p=self.showers.probability)
         energies = torch.from_numpy(self.showers.energies[rows]).float()
-        noise = torch.from_numpy(rng.logistic(size=(len(rows), self.model.decoder.shape.latent_bits)).astype(np.float32))
+        noise = torch.from_numpy(
+            rng.logistic(size=(len(rows), self.model.decoder.shape.latent_bits)).astype(np.float32)
+        )
         latent, _ = self.model.encode(self.showers.features[rows], energies, noise, 1.0, hard=True)
-        posterior = torch.cat([torch.from_numpy(self.code.conditions(self.showers.energies[rows])).float(), latent], dim=1)
+        posterior = torch.cat(
+            [torch.from_numpy(self.code.conditions(self.showers.energies[rows])).float(), latent], dim=1
+        )
         self._advance_chains(rng)
         chains = torch.from_numpy(self.chains).float()
         rbm = self.model.rbm

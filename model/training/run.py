@@ -10,6 +10,7 @@ from model.training.config import TrainingConfig, read_config
 from model.training.data import TrainingShowers, load_training_showers
 from model.training.loop import Report, Trainer, decoder_fields
 
+
 def train(config_path: Path, *, resume: bool = True, report: Report | None = None) -> Path:
     """Train as the YAML file says and return the folder of the bundle it wrote.
 
@@ -33,13 +34,17 @@ def _silent(step: int, figures: dict[str, float]) -> None:
     """No report."""
 
 
-def _export(config: TrainingConfig, showers: TrainingShowers, trainer: Trainer, figures: dict[str, float], target: Path) -> Path:
+def _export(
+    config: TrainingConfig, showers: TrainingShowers, trainer: Trainer, figures: dict[str, float], target: Path
+) -> Path:
     trainer.model.load_state_dict(trainer.averages)
     model = trainer.model
     machine = model.rbm.machine()
     training: dict[str, Any] = {
         "files": showers.sources,
-        "configuration": config.model_dump(mode="json", exclude={"output": True, "data": {"files"}, "start_from": True}),
+        "configuration": config.model_dump(
+            mode="json", exclude={"output": True, "data": {"files"}, "start_from": True}
+        ),
         "command": f"qshower train {config.name}.yaml",
         "steps": trainer.step,
         "seconds": round(trainer.seconds),
