@@ -30,6 +30,8 @@ FIT_RATIO = 1 / 3
 COUNT_IMBALANCE = 1.1
 LEAST_FOR_ORDER = 50
 LEAST_OVERLAP = 0.01
+# Extremes of two sets drawn from one law differ by a few per cent.
+RANGE_MARGIN = 0.1
 
 Array = NDArray[np.float64]
 
@@ -117,7 +119,7 @@ def _refuse_units(reference: ShowerSet, sample: ShowerSet) -> None:
 
 
 def _overlap(reference: Array, sample: Array) -> float:
-    inside = (sample >= reference.min() * (1 - 1e-3)) & (sample <= reference.max() * (1 + 1e-3))
+    inside = (sample >= reference.min() * (1 - RANGE_MARGIN)) & (sample <= reference.max() * (1 + RANGE_MARGIN))
     return float(inside.mean())
 
 
@@ -224,7 +226,7 @@ def _warnings(reference: ShowerSet, sample: ShowerSet) -> Iterator[Finding]:
         )
     outside = len(sample) - round(_overlap(first, second) * len(sample))
     if outside:
-        yield Finding("energy_range", outside, f"{outside} incident energies lie outside the reference's range.")
+        yield Finding("energy_range", outside, f"{outside} incident energies lie well outside the reference's range.")
     shared = len(sample.digests & reference.digests)
     if shared:
         yield Finding(

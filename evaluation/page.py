@@ -62,7 +62,8 @@ def page(result: Evaluation, data: dict[str, Any]) -> str:
         f"<p>Calorimeter showers of generators are compared with simulated ones, here called the reference, "
         f"the way the CaloChallenge does. Geometry {escape(data['geometry'])}, {data['voxels']} voxels; reference "
         f"<code>{escape(data['reference']['path'])}</code> with {data['reference']['count']} showers; made "
-        f"{escape(data['created'])}{', quick run' if data['quick'] else ''}.</p><nav>{links}</nav>{body}</body></html>\n"
+        f"{escape(data['created'])}{', quick run' if data['quick'] else ''}.</p>"
+        f"<nav>{links}</nav>{body}</body></html>\n"
     )
 
 
@@ -104,7 +105,7 @@ def _summary(data: dict[str, Any]) -> str:
         text += '<p class="warning">The reference has too few showers to be halved: there is no floor.</p>'
     elif any(floor["count"] < sample["count"] for sample in data["samples"]):
         text += (
-            f'<p class="note">The floor was taken at N = {floor["count"]} because the reference was halved. Separation, '
+            f'<p class="note">The floor was taken at N = {floor["count"]}, less than the samples have. Separation, '
             "FPD and KPD fall with N: compare them at the floor's N, given in the sections below, or give a second "
             "reference file for a floor at full N.</p>"
         )
@@ -418,9 +419,9 @@ def _cost(data: dict[str, Any]) -> str:
             for row in cost["batches"]
         ]
         text = (
-            f"<p>Bundle {escape(cost['bundle'])} on {escape(cost['hardware'])}: {cost['decoder_parameters']} parameters "
-            f"of the decoder, {cost['machine_parameters']} of the Boltzmann machine, peak memory "
-            f"{cost['peak_memory_bytes'] / 2**20:.0f} MiB, {cost['sweeps']} Gibbs sweeps for each shower.</p>"
+            f"<p>Bundle {escape(cost['bundle'])} on {escape(cost['hardware'])}: "
+            f"{cost['decoder_parameters']} parameters of the decoder, {cost['machine_parameters']} of the Boltzmann "
+            f"machine, peak memory {cost['peak_memory_bytes'] / 2**20:.0f} MiB, {cost['sweeps']} Gibbs sweeps for each shower.</p>"
             + _table(["batch", "ms per shower", "of it latents", "of it decoder", "CPU ms per shower", "repeats"], rows)
         )
     qpu = [

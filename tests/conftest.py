@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model.geometry import Geometry
 from sampler.lattice import compact_lattice
 from sampler.machine import BoltzmannMachine
 from sampler.request import LatentRequest, SamplerOptions
@@ -216,3 +217,37 @@ def untrained_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
         decoder = build_decoder("sampled", shape, "logit")
         save_bundle(folder / manifest.name, manifest, machine, decoder.state_dict())
     return folder
+
+
+ToyShowers = Callable[..., tuple[NDArray[np.float64], NDArray[np.float32]]]
+
+
+@pytest.fixture(scope="session")
+def toy_showers() -> ToyShowers:
+    """Maker of shower-like deposits in any geometry: ``toy_showers(geometry, count, seed)``, energies in MeV.
+
+    Energies are log-uniform; depth, response, direction and every voxel fluctuate; the law has no preferred angle.
+    """
+
+    def make(
+        geometry: Geometry, count: int, seed: int, low_mev: float = 1e3, high_mev: float = 1e5
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        rng = np.random.default_rng(seed)
+        energies = np.exp(rng.uniform(np.log(low_mev), np.log(high_mev), count)).astype(np.float32).astype(float)
+        depth = np.concatenate([np.full(layer.voxel_count, row) for row, layer in enumerate(geometry.layers)]) / max(
+            geometry.layer_count - 1, 1
+        )
+        outer = max(layer.r_edges_mm[-1] for layer in geometry.layers)
+        radius = geometry.r_mm() / outer
+        angle = np.arctan2(geometry.y_mm(), geometry.x_mm())
+        peak = 0.3 + 0.05 * np.log(energies / 1e3) + rng.normal(0, 0.04, count)
+        side = rng.uniform(-np.pi, np.pi, count)
+        shape = np.exp(-0.5 * ((depth - peak[:, None]) / 0.15) ** 2 - radius / 0.15)
+        shape *= 1 + 0.3 * np.cos(angle - side[:, None])
+        response = 0.9 + 0.1 * rng.normal(size=count) * np.sqrt(1e3 / energies)
+        expected = shape / shape.sum(axis=1, keepdims=True) * (response * energies)[:, None]
+        showers = expected * rng.gamma(4.0, 0.25, expected.shape)
+        showers[showers < max(geometry.threshold_mev, 1e-3)] = 0
+        return energies, showers.astype(np.float32)
+
+    return make
