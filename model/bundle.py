@@ -27,6 +27,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from model.atomic import replacing
 from model.decoder import SampledDecoder
 from model.energy_code import EnergyCodeKind, build_energy_code
 from model.geometry import geometry_from_dict
@@ -293,7 +294,7 @@ def save_bundle(
         contents[ENCODER_FILE] = _tensor_bytes(encoder_state)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     complete = manifest.model_copy(update={"lattice": lattice_of(machine), "files": hashes})
-    contents[MANIFEST] = (json.dumps(complete.model_dump(mode="json"), separators=(",", ":")) + "\n").encode()
+    contents[MANIFEST] = _manifest_bytes(complete)
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -310,6 +311,19 @@ def save_bundle(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return complete
+
+
+def update_manifest(path: Path | str, **changes: Any) -> Manifest:
+    """Change fields of a bundle's manifest in place, whole or not at all: a measured figure, another description."""
+    folder = Path(path)
+    manifest = Manifest.model_validate({**read_manifest(folder)[0].model_dump(), **changes})
+    with replacing(folder / MANIFEST) as temporary:
+        temporary.write_bytes(_manifest_bytes(manifest))
+    return manifest
+
+
+def _manifest_bytes(manifest: Manifest) -> bytes:
+    return (json.dumps(manifest.model_dump(mode="json"), separators=(",", ":")) + "\n").encode()
 
 
 def _tensor_bytes(state: Mapping[str, Tensor]) -> bytes:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from model.atomic import replacing
-from model.bundle import MANIFEST, Bundle
+from model.bundle import MANIFEST, Bundle, update_manifest
 from sampler.diagnostics import Agreement, SweepCalibration, calibrate_sweeps
 from sampler.errors import InvalidInputError, SamplerUnavailableError
 from sampler.request import SamplerOptions
@@ -89,11 +87,8 @@ def _save(bundle: Bundle, found: SweepCalibration) -> None:
             for sweeps, figures in found.table.items()
         },
     }
-    manifest = bundle.manifest.model_copy(update={"sweeps": found.sweeps, "sweeps_measurement": measurement})
-    path = bundle.path / MANIFEST
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(manifest.model_dump(mode="json"), separators=(",", ":")) + "\n")
-    say(f"wrote {path}")
+    update_manifest(bundle.path, sweeps=found.sweeps, sweeps_measurement=measurement)
+    say(f"wrote {bundle.path / MANIFEST}")
 
 
 def _qpu(settings: Settings, model: str | None, solver: str | None, annealing_time_us: float | None) -> None:
