@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from time import monotonic
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from sampler.gibbs.graph import Programme, programme_of
 from sampler.gibbs.schedule import checked_sweeps, ramp_and_hold
 from sampler.gibbs.streams import DRAW, REFINE, start_word, stream_keys
 from sampler.machine import BoltzmannMachine
+
+Device = Literal["cpu", "cuda"]
 
 
 def available_threads() -> int:
@@ -43,6 +46,7 @@ def draw(
     beta: float = 1.0,
     threads: int | None = None,
     deadline: float | None = None,
+    device: Device = "cpu",
 ) -> NDArray[np.int8]:
     """States (rows, nodes) drawn from scratch: random start, ramp and hold, the condition held.
 
@@ -54,6 +58,7 @@ def draw(
         beta: the law is P(s) ∝ exp(−beta·E(s)).
         threads: worker threads, None for one on each processor.
         deadline: ``time.monotonic`` instant past which SamplerTimeoutError is raised.
+        device: ``"cpu"`` or ``"cuda"``.
     """
     betas = ramp_and_hold(sweeps, checked_beta(beta))
     programme = programme_of(machine, beta=beta)
@@ -62,7 +67,7 @@ def draw(
     spins = np.empty((conditions.shape[0], machine.node_count), dtype=np.int8)
     spins[:, programme.graph.held] = conditions
     _scatter_start(spins, programme.graph.order, keys)
-    run(programme, spins, betas, keys, threads=threads, deadline=deadline)
+    run(programme, spins, betas, keys, threads=threads, deadline=deadline, device=device)
     return spins
 
 
@@ -76,6 +81,7 @@ def refine(
     free_condition: bool = False,
     threads: int | None = None,
     deadline: float | None = None,
+    device: Device = "cpu",
 ) -> NDArray[np.int8]:
     """States (rows, nodes) after ``sweeps`` Gibbs sweeps at ``beta`` from given states; ``spins`` is left as it is.
 
@@ -92,6 +98,7 @@ def refine(
         free_condition: sweep partition 0 too.
         threads: worker threads, None for one on each processor.
         deadline: ``time.monotonic`` instant past which SamplerTimeoutError is raised.
+        device: ``"cpu"`` or ``"cuda"``.
     """
     rows = spins.shape[0]
     if spins.shape != (rows, machine.node_count) or spins.dtype != np.int8:
@@ -103,7 +110,15 @@ def refine(
     betas = np.full(checked_sweeps(sweeps, least=0), checked_beta(beta))
     programme = programme_of(machine, free_condition=free_condition, beta=beta)
     result = np.array(spins, dtype=np.int8, order="C")
-    run(programme, result, betas, stream_keys(np.array(streams), REFINE), threads=threads, deadline=deadline)
+    run(
+        programme,
+        result,
+        betas,
+        stream_keys(np.array(streams), REFINE),
+        threads=threads,
+        deadline=deadline,
+        device=device,
+    )
     return result
 
 
@@ -122,6 +137,7 @@ def run(
     *,
     threads: int | None = None,
     deadline: float | None = None,
+    device: Device = "cpu",
 ) -> None:
     """Sweep ``spins`` (rows, nodes) in place, one sweep for each entry of ``betas``, rows seeded by ``keys``."""
     if spins.shape[0] == 0 or betas.shape[0] == 0 or programme.graph.updates == 0:
@@ -130,6 +146,12 @@ def run(
     def on_time() -> None:
         if deadline is not None and monotonic() > deadline:
             raise SamplerTimeoutError("gibbs: the deadline passed before all chains had run")
+
+    if device == "cuda":
+        from sampler.gibbs.cuda import run_on_device
+
+        run_on_device(programme, spins, betas, keys, on_time=on_time)
+        return
 
     def piece(rows: slice) -> None:
         if programme.wide:

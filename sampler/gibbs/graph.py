@@ -51,6 +51,7 @@ class GibbsGraph:
         held: (condition nodes,) int32, nodes that are not updated; empty when every class is free.
         held_indptr, held_columns, held_edge_ids: for each entry of ``order``, its neighbours among ``held`` (column
             of the condition) and their edges.
+        colours: (updates,) int8, partition of each entry of ``order``, ascending.
         degree: largest number of neighbours of a node.
     """
 
@@ -63,6 +64,7 @@ class GibbsGraph:
     held_indptr: NDArray[np.int32]
     held_columns: NDArray[np.int32]
     held_edge_ids: NDArray[np.int32]
+    colours: NDArray[np.int8]
     degree: int
 
     @classmethod
@@ -100,6 +102,7 @@ class GibbsGraph:
             held_indptr=_rows(owners[~free], order.shape[0]),
             held_columns=places[~free],
             held_edge_ids=ids[entries[~free]],
+            colours=partitions[order],
             degree=int(degrees.max(initial=0)),
         )
 

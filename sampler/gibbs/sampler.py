@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from time import monotonic
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 
 from sampler.errors import InvalidInputError, SamplerUnavailableError
 from sampler.gibbs.blocks import BLOCK_TYPES
-from sampler.gibbs.chains import available_threads, draw, refine
+from sampler.gibbs.chains import Device, available_threads, draw, refine
 from sampler.gibbs.schedule import DEFAULT_SWEEPS, checked_sweeps
 from sampler.machine import PARTITION_COUNT, BoltzmannMachine
 from sampler.protocol import Availability, SamplerCapabilities
 from sampler.request import LatentBatch, LatentRequest, Provenance
-
-Device = Literal["cpu", "cuda"]
 
 __all__ = ["GibbsSampler", "refine", "warm_up"]
 
@@ -53,7 +51,11 @@ class GibbsSampler:
     def availability(self, machine: BoltzmannMachine) -> Availability:  # noqa: ARG002 - any machine will do
         """Always available on the CPU; on CUDA when torch sees a device."""
         if self.device == "cuda":
-            return Availability(available=False, reason="no CUDA device", detail={"device": "cuda"})
+            from sampler.gibbs import cuda
+
+            reason = cuda.missing()
+            detail = {"device": "cuda"} if reason else {"device": "cuda", "kernel": cuda.best_kernel()}
+            return Availability(available=reason is None, reason=reason, detail=detail)
         return Availability(available=True, detail={"device": "cpu", "threads": self.threads or available_threads()})
 
     def sample(self, request: LatentRequest) -> LatentBatch:
@@ -69,7 +71,13 @@ class GibbsSampler:
         sweeps = DEFAULT_SWEEPS if asked is None else checked_sweeps(asked, least=1, field="options.sweeps")
         deadline = None if request.deadline_s is None else began + request.deadline_s
         spins = draw(
-            request.machine, request.conditions, request.streams, sweeps, threads=self.threads, deadline=deadline
+            request.machine,
+            request.conditions,
+            request.streams,
+            sweeps,
+            threads=self.threads,
+            deadline=deadline,
+            device=self.device,
         )
         energies = request.machine.energies(spins)
         provenance = Provenance(sampler=self.name, sweeps=sweeps, beta=1.0, elapsed_s={"sample": monotonic() - began})

@@ -1,0 +1,79 @@
+"""The Gibbs kernels on a CUDA device: the CPU's spins to the bit, and the exact law."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sampler.gibbs import cuda
+from sampler.gibbs.chains import draw
+from sampler.gibbs.graph import programme_of
+from sampler.gibbs.sampler import GibbsSampler, refine
+from sampler.gibbs.schedule import ramp_and_hold
+from sampler.gibbs.streams import DRAW, stream_keys
+from sampler.request import SamplerOptions
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+
+
+def streams_of(seed, rows):
+    return np.stack([np.full(rows, seed), np.arange(rows)], axis=1).astype(np.uint64)
+
+
+@pytest.mark.parametrize("coupling", [0.3, 2.0, 60.0])
+@pytest.mark.parametrize("family", ["pegasus", "zephyr"])
+def test_fused_kernel_gives_the_cpus_spins(rng, lattice_machine, random_spins, family, coupling):
+    if cuda.best_kernel() != "fused":
+        pytest.skip("Triton is not installed")
+    machine = lattice_machine(rng, family, coupling=coupling)
+    conditions = random_spins(rng, (1000, 302))
+    streams = streams_of(6, 1000)
+    on_cpu = draw(machine, conditions, streams, 40)
+    assert np.array_equal(draw(machine, conditions, streams, 40, device="cuda"), on_cpu)
+    again = refine(machine, on_cpu, 7, streams, free_condition=True)
+    assert np.array_equal(refine(machine, on_cpu, 7, streams, free_condition=True, device="cuda"), again)
+
+
+@pytest.mark.parametrize("kernel", ["fused", "dense"])
+def test_law_of_small_machines(rng, random_machine, random_spins, enumerate_law, kernel):
+    """Mean energy and magnetisations within 6 standard errors: false alarms below 1e-7 a run."""
+    if kernel == "fused" and cuda.best_kernel() != "fused":
+        pytest.skip("Triton is not installed")
+    machine = random_machine(rng, free=10, condition=3, coupling=0.3)
+    condition, rows = random_spins(rng, (3,)), 100_000
+    law = enumerate_law(machine, condition)
+    spins = random_spins(rng, (rows, machine.node_count))
+    spins[:, machine.condition_nodes] = condition
+    keys = stream_keys(streams_of(1, rows), DRAW)
+    cuda.run_on_device(programme_of(machine), spins, ramp_and_hold(200), keys, kernel=kernel)
+    assert (spins[:, machine.condition_nodes] == condition).all()
+    for values, drawn in ((law.energies, machine.energies(spins)), (law.spins[:, law.free], spins[:, law.free])):
+        mean = law.mean(values)
+        deviation = np.sqrt(np.maximum(law.mean(np.square(values, dtype=np.float64)) - mean**2, 1e-3))
+        assert (np.abs(drawn.mean(axis=0) - mean) < 6 * deviation / np.sqrt(rows)).all()
+
+
+def test_dense_kernel_is_the_same_on_the_device_and_off_it(rng, lattice_machine, random_spins):
+    machine = lattice_machine(rng, "zephyr", nodes_per_partition=40)
+    start, keys = random_spins(rng, (300, 160)), stream_keys(streams_of(4, 300), DRAW)
+    found = []
+    for device in ("cpu", "cuda"):
+        spins = start.copy()
+        cuda.run_on_device(programme_of(machine), spins, ramp_and_hold(30), keys, device=device, kernel="dense")
+        found.append(spins)
+    assert np.array_equal(*found)
+
+
+def test_sampler_on_cuda_answers_a_request(rng, lattice_machine, random_spins, latent_request):
+    machine = lattice_machine(rng, "zephyr", nodes_per_partition=20)
+    conditions = random_spins(rng, (77, 20))
+    request = latent_request(machine, conditions, seed=3, options=SamplerOptions(sweeps=30))
+    sampler = GibbsSampler(device="cuda")
+    assert sampler.availability(machine).available
+    whole = sampler.sample(request).spins
+    alone = latent_request(machine, conditions[70:71], seed=3, first_index=70, options=SamplerOptions(sweeps=30))
+    assert np.array_equal(sampler.sample(alone).spins[0], whole[70])
