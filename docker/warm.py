@@ -1,0 +1,17 @@
+"""Compile every kernel of the service into NUMBA_CACHE_DIR, by drawing a shower from every bundle of the package."""
+
+from __future__ import annotations
+
+import asyncio
+
+from service.app import running_service
+from service.metrics import Metrics
+from service.settings import Settings
+
+
+async def _start_and_stop() -> None:
+    async with running_service(Settings(qpu="off", device="cpu"), Metrics()):
+        pass
+
+
+asyncio.run(_start_and_stop())
