@@ -58,9 +58,7 @@ class SamplerError(QShowerError):
 class SamplerUnavailableError(SamplerError):
     """The sampler cannot be used now. ``retry_after_s`` is when to try again, None if waiting does not help."""
 
-    def __init__(
-        self, message: str, *, retry_after_s: float | None = None, problem_ids: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None = None, problem_ids: tuple[str, ...] = ()) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(message, problem_ids=problem_ids)
 

@@ -131,7 +131,9 @@ class LatentBatch:
                 f"{message}, expected int8 {(request.rows, machine.node_count)}", problem_ids=problem_ids
             )
         if not (np.abs(self.spins) == 1).all():
-            raise SamplerAnswerError(f"{self.provenance.sampler} answered values other than ±1", problem_ids=problem_ids)
+            raise SamplerAnswerError(
+                f"{self.provenance.sampler} answered values other than ±1", problem_ids=problem_ids
+            )
         if not np.array_equal(self.spins[:, machine.condition_nodes], request.conditions):
             raise SamplerAnswerError(f"{self.provenance.sampler} did not hold the condition", problem_ids=problem_ids)
         if not np.allclose(self.energies, machine.energies(self.spins), rtol=1e-5, atol=1e-3):
