@@ -421,7 +421,8 @@ def _cost(data: dict[str, Any]) -> str:
         text = (
             f"<p>Bundle {escape(cost['bundle'])} on {escape(cost['hardware'])}: "
             f"{cost['decoder_parameters']} parameters of the decoder, {cost['machine_parameters']} of the Boltzmann "
-            f"machine, peak memory {cost['peak_memory_bytes'] / 2**20:.0f} MiB, {cost['sweeps']} Gibbs sweeps for each shower.</p>"
+            f"machine, peak memory {cost['peak_memory_bytes'] / 2**20:.0f} MiB, "
+            f"{cost['sweeps']} Gibbs sweeps for each shower.</p>"
             + _table(["batch", "ms per shower", "of it latents", "of it decoder", "CPU ms per shower", "repeats"], rows)
         )
     qpu = [

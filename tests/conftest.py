@@ -237,8 +237,7 @@ def toy_showers() -> ToyShowers:
         depth = np.concatenate([np.full(layer.voxel_count, row) for row, layer in enumerate(geometry.layers)]) / max(
             geometry.layer_count - 1, 1
         )
-        outer = max(layer.r_edges_mm[-1] for layer in geometry.layers)
-        radius = geometry.r_mm() / outer
+        radius = np.concatenate([layer.r_centres_mm() / layer.r_edges_mm[-1] for layer in geometry.layers])
         angle = np.arctan2(geometry.y_mm(), geometry.x_mm())
         peak = 0.3 + 0.05 * np.log(energies / 1e3) + rng.normal(0, 0.04, count)
         side = rng.uniform(-np.pi, np.pi, count)
