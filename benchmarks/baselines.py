@@ -70,7 +70,7 @@ class DwaveFixedBeta:
             dict(zip(map(tuple, machine.edges[inside].tolist()), machine.j[inside].tolist(), strict=True)),
             "SPIN",
         )
-        self.sampler = SimulatedAnnealingSampler()
+        self.sampler = SimulatedAnnealingSampler()  # type: ignore[no-untyped-call]
 
     def draw(self, rows: int, sweeps: int, seed: int) -> NDArray[np.int8]:
         """States (rows, nodes) after ``sweeps`` sweeps at beta = 1 from random starts."""

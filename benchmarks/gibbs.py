@@ -69,8 +69,8 @@ def _row(family: str, chains: int, sweeps: int, repeats: int, told: Callable[[st
     random = np.random.default_rng(7)
     lattice = compact_lattice(family)
     machine = lattice.with_parameters(
-        random.normal(0.0, COUPLING_DEVIATION, lattice.node_count).astype(np.float32),
-        random.normal(0.0, COUPLING_DEVIATION, lattice.j.shape[0]).astype(np.float32),
+        random.normal(0.0, COUPLING_DEVIATION, (lattice.node_count,)).astype(np.float32),
+        random.normal(0.0, COUPLING_DEVIATION, lattice.j.shape).astype(np.float32),
     )
     conditions = np.where(random.random((chains, lattice.condition_nodes.shape[0])) < 0.5, -1, 1).astype(np.int8)
     dense, fixed = TorchDense(machine), DwaveFixedBeta(machine, conditions[0])

@@ -10,7 +10,9 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import gibbs
+import torch
+
+from benchmarks import gibbs, gibbs_gpu
 
 LATEST = Path(__file__).parent / "latest.json"
 PACKAGES = ("numba", "llvmlite", "numpy", "torch", "dwave-samplers")
@@ -24,14 +26,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sweeps", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args(arguments)
-    rows = gibbs.measure(
-        chains=tuple(options.chains),
-        sweeps=options.sweeps,
-        repeats=options.repeats,
-        told=lambda line: print(f"measuring {line}", file=sys.stderr, flush=True),
-    )
+
+    def told(line: str) -> None:
+        print(f"measuring {line}", file=sys.stderr, flush=True)
+
+    rows = gibbs.measure(chains=tuple(options.chains), sweeps=options.sweeps, repeats=options.repeats, told=told)
     print(table(rows))
-    report = {"machine": described_machine(), "repeats": options.repeats, "gibbs": rows}
+    report: dict[str, object] = {"machine": described_machine(), "repeats": options.repeats, "gibbs": rows}
+    if torch.cuda.is_available():
+        report["gibbs_gpu"] = on_device = gibbs_gpu.measure(repeats=options.repeats, told=told)
+        for row in on_device:
+            print("  ".join(f"{name} {value}" for name, value in row.items()))
+    else:
+        print("no CUDA device: its kernels were not measured", file=sys.stderr)
     if options.output.exists():
         # What other measurements (a GPU's, say) wrote beside ours stays.
         report = json.loads(options.output.read_text()) | report

@@ -29,7 +29,7 @@ Kernel = Literal["fused", "dense"]
 FUSED_BLOCK = 32
 """Chains in a program of the fused kernel: one warp, so that no barrier is met."""
 
-FUSED_ROWS = 2**18
+FUSED_ROWS = 2**17
 """Most chains in one launch of the fused kernel (their fields take 4 bytes for each update)."""
 
 DENSE_ROWS = 2**15

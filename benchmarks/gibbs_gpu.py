@@ -1,0 +1,75 @@
+"""Spin updates per second of the CUDA kernels, transfers included; wall time, as the device is the one that works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from benchmarks.gibbs import COUPLING_DEVIATION
+from sampler.gibbs import cuda
+from sampler.gibbs.graph import programme_of
+from sampler.gibbs.streams import DRAW, stream_keys
+from sampler.lattice import compact_lattice
+
+CHAINS = (1024, 32_768, 131_072)
+SWEEPS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRow:
+    """One line: medians over the repeats.
+
+    Attributes:
+        topology: family of the machine's lattice, 906 of 1208 nodes free.
+        device: name of the device.
+        kernel: ``fused`` or ``dense``.
+        chains: rows drawn at once.
+        sweeps: sweeps of a draw.
+        updates_per_s: spin updates per second of wall time.
+    """
+
+    topology: str
+    device: str
+    kernel: str
+    chains: int
+    sweeps: int
+    updates_per_s: float
+
+
+def measure(*, repeats: int, told: Callable[[str], None]) -> list[dict[str, object]]:
+    """Rows of both topologies and kernels; needs a CUDA device."""
+    kernels: tuple[cuda.Kernel, ...] = ("fused", "dense") if cuda.best_kernel() == "fused" else ("dense",)
+    return [
+        asdict(_row(family, kernel, chains, repeats, told))
+        for family in ("pegasus", "zephyr")
+        for kernel in kernels
+        for chains in CHAINS
+    ]
+
+
+def _row(family: str, kernel: cuda.Kernel, chains: int, repeats: int, told: Callable[[str], None]) -> GpuRow:
+    told(f"{family}, {kernel} kernel, {chains} chains on {torch.cuda.get_device_name()}")
+    random = np.random.default_rng(7)
+    lattice = compact_lattice(family)
+    machine = lattice.with_parameters(
+        random.normal(0.0, COUPLING_DEVIATION, (lattice.node_count,)).astype(np.float32),
+        random.normal(0.0, COUPLING_DEVIATION, lattice.j.shape).astype(np.float32),
+    )
+    programme = programme_of(machine)
+    spins = np.where(random.random((chains, machine.node_count)) < 0.5, -1, 1).astype(np.int8)
+    keys = stream_keys(np.stack([np.full(chains, 1), np.arange(chains)], axis=1).astype(np.uint64), DRAW)
+    # The dense path needs no more sweeps than make its launches the smaller part.
+    sweeps = SWEEPS if kernel == "fused" else SWEEPS // 8
+    cuda.run_on_device(programme, spins, np.ones(2), keys, kernel=kernel)
+    seconds = []
+    for _ in range(repeats):
+        began = perf_counter()
+        cuda.run_on_device(programme, spins, np.ones(sweeps), keys, kernel=kernel)
+        seconds.append(perf_counter() - began)
+    rate = chains * sweeps * programme.graph.updates / median(seconds)
+    return GpuRow(family, torch.cuda.get_device_name(), kernel, chains, sweeps, rate)
