@@ -156,6 +156,10 @@ class Generator:
     async def _tried_in_order(self, order: Order, begun: float, deadline_at: float | None) -> Answer:
         names = self.candidates(order.sampler, order.fallback)
         self._check_options(order, names)
+        named = self.catalogue.get(order.model)
+        if not set(names) & set(self.registry.names()):
+            # Nothing can be drawn; a wrong request is told so all the same.
+            self._check_order(named, order)
         failures: list[_Failure] = []
         for name in names:
             try:

@@ -76,12 +76,14 @@ _ALLOWED = {
     "missing": "a value: the field is required",
     "extra_forbidden": "no field of this name",
     "bool_type": "true or false",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
 }
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
     """``problem`` as an HTTP response."""
-    body = problem.model_dump(exclude_none=True)
+    body = problem.model_dump(exclude_unset=True)
     return Response(orjson.dumps(body, default=str), problem.status, headers, media_type=MEDIA_TYPE)
 
 

@@ -156,7 +156,6 @@ async def model(request: Request, name: str) -> ModelDetail:
 
 
 def _summary(service: Service, bundle: Bundle) -> ModelSummary:
-    low, high = bundle.domain_mev
     return ModelSummary(
         name=bundle.name,
         default=bundle.name == service.generator.catalogue.default_name,
@@ -165,7 +164,7 @@ def _summary(service: Service, bundle: Bundle) -> ModelSummary:
         particle=bundle.geometry.particle,
         voxels=bundle.geometry.voxel_count,
         topology=bundle.machine.topology,
-        domain_mev=(low, high),
+        domain_mev=list(bundle.domain_mev),
     )
 
 

@@ -82,7 +82,7 @@ class ModelSummary(BaseModel):
     particle: str
     voxels: int
     topology: str
-    domain_mev: tuple[float, float]
+    domain_mev: list[float] = Field(min_length=2, max_length=2, description="Lowest and highest incident energy.")
 
 
 class ModelList(BaseModel):
@@ -134,7 +134,7 @@ class ProblemField(BaseModel):
     """One value that is not allowed."""
 
     field: str
-    value: Any
+    value: Any = None
     allowed: str
 
 

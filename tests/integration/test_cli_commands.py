@@ -75,7 +75,7 @@ def fails(qshower):
 
 
 @pytest.fixture
-def server_url(untrained_bundles):
+def server_url(untrained_bundles, capsys):
     """A running server."""
     bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
     app = create_app(load_settings(qpu="off"), load_models=lambda _: Catalogue(bundles, "test-zephyr"))
@@ -86,6 +86,7 @@ def server_url(untrained_bundles):
         assert thread.is_alive()
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
+    capsys.readouterr()
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join()

@@ -191,6 +191,7 @@ def test_auto_takes_gibbs_where_there_is_no_qpu(client):
         ({"threshold_mev": -1}, "threshold_mev", -1, "a number >= 0"),
         ({"deadline_s": 0}, "deadline_s", 0, "> 0"),
         ({"deadline_s": 1e6}, "deadline_s", 1e6, "3600"),
+        ({"options": None}, "options", None, "an object"),
         ({"options": {"sweeps": 0}}, "options.sweeps", 0, "a number >= 1"),
         ({"options": {"sweep": 5}}, "options.sweep", 5, "no field of this name"),
         ({"options": {"num_reads": 5}}, "options.num_reads", 5, "options of gibbs: sweeps"),
@@ -303,6 +304,12 @@ def test_fallbacks_are_tried_in_order_and_told(client):
 def test_a_fallback_is_no_way_around_a_wrong_value(client):
     body = {**BODY, "sampler": "qpu", "fallback": ["gibbs"], "incident_energies_mev": [5]}
     assert problem_of(client.post("/generate", json=body), 422)["field"] == "incident_energies_mev[0]"
+
+
+def test_what_is_wrong_is_told_before_what_is_unavailable(client):
+    body = {**BODY, "sampler": "replay"}
+    problem_of(client.post("/generate", json={**body, "model": "nothing"}), 404)
+    assert problem_of(client.post("/generate", json={**body, "incident_energies_mev": [5]}), 422)["value"] == 5.0
 
 
 def test_keys_are_asked_for_everywhere_but_at_the_probes(client_of):
