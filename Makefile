@@ -27,7 +27,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run
 
 image:
-	docker build -t qshower .
+	docker build -t qshower $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) .
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

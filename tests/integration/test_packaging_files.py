@@ -1,0 +1,127 @@
+"""What is shipped: the wheel, the images' files."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PACKAGES = ("sampler", "model", "evaluation", "service", "client")
+DOCKERFILES = [ROOT / "Dockerfile", ROOT / "docker" / "gpu.Dockerfile"]
+IMAGE_SCRIPTS = ("environment.sh", "start.sh", "warm.py")
+NOT_SOURCES = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the wheel is built from: building leaves files beside its sources."""
+    folder = tmp_path_factory.mktemp("sources")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / name)
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, folder / name, ignore=NOT_SOURCES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel_names(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    target = tmp_path_factory.mktemp("wheel")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "-w",
+        target,
+        ".",
+    ]
+    done = subprocess.run(command, cwd=sources, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = target.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_everything_in_the_packages_is_in_the_wheel(sources: Path, wheel_names: set[str]) -> None:
+    inside = {name for name in wheel_names if ".dist-info/" not in name}
+    expected = {
+        str(file.relative_to(sources))
+        for name in PACKAGES
+        for file in (sources / name).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    assert inside == expected
+
+
+def test_the_wheel_has_command_and_licence(wheel_names: set[str]) -> None:
+    endings = {name.split(".dist-info/")[1] for name in wheel_names if ".dist-info/" in name}
+    assert {"entry_points.txt", "licenses/LICENSE"} <= endings
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+def test_hadolint_finds_nothing(file: Path) -> None:
+    hadolint = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run([hadolint, file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_images_have_the_version_of_the_project_and_no_root() -> None:
+    for file in DOCKERFILES:
+        text = file.read_text(encoding="utf-8")
+        assert re.findall(r"^ARG VERSION=(.*)$", text, re.MULTILINE) == [PROJECT["version"]]
+        assert re.findall(r"^USER (.*)$", text, re.MULTILINE)[-1] == "10001:10001"
+
+
+def test_the_build_context_holds_what_images_are_made_of() -> None:
+    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] == "!"]
+    wanted = {*PACKAGES, "pyproject.toml", "requirements.lock", "README.md", "LICENSE"}
+    assert set(kept) == wanted | {f"docker/{name}" for name in IMAGE_SCRIPTS}
+    assert [name for name in kept if not (ROOT / name).exists()] == []
+
+
+def test_no_host_of_an_index_or_registry_is_written_down() -> None:
+    files = [*DOCKERFILES, ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / "requirements.lock"]
+    for file in [*files, *(ROOT / "docker" / name for name in IMAGE_SCRIPTS)]:
+        assert "://" not in re.sub(r"http://127\.0\.0\.1", "", file.read_text(encoding="utf-8")), file
+
+
+def test_the_lock_pins_every_dependency_of_the_images() -> None:
+    pinned = {
+        re.sub(r"[-_.]+", "-", line.split("==")[0]).lower()
+        for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    }
+    wanted = {re.split(r"[\[<>=]", need)[0].lower() for need in PROJECT["dependencies"]}
+    assert wanted <= pinned
+
+
+def test_prometheus_scrapes_the_service_of_the_compose_file() -> None:
+    compose = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
+    scraped = yaml.safe_load((ROOT / "docker" / "monitoring" / "prometheus.yml").read_text(encoding="utf-8"))
+    (target,) = scraped["scrape_configs"][0]["static_configs"][0]["targets"]
+    name, port = target.split(":")
+    assert compose["services"][name]["ports"][0].endswith(f":{port}")
+
+
+def test_a_container_that_cannot_keep_kernels_says_why(tmp_path: Path) -> None:
+    occupied = tmp_path / "file"
+    occupied.touch()
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(occupied / "kernels")}
+    command = ["sh", ROOT / "docker" / "start.sh", "echo", "started"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "NUMBA_CACHE_DIR" in done.stderr
+    assert "--tmpfs /tmp" in done.stderr
