@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampler.gibbs.chains import refine
-from sampler.qpu.draw import Bill, PartReads
+from sampler.qpu.draw import PartReads
 from sampler.qpu.layout import draw_holes
+from sampler.qpu.runner import Bill
 from sampler.request import LatentRequest
 
 

@@ -76,10 +76,7 @@ class BudgetLedger:
         Raises:
             BudgetExceededError: it is above the request's cap, or above what is left today.
         """
-        if cap_us is not None and estimate_us > cap_us:
-            raise BudgetExceededError(
-                f"the request would take {_ms(estimate_us)} of QPU access time, more than its cap of {_ms(cap_us)}"
-            )
+        check_cap(estimate_us, cap_us)
         now = self._clock()
         with locked(self._path):
             days = self._days()
@@ -131,6 +128,14 @@ class BudgetLedger:
 
     def _write(self, days: dict[str, dict[str, float]]) -> None:
         write_json(self._path, {day: days[day] for day in sorted(days)[-_DAYS_KEPT:]})
+
+
+def check_cap(estimate_us: float, cap_us: float | None) -> None:
+    """BudgetExceededError if ``estimate_us`` is above a request's cap."""
+    if cap_us is not None and estimate_us > cap_us:
+        raise BudgetExceededError(
+            f"the request would take {_ms(estimate_us)} of QPU access time, more than its cap of {_ms(cap_us)}"
+        )
 
 
 def _day(now: datetime) -> str:

@@ -1,22 +1,20 @@
-"""One draw on a solver: problems built from programmings, paid for, submitted, collected, and turned back to spins."""
+"""One draw on a solver: problems built from programmings, run, and turned back to spins."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from time import monotonic
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.errors import InvalidInputError, SamplerError
-from sampler.qpu.budget import BudgetLedger, current_key
+from sampler.errors import InvalidInputError
 from sampler.qpu.gauge import draw_gauge
 from sampler.qpu.layout import mean_field
-from sampler.qpu.link import Connection, SolverLink
 from sampler.qpu.packing import Part, Programming
-from sampler.qpu.problems import Answer, Collector, Problem, Submission, submit
+from sampler.qpu.problems import Answer, Problem
 from sampler.qpu.ranges import checked_factor, widest_beta
+from sampler.qpu.runner import Bill, Runner
 from sampler.qpu.settings import QpuSettings
 from sampler.qpu.site import Site
 from sampler.qpu.solver import SolverInfo
@@ -59,22 +57,6 @@ class PartReads:
     spins: NDArray[np.int8]
 
 
-@dataclass(slots=True)
-class Bill:
-    """What a draw used."""
-
-    problem_ids: list[str] = field(default_factory=list)
-    reads: int = 0
-    access_time_us: float = 0.0
-    timing_us: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def note(self, text: str | None) -> None:
-        """Add a remark once."""
-        if text and text not in self.notes:
-            self.notes.append(text)
-
-
 @dataclass(slots=True, eq=False)
 class _Planned:
     """A problem, which parts it holds, and the gauge of its spins."""
@@ -83,17 +65,14 @@ class _Planned:
     problem: Problem
     gauge: NDArray[np.int8]
     factors: tuple[float, ...]
-    estimate_us: float
 
 
 class Drawer:
     """Draws on one solver through one borrowed connection."""
 
-    def __init__(
-        self, link: SolverLink, connection: Connection, info: SolverInfo, ledger: BudgetLedger, settings: QpuSettings
-    ) -> None:
-        self._link, self._connection, self._info = link, connection, info
-        self._ledger, self._settings = ledger, settings
+    def __init__(self, runner: Runner, settings: QpuSettings, shim_phi0: NDArray[np.float64] | None = None) -> None:
+        """``shim_phi0`` (nominal qubits,) are flux biases that make up for the chip's own offsets."""
+        self._runner, self._info, self._settings, self._shim_phi0 = runner, runner.info, settings, shim_phi0
 
     def draw(
         self,
@@ -129,13 +108,7 @@ class Drawer:
             for programming in programmings
             for one in self._plan(programming, sites, fields, conditions, beta, options, rng, bill)
         ]
-        total_us = sum(one.estimate_us for one in planned)
-        reservation = self._ledger.reserve(total_us, options.cap_us, current_key())
-        spent = _Spending([one.estimate_us for one in planned])
-        try:
-            answers = self._run(planned, deadline, spent, bill)
-        finally:
-            self._ledger.settle(reservation, spent.billed_us())
+        answers = self._runner.run([one.problem for one in planned], options.cap_us, deadline, bill)
         return self._unpack(programmings, planned, answers, sites, fields)
 
     def least_beta(self, sites: Sequence[Site], conditions: NDArray[np.int8]) -> float:
@@ -199,9 +172,10 @@ class Drawer:
                 ends_all.append(ends + offset)
                 offset += h.size
             gauge = np.concatenate(gauges)
-            flux = None
+            flux = self._shim_phi0
             if options.condition_mode == "flux_bias":
                 flux = self._flux_biases(programming, sites, conditions, gauges)
+                flux += 0.0 if self._shim_phi0 is None else self._shim_phi0
             problem = Problem(
                 qubits=qubits,
                 h=np.concatenate(h_all),
@@ -211,8 +185,7 @@ class Drawer:
                 annealing_time_us=options.annealing_time_us,
                 flux_biases=flux,
             )
-            estimate = info.access_time_us(qubits.size, reads, options.annealing_time_us)
-            planned.append(_Planned(programming, problem, gauge, factors, estimate))
+            planned.append(_Planned(programming, problem, gauge, factors))
         return planned
 
     def _flux_biases(
@@ -236,44 +209,6 @@ class Drawer:
             biases[layout.qubits[held]] = self._settings.flux_bias_phi0 * wanted * gauge[held]
         return biases
 
-    def _run(self, planned: list[_Planned], deadline: float, spent: _Spending, bill: Bill) -> list[Answer]:
-        collector = Collector(self._link, self._connection, self._settings)
-        under_way: dict[int, Submission] = {}
-        answers: list[Answer] = []
-        sent = 0
-        try:
-            for number in range(len(planned)):
-                while sent < len(planned) and len(under_way) < self._settings.max_in_flight:
-                    under_way[sent] = submit(self._info, planned[sent].problem, self._link.secret)
-                    spent.sent(sent)
-                    sent += 1
-                submission = under_way[number]
-                try:
-                    answer = collector.collect(submission, deadline)
-                except SamplerError:
-                    if submission.refused:
-                        spent.refused(number)
-                    raise
-                del under_way[number]
-                spent.answered(number, answer.timing_us.get("qpu_access_time"))
-                self._enter(answer, planned[number], bill)
-                answers.append(answer)
-        finally:
-            started = monotonic()
-            for submission in under_way.values():
-                if monotonic() - started < self._settings.cancel_grace_s:
-                    collector.abandon(submission)
-        return answers
-
-    def _enter(self, answer: Answer, planned: _Planned, bill: Bill) -> None:
-        bill.problem_ids.append(answer.problem_id)
-        bill.reads += planned.problem.reads
-        if "qpu_access_time" not in answer.timing_us:
-            bill.note("the solver sent no timing for some problems: their access time is an estimate")
-        bill.access_time_us += answer.timing_us.get("qpu_access_time", planned.estimate_us)
-        for name, value in answer.timing_us.items():
-            bill.timing_us[name] = bill.timing_us.get(name, 0.0) + value
-
     def _unpack(
         self,
         programmings: Sequence[Programming],
@@ -294,31 +229,6 @@ class Drawer:
                 reads.append(PartReads(part, site, fields[part.copy, part.condition], factor, piece))
                 at += width
         return reads
-
-
-class _Spending:
-    """What each problem of a draw has cost, as far as is known."""
-
-    def __init__(self, estimates_us: list[float]) -> None:
-        self._estimates_us = estimates_us
-        self._billed_us = [0.0] * len(estimates_us)
-
-    def sent(self, number: int) -> None:
-        """It may be billed from now on."""
-        self._billed_us[number] = self._estimates_us[number]
-
-    def refused(self, number: int) -> None:
-        """It was never accepted."""
-        self._billed_us[number] = 0.0
-
-    def answered(self, number: int, access_time_us: float | None) -> None:
-        """It was billed, as its own timing says, or as estimated if it does not say."""
-        if access_time_us is not None:
-            self._billed_us[number] = access_time_us
-
-    def billed_us(self) -> float:
-        """Sum over the problems."""
-        return sum(self._billed_us)
 
 
 def _split(reads: int, gauges: int) -> list[int]:

@@ -53,6 +53,33 @@ class Plan:
         return max(int(site.unrealised.size) for site in self.sites[: self.copies])
 
 
+@dataclass(frozen=True, slots=True)
+class QpuEstimate:
+    """What a request would take, known without submitting anything.
+
+    Attributes:
+        solver: where it would run.
+        graph_id: that solver's working graph.
+        access_time_us: QPU access time, calibration included.
+        calibration_us: the part of it that a first calibration takes, 0 if there is one.
+        problems: number of problems, without those of a calibration.
+        reads: reads over all of them.
+        conditions: distinct conditions.
+        copies: conditions side by side on the chip.
+        holes: free nodes without a qubit, in the worst copy used.
+    """
+
+    solver: str
+    graph_id: str
+    access_time_us: float
+    calibration_us: float
+    problems: int
+    reads: int
+    conditions: int
+    copies: int
+    holes: int
+
+
 class Planner:
     """Plans requests; keeps the machines' sites."""
 
@@ -76,15 +103,14 @@ class Planner:
         conditions, member = np.unique(request.conditions, axis=0, return_inverse=True)
         member = member.reshape(-1)
         members = np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
-        best: Plan | None = None
-        for some in ((sites.single,), sites.copies):
+
+        def plan_on(some: tuple[Site, ...]) -> Plan:
             programmings = self._pack(members, some, info, options, request.options.num_reads)
-            cost = total_cost_us(info, programmings, some, options)
-            if best is None or cost < (1.0 - COPIES_MUST_SAVE) * best.access_time_us:
-                best = Plan(info, some, programmings, conditions.astype(np.int8), options, cost)
-            if len(some) == len(sites.copies):
-                break
-        return best  # type: ignore[return-value] # the loop runs at least once
+            cost_us = total_cost_us(info, programmings, some, options)
+            return Plan(info, some, programmings, conditions.astype(np.int8), options, cost_us)
+
+        alone, together = plan_on((sites.single,)), plan_on(sites.copies)
+        return together if together.access_time_us < (1.0 - COPIES_MUST_SAVE) * alone.access_time_us else alone
 
     def calibration(self, plan: Plan, sites: Sequence[Site]) -> tuple[Programming, Programming]:
         """A short programming to get near, and one to measure: the plan's conditions, one on each copy."""

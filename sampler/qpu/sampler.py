@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
@@ -27,46 +27,21 @@ from sampler.placement import machine_fingerprint
 from sampler.protocol import Availability, SamplerCapabilities
 from sampler.qpu.assemble import assemble
 from sampler.qpu.breaker import CircuitBreaker
-from sampler.qpu.budget import BudgetLedger
+from sampler.qpu.budget import BudgetLedger, check_cap
 from sampler.qpu.calibration import Calibration, CalibrationKey, CalibrationStore
-from sampler.qpu.draw import Bill, Drawer, DrawOptions, PartReads
+from sampler.qpu.draw import Drawer, DrawOptions, PartReads
 from sampler.qpu.link import Connection, SolverLink
-from sampler.qpu.options import OPTIONS, check_options
-from sampler.qpu.planner import Plan, Planner, total_cost_us
+from sampler.qpu.options import OPTIONS, check_options, draw_options
+from sampler.qpu.planner import Plan, Planner, QpuEstimate, total_cost_us
+from sampler.qpu.runner import Bill, Runner
 from sampler.qpu.settings import QpuSettings
+from sampler.qpu.shim import Shim, ShimStore, measure_shim
 from sampler.qpu.solver import SolverInfo
 from sampler.qpu.thermometer import Thermometer, calibration_key
 from sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
 
 _IMPATIENT_S = 10.0
 """A time-out sooner than this was the caller's wish, and says nothing about the QPU."""
-
-
-@dataclass(frozen=True, slots=True)
-class QpuEstimate:
-    """What a request would take, known without submitting anything.
-
-    Attributes:
-        solver: where it would run.
-        graph_id: that solver's working graph.
-        access_time_us: QPU access time, calibration included.
-        calibration_us: the part of it that a first calibration takes, 0 if there is one.
-        problems: number of problems, without those of a calibration.
-        reads: reads over all of them.
-        conditions: distinct conditions.
-        copies: conditions side by side on the chip.
-        holes: free nodes without a qubit, in the worst copy used.
-    """
-
-    solver: str
-    graph_id: str
-    access_time_us: float
-    calibration_us: float
-    problems: int
-    reads: int
-    conditions: int
-    copies: int
-    holes: int
 
 
 class QpuSampler:
@@ -88,6 +63,7 @@ class QpuSampler:
         self._ledger = BudgetLedger(
             folder / "qpu_budget.json", self._settings.daily_budget_us, self._settings.key_budget_us
         )
+        self._shims = ShimStore(folder / "shims.json")
         self._breaker = CircuitBreaker(self._settings.breaker_failures, self._settings.breaker_cooldown_s)
         self._availability: dict[str, tuple[float, Availability]] = {}
         self._rng = np.random.default_rng()
@@ -144,9 +120,7 @@ class QpuSampler:
         plan = self._planner.plan(request, info)
         calibration_us = 0.0
         if self._thermometer.kept(calibration_key(request.machine, plan)) is None:
-            sites = self._planner.sites(request, info, place_condition=False).copies
-            options = DrawOptions(plan.options.annealing_time_us)
-            calibration_us = total_cost_us(info, self._planner.calibration(plan, sites), sites, options)
+            calibration_us = self._calibration_us(request, plan)
         return QpuEstimate(
             solver=info.name,
             graph_id=info.graph.graph_id,
@@ -185,6 +159,34 @@ class QpuSampler:
             plan = self._planner.plan(request, self._find(request, deadline))
             with self._link.borrow(plan.info) as connection:
                 return self._measure(request, plan, connection, deadline, Bill(), unless_kept=False)
+
+    def shim(
+        self,
+        machine: BoltzmannMachine,
+        options: SamplerOptions | None = None,
+        reads: int = 1000,
+        deadline_s: float | None = None,
+    ) -> Shim:
+        """Measure every qubit's own offset on the solver that ``machine`` would be drawn on, and make up for it.
+
+        Three programmings; draws at the same annealing time use it from then on, until the graph changes. Calibrate
+        again afterwards.
+        """
+        condition = np.ones((1, machine.condition_nodes.size), dtype=np.int8)
+        streams = np.zeros((1, 2), dtype=np.uint64)
+        request = LatentRequest(machine, condition, streams, options or SamplerOptions(), deadline_s)
+        check_options(request.options)
+        deadline = self._deadline(deadline_s)
+        with self._guarded():
+            info = self._find(request, deadline)
+            asked = draw_options(request.options, self._settings, info)
+            with self._link.borrow(info) as connection:
+                runner = Runner(self._link, connection, info, self._ledger, self._settings)
+                shim = measure_shim(
+                    runner, asked.annealing_time_us, reads, asked.cap_us, deadline, Bill(), self._shims.now()
+                )
+            self._shims.put(shim)
+            return shim
 
     def calibrations(self) -> tuple[Calibration, ...]:
         """Every calibration that is kept."""
@@ -270,20 +272,28 @@ class QpuSampler:
         with self._link.borrow(info) as connection:
             calibration = self._thermometer.kept(calibration_key(request.machine, plan))
             if calibration is None:
+                check_cap(plan.access_time_us + self._calibration_us(request, plan), plan.options.cap_us)
                 calibration = self._measure(request, plan, connection, deadline, bill, unless_kept=True)
                 bill.note("beta_eff was measured with this request: no calibration was kept")
-            drawer = self._drawer(info, connection)
-            parts = drawer.draw(
+            cap_us = plan.options.cap_us
+            left_us = None if cap_us is None else cap_us - bill.access_time_us
+            parts = self._drawer(plan, connection, bill).draw(
                 plan.programmings,
                 plan.sites,
                 plan.conditions,
                 calibration.beta,
-                plan.options,
+                replace(plan.options, cap_us=left_us),
                 deadline,
                 self._rng.spawn(1)[0],
                 bill,
             )
         return plan, calibration, parts
+
+    def _calibration_us(self, request: LatentRequest, plan: Plan) -> float:
+        """QPU access time of a calibration on the way."""
+        sites = self._planner.sites(request, plan.info, place_condition=False).copies
+        options = DrawOptions(plan.options.annealing_time_us)
+        return total_cost_us(plan.info, self._planner.calibration(plan, sites), sites, options)
 
     def _measure(
         self,
@@ -301,14 +311,18 @@ class QpuSampler:
             self._planner.calibration(plan, sites),
             sites,
             plan,
-            self._drawer(plan.info, connection),
+            self._drawer(plan, connection, bill),
             deadline,
             bill,
             unless_kept=unless_kept,
         )
 
-    def _drawer(self, info: SolverInfo, connection: Connection) -> Drawer:
-        return Drawer(self._link, connection, info, self._ledger, self._settings)
+    def _drawer(self, plan: Plan, connection: Connection, bill: Bill) -> Drawer:
+        shim = self._shims.get(plan.info, plan.options.annealing_time_us)
+        if shim is not None:
+            bill.note(f"flux-bias shim of {shim.measured_at}")
+        runner = Runner(self._link, connection, plan.info, self._ledger, self._settings)
+        return Drawer(runner, self._settings, None if shim is None else shim.nominal(plan.info))
 
     def _find(self, request: LatentRequest, deadline: float) -> SolverInfo:
         timeout_s = min(deadline - monotonic(), 2 * self._settings.request_timeout_s)

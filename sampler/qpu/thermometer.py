@@ -18,9 +18,10 @@ from sampler.qpu.calibration import (
     matched_scale,
     timestamp,
 )
-from sampler.qpu.draw import Bill, Drawer, DrawOptions, PartReads
+from sampler.qpu.draw import Drawer, DrawOptions, PartReads
 from sampler.qpu.packing import Programming
 from sampler.qpu.planner import Plan
+from sampler.qpu.runner import Bill
 from sampler.qpu.settings import QpuSettings
 from sampler.qpu.site import Site
 

@@ -148,7 +148,7 @@ def test_a_missing_coupler_is_avoided_or_named() -> None:
     assert 0 < placement.missing_edges.size < 0.25 * len(machine.edges)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(st.sampled_from(["zephyr:3", "pegasus:4"]), st.integers(0, 10**6), st.floats(0, 0.15), st.floats(0, 0.1))
 def test_placements_are_valid_whatever_the_defects(topology: str, seed: int, qubits: float, couplers: float) -> None:
     machine = trained(compact_lattice(topology.split(":")[0], nodes_per_partition=9), seed)

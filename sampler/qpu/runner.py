@@ -1,0 +1,125 @@
+"""Running a list of problems: paid for, submitted, collected, entered on a bill."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+from sampler.errors import SamplerError
+from sampler.qpu.budget import BudgetLedger, current_key
+from sampler.qpu.link import Connection, SolverLink
+from sampler.qpu.problems import Answer, Collector, Problem, Submission, submit
+from sampler.qpu.settings import QpuSettings
+from sampler.qpu.solver import SolverInfo
+
+
+@dataclass(slots=True)
+class Bill:
+    """What a draw used."""
+
+    problem_ids: list[str] = field(default_factory=list)
+    reads: int = 0
+    access_time_us: float = 0.0
+    timing_us: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def enter(self, answer: Answer, reads: int, estimate_us: float) -> None:
+        """Add one answered problem."""
+        self.problem_ids.append(answer.problem_id)
+        self.reads += reads
+        if "qpu_access_time" not in answer.timing_us:
+            self.note("the solver sent no timing for some problems: their access time is an estimate")
+        self.access_time_us += answer.timing_us.get("qpu_access_time", estimate_us)
+        for name, value in answer.timing_us.items():
+            self.timing_us[name] = self.timing_us.get(name, 0.0) + value
+
+    def note(self, text: str | None) -> None:
+        """Add a remark once."""
+        if text and text not in self.notes:
+            self.notes.append(text)
+
+
+class Runner:
+    """Runs problems on one solver through one borrowed connection."""
+
+    def __init__(
+        self, link: SolverLink, connection: Connection, info: SolverInfo, ledger: BudgetLedger, settings: QpuSettings
+    ) -> None:
+        self.info = info
+        self._link, self._connection = link, connection
+        self._ledger, self._settings = ledger, settings
+
+    def run(self, problems: Sequence[Problem], cap_us: float | None, deadline: float, bill: Bill) -> list[Answer]:
+        """The verified answers of ``problems``, all by the instant ``deadline`` of ``time.monotonic``.
+
+        Raises:
+            BudgetExceededError: before anything is submitted.
+            SamplerError: a problem failed; the others were cancelled.
+        """
+        info = self.info
+        estimates_us = [info.access_time_us(one.qubits.size, one.reads, one.annealing_time_us) for one in problems]
+        reservation = self._ledger.reserve(sum(estimates_us), cap_us, current_key())
+        spent = _Spending(estimates_us)
+        try:
+            return self._run(problems, deadline, spent, bill)
+        finally:
+            self._ledger.settle(reservation, spent.billed_us())
+
+    def _run(self, problems: Sequence[Problem], deadline: float, spent: _Spending, bill: Bill) -> list[Answer]:
+        collector = Collector(self._link, self._connection, self._settings)
+        under_way: dict[int, Submission] = {}
+        answers: list[Answer] = []
+        sent = 0
+        try:
+            for number in range(len(problems)):
+                while sent < len(problems) and len(under_way) < self._settings.max_in_flight:
+                    under_way[sent] = submit(self.info, problems[sent], self._link.secret)
+                    spent.sent(sent)
+                    sent += 1
+                submission = under_way[number]
+                try:
+                    answer = collector.collect(submission, deadline)
+                except SamplerError:
+                    if submission.refused:
+                        spent.refused(number)
+                    raise
+                del under_way[number]
+                spent.answered(number, answer.timing_us.get("qpu_access_time"))
+                bill.enter(answer, problems[number].reads, spent.estimate_us(number))
+                answers.append(answer)
+        finally:
+            started = monotonic()
+            for submission in under_way.values():
+                if monotonic() - started < self._settings.cancel_grace_s:
+                    collector.abandon(submission)
+        return answers
+
+
+class _Spending:
+    """What each problem of a draw has cost, as far as is known."""
+
+    def __init__(self, estimates_us: list[float]) -> None:
+        self._estimates_us = estimates_us
+        self._billed_us = [0.0] * len(estimates_us)
+
+    def estimate_us(self, number: int) -> float:
+        """What it was expected to cost."""
+        return self._estimates_us[number]
+
+    def sent(self, number: int) -> None:
+        """It may be billed from now on."""
+        self._billed_us[number] = self._estimates_us[number]
+
+    def refused(self, number: int) -> None:
+        """It was never accepted."""
+        self._billed_us[number] = 0.0
+
+    def answered(self, number: int, access_time_us: float | None) -> None:
+        """It was billed, as its own timing says, or as estimated if it does not say."""
+        if access_time_us is not None:
+            self._billed_us[number] = access_time_us
+
+    def billed_us(self) -> float:
+        """Sum over the problems."""
+        return sum(self._billed_us)

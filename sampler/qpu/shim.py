@@ -1,0 +1,153 @@
+"""Flux-bias shims: making up for each qubit's own offset, which no gauge of the problem removes within one programming.
+
+With h = 0 and J = 0 a qubit with offset o reads m = −tanh(o), o in kT. Two programmings, with the flux biases of all
+qubits at +δ and −δ, give the chip's mean response to a flux bias and every qubit's offset; a third, with the offsets
+made up for, measures what is left. No constant of the chip is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampler.errors import InvalidInputError, SamplerAnswerError
+from sampler.qpu.budget import utc_now
+from sampler.qpu.calibration import timestamp
+from sampler.qpu.files import locked, read_json, write_json
+from sampler.qpu.problems import Problem
+from sampler.qpu.runner import Bill, Runner
+from sampler.qpu.solver import SolverInfo
+
+_PROBE_PHI0 = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Shim:
+    """Flux biases for one solver, graph and annealing time.
+
+    Attributes:
+        solver: its name.
+        graph_id: its working graph.
+        annealing_time_us: anneal time they were measured at.
+        qubits: labels.
+        flux_biases_phi0: flux bias of each of ``qubits``, Φ0.
+        offset_before_kt: root mean square offset of the qubits without them, in kT, sampling noise taken off.
+        offset_after_kt: the same with them.
+        reads: reads behind it.
+        measured_at: UTC, ISO 8601.
+    """
+
+    solver: str
+    graph_id: str
+    annealing_time_us: float
+    qubits: list[int]
+    flux_biases_phi0: list[float]
+    offset_before_kt: float
+    offset_after_kt: float
+    reads: int
+    measured_at: str
+
+    def nominal(self, info: SolverInfo) -> NDArray[np.float64]:
+        """(nominal qubits,) flux biases, 0 where none was measured."""
+        biases = np.zeros(info.num_qubits)
+        biases[self.qubits] = self.flux_biases_phi0
+        return biases
+
+
+class ShimStore:
+    """Shims in one JSON file, shared by all processes that name it."""
+
+    def __init__(self, path: Path, clock: Callable[[], datetime] = utc_now) -> None:
+        self._path, self._clock = path, clock
+
+    def get(self, info: SolverInfo, annealing_time_us: float) -> Shim | None:
+        """The shim for this graph and annealing time, if one was measured."""
+        entry = read_json(self._path).get(_key(*info.key, annealing_time_us))
+        if entry is None:
+            return None
+        try:
+            return Shim(**entry)
+        except TypeError as error:
+            raise InvalidInputError(str(self._path), str(entry)[:80], "shims as this program wrote them") from error
+
+    def put(self, shim: Shim) -> None:
+        """Keep ``shim`` in place of an earlier one."""
+        key = _key(shim.solver, shim.graph_id, shim.annealing_time_us)
+        with locked(self._path):
+            write_json(self._path, read_json(self._path) | {key: asdict(shim)})
+
+    def now(self) -> str:
+        """The time now, as a shim says it."""
+        return timestamp(self._clock())
+
+
+def measure_shim(
+    runner: Runner, annealing_time_us: float, reads: int, cap_us: float | None, deadline: float, bill: Bill, now: str
+) -> Shim:
+    """Measure the offsets of all working qubits, three programmings of ``reads`` reads each.
+
+    Raises:
+        InvalidInputError: the solver takes no flux biases.
+        SamplerAnswerError: the qubits do not respond to them.
+    """
+    info = runner.info
+    if not info.takes_flux_biases:
+        raise InvalidInputError("solver", info.name, "a solver that takes flux biases")
+    qubits = info.graph.qubits
+
+    def problem(flux_phi0: NDArray[np.float64]) -> Problem:
+        biases = np.zeros(info.num_qubits)
+        biases[qubits] = flux_phi0
+        nothing = np.zeros((0, 2), dtype=np.int64)
+        return Problem(qubits, np.zeros(qubits.size), nothing, np.zeros(0), reads, annealing_time_us, biases)
+
+    probes = [problem(np.full(qubits.size, sign * _PROBE_PHI0)) for sign in (1.0, -1.0)]
+    up, down = (_offsets(answer.spins) for answer in runner.run(probes, cap_us, deadline, bill))
+    response = float((up - down).mean()) / (2 * _PROBE_PHI0)
+    if not response < 0:
+        raise SamplerAnswerError(
+            f"the qubits of {info.name} do not respond to flux biases", problem_ids=tuple(bill.problem_ids)
+        )
+    offsets = (up + down) / 2
+    biases = -offsets / response
+    (answer,) = runner.run([problem(biases)], cap_us, deadline, bill)
+    left = _offsets(answer.spins)
+    return Shim(
+        solver=info.name,
+        graph_id=info.graph.graph_id,
+        annealing_time_us=annealing_time_us,
+        qubits=qubits.tolist(),
+        flux_biases_phi0=biases.tolist(),
+        offset_before_kt=_spread(offsets, (_noise(up) + _noise(down)) / 4, reads),
+        offset_after_kt=_spread(left, _noise(left), reads),
+        reads=3 * reads,
+        measured_at=now,
+    )
+
+
+def _offsets(spins: NDArray[np.int8]) -> NDArray[np.float64]:
+    """(qubits,) offset in kT of each qubit, from reads of h = J = 0."""
+    reads = spins.shape[0]
+    means = np.clip(spins.mean(axis=0, dtype=np.float64), -1 + 1 / reads, 1 - 1 / reads)
+    offsets: NDArray[np.float64] = -np.arctanh(means)
+    return offsets
+
+
+def _noise(offsets: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sampling variance of each offset, times the number of reads."""
+    noise: NDArray[np.float64] = np.cosh(offsets) ** 2
+    return noise
+
+
+def _spread(offsets: NDArray[np.float64], noise: NDArray[np.float64], reads: int) -> float:
+    """Root mean square of offsets, their sampling variance taken off."""
+    return float(np.sqrt(max(0.0, float((offsets**2 - noise / reads).mean()))))
+
+
+def _key(solver: str, graph_id: str, annealing_time_us: float) -> str:
+    return f"{solver}|{graph_id}|{annealing_time_us:g}"
