@@ -11,33 +11,49 @@ from sampler.qpu.sampler import QpuSampler
 from sampler.qpu.settings import QpuSettings
 from sampler.request import SamplerOptions
 
+ROWS_PER_CONDITION = 4000
 
-@pytest.mark.parametrize(
-    ("family", "noise", "defects", "rows_per_condition", "options"),
-    [
-        # As used: a chip with errors and holes, and refinement, which brings the draws back to the law.
-        ("zephyr", "typical", 0.03, 4000, SamplerOptions(refine_sweeps=32, gauges=2)),
-        ("pegasus", "typical", 0.03, 4000, SamplerOptions(refine_sweeps=32)),
-        # The path to the QPU alone: folding, gauges and beta_eff are all that make these draws right. There are fewer
-        # rows, so that the statistical error of the calibration, 1 to 2 %, stays below what the checks see.
-        ("zephyr", "none", 0.0, 1000, SamplerOptions(refine_sweeps=0, gauges=2)),
-        ("pegasus", "none", 0.0, 1000, SamplerOptions(refine_sweeps=0)),
-    ],
-)
-def test_distribution_is_the_exact_one(
-    family, noise, defects, rows_per_condition, options, rng, base_seed, tmp_path, judge, checks, lattice_machine,
-    random_spins, latent_request, enumerate_law,
-):  # fmt: skip
-    machine = lattice_machine(rng, family, nodes_per_partition=4)
-    levels = rng.permutation(np.unique(random_spins(rng, (32, 4)), axis=0))[:3]
-    conditions = rng.permutation(np.repeat(levels, rows_per_condition, axis=0))
-    chip = EmulatorConfig(
-        topology=machine.topology, defects=defects, sweeps=64, seed=base_seed % 2**31, **NOISE_LEVELS[noise]
-    )
-    with EmulatorServer(chip) as server:
-        settings = QpuSettings(endpoint=server.endpoint, token="any", state_dir=tmp_path, calibration_reads=10_000)
-        with QpuSampler(settings) as sampler:
-            batch = sampler.sample(latent_request(machine, conditions, seed=base_seed, options=options))
-    assert batch.provenance.problem_ids
-    assert batch.provenance.refine_sweeps == options.refine_sweeps
-    judge(checks.exact({c.tobytes(): enumerate_law(machine, c) for c in levels}, batch.spins, conditions))
+
+@pytest.fixture
+def drawn(request, rng, base_seed, tmp_path, lattice_machine, random_spins, latent_request):
+    """Draws through the emulator: machine, levels, conditions, chip, calibration and batch."""
+
+    def draw(family, noise, defects, options):
+        machine = lattice_machine(rng, family, nodes_per_partition=4)
+        levels = rng.permutation(np.unique(random_spins(rng, (32, 4)), axis=0))[:3]
+        conditions = rng.permutation(np.repeat(levels, ROWS_PER_CONDITION, axis=0))
+        chip = EmulatorConfig(
+            topology=machine.topology, defects=defects, sweeps=64, seed=base_seed % 2**31, **NOISE_LEVELS[noise]
+        )
+        with EmulatorServer(chip) as server:
+            settings = QpuSettings(endpoint=server.endpoint, token="any", state_dir=tmp_path, calibration_reads=10_000)
+            with QpuSampler(settings) as sampler:
+                batch = sampler.sample(latent_request(machine, conditions, seed=base_seed, options=options))
+                calibration = sampler.calibrations()[0]
+        assert batch.provenance.problem_ids
+        assert batch.provenance.refine_sweeps == options.refine_sweeps
+        assert batch.provenance.beta == calibration.beta
+        return machine, levels, conditions, chip, calibration, batch.spins
+
+    return draw
+
+
+@pytest.mark.parametrize("family", ["zephyr", "pegasus"])
+def test_refined_draws_of_a_noisy_chip_follow_the_law(family, drawn, judge, checks, enumerate_law):
+    machine, levels, conditions, _, _, spins = drawn(family, "typical", 0.03, SamplerOptions(refine_sweeps=32))
+    judge(checks.exact({level.tobytes(): enumerate_law(machine, level) for level in levels}, spins, conditions))
+
+
+@pytest.mark.parametrize(("family", "gauges"), [("zephyr", 2), ("pegasus", 1)])
+def test_unrefined_draws_of_a_clean_chip_follow_the_law_at_the_calibrated_beta(
+    family, gauges, drawn, judge, checks, enumerate_law
+):
+    options = SamplerOptions(refine_sweeps=0, gauges=gauges)
+    machine, levels, conditions, chip, calibration, spins = drawn(family, "none", 0.0, options)
+    # Six of its standard errors: a calibration fails this in 2e-9 of cases.
+    assert abs(calibration.beta - chip.beta) < 6 * calibration.beta_error
+    assert calibration.beta_error < 0.03 * chip.beta
+    # Nothing but folding, gauges and (h, J)/beta_eff makes these draws: at what the chip's own beta leaves, exactly.
+    ratio = np.float32(chip.beta / calibration.beta)
+    apparent = machine.with_parameters(machine.h * ratio, machine.j * ratio)
+    judge(checks.exact({level.tobytes(): enumerate_law(apparent, level) for level in levels}, spins, conditions))

@@ -1,0 +1,64 @@
+"""What a reservoir serves, time after time, follows the exact law: fresh states, and chains advanced in between."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sampler.annealing import AnnealingSampler
+from sampler.diagnostics import autocorrelation_times
+from sampler.gibbs.sampler import GibbsSampler, refine
+from sampler.request import SamplerOptions
+from sampler.reservoir import Reservoir, WarmChains
+
+PER_LEVEL, SERVINGS = 250, 16
+
+
+@pytest.mark.parametrize("kind", ["warm gibbs", "fresh annealing"])
+def test_served_states_follow_the_exact_law(
+    kind, rng, judge, checks, random_machine, random_spins, enumerate_law, tau_of
+):
+    machine = random_machine(rng, free=10, condition=4, coupling=0.4)
+    levels = rng.permutation(np.unique(random_spins(rng, (32, 4)), axis=0))[:3]
+    warm = None
+    if kind == "warm gibbs":
+        tau = tau_of(machine, levels)
+        warm = WarmChains(refine, sweeps=int(np.ceil(10 * tau)), tau_sweeps=tau, renew_after=6)
+    served = []
+    with AnnealingSampler() if kind == "fresh annealing" else GibbsSampler() as sampler:
+        reservoir = Reservoir(
+            sampler,
+            machine,
+            levels,
+            per_level=PER_LEVEL,
+            max_bytes=10**6,
+            options=SamplerOptions(sweeps=64),
+            warm=warm,
+            rows_per_refill=1000,
+        )
+        for _ in range(SERVINGS):
+            while reservoir.refill():
+                pass
+            taken = reservoir.take(rng.permutation(np.repeat(levels, PER_LEVEL, axis=0)))
+            assert taken.served.all()
+            served.append(taken.spins)
+    spins = np.concatenate(served)
+    laws = {level.tobytes(): enumerate_law(machine, level) for level in levels}
+    judge(checks.exact(laws, spins, spins[:, machine.condition_nodes]))
+
+
+@pytest.fixture
+def tau_of(latent_request):
+    """Longest autocorrelation time of a machine's Gibbs chains at given conditions."""
+
+    def measure(machine, levels):
+        conditions = np.repeat(levels, 100, axis=0)
+        with GibbsSampler() as sampler:
+            start = sampler.sample(latent_request(machine, conditions, seed=1)).spins
+
+        def advance(spins, step):
+            return refine(machine, spins, 1, latent_request(machine, conditions, seed=2 + step).streams)
+
+        return max(autocorrelation_times(machine, start, advance, steps=128).values())
+
+    return measure
