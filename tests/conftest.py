@@ -173,7 +173,7 @@ def _enumerate_law() -> Callable[..., ExactLaw]:
 
 @pytest.fixture(scope="session")
 def untrained_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of two small, untrained bundles of dataset 2, ``test-zephyr`` and ``test-pegasus``: real in all but quality."""
+    """Folder of two small, untrained bundles of dataset 2, ``test-zephyr`` and ``test-pegasus``."""
     import torch  # slow to load, and most tests do without
 
     from model.bundle import Manifest, build_decoder, lattice_of, save_bundle
