@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from sampler.compiling import kernel
 from sampler.gibbs import lanes
 from sampler.gibbs.fast import exponent_factors, run_fast
-from sampler.gibbs.graph import Programme
+from sampler.gibbs.graph import GibbsGraph, Kept, Programme
 from sampler.gibbs.plain import run_plain
+from sampler.gibbs.single import LANES, Slices, run_single
 from sampler.gibbs.streams import generator_states
 
 BLOCK_TYPES = (np.uint8, np.uint32, np.uint64)
@@ -21,6 +22,18 @@ BLOCK_TYPES = (np.uint8, np.uint32, np.uint64)
 
 CHUNK = 1024
 """Sweeps between two looks at the clock."""
+
+
+_slices: Kept[Slices] = Kept()
+
+
+def slices_of(graph: GibbsGraph) -> Slices:
+    """The slices of a graph, built once for it."""
+    slices = _slices.get((id(graph),))
+    if slices is None:
+        slices = Slices.build(graph)
+        _slices.put((id(graph),), (graph,), slices)
+    return slices
 
 
 def run_block_fast(
@@ -67,6 +80,48 @@ def run_block_fast(
             start,
         )
     _unpack(up, graph.order, spins)
+
+
+def run_one(
+    programme: Programme,
+    spins: NDArray[np.int8],
+    betas: NDArray[np.float64],
+    keys: NDArray[np.uint64],
+    on_time: Callable[[], None] = lambda: None,
+) -> None:
+    """Sweep one row of ``spins`` (1, nodes) in place, with the kernel for one chain."""
+    graph = programme.graph
+    slices = slices_of(graph)
+    steps = slices.steps(programme)
+    up = np.zeros(graph.updates + LANES, dtype=np.int32)
+    up[: graph.updates] = -(spins[0, graph.order] > 0).astype(np.int32)
+    fields = np.zeros((1, graph.updates + LANES), dtype=np.int32)
+    held = np.ascontiguousarray(spins[:, graph.held] > 0).astype(np.uint8)
+    _fold_plain(held, programme.base, graph.held_indptr, graph.held_columns, programme.held_step, fields)
+    states = generator_states(keys)
+    twice_betas = 2.0 * betas / programme.scale
+    scratch, bits = np.zeros((5, LANES), dtype=np.int16), np.zeros(graph.updates + LANES, dtype=np.int32)
+    for start in range(0, betas.shape[0], CHUNK):
+        on_time()
+        part = twice_betas[start : start + CHUNK]
+        run_single(
+            up,
+            fields[0],
+            slices.positions,
+            slices.valid,
+            slices.starts,
+            slices.neighbours,
+            steps,
+            part,
+            exponent_factors(part),
+            np.repeat(keys, LANES),
+            states,
+            scratch,
+            bits,
+            np.zeros(0, dtype=np.uint16),
+            start,
+        )
+    spins[0, graph.order] = -2 * up[: graph.updates] - 1
 
 
 def run_block_plain(

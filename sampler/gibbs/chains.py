@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 
 from sampler.compiling import kernel
 from sampler.errors import InvalidInputError, SamplerTimeoutError
-from sampler.gibbs.blocks import BLOCK_TYPES, run_block_fast, run_block_plain
+from sampler.gibbs.blocks import BLOCK_TYPES, run_block_fast, run_block_plain, run_one
 from sampler.gibbs.graph import Programme, programme_of
 from sampler.gibbs.schedule import checked_sweeps, ramp_and_hold
 from sampler.gibbs.streams import DRAW, REFINE, start_word, stream_keys
 from sampler.machine import BoltzmannMachine
 
 Device = Literal["cpu", "cuda"]
+
+FEW = 2
+"""Rows a thread runs one by one: up to here that is faster than a block of eight."""
 
 
 def available_threads() -> int:
@@ -153,16 +156,20 @@ def run(
         run_on_device(programme, spins, betas, keys, on_time=on_time)
         return
 
-    def piece(rows: slice) -> None:
-        if programme.wide:
-            run_block_plain(programme, spins[rows], betas, keys[rows], on_time)
-        else:
-            run_block_fast(programme, spins[rows], betas, keys[rows], state_type, on_time)
-
     workers = threads if threads is not None else available_threads()
     share = -(-spins.shape[0] // workers)
     state_type = next((kind for kind in BLOCK_TYPES if 8 * np.dtype(kind).itemsize >= share), BLOCK_TYPES[-1])
-    each_piece(piece, spins.shape[0], 8 * np.dtype(state_type).itemsize, workers)
+    alone = share <= FEW and not programme.wide
+
+    def piece(rows: slice) -> None:
+        if programme.wide:
+            run_block_plain(programme, spins[rows], betas, keys[rows], on_time)
+        elif alone:
+            run_one(programme, spins[rows], betas, keys[rows], on_time)
+        else:
+            run_block_fast(programme, spins[rows], betas, keys[rows], state_type, on_time)
+
+    each_piece(piece, spins.shape[0], 1 if alone else 8 * np.dtype(state_type).itemsize, workers)
 
 
 def each_piece(work: Callable[[slice], None], rows: int, size: int, threads: int | None) -> None:

@@ -115,7 +115,7 @@ def run_fast(
                 if lanes.any_below(distance, lanes.splat(up, 2 * MARGIN + 1)):
                     open_lanes = lanes.below(up, distance, lanes.splat(up, 2 * MARGIN + 1))
                     update = (start + sweep) * padded + position
-                    rare = _settle(rare, open_lanes, field, bits, scratch, keys, twice_betas[sweep], update)
+                    rare = settle(rare, open_lanes, field, bits, scratch, keys, twice_betas[sweep], update, 0)
                 up[position] = lanes.negative(up, field) ^ rare
     for row, (even, odd) in enumerate(((a0, b0), (a1, b1), (a2, b2), (a3, b3))):
         lanes.store_pairs(even, up, states, row, 0)
@@ -123,10 +123,10 @@ def run_fast(
 
 
 @kernel
-def _settle(
-    rare: Any, open_lanes: Any, field: Any, bits: Any, scratch: Any, keys: Any, twice_beta: Any, update: Any
+def settle(
+    rare: Any, open_lanes: Any, field: Any, bits: Any, scratch: Any, keys: Any, twice_beta: Any, update: Any, apart: Any
 ) -> Any:
-    """``rare`` with the open lanes decided by the plain rule."""
+    """``rare`` with the open lanes decided by the plain rule; update numbers of neighbouring lanes are ``apart``."""
     lanes.store_words(field, scratch, 3)
     lanes.store_words(bits, scratch, 4)
     rare_bits, open_bits = np.uint64(rare), np.uint64(open_lanes)
@@ -135,6 +135,6 @@ def _settle(
         lane = lanes.trailing_zeros(open_bits)
         open_bits &= open_bits - np.uint64(1)
         size = twice_beta * abs(np.int64(scratch[3, lane]))
-        if unlikely(np.int64(scratch[4, lane]) & 0xFFFF, size, keys[lane], update):
+        if unlikely(np.int64(scratch[4, lane]) & 0xFFFF, size, keys[lane], update + apart * lane):
             rare_bits |= np.uint64(1) << np.uint64(lane)
     return rare_bits

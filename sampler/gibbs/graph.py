@@ -188,7 +188,7 @@ def _row_sums(values: NDArray[np.float64], indptr: NDArray[np.int32]) -> NDArray
     return rows
 
 
-class _Kept(Generic[Value]):
+class Kept(Generic[Value]):
     """The last few values by the identity of the (immutable) arrays they were made from."""
 
     def __init__(self) -> None:
@@ -196,6 +196,7 @@ class _Kept(Generic[Value]):
         self._lock = Lock()
 
     def get(self, key: tuple[object, ...]) -> Value | None:
+        """The value kept under ``key``."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is not None:
@@ -203,6 +204,7 @@ class _Kept(Generic[Value]):
             return None if entry is None else entry[1]
 
     def put(self, key: tuple[object, ...], sources: tuple[object, ...], value: Value) -> None:
+        """Keep ``value``, made from ``sources``, whose identities are in ``key``."""
         # The sources are held so that an identity in the key cannot be reused while the entry lives.
         with self._lock:
             self._entries[key] = (sources, value)
@@ -210,8 +212,8 @@ class _Kept(Generic[Value]):
                 self._entries.popitem(last=False)
 
 
-_graphs: _Kept[GibbsGraph] = _Kept()
-_programmes: _Kept[Programme] = _Kept()
+_graphs: Kept[GibbsGraph] = Kept()
+_programmes: Kept[Programme] = Kept()
 
 
 def graph_of(machine: BoltzmannMachine, *, free_condition: bool = False) -> GibbsGraph:

@@ -185,6 +185,90 @@ def store_pairs(context: Any, pairs: Any, state: Any, target: Any, row: Any, hal
 
 
 @intrinsic
+def load_words32(context: Any, state: Any, source: Any, offset: Any) -> Any:  # noqa: ARG001
+    """As many 32-bit words as ``state`` has lanes, from ``offset`` of a one-dimensional array of int32."""
+    result = VectorType(32, state.dtype.bitwidth)
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address = _address(context, builder, signature.args[1], arguments[1], arguments[2], signature.args[2])
+        return _unaligned(builder, address, ir.VectorType(_I32, result.lanes))
+
+    return result(state, source, offset), emit
+
+
+@intrinsic
+def store_words32(context: Any, words: Any, target: Any, offset: Any) -> Any:  # noqa: ARG001
+    """Write 32-bit words to ``offset`` of a one-dimensional array of int32."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address = _address(context, builder, signature.args[1], arguments[1], arguments[2], signature.args[2])
+        stored = builder.store(arguments[0], builder.bitcast(address, arguments[0].type.as_pointer()))
+        stored.align = 4
+        return context.get_dummy_value()
+
+    return types.none(words, target, offset), emit
+
+
+@intrinsic
+def gather(context: Any, array: Any, indices: Any) -> Any:  # noqa: ARG001
+    """``array[index]``, int32, for each of a vector of indices that are known to be in range."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        lanes = signature.args[1].lanes
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        wide = builder.zext(arguments[1], ir.VectorType(ir.IntType(64), lanes))
+        pointers = builder.gep(data, [wide], source_etype=_I32)
+        # llvmlite types the result as one pointer; with a vector of indices it is a vector of them.
+        pointers.type = ir.VectorType(data.type, lanes)
+        vector, mask = ir.VectorType(_I32, lanes), ir.VectorType(_I1, lanes)
+        name = f"llvm.masked.gather.v{lanes}i32.v{lanes}p0"
+        kind = ir.FunctionType(vector, [pointers.type, _I32, mask, vector])
+        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+        everywhere = ir.Constant(mask, [1] * lanes)
+        return builder.call(function, [pointers, _I32(4), everywhere, ir.Constant(vector, ir.Undefined)])
+
+    return indices(array, indices), emit
+
+
+@intrinsic
+def both(context: Any, first: Any, second: Any) -> Any:  # noqa: ARG001
+    """Bits in both of the two, lane by lane."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        return builder.and_(arguments[0], arguments[1])
+
+    return first(first, second), emit
+
+
+@intrinsic
+def low_words(context: Any, words: Any) -> Any:  # noqa: ARG001
+    """Low halves of 32-bit words."""
+    result = VectorType(16, words.lanes)
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        return builder.trunc(arguments[0], ir.VectorType(_I16, result.lanes))
+
+    return result(words), emit
+
+
+@intrinsic
+def masks_where(context: Any, bits: Any, valid: Any, others: Any) -> Any:  # noqa: ARG001
+    """32-bit words of all ones or none, by ``bits``, in the lanes set in ``valid``; those of ``others`` elsewhere."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        lanes = signature.args[2].lanes
+
+        def lane_bits(value: Any, kind: Any) -> Any:
+            whole = context.cast(builder, value, kind, types.uint64)
+            return builder.bitcast(builder.trunc(whole, ir.IntType(lanes)), ir.VectorType(_I1, lanes))
+
+        chosen, kept = (lane_bits(arguments[n], signature.args[n]) for n in (0, 1))
+        return builder.select(kept, builder.sext(chosen, arguments[2].type), arguments[2])
+
+    return others(bits, valid, others), emit
+
+
+@intrinsic
 def splat(context: Any, state: Any, value: Any) -> Any:  # noqa: ARG001
     """A vector of words with the low 16 bits of an integer in every lane."""
     result = _words(state)

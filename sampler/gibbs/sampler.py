@@ -108,8 +108,7 @@ def warm_up() -> None:
             qubits=np.arange(PARTITION_COUNT, dtype=np.int64),
             topology="none",
         )
-        for state_type in BLOCK_TYPES:
-            rows = 8 * np.dtype(state_type).itemsize
+        for rows in (1, *(8 * np.dtype(state_type).itemsize for state_type in BLOCK_TYPES)):
             conditions = np.ones((rows, 1), dtype=np.int8)
             streams = np.zeros((rows, 2), dtype=np.uint64)
             machine.energies(draw(machine, conditions, streams, 2, threads=1))

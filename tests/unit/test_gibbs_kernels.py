@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampler.gibbs import fast
-from sampler.gibbs.blocks import BLOCK_TYPES, run_block_fast, run_block_plain
+from sampler.gibbs.blocks import BLOCK_TYPES, run_block_fast, run_block_plain, run_one, slices_of
 from sampler.gibbs.graph import GibbsGraph, Programme, graph_of, programme_of
 from sampler.gibbs.schedule import RAMP_START, ramp_and_hold
+from sampler.gibbs.single import LANES
 from sampler.gibbs.streams import DRAW, REFINE, further_bits, generator_states, stream_keys
 from sampler.machine import BoltzmannMachine
 
@@ -41,20 +42,51 @@ def test_every_width_gives_the_plain_rules_spins(rng, lattice_machine, random_sp
             quick = start[:rows].copy()
             run_block_fast(programme, quick, betas, keys[:rows], state_type)
             assert np.array_equal(quick, plain[:rows]), (state_type, rows)
+    for row in range(16):
+        alone = start[row : row + 1].copy()
+        run_one(programme, alone, betas, keys[row : row + 1])
+        assert np.array_equal(alone[0], plain[row]), row
 
 
 def test_long_runs_are_cut_without_a_seam(rng, lattice_machine, random_spins, monkeypatch):
     machine = lattice_machine(rng, "zephyr", nodes_per_partition=8)
     programme = programme_of(machine)
     start, keys = random_spins(rng, (8, 32)), stream_keys(streams_of(1, 8), DRAW)
-    whole = {}
+
+    def one_by_one(programme, spins, betas, keys):
+        for row in range(8):
+            run_one(programme, spins[row : row + 1], betas, keys[row : row + 1])
+
+    found = set()
     for chunk in (7, 1024):
         monkeypatch.setattr("sampler.gibbs.blocks.CHUNK", chunk)
-        for run in (run_block_plain, lambda *a: run_block_fast(*a, np.uint8)):
+        for run in (run_block_plain, lambda *a: run_block_fast(*a, np.uint8), one_by_one):
             spins = start.copy()
             run(programme, spins, ramp_and_hold(40), keys)
-            whole[chunk, run is run_block_plain] = spins
-    assert len({spins.tobytes() for spins in whole.values()}) == 1
+            found.add(spins.tobytes())
+    assert len(found) == 1
+
+
+def test_slices_hold_every_neighbour_and_stay_within_a_class(rng, lattice_machine):
+    machine = lattice_machine(rng, "zephyr", nodes_per_partition=21)
+    graph = graph_of(machine)
+    slices = slices_of(graph)
+    assert slices is slices_of(graph)
+    seen, entries = [], []
+    for number, position in enumerate(slices.positions):
+        lanes = int(slices.valid[number]).bit_count()
+        seen += range(position, position + lanes)
+        assert np.unique(graph.colours[position : position + lanes]).shape[0] == 1
+        rows = slice(slices.starts[number] * LANES, slices.starts[number + 1] * LANES)
+        listed = slices.entries[rows].reshape(-1, LANES)
+        owners = np.searchsorted(graph.indptr, listed, side="right") - 1
+        assert (owners == position + np.arange(LANES))[listed >= 0].all()
+        there = slices.neighbours[rows].reshape(-1, LANES)
+        assert np.array_equal(there[listed >= 0], graph.neighbours[listed[listed >= 0]])
+        assert (there[listed < 0] == graph.updates).all()
+        entries += listed[listed >= 0].tolist()
+    assert seen == list(range(graph.updates))
+    assert sorted(entries) == list(range(graph.neighbours.shape[0]))
 
 
 def sixteen_bit_distance(twice_beta):

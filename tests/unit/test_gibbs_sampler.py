@@ -89,17 +89,17 @@ PROCESS = """
 import sys, numpy as np
 from numba.core.dispatcher import Dispatcher
 from sampler import energy
-from sampler.gibbs import blocks, chains, fast, plain, sampler, streams
+from sampler.gibbs import blocks, chains, fast, plain, sampler, single, streams
 from sampler.machine import BoltzmannMachine
 from sampler.request import LatentRequest, SamplerOptions
-modules = (blocks, chains, energy, fast, plain, streams)
+modules = (blocks, chains, energy, fast, plain, single, streams)
 kernels = {k for m in modules for k in vars(m).values() if isinstance(k, Dispatcher)}
 sampler.warm_up()
 compiled = {k: len(k.signatures) for k in kernels}
 folder = sys.argv[1]
 a = np.load(folder + "/machine.npz")
 machine = BoltzmannMachine(h=a["h"], j=a["j"], edges=a["e"], partitions=a["p"], qubits=a["q"], topology="zephyr:12")
-for rows in (200, 40, 1, 9):
+for rows in (200, 40, 1, 6, 9):
     streams = np.stack([np.full(rows, 8), np.arange(rows)], axis=1).astype(np.uint64)
     streams.flags.writeable = False
     conditions = np.resize(a["conditions"], (rows, a["conditions"].shape[1]))
