@@ -57,9 +57,9 @@ def _qpu(settings: Settings) -> Sampler:
 def _device(settings: Settings) -> Literal["cpu", "cuda"]:
     if settings.device == "cpu":
         return "cpu"
-    import torch  # slow to load
+    from sampler.gibbs import cuda  # loads torch
 
-    has_gpu = torch.cuda.is_available()
-    if settings.device == "cuda" and not has_gpu:
-        raise SettingsError("QSHOWER_DEVICE", "cuda", "auto or cpu: torch finds no CUDA device here")
-    return "cuda" if has_gpu else "cpu"
+    reason = cuda.missing()
+    if settings.device == "cuda" and reason is not None:
+        raise SettingsError("QSHOWER_DEVICE", "cuda", f"auto or cpu: {reason}")
+    return "cpu" if reason is not None else "cuda"
