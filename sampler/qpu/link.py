@@ -95,6 +95,7 @@ class SolverLink:
         self._pid = os.getpid()
         self._connection: Connection | None = None
         self._solvers: dict[str, SolverInfo] = {}
+        self._not_for_us: set[tuple[str, str]] = set()
         self._checked_at = -1e9
         self._failure: SamplerError | None = None
         self._failed_at = -1e9
@@ -294,15 +295,14 @@ class SolverLink:
     def _fetch(self, client: Any) -> dict[str, SolverInfo]:
         """Online solvers; full definitions only of those whose graph_id is new."""
         known = {info.key: info for info in self._solvers.values() if info.solver.client is client}
-        if known:
-            listed = client.solvers_session.list_solvers(filter="none,+identity,+status", refresh_=True)
-            online = {
-                (str(entry.identity.name), str(getattr(entry.identity.version, "graph_id", None)))
-                for entry in listed
-                if str(entry.get("status", "")).lower() == "online"
-            }
-            if online <= set(known):
-                return {key[0]: known[key] for key in online}
+        listed = client.solvers_session.list_solvers(filter="none,+identity,+status", refresh_=True)
+        online = {
+            (str(entry.identity.name), str(getattr(entry.identity.version, "graph_id", None)))
+            for entry in listed
+            if str(entry.get("status", "")).lower() == "online"
+        }
+        if known and online <= known.keys() | self._not_for_us:
+            return {key[0]: info for key, info in known.items() if key in online}
         found = {}
         for solver in client.get_solvers(refresh=True):
             if solver.properties.get("topology", {}).get("type") not in FAMILIES:
@@ -310,6 +310,7 @@ class SolverLink:
             solver.return_matrix = True
             info = known.get((solver.name, solver.graph_id)) or solver_info(solver)
             found[info.name] = info
+        self._not_for_us = online - {info.key for info in found.values()}
         return found
 
     def _configured_name(self) -> str | None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
-from sampler.errors import SamplerError
+from sampler.errors import SamplerError, SamplerUnavailableError
 from sampler.qpu.budget import BudgetLedger, current_key
 from sampler.qpu.link import Connection, SolverLink
 from sampler.qpu.problems import Answer, Collector, Problem, Submission, submit
 from sampler.qpu.settings import QpuSettings
 from sampler.qpu.solver import SolverInfo
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -64,7 +67,11 @@ class Runner:
         try:
             return self._run(problems, deadline, spent, bill)
         finally:
-            self._ledger.settle(reservation, spent.billed_us())
+            try:
+                self._ledger.settle(reservation, spent.billed_us())
+            except SamplerUnavailableError as error:
+                # The reservation stays, which errs on the safe side; the draw is good.
+                _LOG.warning("the bill of a QPU draw could not be entered: %s", error)
 
     def _run(self, problems: Sequence[Problem], deadline: float, spent: _Spending, bill: Bill) -> list[Answer]:
         collector = Collector(self._link, self._connection, self._settings)

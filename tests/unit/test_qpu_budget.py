@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sampler.errors import BudgetExceededError, InvalidInputError
+from sampler.errors import BudgetExceededError, InvalidInputError, SamplerUnavailableError
 from sampler.qpu.budget import BudgetLedger, billed_to, current_key
 
 NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
@@ -92,3 +92,10 @@ def test_a_file_that_is_no_ledger_is_refused_by_name(tmp_path: Path) -> None:
     path.write_text("[1, 2")
     with pytest.raises(InvalidInputError, match=r"budget\.json"):
         BudgetLedger(path, 1000.0, None).reserve(1.0, None)
+
+
+def test_a_folder_that_cannot_be_written_refuses_before_anything_is_spent(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file where the folder should be")
+    with pytest.raises(SamplerUnavailableError, match="cannot keep the QPU's state"):
+        BudgetLedger(tmp_path / "state" / "budget.json", None, None).reserve(1.0, None)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
