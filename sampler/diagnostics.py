@@ -24,6 +24,9 @@ Draw = Callable[[LatentRequest], LatentBatch]
 Advance = Callable[[NDArray[np.int8], int], NDArray[np.int8]]
 """(states, step number) → the states one step (one sweep, usually) later."""
 
+Refine = Callable[[BoltzmannMachine, NDArray[np.int8], int, NDArray[np.uint64]], NDArray[np.int8]]
+"""``sampler.gibbs.sampler.refine``: machine, states, sweeps, streams → the states so many sweeps later."""
+
 _MOST_BETA = 1e3
 
 
@@ -222,6 +225,44 @@ def autocorrelation_times(
         means = np.bincount(level, series.mean(axis=1)) / counts
         times[name] = autocorrelation_time(series - means[level][:, None])
     return times
+
+
+def chain_autocorrelation_times(
+    machine: BoltzmannMachine,
+    conditions: NDArray[np.int8],
+    draw: Draw,
+    refine: Refine,
+    *,
+    sweeps: int,
+    chains: int = 32,
+    steps: int = 256,
+    seed: int = 0,
+) -> dict[str, float]:
+    """τ in sweeps of each figure of ``figures_of``, of Gibbs chains at some ``conditions`` (levels, width).
+
+    Args:
+        machine: the law.
+        conditions: distinct ones, with ``chains`` chains each.
+        draw: a sampler's ``sample``, which gives the start; it must be in equilibrium after ``sweeps``.
+        refine: advances the chains, one sweep a step.
+        sweeps: of the start.
+        chains: at each condition.
+        steps: sweeps recorded; τ must be well below.
+        seed: streams (seed, i) are used for all of it.
+    """
+    level = np.repeat(conditions, chains, axis=0)
+    rows = level.shape[0]
+
+    def streams(step: int) -> NDArray[np.uint64]:
+        found = np.empty((rows, 2), dtype=np.uint64)
+        found[:, 0] = seed
+        found[:, 1] = np.arange(rows * step, rows * (step + 1), dtype=np.uint64)
+        return found
+
+    start = draw(LatentRequest(machine, level, streams(0), SamplerOptions(sweeps=sweeps))).spins
+    return autocorrelation_times(
+        machine, start, lambda spins, step: refine(machine, spins, 1, streams(step + 1)), steps=steps
+    )
 
 
 def agreement(machine: BoltzmannMachine, cold: NDArray[np.int8], warm: NDArray[np.int8]) -> dict[str, Agreement]:

@@ -15,12 +15,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sampler.bank_file import unpack_spins
+from sampler.diagnostics import Refine
 from sampler.errors import InvalidInputError, SamplerAnswerError, SamplerUnavailableError
 from sampler.machine import BoltzmannMachine
 from sampler.protocol import Sampler
@@ -30,15 +31,6 @@ from sampler.stock import Shelf, Stock
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _IDLE_POLL_S = 0.02
-
-
-class Refine(Protocol):
-    """``sampler.gibbs.sampler.refine``: states after further sweeps at β = 1, the condition held."""
-
-    def __call__(
-        self, machine: BoltzmannMachine, spins: NDArray[np.int8], sweeps: int, streams: NDArray[np.uint64], /
-    ) -> NDArray[np.int8]:
-        """States (rows, nodes) ``sweeps`` later, each row with its own stream."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sampler.annealing import AnnealingSampler
-from sampler.diagnostics import autocorrelation_times
+from sampler.diagnostics import chain_autocorrelation_times
 from sampler.gibbs.sampler import GibbsSampler, refine
 from sampler.request import SamplerOptions
 from sampler.reservoir import Reservoir, WarmChains
@@ -15,14 +15,13 @@ PER_LEVEL, SERVINGS = 250, 16
 
 
 @pytest.mark.parametrize("kind", ["warm gibbs", "fresh annealing"])
-def test_served_states_follow_the_exact_law(
-    kind, rng, judge, checks, random_machine, random_spins, enumerate_law, tau_of
-):
+def test_served_states_follow_the_exact_law(kind, rng, judge, checks, random_machine, random_spins, enumerate_law):
     machine = random_machine(rng, free=10, condition=4, coupling=0.4)
     levels = rng.permutation(np.unique(random_spins(rng, (32, 4)), axis=0))[:3]
     warm = None
     if kind == "warm gibbs":
-        tau = tau_of(machine, levels)
+        with GibbsSampler() as source:
+            tau = max(chain_autocorrelation_times(machine, levels, source.sample, refine, sweeps=64).values())
         warm = WarmChains(refine, sweeps=int(np.ceil(10 * tau)), tau_sweeps=tau, renew_after=6)
     served = []
     with AnnealingSampler() if kind == "fresh annealing" else GibbsSampler() as sampler:
@@ -45,20 +44,3 @@ def test_served_states_follow_the_exact_law(
     spins = np.concatenate(served)
     laws = {level.tobytes(): enumerate_law(machine, level) for level in levels}
     judge(checks.exact(laws, spins, spins[:, machine.condition_nodes]))
-
-
-@pytest.fixture
-def tau_of(latent_request):
-    """Longest autocorrelation time of a machine's Gibbs chains at given conditions."""
-
-    def measure(machine, levels):
-        conditions = np.repeat(levels, 100, axis=0)
-        with GibbsSampler() as sampler:
-            start = sampler.sample(latent_request(machine, conditions, seed=1)).spins
-
-        def advance(spins, step):
-            return refine(machine, spins, 1, latent_request(machine, conditions, seed=2 + step).streams)
-
-        return max(autocorrelation_times(machine, start, advance, steps=128).values())
-
-    return measure

@@ -13,6 +13,7 @@ from sampler.diagnostics import (
     autocorrelation_time,
     autocorrelation_times,
     calibrate_sweeps,
+    chain_autocorrelation_times,
     energy_matched_beta,
     figures_of,
     local_fields,
@@ -138,19 +139,26 @@ def test_autocorrelation_times_of_independent_and_of_frozen_chains(machine, rng,
     assert all(tau >= 32 for tau in autocorrelation_times(machine, start, lambda spins, step: spins, steps=64).values())
 
 
-def test_autocorrelation_time_of_gibbs_chains_is_short_and_takes_conditions_apart(
-    machine, rng, random_spins, latent_request
-):
-    conditions = random_spins(rng, (64, 3))
+def test_autocorrelation_time_of_gibbs_chains(machine, rng, random_spins):
+    levels = np.unique(random_spins(rng, (16, 3)), axis=0)[:3]
+    seen = []
+
+    def recorded(machine, spins, sweeps, streams):
+        seen.append(streams)
+        assert sweeps == 1
+        return refine(machine, spins, sweeps, streams)
+
     with GibbsSampler() as sampler:
-        start = sampler.sample(latent_request(machine, conditions, seed=1)).spins
-
-    def advance(spins, step):
-        streams = latent_request(machine, conditions, seed=2, first_index=64 * step).streams
-        return refine(machine, spins, 1, streams)
-
-    times = autocorrelation_times(machine, start, advance, steps=256)
+        times = chain_autocorrelation_times(machine, levels, sampler.sample, recorded, sweeps=64, seed=5)
+        free = machine.with_parameters(machine.h, machine.j * 0)
+        independent = chain_autocorrelation_times(free, levels, sampler.sample, refine, sweeps=8, steps=128)
+    assert set(times) == {"energy", "magnetisation_1", "magnetisation_2", "magnetisation_3"}
     assert all(1.0 <= tau < 12.0 for tau in times.values())
+    # Without couplings a sweep forgets everything.
+    assert all(tau == pytest.approx(1.0, abs=0.1) for tau in independent.values())
+    streams = np.concatenate(seen)
+    assert len(np.unique(streams, axis=0)) == 256 * 96, "a stream was used twice"
+    assert streams[:, 1].min() >= 96, "the start's streams were used again"
 
 
 def test_agreement_measures_differences_in_standard_deviations(machine, rng, random_spins, enumerate_law):
