@@ -30,6 +30,7 @@ FIT_RATIO = 1 / 3
 COUNT_IMBALANCE = 1.1
 LEAST_FOR_ORDER = 50
 LEAST_OVERLAP = 0.01
+LEAST_FOR_RANGE = 20
 # Extremes of two sets drawn from one law differ by a few per cent.
 RANGE_MARGIN = 0.1
 
@@ -93,7 +94,8 @@ def _refuse_units(reference: ShowerSet, sample: ShowerSet) -> None:
     low, high = UNIT_FACTOR_RANGE
     ratio = float(np.median(reference.features.e_inc_mev) / np.median(sample.features.e_inc_mev))
     inside = _overlap(reference.features.e_inc_mev, sample.features.e_inc_mev)
-    if inside < LEAST_OVERLAP:
+    few = min(len(reference), len(sample)) < LEAST_FOR_RANGE
+    if inside < LEAST_OVERLAP and (low < ratio < high or not few):
         hint = (
             "they look like GeV: multiply incident_energies (and showers, if they are in GeV too) by 1000"
             if low < ratio < high
