@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampler.compiling import kernel
-from sampler.gibbs import lanes
+from sampler.gibbs import lanes, lanes32
 from sampler.gibbs.plain import unlikely
 
 MARGIN = 8
@@ -71,10 +71,10 @@ def run_fast(
     """
     updates = up.shape[0]
     padded = updates + updates % 2
-    a0, a1 = lanes.load_pairs(up, states, 0, 0), lanes.load_pairs(up, states, 1, 0)
-    a2, a3 = lanes.load_pairs(up, states, 2, 0), lanes.load_pairs(up, states, 3, 0)
-    b0, b1 = lanes.load_pairs(up, states, 0, 1), lanes.load_pairs(up, states, 1, 1)
-    b2, b3 = lanes.load_pairs(up, states, 2, 1), lanes.load_pairs(up, states, 3, 1)
+    a0, a1 = lanes32.load_pairs(up, states, 0, 0), lanes32.load_pairs(up, states, 1, 0)
+    a2, a3 = lanes32.load_pairs(up, states, 2, 0), lanes32.load_pairs(up, states, 3, 0)
+    b0, b1 = lanes32.load_pairs(up, states, 0, 1), lanes32.load_pairs(up, states, 1, 1)
+    b2, b3 = lanes32.load_pairs(up, states, 2, 1), lanes32.load_pairs(up, states, 3, 1)
     for sweep in range(twice_betas.shape[0]):
         # Kept in memory on purpose: hoisted out of the loop, they would be widened there and the products with them.
         for row in range(3):
@@ -98,7 +98,7 @@ def run_fast(
                 field = lanes.field_words(up, fields, position)
                 for entry in range(lanes.at(indptr, position), lanes.at(indptr, position + 1)):
                     field = lanes.add_where(field, up, neighbours, step, entry)
-                bits = lanes.low_halves(even, odd) if position == first else lanes.high_halves(even, odd)
+                bits = lanes32.low_halves(even, odd) if position == first else lanes32.high_halves(even, odd)
                 size = lanes.smaller(lanes.absolute(field), lanes.field_words(up, scratch, 0))
                 exponent = lanes.add(
                     lanes.multiply_low(size, lanes.field_words(up, scratch, 1)),
@@ -118,8 +118,8 @@ def run_fast(
                     rare = settle(rare, open_lanes, field, bits, scratch, keys, twice_betas[sweep], update, 0)
                 up[position] = lanes.negative(up, field) ^ rare
     for row, (even, odd) in enumerate(((a0, b0), (a1, b1), (a2, b2), (a3, b3))):
-        lanes.store_pairs(even, up, states, row, 0)
-        lanes.store_pairs(odd, up, states, row, 1)
+        lanes32.store_pairs(even, up, states, row, 0)
+        lanes32.store_pairs(odd, up, states, row, 1)
 
 
 @kernel

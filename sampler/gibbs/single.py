@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampler.compiling import kernel
-from sampler.gibbs import lanes
+from sampler.gibbs import lanes, lanes32
 from sampler.gibbs.fast import C0, C1, C2, C3, MARGIN, settle
 from sampler.gibbs.graph import GibbsGraph, Programme
 
@@ -132,12 +132,14 @@ def run_single(
             bits[first + 1] = word >> np.uint32(16)
         for piece in range(positions.shape[0]):
             position = lanes.at(positions, piece)
-            total_field = lanes.load_words32(kind, fields, position)
+            total_field = lanes32.load_words32(kind, fields, position)
             for entry in range(lanes.at(starts, piece) * LANES, lanes.at(starts, piece + 1) * LANES, LANES):
-                states_there = lanes.gather(up, lanes.load_words32(kind, neighbours, entry))
-                total_field = lanes.add(total_field, lanes.both(states_there, lanes.load_words32(kind, steps, entry)))
-            field = lanes.low_words(total_field)
-            own = lanes.low_words(lanes.load_words32(kind, bits, position))
+                states_there = lanes32.gather(up, lanes32.load_words32(kind, neighbours, entry))
+                total_field = lanes.add(
+                    total_field, lanes32.both(states_there, lanes32.load_words32(kind, steps, entry))
+                )
+            field = lanes32.low_words(total_field)
+            own = lanes32.low_words(lanes32.load_words32(kind, bits, position))
             size = lanes.smaller(lanes.absolute(field), lanes.field_words(kind, scratch, 0))
             exponent = lanes.add(
                 lanes.multiply_low(size, lanes.field_words(kind, scratch, 1)),
@@ -156,6 +158,6 @@ def run_single(
                 update = (start + sweep) * padded + position
                 rare = settle(rare, open_lanes, field, own, scratch, keys, twice_betas[sweep], update, 1)
             found = lanes.negative(kind, field) ^ rare
-            before = lanes.load_words32(kind, up, position)
-            lanes.store_words32(lanes.masks_where(found, lanes.at(valid, piece), before), up, position)
+            before = lanes32.load_words32(kind, up, position)
+            lanes32.store_words32(lanes32.masks_where(found, lanes.at(valid, piece), before), up, position)
     states[0, 0], states[1, 0], states[2, 0], states[3, 0] = s0, s1, s2, s3
