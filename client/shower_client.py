@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import httpx2
 import numpy as np
@@ -48,6 +48,20 @@ class Showers:
     showers_mev: NDArray[np.float32]
     geometry: dict[str, Any]
     provenance: dict[str, Any]
+
+
+class Choices(TypedDict, total=False):
+    """The fields of ``POST /generate`` beside the energies; what is left out or None is the service's choice."""
+
+    showers_per_energy: int
+    sampler: str
+    fallback: Sequence[str]
+    solver: str | None
+    model: str | None
+    seed: int | None
+    options: Mapping[str, Any]
+    threshold_mev: float | None
+    deadline_s: float | None
 
 
 class ShowerClient:
@@ -82,26 +96,13 @@ class ShowerClient:
         self._owns = http is None
         self._http = http or httpx2.Client(timeout=httpx2.Timeout(timeout_s, connect=10.0))
 
-    def generate(
-        self,
-        incident_energies_mev: ArrayLike,
-        *,
-        showers_per_energy: int = 1,
-        sampler: str = "auto",
-        fallback: Sequence[str] = (),
-        solver: str | None = None,
-        model: str | None = None,
-        seed: int | None = None,
-        options: Mapping[str, Any] | None = None,
-        threshold_mev: float | None = None,
-        deadline_s: float | None = None,
-    ) -> Showers:
-        """Draw ``showers_per_energy`` showers for each energy. The arguments are those of ``POST /generate``.
+    def generate(self, incident_energies_mev: ArrayLike, **choices: Unpack[Choices]) -> Showers:
+        """Draw a shower (or ``showers_per_energy``) for each energy; ``choices`` are those of ``POST /generate``.
 
         Raises:
             ShowerServiceError: see client.errors.
         """
-        body = _body(locals())
+        body = _body(incident_energies_mev, choices)
         response = self._send("POST", "/generate", NPZ, body)
         try:
             with np.load(io.BytesIO(response.content), allow_pickle=False) as arrays:
@@ -113,7 +114,7 @@ class ShowerClient:
                 )
         except (ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
             raise BadAnswerError(f"the answer is no npz file of showers: {error}") from error
-        _check_count(showers, len(body["incident_energies_mev"]) * showers_per_energy)
+        _check_count(showers, len(body["incident_energies_mev"]) * choices.get("showers_per_energy", 1))
         return showers
 
     def save(
@@ -121,16 +122,8 @@ class ShowerClient:
         path: Path,
         incident_energies_mev: ArrayLike,
         *,
-        showers_per_energy: int = 1,
-        sampler: str = "auto",
-        fallback: Sequence[str] = (),
-        solver: str | None = None,
-        model: str | None = None,
-        seed: int | None = None,
-        options: Mapping[str, Any] | None = None,
-        threshold_mev: float | None = None,
-        deadline_s: float | None = None,
         progress: Callable[[int, int | None], None] | None = None,
+        **choices: Unpack[Choices],
     ) -> None:
         """As ``generate``, into a CaloChallenge HDF5 file, which appears whole or not at all.
 
@@ -140,11 +133,11 @@ class ShowerClient:
             ShowerServiceError: see client.errors.
             OSError: the file cannot be written; what stood there before still does.
         """
-        arguments = {name: value for name, value in locals().items() if name not in ("path", "progress")}
+        body = _body(incident_energies_mev, choices)
         temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
         try:
             with temporary.open("xb") as file:
-                self._send("POST", "/generate", HDF5, _body(arguments), _Sink(file.write, progress))
+                self._send("POST", "/generate", HDF5, body, _Sink(file.write, progress))
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -254,13 +247,15 @@ class _Sink:
                 self.progress(seen, total)
 
 
-def _body(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    body = {name: value for name, value in arguments.items() if name != "self" and value is not None}
-    energies = np.atleast_1d(np.asarray(body["incident_energies_mev"], dtype=np.float64))
+def _body(incident_energies_mev: ArrayLike, choices: Choices) -> dict[str, Any]:
+    energies = np.atleast_1d(np.asarray(incident_energies_mev, dtype=np.float64)).reshape(-1)
     if not np.isfinite(energies).all():
         # JSON has no NaN; sent as it is, the service would say no in less clear words.
         raise ValueError("incident_energies_mev: allowed: finite numbers > 0")
-    return {**body, "incident_energies_mev": energies.reshape(-1).tolist(), "fallback": list(body["fallback"])}
+    given = {name: value for name, value in choices.items() if value is not None}
+    if "fallback" in choices:
+        given["fallback"] = list(choices["fallback"])
+    return {"incident_energies_mev": energies.tolist(), **given}
 
 
 def _check_count(showers: Showers, count: int) -> None:

@@ -122,6 +122,7 @@ class _Lane:
     threads: ThreadPoolExecutor
     waiting: deque[Ticket] = field(default_factory=deque)
     running: int = 0
+    undelivered: int = 0
     rows_per_s: float = FIRST_GUESS_ROWS_PER_S
 
 
@@ -267,11 +268,13 @@ class Engine:
             lane.waiting.remove(ticket)
 
     def _dispatch(self, lane: _Lane) -> None:
-        while lane.running < lane.concurrency:
+        # One batch may be drawn ahead of the decoder, no more: a request that comes now must not wait for them all.
+        while lane.running < lane.concurrency and lane.undelivered <= lane.concurrency:
             pieces = _next_batch(lane.waiting, lane.batch_rows)
             if not pieces:
                 return
             lane.running += 1
+            lane.undelivered += 1
             task = asyncio.get_running_loop().create_task(self._run(lane, pieces))
             self._batches.add(task)
             task.add_done_callback(self._batches.discard)
@@ -291,7 +294,6 @@ class Engine:
             finally:
                 lane.running -= 1
             drawn_s = time.monotonic() - begun
-            lane.rows_per_s = RATE_MEMORY * lane.rows_per_s + (1 - RATE_MEMORY) * rows / max(drawn_s, 1e-6)
             self._observer.batch_drawn(key, rows, drawn_s, latents.provenance)
             self._dispatch(lane)
             decoding = time.monotonic()
@@ -299,13 +301,17 @@ class Engine:
                 self._decoders, pieces[0].ticket.bundle.decode, latents.spins, energies, streams, key.threshold_mev
             )
             decoded_s = time.monotonic() - decoding
+            # Drawing and decoding overlap, so that the slower of the two is what a queue waits for.
+            rate = rows / max(drawn_s, decoded_s, 1e-6)
+            lane.rows_per_s = RATE_MEMORY * lane.rows_per_s + (1 - RATE_MEMORY) * rate
             self._observer.batch_decoded(key, rows, decoded_s)
+            _deliver(pieces, showers, latents.provenance, drawn_s, decoded_s)
         except Exception as error:  # whatever went wrong is told to every request of the batch
             for piece in pieces:
                 _fail(piece.ticket, error)
+        finally:
+            lane.undelivered -= 1
             self._dispatch(lane)
-            return
-        _deliver(pieces, showers, latents.provenance, drawn_s, decoded_s)
 
 
 def _next_batch(waiting: deque[Ticket], most_rows: int) -> list[_Piece]:
@@ -350,7 +356,10 @@ def _draw(pieces: list[_Piece], begun: float) -> tuple[NDArray[np.float64], NDAr
 def _deliver(
     pieces: list[_Piece], showers: NDArray[np.float32], provenance: Provenance, drawn_s: float, decoded_s: float
 ) -> None:
-    position, rows = 0, showers.shape[0]
+    rows = sum(piece.stop - piece.start for piece in pieces)
+    if showers.shape[0] != rows:
+        raise RuntimeError(f"the decoder answered {showers.shape[0]} showers for {rows} latents")
+    position = 0
     for piece in pieces:
         ticket, count = piece.ticket, piece.stop - piece.start
         block = showers[position : position + count]

@@ -148,9 +148,11 @@ class Generator:
         begun = time.monotonic()
         limit = self._default_deadline_s if order.deadline_s is None else order.deadline_s
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(limit) as timer:
                 return await self._tried_in_order(order, begun, None if limit is None else begun + limit)
         except TimeoutError:
+            if not timer.expired():
+                raise
             raise DeadlineError(f"not done within {limit:g} s") from None
 
     async def _tried_in_order(self, order: Order, begun: float, deadline_at: float | None) -> Answer:

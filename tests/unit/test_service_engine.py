@@ -153,6 +153,30 @@ def test_one_shower_does_not_wait_behind_many(on_bench):
     assert answer.parts[-1].stop == 200
 
 
+def test_the_sampler_does_not_run_far_ahead_of_the_decoder(on_bench):
+    async def work(bench):
+        gate = threading.Event()
+
+        class Slow:
+            def __getattr__(self, name):
+                return getattr(bench.bundle, name)
+
+            def decode(self, *arguments):
+                assert gate.wait(30)
+                return bench.bundle.decode(*arguments)
+
+        slow, streams = Slow(), np.zeros((640, 2), dtype=np.uint64)
+        key = DrawKey("slow", "gibbs", OPTIONS, 0.0)
+        ticket = bench.engine.submit(key, slow, bench.sampler, np.full(640, 5e4), streams)
+        await asyncio.sleep(0.3)
+        ahead = len(bench.sampler.batches)
+        gate.set()
+        await ticket.future
+        return ahead, len(bench.sampler.batches)
+
+    assert on_bench(work) == (2, 10)
+
+
 def test_the_bounds_of_the_queue(on_bench):
     async def rows(bench):
         await bench.blocked()
@@ -253,20 +277,29 @@ def test_a_failure_ends_the_requests_of_its_batch_alone(on_bench):
     assert waiting == 0
 
 
-def test_an_error_of_the_decoder_is_told(on_bench, monkeypatch):
+@pytest.mark.parametrize(
+    ("answer", "kind", "said"),
+    [
+        (SamplerAnswerError("no such latent"), SamplerAnswerError, "no such latent"),
+        (np.zeros((2, 6480), dtype=np.float32), RuntimeError, "2 showers for 1 latents"),
+    ],
+)
+def test_an_error_of_the_decoder_is_told(on_bench, answer, kind, said):
     async def work(bench):
         class Broken:
             def __getattr__(self, name):
                 return getattr(bench.bundle, name)
 
             def decode(self, *_):
-                raise SamplerAnswerError("no such latent")
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
 
         key = DrawKey("broken", "gibbs", OPTIONS, 0.0)
         streams = np.zeros((1, 2), dtype=np.uint64)
         await bench.engine.submit(key, Broken(), bench.sampler, np.array([5e4]), streams).future
 
-    with pytest.raises(SamplerAnswerError, match="no such latent"):
+    with pytest.raises(kind, match=said):
         on_bench(work)
 
 
