@@ -40,7 +40,8 @@ class Order:
     """What is asked for: one shower for each entry of ``energies_mev`` (rows,), float64.
 
     ``options`` are the sampler's, by the names of SamplerOptions; shower i has stream (seed, first_row + i).
-    ``bytes_per_voxel`` is what a voxel takes in the answer's format, for the check of its projected size.
+    ``bytes_per_voxel`` is what a voxel takes in the answer's format, for the check of its projected size;
+    ``showers_per_energy`` says how often each energy stands in place, so that errors name the one that was given.
     """
 
     energies_mev: NDArray[np.float64]
@@ -53,6 +54,7 @@ class Order:
     deadline_s: float | None = None
     first_row: int = 0
     bytes_per_voxel: float = 4.0
+    showers_per_energy: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -254,7 +256,7 @@ class Generator:
         if outside.size:
             index = int(outside[0])
             raise InvalidInputError(
-                f"incident_energies_mev[{index}]",
+                f"incident_energies_mev[{(order.first_row + index) // order.showers_per_energy}]",
                 float(order.energies_mev[index]),
                 f"{low:.10g} to {high:.10g} MeV, the domain of model {bundle.name}",
             )

@@ -110,6 +110,7 @@ def _order(service: Service, body: GenerateRequest, wanted: Format) -> Order:
         threshold_mev=body.threshold_mev,
         deadline_s=body.deadline_s,
         bytes_per_voxel=BYTES_PER_VOXEL[wanted],
+        showers_per_energy=body.showers_per_energy,
     )
 
 

@@ -147,6 +147,7 @@ def _in_process(request: Request, energies: NDArray[np.float64]) -> str:
         seed=request.seed,
         options=options,
         threshold_mev=request.threshold_mev,
+        showers_per_energy=1 if request.energies_mev is None else request.count or 1,
     )
     log = _Log()
     with (

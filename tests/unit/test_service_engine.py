@@ -168,7 +168,9 @@ def test_the_sampler_does_not_run_far_ahead_of_the_decoder(on_bench):
         slow, streams = Slow(), np.zeros((640, 2), dtype=np.uint64)
         key = DrawKey("slow", "gibbs", OPTIONS, 0.0)
         ticket = bench.engine.submit(key, slow, bench.sampler, np.full(640, 5e4), streams)
-        await asyncio.sleep(0.3)
+        while len(bench.sampler.batches) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
         ahead = len(bench.sampler.batches)
         gate.set()
         await ticket.future

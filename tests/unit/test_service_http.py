@@ -180,6 +180,7 @@ def test_auto_takes_gibbs_where_there_is_no_qpu(client):
         ({"incident_energies_mev": [2000, -1]}, "incident_energies_mev[1]", -1, "a finite number > 0"),
         ({"incident_energies_mev": [2000, 999]}, "incident_energies_mev[1]", 999.0, "1000 to 1000000 MeV"),
         ({"incident_energies_mev": [2e6]}, "incident_energies_mev[0]", 2e6, "1000 to 1000000 MeV"),
+        ({"incident_energies_mev": [2000, 9], "showers_per_energy": 3}, "incident_energies_mev[1]", 9.0, "1000 to"),
         ({"showers_per_energy": 0}, "showers_per_energy", 0, "a number >= 1"),
         ({"showers_per_energy": 1.5}, "showers_per_energy", 1.5, "an integer"),
         ({"showers_per_energy": 10**6}, "showers_per_energy", 10**6, "1 to 33333"),

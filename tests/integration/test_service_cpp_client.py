@@ -1,0 +1,175 @@
+"""The C++ client: compiled with warnings as errors, against the service and against servers that misbehave."""
+
+import io
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uvicorn
+
+from client import ShowerClient
+from model.bundle import find_bundles, load_bundle
+from service.app import create_app
+from service.catalogue import Catalogue
+from service.settings import load_settings
+
+HEADER = Path(__file__).parents[2] / "client" / "qshower.hpp"
+COMPILER = shutil.which("c++")
+PROGRAM = r"""
+#include "qshower.hpp"
+#include <fstream>
+#include <iostream>
+int main(int, char** argument) {
+  qshower::Client client("127.0.0.1", std::atoi(argument[1]), argument[2], 5);
+  qshower::Request request;
+  request.incident_energies_mev = {1000.0, std::atof(argument[3])};
+  request.showers_per_energy = 2;
+  request.sampler = "gibbs";
+  request.seed = 18446744073709551615ULL;
+  request.options_json = "{\"sweeps\": 8}";
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    try {
+      const qshower::Showers showers = client.generate(request);
+      std::ofstream file(argument[4], std::ios::binary);
+      file.write(reinterpret_cast<const char*>(showers.row(0)),
+                 static_cast<std::streamsize>(showers.showers_mev.size() * sizeof(float)));
+      std::cout << "ok " << showers.count << " " << showers.voxels << " " << showers.incident_energies_mev[3] << " "
+                << showers.provenance << "\n";
+    } catch (const qshower::Refused& refused) {
+      std::cout << "refused " << refused.status << " " << refused.retry_after_s << " " << refused.problem << "\n";
+    } catch (const qshower::Error& error) {
+      std::cout << "error " << error.what() << "\n";
+    }
+  }
+}
+"""
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler on this machine")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cpp")
+    (folder / "main.cpp").write_text(PROGRAM)
+    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
+    subprocess.run(
+        [COMPILER, *flags, f"-I{HEADER.parent}", folder / "main.cpp", "-o", folder / "main"], check=True, timeout=120
+    )
+    return folder / "main"
+
+
+@pytest.fixture
+def ask(program, tmp_path):
+    """Runs the program: its three lines, and the showers it wrote last."""
+
+    def run(port, *, key="", energy=65536.0):
+        output = tmp_path / "showers.bin"
+        done = subprocess.run(
+            [program, str(port), key, str(energy), output], capture_output=True, text=True, timeout=120, check=True
+        )
+        lines = done.stdout.splitlines()
+        assert len(lines) == 3
+        return lines, np.fromfile(output, dtype=np.float32) if output.exists() else None
+
+    return run
+
+
+@pytest.fixture
+def service_port(untrained_bundles):
+    bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
+    app = create_app(load_settings(qpu="off"), load_models=lambda _: Catalogue(bundles, "test-zephyr"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def answering():
+    """A port where each connection gets the same bytes, whatever it asks."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    content = []
+
+    def serve():
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(65536)
+                connection.sendall(content[0])
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+
+    def start(answer):
+        content[:] = [answer]
+        return listener.getsockname()[1]
+
+    yield start
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join()
+
+
+def test_it_gets_the_showers_that_python_gets(ask, service_port):
+    lines, showers = ask(service_port)
+    with ShowerClient(f"http://127.0.0.1:{service_port}") as client:
+        expected = client.generate(
+            [1000.0, 65536.0], showers_per_energy=2, sampler="gibbs", seed=2**64 - 1, options={"sweeps": 8}
+        )
+    assert np.array_equal(showers.reshape(4, 6480), expected.showers_mev)
+    for line in lines:
+        word, count, voxels, energy, provenance = line.split(" ", 4)
+        assert (word, count, voxels, energy) == ("ok", "4", "6480", "65536")
+        assert json.loads(provenance)["seed"] == 2**64 - 1
+
+
+def test_it_tells_a_refusal(ask, service_port):
+    lines, _ = ask(service_port, energy=5.0)
+    for line in lines:
+        word, status, retry_after_s, problem = line.split(" ", 3)
+        assert (word, status, retry_after_s) == ("refused", "422", "-1")
+        assert json.loads(problem)["field"] == "incident_energies_mev[1]"
+
+
+def test_it_survives_bad_answers(ask, answering):
+    npz = io.BytesIO()
+    np.savez(npz, incident_energies_mev=np.ones(3), showers_mev=np.ones((3, 2), dtype=np.float32))
+    whole = npz.getvalue()
+
+    def http(body, length=None, status="200 OK", more=""):
+        size = len(body) if length is None else length
+        return f"HTTP/1.1 {status}\r\nContent-Length: {size}\r\n{more}\r\n".encode() + body
+
+    cases = {
+        "before its answer was whole": http(whole, length=len(whole) + 1),
+        "not HTTP": b"SSH-2.0-none\r\n\r\n",
+        "does not say its length": b"HTTP/1.1 200 OK\r\n\r\nhello",
+        "no npz": http(b"hello"),
+        "holds no geometry": http(whole),
+        "cut short": http(whole[len(whole) // 2 :]),
+        "refused 503 7": http(b"{}", status="503 Busy", more="Retry-After: 7\r\n"),
+    }
+    for said, answer in cases.items():
+        lines, _ = ask(answering(answer))
+        assert all(said in line for line in lines), (said, lines)
+
+
+def test_it_tells_that_nobody_is_there(ask):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    lines, _ = ask(port)
+    assert all(line.startswith("error") for line in lines)
