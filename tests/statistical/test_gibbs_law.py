@@ -98,10 +98,10 @@ def test_sweeps_of_the_dense_kernel_keep_exact_draws_exact(
     machine = random_machine(rng, free=11, condition=4, **CASES[name])
     level = random_spins(rng, (1, 4))
     law = enumerate_law(machine, level[0])
-    spins = law.draw(rng, 30_000)
-    keys = stream_keys(streams_of(base_seed, 30_000), REFINE)
+    spins = law.draw(rng, 10_000)
+    keys = stream_keys(streams_of(base_seed, 10_000), REFINE)
     run_on_device(programme_of(machine), spins, np.ones(3), keys, device="cpu", kernel="dense")
-    p_values = checks.exact({level[0].tobytes(): law}, spins, np.repeat(level, 30_000, axis=0))
+    p_values = checks.exact({level[0].tobytes(): law}, spins, np.repeat(level, 10_000, axis=0))
     judge({f"dense, {name}: {key}": p for key, p in p_values.items()})
 
 
