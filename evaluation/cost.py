@@ -19,6 +19,10 @@ from time import perf_counter, process_time
 
 import numpy as np
 
+from model.bundle import load_bundle
+from sampler.gibbs.sampler import GibbsSampler
+from sampler.request import LatentRequest, SamplerOptions
+
 BATCHES = (1, 100, 10_000)
 REPEATS = {1: 20, 100: 5}
 KIBIBYTE = 1024
@@ -59,17 +63,13 @@ class Cost:
 
 
 def measure_cost(bundle: Path, batches: Sequence[int] = BATCHES, seed: int = 0) -> Cost:
-    """Generate showers from a bundle's folder in a new process and measure; errors of loading come through."""
+    """Generate showers from a bundle's folder in a new process and measure; BundleError if it cannot be loaded."""
+    load_bundle(bundle)  # its errors do not travel between processes
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_measure, bundle, tuple(batches), seed).result()
 
 
 def _measure(path: Path, batches: Sequence[int], seed: int) -> Cost:
-    # Imported here: the process that asks for a report without a cost table needs neither.
-    from model.bundle import load_bundle
-    from sampler.gibbs.sampler import GibbsSampler
-    from sampler.request import LatentRequest, SamplerOptions
-
     bundle = load_bundle(path)
     sampler = GibbsSampler()
     rng = np.random.default_rng(seed)
