@@ -88,8 +88,8 @@ class Reservoir:
         machine: the law.
         levels: (levels, condition nodes) int8, the conditions kept in stock.
         per_level: states kept of each.
-        max_bytes: bound on the memory of states and bookkeeping; what the levels leave of it is for deposits of other
-            conditions, of which those asked for longest ago go first.
+        max_bytes: bound on the memory of states and their bookkeeping (a level takes up to 2 kB beside them); what the
+            levels leave of it is for deposits of other conditions, of which those asked for longest ago go first.
         options: for the sampler's draws.
         warm: how served states come back; None draws each state afresh.
         rows_per_refill: states drawn or advanced at once.
