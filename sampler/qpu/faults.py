@@ -78,6 +78,13 @@ def refuses(error: BaseException) -> bool:
     return code is not None and 400 <= code < 500
 
 
+def cause_of(typed: SamplerError, error: BaseException, secret: str | None) -> BaseException | None:
+    """What ``typed`` is to be raised from: ``error``, unless that is itself or would carry the secret into a log."""
+    if typed is error or (secret and secret in f"{error!r} {error}"):
+        return None
+    return error
+
+
 def redacted(text: str, secret: str | None) -> str:
     """``text`` without ``secret``, on one line of bounded length."""
     if secret:

@@ -26,7 +26,7 @@ from sampler.errors import (
     SolverAuthenticationFailedError,
     SolverNotFoundHereError,
 )
-from sampler.qpu.faults import OFFLINE_RETRY_S, RETRY_S, typed_error
+from sampler.qpu.faults import OFFLINE_RETRY_S, RETRY_S, cause_of, typed_error
 from sampler.qpu.settings import QpuSettings
 from sampler.qpu.solver import SolverInfo, solver_info
 
@@ -220,7 +220,7 @@ class SolverLink:
             solvers = in_time(lambda: self._fetch(connection.client), deadline - monotonic(), "solvers")
         except Exception as error:  # Ocean raises almost anything: typed_error sorts it
             typed = self._note_failure(error)
-            raise typed from (error if typed is not error else None)
+            raise typed from cause_of(typed, error, self._token)
         with self._lock:
             self._failure, self._wait_s = None, 0.0
             self._solvers, self._checked_at = solvers, monotonic()

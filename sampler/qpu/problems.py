@@ -17,7 +17,7 @@ from sampler.errors import (
     SolverAuthenticationFailedError,
     SolverNotFoundHereError,
 )
-from sampler.qpu.faults import refuses, typed_error
+from sampler.qpu.faults import cause_of, refuses, typed_error
 from sampler.qpu.link import Connection, SolverLink
 from sampler.qpu.settings import QpuSettings
 from sampler.qpu.solver import SolverInfo
@@ -102,7 +102,8 @@ def submit(info: SolverInfo, problem: Problem, secret: str | None, label: str = 
     try:
         return Submission(problem, info.solver.sample_ising(linear, quadratic, label=label, **parameters))
     except Exception as error:
-        raise typed_error(error, "submit", (), secret) from error
+        typed = typed_error(error, "submit", (), secret)
+        raise typed from cause_of(typed, error, secret)
 
 
 class Collector:
@@ -131,7 +132,7 @@ class Collector:
                 typed = typed_error(error, phase, submission.ids, self._link.secret)  # type: ignore[arg-type]
                 submission.refused = not submission.ids and refuses(error)
                 if not self._ask_again(submission, typed):
-                    raise typed from (error if typed is not error else None)
+                    raise typed from cause_of(typed, error, self._link.secret)
 
     def abandon(self, submission: Submission) -> None:
         """Cancel a problem nobody waits for; retire the connection if that does not bring it to an end."""
