@@ -5,8 +5,6 @@ from __future__ import annotations
 import binascii
 from typing import Literal
 
-import requests
-import urllib3
 from dwave.cloud import exceptions as ocean
 from dwave.cloud.api import exceptions as api
 
@@ -28,7 +26,8 @@ RETRY_S = 10.0
 OFFLINE_RETRY_S = 60.0
 """When to try again if the solver is offline."""
 
-_NETWORK = (api.RequestTimeout, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+_NETWORK = (api.RequestTimeout, OSError)
+"""Every exception of requests, which Ocean's client lets through, is an OSError."""
 _MALFORMED = (api.ResourceBadResponseError, binascii.Error, ValueError, LookupError, TypeError, AttributeError)
 
 
