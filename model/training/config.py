@@ -72,7 +72,8 @@ class NetworkSection(_Section):
 class ScheduleSection(_Section):
     """Optimisation.
 
-    ``autoencoder_steps`` train everything; then the autoencoder is frozen and ``prior_steps`` train the machine alone.
+    ``autoencoder_steps`` train everything; then the autoencoder is frozen and ``prior_steps`` train the machine
+    alone, anew.
     The divergence's weight rises from ``divergence_start`` to ``divergence`` over the first ``divergence_rise`` of the
     autoencoder's steps. Bits are relaxed with β from ``relaxation_start`` to ``relaxation_end``, and rounded in the
     forward pass if ``hard``. Checkpoints every ``checkpoint_every`` steps.
@@ -83,7 +84,7 @@ class ScheduleSection(_Section):
     autoencoder_steps: int = Field(ge=0)
     prior_steps: int = Field(ge=0)
     learning_rate: float = Field(default=2e-3, gt=0)
-    prior_learning_rate: float = Field(default=2e-3, gt=0)
+    prior_learning_rate: float = Field(default=3e-4, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
     average: float = Field(default=0.998, ge=0, lt=1)
     divergence: float = Field(default=1.0, ge=0)

@@ -37,6 +37,8 @@ from sampler.lattice import compact_lattice
 VALIDATION_ROWS = 1024
 WARM_UP_STEPS = 200
 GRADIENT_NORM = 200.0
+# Chains cannot follow a machine that moves as fast as the networks do.
+JOINT_PRIOR_PACE = 0.05
 CHECKPOINT = "checkpoint.pt"
 
 Report = Callable[[int, dict[str, float]], None]
@@ -98,15 +100,11 @@ class Trainer:
         networks = [*self.model.encoder.parameters(), *self.model.decoder.parameters()]
         self.network_parameters = networks
         self.network_optimizer = torch.optim.AdamW(networks, betas=(0.9, 0.99), weight_decay=self.schedule.weight_decay)
-        self.prior_optimizer = torch.optim.Adam(self.model.rbm.parameters(), betas=(0.9, 0.99))
+        self.prior_optimizer = self._new_prior_optimizer()
         self.averages = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.step = 0
         self.seconds = 0.0
-        rng = np.random.default_rng((self.schedule.seed, 1))
-        rows = rng.choice(showers.training, self.schedule.chains, p=showers.probability)
-        spins = np.where(rng.random((self.schedule.chains, machine.node_count)) < 0.5, -1, 1).astype(np.int8)
-        spins[:, machine.condition_nodes] = self.code.conditions(showers.energies[rows])
-        self.chains = spins
+        self.chains = self._new_chains(np.random.default_rng((self.schedule.seed, 1)))
 
     @property
     def total_steps(self) -> int:
@@ -209,7 +207,7 @@ class Trainer:
         done = self.step / schedule.autoencoder_steps
         pace = min(1.0, (self.step + 1) / WARM_UP_STEPS) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
         _set_rate(self.network_optimizer, schedule.learning_rate * pace)
-        _set_rate(self.prior_optimizer, schedule.prior_learning_rate * 0.05 * pace)
+        _set_rate(self.prior_optimizer, schedule.learning_rate * JOINT_PRIOR_PACE * pace)
         rows = rng.choice(self.showers.training, schedule.batch, p=self.showers.probability)
         bound = self._bound(rows, rng)
         self._advance_chains(rng)
@@ -238,7 +236,7 @@ class Trainer:
         """One step of persistent contrastive divergence on posterior samples, the autoencoder frozen at its average."""
         schedule = self.schedule
         if self.step == schedule.autoencoder_steps:
-            self.model.load_state_dict({**self.averages, **self._prior_state()})
+            self._freeze()
         rng = np.random.default_rng((schedule.seed, 4, self.step))
         done = (self.step - schedule.autoencoder_steps) / schedule.prior_steps
         _set_rate(
@@ -263,8 +261,24 @@ class Trainer:
         gap = float(rbm.energy(posterior).mean() - rbm.energy(chains).mean())
         return {"energy_gap": gap}
 
-    def _prior_state(self) -> dict[str, Tensor]:
-        return {f"rbm.{name}": tensor for name, tensor in self.model.rbm.state_dict().items()}
+    def _freeze(self) -> None:
+        """Keep the averaged encoder and decoder, and begin the machine anew from h = J = 0."""
+        for name in ("rbm.h", "rbm.j"):
+            self.averages[name].zero_()
+        self.model.load_state_dict(self.averages)
+        self.prior_optimizer = self._new_prior_optimizer()
+        self.chains = self._new_chains(np.random.default_rng((self.schedule.seed, 5)))
+
+    def _new_prior_optimizer(self) -> torch.optim.Adam:
+        return torch.optim.Adam(self.model.rbm.parameters(), betas=(0.9, 0.99))
+
+    def _new_chains(self, rng: np.random.Generator) -> NDArray[np.int8]:
+        """Random states whose conditions follow the training energies."""
+        machine = self.model.rbm.lattice
+        rows = rng.choice(self.showers.training, self.schedule.chains, p=self.showers.probability)
+        spins = np.where(rng.random((self.schedule.chains, machine.node_count)) < 0.5, -1, 1).astype(np.int8)
+        spins[:, machine.condition_nodes] = self.code.conditions(self.showers.energies[rows])
+        return spins
 
     def _advance_chains(self, rng: np.random.Generator) -> None:
         streams = rng.integers(0, 2**63, size=(len(self.chains), 2), dtype=np.uint64)
