@@ -99,7 +99,7 @@ def problem_of(error: Exception, retry_after_s: float) -> tuple[Problem, dict[st
     if isinstance(error, InvalidInputError):
         problem.field, problem.value, problem.allowed = error.field, _echo(error.value), error.allowed
         problem.detail = f"{error.field}: {_shown(error.value)} is not allowed; allowed: {error.allowed}"
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 406: {"Vary": "Accept"}}.get(status, {}).copy()
     if status in (429, 503):
         wait = getattr(error, "retry_after_s", None)
         headers["Retry-After"] = str(max(1, math.ceil(retry_after_s if wait is None else wait)))

@@ -246,7 +246,9 @@ def test_an_unknown_model(client):
 
 
 def test_a_format_that_cannot_be_made(client):
-    problem = problem_of(client.post("/generate", json=BODY, headers={"accept": "text/csv"}), 406)
+    response = client.post("/generate", json=BODY, headers={"accept": "text/csv"})
+    assert response.headers["vary"] == "Accept"
+    problem = problem_of(response, 406)
     assert "application/x-hdf5" in problem["detail"]
 
 
