@@ -119,11 +119,13 @@ def line_figure(title: str, x_label: str, x_values: Array, lines: Sequence[Array
 def heat_figure(title: str, values: Array, low: float, high: float, *, diverging: bool, note: str = "") -> str:
     """A matrix as coloured cells, row 0 at the top; NaN cells stay white."""
     rows, columns = values.shape
-    size = min((WIDTH - LEFT - RIGHT) / columns, (RATIO_BOTTOM - TOP) / rows)
+    wide, high_cell = (WIDTH - LEFT - RIGHT) / columns, (RATIO_BOTTOM - TOP) / rows
+    if rows == columns:
+        wide = high_cell = min(wide, high_cell)
     scaled = np.clip((values - low) / (high - low if high > low else 1.0), 0, 1)
     cells = [
-        f'<rect x="{LEFT + column * size:.2f}" y="{TOP + row * size:.2f}" width="{size + 0.15:.2f}" '
-        f'height="{size + 0.15:.2f}" fill="{_colour(float(scaled[row, column]), diverging=diverging)}"/>'
+        f'<rect x="{LEFT + column * wide:.2f}" y="{TOP + row * high_cell:.2f}" width="{wide + 0.15:.2f}" '
+        f'height="{high_cell + 0.15:.2f}" fill="{_colour(float(scaled[row, column]), diverging=diverging)}"/>'
         for row in range(rows)
         for column in range(columns)
         if np.isfinite(scaled[row, column])
