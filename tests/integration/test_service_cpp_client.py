@@ -26,7 +26,7 @@ PROGRAM = r"""
 #include <fstream>
 #include <iostream>
 int main(int, char** argument) {
-  qshower::Client client("127.0.0.1", std::atoi(argument[1]), argument[2], 5);
+  qshower::Client client("127.0.0.1", std::atoi(argument[1]), argument[2], 120);
   qshower::Request request;
   request.incident_energies_mev = {1000.0, std::atof(argument[3])};
   request.showers_per_energy = 2;
