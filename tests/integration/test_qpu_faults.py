@@ -32,7 +32,9 @@ from sampler.request import LatentRequest, SamplerOptions
 
 TOKEN = "TEST-0123456789abcdef-secret"
 DEADLINE_S = 2.5
-REQUEST_TIMEOUT_S = 1.5
+PATIENT_S = 8.0
+"""Deadline where something other than a time-out is expected: long enough for a busy test machine."""
+REQUEST_TIMEOUT_S = 3.0
 GRACE_S = 0.5
 SLACK_S = 10.0
 """What a busy test machine may add."""
@@ -166,15 +168,16 @@ def test_each_fault_is_a_typed_error_in_time(
 ) -> None:
     sampler = make_sampler()
     sampler.sample(request_of(machine, deadline_s=30.0))
+    deadline_s = DEADLINE_S if TABLE[fault] is TIMEOUT else PATIENT_S
     if fault in NEEDS_A_WAIT:
         emulator.arm("slow_queue")
     emulator.arm(fault)
     began = time.monotonic()
     with pytest.raises(SamplerError) as caught:
-        sampler.sample(request_of(machine, num_reads=20))
+        sampler.sample(request_of(machine, num_reads=20, deadline_s=deadline_s))
     elapsed_s = time.monotonic() - began
     assert type(caught.value) is TABLE[fault], f"{caught.value!r}"
-    assert elapsed_s < DEADLINE_S + GRACE_S + SLACK_S
+    assert elapsed_s < deadline_s + GRACE_S + SLACK_S
     assert TOKEN not in str(caught.value)
     if not fault.startswith(("solver", "submit")):
         assert len(caught.value.problem_ids) == 1
