@@ -18,6 +18,7 @@ from sampler.machine import BoltzmannMachine
 class RBM(nn.Module):
     """Biases and couplings of a machine as parameters."""
 
+    free: Tensor
     first: Tensor
     second: Tensor
 
@@ -26,6 +27,8 @@ class RBM(nn.Module):
         self.lattice = machine
         self.h = nn.Parameter(torch.from_numpy(np.array(machine.h)))
         self.j = nn.Parameter(torch.from_numpy(np.array(machine.j)))
+        free = torch.from_numpy((machine.partitions != 0).astype(np.float32))
+        self.register_buffer("free", free, persistent=False)
         self.register_buffer("first", torch.from_numpy(machine.edges[:, 0].astype(np.int64)), persistent=False)
         self.register_buffer("second", torch.from_numpy(machine.edges[:, 1].astype(np.int64)), persistent=False)
 
@@ -46,7 +49,8 @@ class RBM(nn.Module):
 
     @torch.no_grad()
     def contrast(self, data: Tensor, model: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients (h, J) of −ln P(data): ⟨s⟩, ⟨s s'⟩ of ``data`` minus those of ``model``, (rows, nodes)."""
-        biases = data.mean(dim=0) - model.mean(dim=0)
+        """Gradients (h, J) of −ln P(data | condition): ⟨s⟩, ⟨s s'⟩ of ``data`` minus those of ``model``, (rows, nodes)."""
+        # Biases of the condition's nodes have no part in the law of the others.
+        biases = (data.mean(dim=0) - model.mean(dim=0)) * self.free
         pairs = data.T @ data / len(data) - model.T @ model / len(model)
         return biases, pairs[self.first, self.second]

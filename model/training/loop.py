@@ -273,9 +273,12 @@ class Trainer:
         return torch.optim.Adam(self.model.rbm.parameters(), betas=(0.9, 0.99))
 
     def _new_chains(self, rng: np.random.Generator) -> NDArray[np.int8]:
-        """Random states whose conditions follow the training energies."""
+        """Random states whose conditions follow the training energies, as evenly as their number allows."""
         machine = self.model.rbm.lattice
-        rows = rng.choice(self.showers.training, self.schedule.chains, p=self.showers.probability)
+        order = np.argsort(self.showers.energies[self.showers.training])
+        below = np.cumsum(self.showers.probability[order])
+        places = np.searchsorted(below, (np.arange(self.schedule.chains) + 0.5) / self.schedule.chains)
+        rows = self.showers.training[order[np.minimum(places, len(order) - 1)]]
         spins = np.where(rng.random((self.schedule.chains, machine.node_count)) < 0.5, -1, 1).astype(np.int8)
         spins[:, machine.condition_nodes] = self.code.conditions(self.showers.energies[rows])
         return spins
