@@ -26,8 +26,7 @@ def train(config_path: Path, *, resume: bool = True, report: Report | None = Non
         trainer.restore(config.output)
     trainer.run(config.output, report or _silent)
     figures = trainer.validate()
-    target = config.output / config.name
-    return _export(config, showers, trainer, figures, target)
+    return _export(config, showers, trainer, figures, f"qshower train {Path(config_path).name}")
 
 
 def _silent(step: int, figures: dict[str, float]) -> None:
@@ -35,7 +34,7 @@ def _silent(step: int, figures: dict[str, float]) -> None:
 
 
 def _export(
-    config: TrainingConfig, showers: TrainingShowers, trainer: Trainer, figures: dict[str, float], target: Path
+    config: TrainingConfig, showers: TrainingShowers, trainer: Trainer, figures: dict[str, float], command: str
 ) -> Path:
     trainer.model.load_state_dict(trainer.averages)
     model = trainer.model
@@ -45,7 +44,7 @@ def _export(
         "configuration": config.model_dump(
             mode="json", exclude={"output": True, "data": {"files"}, "start_from": True}
         ),
-        "command": f"qshower train {config.name}.yaml",
+        "command": command,
         "steps": trainer.step,
         "seconds": round(trainer.seconds),
         "showers_trained_on": len(showers.training),
@@ -68,5 +67,6 @@ def _export(
         training=training,
         quality={"validation_nats_per_shower": {name: round(value, 3) for name, value in figures.items()}},
     )
+    target = config.output / config.name
     save_bundle(target, manifest, machine, model.decoder.state_dict(), model.encoder.state_dict())
     return target
