@@ -49,7 +49,7 @@ class RBM(nn.Module):
 
     @torch.no_grad()
     def contrast(self, data: Tensor, model: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients (h, J) of −ln P(data | condition): ⟨s⟩, ⟨s s'⟩ of ``data`` minus those of ``model``, (rows, nodes)."""
+        """Gradients (h, J) of −ln P(data | condition): ⟨s⟩, ⟨s s'⟩ of ``data`` less those of ``model``."""
         # Biases of the condition's nodes have no part in the law of the others.
         biases = (data.mean(dim=0) - model.mean(dim=0)) * self.free
         pairs = data.T @ data / len(data) - model.T @ model / len(model)

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from model.atomic import replacing
 from model.autoencoder import Autoencoder, Bound
