@@ -38,6 +38,7 @@ LOWEST_TOTAL_MEV = 1e-3
 RESPONSE_SCALE = 10.0
 LAYER_VALUES = 3
 NEIGHBOUR_LAYERS = 2
+HIGHEST_LOGIT = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,9 +253,9 @@ class SampledDecoder(nn.Module):
         layer_energy = (log_share + log_response.unsqueeze(1)).exp() * incident_energies.unsqueeze(1) * filled
         activation = self.voxels.activation
         showers: Floats = voxel_energies(
-            self.voxels.hit_logits(ring).numpy(),
+            self.voxels.hit_logits(ring).clamp_max(HIGHEST_LOGIT).exp().numpy(),
             ring.numpy(),
-            activation.linear.weight.numpy(),
+            activation.linear.weight.T.contiguous().numpy(),
             (activation.layer_bias + activation.linear.bias).numpy(),
             uniforms[:, split:].reshape(-1, 2, layers, angular, radial),
             count.numpy(),

@@ -173,18 +173,36 @@ def profile_chain(
     return log_shares, counts
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, inline="always")
-def _dot(first: Floats, second: Floats) -> float:
-    """Σ_i first_i second_i; the order of the sum is the compiler's choice, once and for all."""
-    total = np.float32(0)
-    for i in range(first.shape[0]):
-        total += first[i] * second[i]
-    return float(total)
+@numba.njit(cache=True, nogil=True)
+def nth_largest(values: Floats, count: int, scratch: Floats) -> float:
+    """The ``count``-th largest of ``values`` (n,), 1 ≤ count ≤ n (Hoare's selection; ``scratch`` (n,) is overwritten)."""
+    for i in range(values.shape[0]):
+        scratch[i] = values[i]
+    low, high, wanted = 0, values.shape[0] - 1, count - 1
+    while low < high:
+        pivot = scratch[(low + high) >> 1]
+        i, j = low, high
+        while i <= j:
+            while scratch[i] > pivot:
+                i += 1
+            while scratch[j] < pivot:
+                j -= 1
+            if i <= j:
+                scratch[i], scratch[j] = scratch[j], scratch[i]
+                i += 1
+                j -= 1
+        if wanted <= j:
+            high = j
+        elif wanted >= i:
+            low = i
+        else:
+            break
+    return float(scratch[wanted])
 
 
 @numba.njit(cache=True, nogil=True)
 def voxel_energies(
-    logits: Floats,
+    odds: Floats,
     codes: Floats,
     weight: Floats,
     bias: Floats,
@@ -194,18 +212,20 @@ def voxel_energies(
 ) -> Floats:
     """Voxel energies (rows, L, A, R) that sum to ``energies`` (rows, L) over ``counts`` (rows, L) hits of each layer.
 
-    The hits are a Pareto sample (Rosén, J. Stat. Plan. Inference 62, 1997): the voxels of largest ``logits``
-    (rows, L, A, R) + logistic noise, so that each is hit with nearly the probability of its logit when these sum to the
-    count, as those of a trained decoder do, which sees the count. The hits' energies are values of mixtures with raw
-    outputs ``weight`` (R·3K, C) · ``codes`` (rows, L, A, C) + ``bias`` (L, 1, R·3K), scaled to the layer's energy.
-    ``uniforms`` (rows, 2, L, A, R).
+    The hits are a Pareto sample (Rosén, J. Stat. Plan. Inference 62, 1997): the voxels of largest ``odds``
+    (rows, L, A, R) · u/(1 − u), so that each is hit with nearly the probability of its odds when these probabilities
+    sum to the count, as those of a trained decoder do, which sees the count. The hits' energies are values of mixtures
+    with raw outputs ``codes`` (rows, L, A, C) · ``weight`` (C, R·3K) + ``bias`` (L, 1, R·3K), scaled to the layer's
+    energy. ``uniforms`` (rows, 2, L, A, R).
     """
-    rows, layers, angular, radial = logits.shape
-    width = weight.shape[0] // radial
-    voxels = angular * radial
+    rows, layers, angular, radial = odds.shape
+    channels, outputs = weight.shape
+    width = outputs // radial
+    one = np.float32(1)
     showers = np.zeros((rows, layers, angular, radial), dtype=np.float32)
-    keys = np.empty(voxels, dtype=np.float32)
-    law = np.empty(width, dtype=np.float32)
+    keys = np.empty(angular * radial, dtype=np.float32)
+    scratch = np.empty(angular * radial, dtype=np.float32)
+    laws = np.empty(outputs, dtype=np.float32)
     for row in range(rows):
         for layer in range(layers):
             count = int(counts[row, layer])
@@ -214,16 +234,23 @@ def voxel_energies(
             for angle in range(angular):
                 for ring in range(radial):
                     u = uniforms[row, 0, layer, angle, ring]
-                    keys[angle * radial + ring] = logits[row, layer, angle, ring] + math.log(u / (1 - u))
-            lowest = np.partition(keys, voxels - count)[voxels - count]
+                    keys[angle * radial + ring] = odds[row, layer, angle, ring] * u / (one - u)
+            lowest = nth_largest(keys, count, scratch)
             total = 0.0
             for angle in range(angular):
+                known = False
                 for ring in range(radial):
                     if keys[angle * radial + ring] < lowest:
                         continue
-                    for output in range(width):
-                        place = ring * width + output
-                        law[output] = bias[layer, 0, place] + _dot(weight[place], codes[row, layer, angle])
+                    if not known:
+                        known = True
+                        for output in range(outputs):
+                            laws[output] = bias[layer, 0, output]
+                        for channel in range(channels):
+                            code = codes[row, layer, angle, channel]
+                            for output in range(outputs):
+                                laws[output] += code * weight[channel, output]
+                    law = laws[ring * width : (ring + 1) * width]
                     value = mixture_value(law, uniforms[row, 1, layer, angle, ring])
                     energy = math.exp(min(max(value, LOWEST_LOG), HIGHEST_LOG))
                     showers[row, layer, angle, ring] = energy

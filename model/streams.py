@@ -15,7 +15,7 @@ Words = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 _DOMAIN_TAG = np.uint64(0x53485752)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, inline="always")
 def philox_block(counter: Words, key: tuple[np.uint64, np.uint64]) -> Words:
     """Four 32-bit words of Philox4x32-10."""
     mask, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -33,14 +33,21 @@ def philox_block(counter: Words, key: tuple[np.uint64, np.uint64]) -> Words:
 @numba.njit(cache=True, nogil=True)
 def _fill(streams: NDArray[np.uint64], out: NDArray[np.float32]) -> None:
     mask, shift, nine = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(9)
+    half, unit = np.float32(0.5), np.float32(2.0**-23)
     rows, count = out.shape
     for row in range(rows):
         seed, index = streams[row, 0], streams[row, 1]
         key = (seed & mask, seed >> shift)
-        for first in range(0, count, 4):
-            words = philox_block((np.uint64(first // 4), index & mask, index >> shift, _DOMAIN_TAG), key)
-            for place in range(min(4, count - first)):
-                out[row, first + place] = (np.float32(words[place] >> nine) + np.float32(0.5)) * np.float32(2.0**-23)
+        whole = count // 4
+        for block in range(whole):
+            words = philox_block((np.uint64(block), index & mask, index >> shift, _DOMAIN_TAG), key)
+            out[row, 4 * block] = (np.float32(words[0] >> nine) + half) * unit
+            out[row, 4 * block + 1] = (np.float32(words[1] >> nine) + half) * unit
+            out[row, 4 * block + 2] = (np.float32(words[2] >> nine) + half) * unit
+            out[row, 4 * block + 3] = (np.float32(words[3] >> nine) + half) * unit
+        words = philox_block((np.uint64(whole), index & mask, index >> shift, _DOMAIN_TAG), key)
+        for place in range(count - 4 * whole):
+            out[row, 4 * whole + place] = (np.float32(words[place] >> nine) + half) * unit
 
 
 def uniforms(streams: NDArray[np.uint64], count: int) -> NDArray[np.float32]:

@@ -13,21 +13,22 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sampler.errors import InvalidInputError
-from sampler.protocol import Sampler
 from sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
 from service.errors import NotReadyError, QueueFullError
 
 if TYPE_CHECKING:
     from model.bundle import Bundle
+    from sampler.reservoir import Taken
 
 RATE_MEMORY = 0.8
 FIRST_GUESS_ROWS_PER_S = 200.0
@@ -35,12 +36,31 @@ FIRST_GUESS_ROWS_PER_S = 200.0
 
 @dataclass(frozen=True, slots=True)
 class DrawKey:
-    """What requests must share to be drawn in one batch."""
+    """What requests must share to be drawn in one batch.
+
+    ``stocked``: latents of a reservoir will do. ``account``: who pays for it, "" for nobody in particular.
+    """
 
     bundle: str
     sampler: str
     options: SamplerOptions
     threshold_mev: float
+    stocked: bool = False
+    account: str = ""
+
+
+class Draws(Protocol):
+    """What the engine asks of a sampler."""
+
+    def sample(self, request: LatentRequest) -> LatentBatch:
+        """One latent per row of ``request``."""
+
+
+class Stock(Protocol):
+    """Latents drawn before they were asked for: a ``sampler.reservoir.Reservoir``."""
+
+    def take(self, conditions: NDArray[np.int8]) -> Taken:
+        """What there is for conditions (rows, condition nodes)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +76,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """How rows ``start`` to ``stop`` of a request were drawn. ``share`` is their part of the sampler's batch."""
+    """How rows ``start`` to ``stop`` of a request were drawn. ``share`` is their part of the rows drawn together."""
 
     start: int
     stop: int
@@ -79,7 +99,8 @@ class Ticket:
 
     key: DrawKey
     bundle: Bundle
-    sampler: Sampler
+    sampler: Draws
+    stock: Stock | None
     energies_mev: NDArray[np.float64]
     streams: NDArray[np.uint64]
     deadline_at: float | None
@@ -113,6 +134,20 @@ class _Piece:
     ticket: Ticket
     start: int
     stop: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Latents:
+    """A batch before it is decoded.
+
+    ``source`` (rows,) says which of ``origins``, pairs of a provenance and the rows it is about, each row has.
+    """
+
+    energies_mev: NDArray[np.float64]
+    streams: NDArray[np.uint64]
+    spins: NDArray[np.int8]
+    source: NDArray[np.int8]
+    origins: tuple[tuple[Provenance, int], ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -179,14 +214,16 @@ class Engine:
         self,
         key: DrawKey,
         bundle: Bundle,
-        sampler: Sampler,
+        sampler: Draws,
         energies_mev: NDArray[np.float64],
         streams: NDArray[np.uint64],
         deadline_at: float | None = None,
+        stock: Stock | None = None,
     ) -> Ticket:
         """Queue a request; await the ticket's ``future``. NotReadyError while draining, QueueFullError if full.
 
         ``energies_mev`` (rows,), ``streams`` (rows, 2); ``deadline_at`` in the time of ``time.monotonic``.
+        Rows that ``stock`` has are not drawn; requests of the same key must have the same stock.
         """
         if self._draining:
             raise NotReadyError("the service is shutting down", retry_after_s=self._limits.retry_after_s)
@@ -195,6 +232,7 @@ class Engine:
             key,
             bundle,
             sampler,
+            stock,
             energies_mev,
             streams,
             deadline_at,
@@ -290,22 +328,28 @@ class Engine:
                 piece.ticket.elapsed_s["queue"] = begun - piece.ticket.submitted_at
         try:
             try:
-                energies, streams, latents = await loop.run_in_executor(lane.threads, _draw, pieces, begun)
+                latents = await loop.run_in_executor(lane.threads, _draw, pieces, begun)
             finally:
                 lane.running -= 1
             drawn_s = time.monotonic() - begun
-            self._observer.batch_drawn(key, rows, drawn_s, latents.provenance)
+            # What was drawn now comes last; its cost is this batch's.
+            self._observer.batch_drawn(key, rows, drawn_s, latents.origins[-1][0])
             self._dispatch(lane)
             decoding = time.monotonic()
             showers = await loop.run_in_executor(
-                self._decoders, pieces[0].ticket.bundle.decode, latents.spins, energies, streams, key.threshold_mev
+                self._decoders,
+                pieces[0].ticket.bundle.decode,
+                latents.spins,
+                latents.energies_mev,
+                latents.streams,
+                key.threshold_mev,
             )
             decoded_s = time.monotonic() - decoding
             # Drawing and decoding overlap, so that the slower of the two is what a queue waits for.
             rate = rows / max(drawn_s, decoded_s, 1e-6)
             lane.rows_per_s = RATE_MEMORY * lane.rows_per_s + (1 - RATE_MEMORY) * rate
             self._observer.batch_decoded(key, rows, decoded_s)
-            _deliver(pieces, showers, latents.provenance, drawn_s, decoded_s)
+            _deliver(pieces, showers, latents, drawn_s, decoded_s)
         except Exception as error:  # whatever went wrong is told to every request of the batch
             for piece in pieces:
                 _fail(piece.ticket, error)
@@ -336,25 +380,38 @@ def _next_batch(waiting: deque[Ticket], most_rows: int) -> list[_Piece]:
     return [pieces[id(ticket)] for ticket in picked if id(ticket) in pieces]
 
 
-def _draw(pieces: list[_Piece], begun: float) -> tuple[NDArray[np.float64], NDArray[np.uint64], LatentBatch]:
-    """Draw the latents of a batch (in a thread). A lone deadline is passed on; company gets the longest."""
+def _draw(pieces: list[_Piece], begun: float) -> _Latents:
+    """Take from stock or draw the latents of a batch (in a thread). A lone deadline is passed on; company gets the longest."""
     first = pieces[0].ticket
     energies = np.concatenate([piece.ticket.energies_mev[piece.start : piece.stop] for piece in pieces])
     streams = np.concatenate([piece.ticket.streams[piece.start : piece.stop] for piece in pieces])
     deadlines = [piece.ticket.deadline_at for piece in pieces]
     latest = math.inf if None in deadlines else max(at for at in deadlines if at is not None)
+    conditions = first.bundle.conditions(energies)
+    taken = None if first.stock is None else first.stock.take(conditions)
+    missing = np.arange(len(energies)) if taken is None else taken.missing
+    source = np.zeros(len(energies), dtype=np.int8)
+    if taken is not None and not missing.size:
+        return _Latents(energies, streams, taken.spins, source, ((taken.provenance, len(energies)),))
     request = LatentRequest(
         first.bundle.machine,
-        first.bundle.conditions(energies),
-        streams,
+        conditions[missing],
+        streams[missing],
         first.key.options,
         None if math.isinf(latest) else max(latest - begun, 1e-3),
     )
-    return energies, streams, first.sampler.sample(request)
+    batch = first.sampler.sample(request)
+    if taken is None or missing.size == len(energies):
+        return _Latents(energies, streams, batch.spins, source, ((batch.provenance, len(energies)),))
+    spins = np.empty((len(energies), batch.spins.shape[1]), dtype=np.int8)
+    spins[taken.served], spins[missing] = taken.spins, batch.spins
+    source[missing] = 1
+    origins = ((taken.provenance, len(energies) - missing.size), (batch.provenance, int(missing.size)))
+    return _Latents(energies, streams, spins, source, origins)
 
 
 def _deliver(
-    pieces: list[_Piece], showers: NDArray[np.float32], provenance: Provenance, drawn_s: float, decoded_s: float
+    pieces: list[_Piece], showers: NDArray[np.float32], latents: _Latents, drawn_s: float, decoded_s: float
 ) -> None:
     rows = sum(piece.stop - piece.start for piece in pieces)
     if showers.shape[0] != rows:
@@ -363,6 +420,7 @@ def _deliver(
     for piece in pieces:
         ticket, count = piece.ticket, piece.stop - piece.start
         block = showers[position : position + count]
+        source = latents.source[position : position + count]
         position += count
         if ticket.future.done():
             continue
@@ -372,13 +430,21 @@ def _deliver(
             if ticket.showers_mev is None:
                 ticket.showers_mev = np.empty((ticket.rows, showers.shape[1]), dtype=np.float32)
             ticket.showers_mev[piece.start : piece.stop] = block
-        ticket.parts.append(Part(piece.start, piece.stop, count / rows, provenance))
+        ticket.parts.extend(_parts(piece.start, source, latents))
         ticket.elapsed_s["sample"] += drawn_s
         ticket.elapsed_s["decode"] += decoded_s
         ticket.finished += count
         if ticket.finished == ticket.rows:
             parts = tuple(sorted(ticket.parts, key=lambda part: part.start))
             ticket.future.set_result(Drawn(ticket.showers_mev, parts, ticket.elapsed_s))
+
+
+def _parts(first_row: int, source: NDArray[np.int8], latents: _Latents) -> Iterator[Part]:
+    """Runs of rows that come from the same origin."""
+    edges = [0, *(np.flatnonzero(np.diff(source)) + 1).tolist(), len(source)]
+    for start, stop in pairwise(edges):
+        provenance, rows = latents.origins[source[start]]
+        yield Part(first_row + start, first_row + stop, (stop - start) / rows, provenance)
 
 
 def _fail(ticket: Ticket, error: Exception) -> None:

@@ -35,13 +35,16 @@ def provenance_json(origin: Origin, parts: Iterable[Part], elapsed_s: dict[str, 
     ``groups``, with the rows of each. A QPU programming shared with other requests counts by this one's share.
     """
     ordered = sorted(parts, key=lambda part: part.start)
-    documents = [asdict(part.provenance) for part in ordered]
+    # Rows from a reservoir between drawn ones make many parts of few draws, and a draw's cost counts once.
+    draws = {id(part.provenance): part.provenance for part in ordered}
+    told = {key: asdict(provenance) for key, provenance in draws.items()}
+    documents = list(told.values())
     first = documents[0]
     differing = [
         name for name in first if name not in _APART and any(document[name] != first[name] for document in documents)
     ]
     merged = {name: None if name in differing else value for name, value in first.items() if name not in _APART}
-    shares = [part.share for part in ordered]
+    shares = [sum(part.share for part in ordered if id(part.provenance) == key) for key in told]
     stages = dict(elapsed_s)
     for document in documents:
         for stage, seconds in document["elapsed_s"].items():
@@ -50,7 +53,7 @@ def provenance_json(origin: Origin, parts: Iterable[Part], elapsed_s: dict[str, 
                 stages[f"sample_{stage}"] = stages.get(f"sample_{stage}", 0.0) + seconds
     notes = dict.fromkeys([*origin.notes, *(note for document in documents for note in document["notes"])])
     access = _summed([document["qpu_access_time_us"] for document in documents], shares)
-    if access is not None and min(shares) < 1.0:
+    if access is not None and min(shares) < 1.0 - 1e-9:
         notes["QPU programmings shared with other requests: times are this request's share"] = None
     sampler = merged.pop("sampler")
     answer: dict[str, Any] = {
@@ -69,9 +72,16 @@ def provenance_json(origin: Origin, parts: Iterable[Part], elapsed_s: dict[str, 
         "notes": list(notes),
         "elapsed_s": {stage: round(seconds, 6) for stage, seconds in stages.items()},
     }
-    if differing:
-        answer["groups"] = _groups(ordered, [{name: document[name] for name in differing} for document in documents])
+    # Which rows were drawn before the request stands in the notes alone.
+    apart = [*differing, "notes"] if len({_kept_notes(document["notes"]) for document in documents}) > 1 else differing
+    if apart:
+        values = {key: {name: document[name] for name in apart} for key, document in told.items()}
+        answer["groups"] = _groups(ordered, [values[id(part.provenance)] for part in ordered])
     return answer
+
+
+def _kept_notes(notes: Iterable[str]) -> tuple[str, ...]:
+    return tuple(note for note in notes if note.startswith("reservoir:"))
 
 
 def _groups(parts: list[Part], values: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from model.draws import mixture_values, normal_quantile, voxel_energies
+from model.draws import mixture_values, normal_quantile, nth_largest, voxel_energies
 from model.likelihood import NormalMixture, count_log_probability
 
 # Kolmogorov-Smirnov and chi-squared tests below have a false-alarm rate of 1e-6 each.
@@ -46,9 +46,9 @@ def test_hits_number_as_asked_and_layers_sum_to_their_energy(rng: np.random.Gene
     counts = rng.integers(0, 145, (rows, layers)).astype(np.float32)
     energies = rng.gamma(2.0, 100.0, (rows, layers)).astype(np.float32)
     showers = voxel_energies(
-        rng.normal(size=shape).astype(np.float32),
+        np.exp(rng.normal(size=shape)).astype(np.float32),
         rng.normal(size=(rows, layers, angular, channels)).astype(np.float32),
-        rng.normal(size=(radial * 9, channels)).astype(np.float32) * 0.1,
+        rng.normal(size=(channels, radial * 9)).astype(np.float32) * 0.1,
         rng.normal(size=(layers, 1, radial * 9)).astype(np.float32),
         rng.uniform(1e-6, 1 - 1e-6, (rows, 2, layers, angular, radial)).astype(np.float32),
         counts,
@@ -72,12 +72,20 @@ def test_hits_come_with_the_probability_of_their_logits(rng: np.random.Generator
     logits += low
     rows = 40_000
     outputs = voxel_energies(
-        np.tile(logits.astype(np.float32), (rows, 1)).reshape(rows, 1, 4, 6),
+        np.tile(np.exp(logits).astype(np.float32), (rows, 1)).reshape(rows, 1, 4, 6),
         np.zeros((rows, 1, 4, 4), dtype=np.float32),
-        np.zeros((54, 4), dtype=np.float32),
+        np.zeros((4, 54), dtype=np.float32),
         np.zeros((1, 1, 54), dtype=np.float32),
         rng.uniform(1e-6, 1 - 1e-6, (rows, 2, 1, 4, 6)).astype(np.float32),
         np.full((rows, 1), 9, dtype=np.float32),
         np.ones((rows, 1), dtype=np.float32),
     )
     np.testing.assert_allclose((outputs > 0).mean(axis=0).ravel(), 1 / (1 + np.exp(-logits)), atol=0.015)
+
+
+@pytest.mark.parametrize("distinct", [3, 1000])
+def test_nth_largest_is_that_of_the_sorted_values(rng: np.random.Generator, distinct: int) -> None:
+    values = rng.integers(0, distinct, 144).astype(np.float32)
+    scratch = np.empty_like(values)
+    ordered = np.sort(values)[::-1]
+    assert [nth_largest(values, count, scratch) for count in range(1, 145)] == ordered.tolist()
