@@ -175,7 +175,7 @@ def profile_chain(
 
 @numba.njit(cache=True, nogil=True)
 def nth_largest(values: Floats, count: int, scratch: Floats) -> float:
-    """The ``count``-th largest of ``values`` (n,), 1 ≤ count ≤ n (Hoare's selection; ``scratch`` (n,) is overwritten)."""
+    """The ``count``-th largest of ``values`` (n,), 1 ≤ count ≤ n (Hoare; ``scratch`` (n,) is overwritten)."""
     for i in range(values.shape[0]):
         scratch[i] = values[i]
     low, high, wanted = 0, values.shape[0] - 1, count - 1
