@@ -18,6 +18,7 @@ from service.engine import Engine, Limits
 from service.generation import Generator
 from service.metrics import Metrics
 from service.middleware import BodyLimit, KeyCheck, RequestCount
+from service.reservoirs import Reservoirs
 from service.routes import router
 from service.samplers import build_registry
 from service.schemas import Problem
@@ -81,7 +82,10 @@ async def running_service(
     *,
     warm: bool = True,
 ) -> AsyncIterator[Service]:
-    """Everything but HTTP: models loaded, samplers ``warm`` if wanted; drained and closed at the end."""
+    """Everything but HTTP: models loaded, samplers ``warm`` if wanted; drained and closed at the end.
+
+    What runs cold keeps no reservoirs: it is gone before they would be of use.
+    """
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
         catalogue = await asyncio.to_thread(load_models, settings)
@@ -99,6 +103,15 @@ async def running_service(
             lane_threads=lambda name: QPU_LANE_THREADS if name == "qpu" else 1,
             lane_rows=lambda name: QPU_BATCH_ROWS if name == "qpu" else None,
         )
+        reservoirs = Reservoirs(
+            catalogue,
+            registry,
+            idle=lambda: engine.queued_requests == 0,
+            max_bytes=settings.reservoir_bytes if warm else 0,
+            per_level=settings.reservoir_per_level,
+        )
+        stack.push_async_callback(asyncio.to_thread, reservoirs.close)
+        metrics.watch_reservoirs(reservoirs.status)
         stack.push_async_callback(engine.close, settings.drain_timeout_s)
         metrics.watch(lambda: engine.queued_rows, lambda: engine.queued_requests, lambda: float(engine.draining))
         generator = Generator(
@@ -107,9 +120,11 @@ async def running_service(
             engine,
             default_deadline_s=settings.default_deadline_s,
             max_response_bytes=settings.max_response_bytes,
+            reservoirs=reservoirs,
         )
         if warm:
             await asyncio.to_thread(warm_up, generator)
+            reservoirs.start()
         _log.info(
             "ready", models=catalogue.names(), samplers=registry.names(), start_s=round(time.monotonic() - begun, 2)
         )

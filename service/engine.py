@@ -381,7 +381,10 @@ def _next_batch(waiting: deque[Ticket], most_rows: int) -> list[_Piece]:
 
 
 def _draw(pieces: list[_Piece], begun: float) -> _Latents:
-    """Take from stock or draw the latents of a batch (in a thread). A lone deadline is passed on; company gets the longest."""
+    """Take from stock or draw the latents of a batch (in a thread).
+
+    A lone deadline is passed on; company gets the longest.
+    """
     first = pieces[0].ticket
     energies = np.concatenate([piece.ticket.energies_mev[piece.start : piece.stop] for piece in pieces])
     streams = np.concatenate([piece.ticket.streams[piece.start : piece.stop] for piece in pieces])

@@ -18,9 +18,10 @@ from sampler.protocol import Availability, Sampler
 from sampler.registry import SamplerRegistry
 from sampler.request import LatentRequest, SamplerOptions
 from service.catalogue import Catalogue
-from service.engine import DrawKey, Drawn, Engine, Part
+from service.engine import DrawKey, Drawn, Draws, Engine, Part, Stock
 from service.errors import DeadlineError, TooLargeError
 from service.provenance import Origin, provenance_json
+from service.reservoirs import Reservoirs
 from service.schemas import SamplerState
 from service.version import program_version
 
@@ -90,12 +91,14 @@ class Generator:
         *,
         default_deadline_s: float | None = None,
         max_response_bytes: int | None = None,
+        reservoirs: Reservoirs | None = None,
     ) -> None:
         self.catalogue = catalogue
         self.registry = registry
         self.engine = engine
         self._default_deadline_s = default_deadline_s
         self._max_response_bytes = max_response_bytes
+        self._reservoirs = reservoirs
 
     def unbounded(self) -> Generator:
         """The same without a deadline or a bound on answers, for a program that draws for itself."""
@@ -130,14 +133,18 @@ class Generator:
                 break
             elsewhere = sampler.availability(other.machine)
             bundle, state = (other, elsewhere) if elsewhere.available else (bundle, state)
-        model = {"model": bundle.name} if name == "qpu" else {}
+        further: dict[str, Any] = {"model": bundle.name} if name == "qpu" else {}
+        stocks = [] if self._reservoirs is None else self._reservoirs.status()
+        kept = {model: dict(status) for stocked, model, status in stocks if stocked == name}
+        if kept:
+            further["reservoirs"] = kept
         return SamplerState(
             name=name,
             available=state.available,
             reason=state.reason,
             reproducible=sampler.capabilities.reproducible,
             options=sorted(sampler.capabilities.options),
-            detail={**state.detail, **model},
+            detail={**state.detail, **further},
         )
 
     async def generate(self, order: Order) -> Answer:
@@ -186,7 +193,12 @@ class Generator:
                 availability.reason or f"{name} is unavailable", retry_after_s=availability.detail.get("retry_after_s")
             )
         threshold = bundle.geometry.threshold_mev if order.threshold_mev is None else order.threshold_mev
-        drawn = await self._drawn(DrawKey(bundle.name, name, options, threshold), bundle, sampler, order, deadline_at)
+        # A seed asks for certain showers, an option for a certain draw: neither is in stock.
+        stock = None
+        if self._reservoirs is not None and order.seed is None and not order.options:
+            stock = self._reservoirs.get(name, bundle.name)
+        key = DrawKey(bundle.name, name, options, threshold, stocked=stock is not None)
+        drawn = await self._drawn(key, bundle, sampler, order, deadline_at, stock)
         origin = Origin(
             bundle.name,
             bundle.sha256,
@@ -201,13 +213,19 @@ class Generator:
         return Answer(order.energies_mev, drawn.showers_mev, bundle.geometry, origin, drawn.parts, elapsed)
 
     async def _drawn(
-        self, key: DrawKey, bundle: Bundle, sampler: Sampler, order: Order, deadline_at: float | None
+        self,
+        key: DrawKey,
+        bundle: Bundle,
+        sampler: Draws,
+        order: Order,
+        deadline_at: float | None,
+        stock: Stock | None,
     ) -> Drawn:
         rows = order.energies_mev.shape[0]
         streams = np.empty((rows, 2), dtype=np.uint64)
         streams[:, 0] = secrets.randbits(64) if order.seed is None else order.seed
         streams[:, 1] = np.arange(order.first_row, order.first_row + rows, dtype=np.uint64)
-        ticket = self.engine.submit(key, bundle, sampler, order.energies_mev, streams, deadline_at)
+        ticket = self.engine.submit(key, bundle, sampler, order.energies_mev, streams, deadline_at, stock)
         try:
             return await ticket.future
         finally:

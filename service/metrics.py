@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from sampler.request import Provenance
 from service.engine import DrawKey
@@ -49,6 +52,10 @@ class Metrics:
         self.queue_requests.set_function(requests)
         self.draining.set_function(draining)
 
+    def watch_reservoirs(self, status: Callable[[], Iterable[tuple[str, str, Mapping[str, Any]]]]) -> None:
+        """Read the reservoirs' ``status`` when metrics are asked for."""
+        self.registry.register(_ReservoirCollector(status))
+
     def batch_drawn(self, key: DrawKey, rows: int, seconds: float, provenance: Provenance) -> None:
         """A sampler answered a batch."""
         self.batch_rows.labels(key.sampler).observe(rows)
@@ -64,3 +71,33 @@ class Metrics:
     def page(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)
+
+
+class _ReservoirCollector(Collector):
+    """Counts that the reservoirs keep themselves."""
+
+    def __init__(self, status: Callable[[], Iterable[tuple[str, str, Mapping[str, Any]]]]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        """Their metrics now."""
+        labels = ("sampler", "model")
+        states = list(self._status())
+        for name, text, field in (
+            ("ready", "Latents ready to be served", "ready"),
+            ("wanted", "Latents to keep ready", "wanted"),
+            ("bytes", "Memory of latents kept ready", "bytes"),
+        ):
+            gauge = GaugeMetricFamily(f"qshower_reservoir_{name}", text, labels=labels)
+            for sampler, model, state in states:
+                gauge.add_metric((sampler, model), state[field])
+            yield gauge
+        for name, text in (("served", "Latents served"), ("missed", "Latents asked for that were not there")):
+            counter = CounterMetricFamily(f"qshower_reservoir_{name}", text, labels=labels)
+            for sampler, model, state in states:
+                counter.add_metric((sampler, model), state[name])
+            yield counter
+
+    def describe(self) -> Iterator[Metric]:
+        """No names beforehand: the reservoirs are asked when metrics are."""
+        yield from ()

@@ -75,9 +75,13 @@ def provenance_json(origin: Origin, parts: Iterable[Part], elapsed_s: dict[str, 
     # Which rows were drawn before the request stands in the notes alone.
     apart = [*differing, "notes"] if len({_kept_notes(document["notes"]) for document in documents}) > 1 else differing
     if apart:
-        values = {key: {name: document[name] for name in apart} for key, document in told.items()}
+        values = {key: {name: _listed(document[name]) for name in apart} for key, document in told.items()}
         answer["groups"] = _groups(ordered, [values[id(part.provenance)] for part in ordered])
     return answer
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _kept_notes(notes: Iterable[str]) -> tuple[str, ...]:

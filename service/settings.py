@@ -60,6 +60,14 @@ class Settings(BaseSettings):
         default=False, description="Measure the QPU's temperature again once its answers drift."
     )
     bank: Path | None = Field(None, description="Bank of ready-made latents that the `replay` sampler serves.")
+    reservoir_bytes: int = Field(
+        16 << 20,
+        ge=0,
+        description="Most bytes of latents drawn while idle, for requests without seed and options; 0: none.",
+    )
+    reservoir_per_level: int = Field(
+        256, ge=1, le=1_000_000, description="Most such latents for each condition of a model."
+    )
     max_batch_rows: int = Field(
         512, ge=1, le=65536, description="Most showers drawn and decoded at once on a classical sampler."
     )
