@@ -52,9 +52,10 @@ def run(reference: Path, samples: Sequence[Path], output: Path, choice: Choice) 
             announce=bar.console.print if not bar.disable else say,
         )
     header, *rows = written.summary
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*row)
+    # One column for each sample keeps the figures whole on a narrow terminal.
+    table = Table(header[0], *(row[0] for row in rows))
+    for place, name in enumerate(header[1:], start=1):
+        table.add_row(name, *(row[place] for row in rows))
     console().print(table)
     say(f"wrote {written.index} and {written.report}")
 
