@@ -16,14 +16,17 @@ from sampler.errors import InvalidInputError
 from sampler.gibbs.chains import draw
 from sampler.machine import BoltzmannMachine
 from sampler.qpu.budget import utc_now
-from sampler.qpu.draw import PartReads
+from sampler.qpu.draw import PartReads, programming_of_reads
 from sampler.qpu.files import locked, read_json, write_json
 from sampler.qpu.temperature import Estimate, energy_scale, pseudolikelihood_scale
 
 _CHAIN_SWEEPS = 256
 _CHAINS = 300
 _SPINS_WATCHED = 200_000
-"""Spins of each part that an apparent temperature is estimated from; more would only cost time."""
+"""Spins of each part that a draw's apparent temperature is estimated from; more would only cost time."""
+MOST_AMPLIFIED = 4.0
+SPINS_MEASURED = 3_000_000
+"""The same for a calibration: all reads, unless they would take much memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +48,17 @@ class Calibration:
 
     Attributes:
         solver, graph_id, machine, annealing_time_us: what it belongs to; ``machine`` is a fingerprint.
-        beta: the value in use, that of energy matching: among all temperatures it is the most likely one.
+        beta: the value in use.
         beta_error: its standard error.
-        beta_pseudolikelihood: by the independent second method.
+        beta_pseudolikelihood: by maximum pseudolikelihood.
         beta_pseudolikelihood_error: its standard error.
         reads: reads behind it.
         calibrated_at: UTC, ISO 8601.
         method: how ``beta`` was found.
+        beta_energies: by energy matching; None if ``beta`` is that.
+        beta_energies_error: its standard error.
+        gauges: programmings behind it, each with gauges of its own.
+        amplification: what (h, J) was multiplied by in them, beside what a draw programs.
     """
 
     solver: str
@@ -65,6 +72,10 @@ class Calibration:
     reads: int
     calibrated_at: str
     method: str = "energy matching"
+    beta_energies: float | None = None
+    beta_energies_error: float | None = None
+    gauges: int = 1
+    amplification: float = 1.0
 
     @property
     def key(self) -> CalibrationKey:
@@ -78,8 +89,10 @@ class Calibration:
     @property
     def methods_agree(self) -> bool:
         """Whether the two methods differ by less than 5 % or four standard errors."""
-        difference = abs(self.beta - self.beta_pseudolikelihood)
-        error = math.hypot(self.beta_error, self.beta_pseudolikelihood_error)
+        by_energies = self.beta if self.beta_energies is None else self.beta_energies
+        error_by_energies = self.beta_error if self.beta_energies_error is None else self.beta_energies_error
+        difference = abs(by_energies - self.beta_pseudolikelihood)
+        error = math.hypot(error_by_energies, self.beta_pseudolikelihood_error)
         return difference < max(0.05 * self.beta, 4 * error)
 
 
@@ -126,21 +139,36 @@ def timestamp(now: datetime) -> str:
     return now.astimezone(UTC).isoformat(timespec="seconds")
 
 
-def apparent_scale(parts: Sequence[PartReads], rng: np.random.Generator) -> Estimate:
-    """Pseudolikelihood estimate of r from the reads of some parts: 1 where the assumed beta_eff is right."""
-    pulls = []
+def apparent_scale(
+    parts: Sequence[PartReads], rng: np.random.Generator, spins_used: int = _SPINS_WATCHED, gauges: int = 1
+) -> Estimate:
+    """Pseudolikelihood estimate of r from the reads of some parts: 1 where the assumed beta_eff is right.
+
+    At most ``spins_used`` spins of each part are looked at. ``gauges`` is the number of programmings that the reads of
+    each part are shared out over.
+    """
+    pulls, blocks = [], []
     for reads in parts:
-        spins = reads.spins[: max(1, _SPINS_WATCHED // reads.spins.shape[1])]
+        count = reads.spins.shape[0]
+        # Spread over all reads, so that every programming has its say.
+        picked = np.linspace(0, count - 1, min(count, max(1, spins_used // reads.spins.shape[1]))).round().astype(int)
+        spins = reads.spins[picked]
+        blocks.append(programming_of_reads(count, gauges)[picked])
         felt = reads.site.layout.local_fields(reads.fields, spins)
         free = reads.site.layout.machine.partitions[reads.site.layout.nodes] != 0
         pull = -2.0 * reads.factor * spins * felt
         pull[:, ~free] = 0.0
         pulls.append(pull)
-    return pseudolikelihood_scale(_padded(pulls), rng)
+    return pseudolikelihood_scale(_padded(pulls), rng, np.concatenate(blocks))
 
 
 def matched_scale(
-    parts: Sequence[PartReads], start: float, seed: int, rng: np.random.Generator, deadline: float | None
+    parts: Sequence[PartReads],
+    start: float,
+    seed: int,
+    rng: np.random.Generator,
+    deadline: float | None,
+    gauges: int = 1,
 ) -> Estimate:
     """Energy matching of the reads of some parts, all of the same number of reads, against Gibbs chains."""
     machines = [programmed_machine(reads) for reads in parts]
@@ -158,7 +186,18 @@ def matched_scale(
             drawn.append(_energies(reads, states[:, reads.site.layout.nodes]))
         return np.stack(drawn)
 
-    return energy_scale(energies, chains, start, rng)
+    return energy_scale(energies, chains, start, rng, blocks=programming_of_reads(energies.shape[1], gauges))
+
+
+def amplification_of(parts: Sequence[PartReads], energy_spread_kt: float) -> float:
+    """How much stronger to program a measurement, so that its energies spread by about ``energy_spread_kt``.
+
+    The spread of the energy, in kT, is what a read tells of the temperature: a weak machine tells little, and control
+    errors, which have a size of their own, hide even that. Never below 1, nor above ``MOST_AMPLIFIED``: a solver's
+    beta_eff is that of the energies it is programmed with, so not too far from a draw's.
+    """
+    spread = float(np.sqrt(np.mean([_energies(reads).var() for reads in parts])))
+    return float(np.clip(energy_spread_kt / max(spread, 1e-6), 1.0, MOST_AMPLIFIED))
 
 
 def programmed_machine(reads: PartReads) -> BoltzmannMachine:

@@ -237,6 +237,11 @@ def _split(reads: int, gauges: int) -> list[int]:
     return [reads // turns + (turn < reads % turns) for turn in range(turns)]
 
 
+def programming_of_reads(reads: int, gauges: int) -> NDArray[np.int64]:
+    """(reads,) which of a part's ``gauges`` programmings each of its reads came from."""
+    return np.repeat(np.arange(min(gauges, reads)), _split(reads, gauges))
+
+
 def programming_cost_us(info: SolverInfo, qubits: int, reads: int, options: DrawOptions) -> float:
     """QPU access time of one programming, all its gauges together."""
     return sum(info.access_time_us(qubits, some, options.annealing_time_us) for some in _split(reads, options.gauges))

@@ -21,6 +21,9 @@ COPIES_MUST_SAVE = 0.1
 FIRST_LOOK_READS = 100
 """Reads of a calibration's first programming, which only finds out about how hot the solver is."""
 
+LEAST_READS_PER_GAUGE = 50
+"""Fewer reads in each programming of a calibration would cost more in programming than they tell."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
@@ -125,6 +128,17 @@ class Planner:
             for reads in (min(most, reads) for reads in wanted)
         )
         return first, second
+
+    def calibration_gauges(self, programming: Programming) -> int:
+        """Gauges to measure in: errors of h and J average out over them, but each costs a programming."""
+        return max(1, min(self._settings.calibration_gauges, programming.reads // LEAST_READS_PER_GAUGE))
+
+    def calibration_cost_us(self, plan: Plan, sites: Sequence[Site]) -> float:
+        """QPU access time of both programmings of a calibration."""
+        first, second = self.calibration(plan, sites)
+        plain = DrawOptions(plan.options.annealing_time_us)
+        gauged = DrawOptions(plan.options.annealing_time_us, gauges=self.calibration_gauges(second))
+        return total_cost_us(plan.info, [first], sites, plain) + total_cost_us(plan.info, [second], sites, gauged)
 
     def _pack(
         self,

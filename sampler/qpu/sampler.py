@@ -29,14 +29,15 @@ from sampler.qpu.assemble import assemble
 from sampler.qpu.breaker import CircuitBreaker
 from sampler.qpu.budget import BudgetLedger, check_cap
 from sampler.qpu.calibration import Calibration, CalibrationKey, CalibrationStore
-from sampler.qpu.draw import Drawer, DrawOptions, PartReads
+from sampler.qpu.draw import Drawer, PartReads
 from sampler.qpu.link import Connection, SolverLink
 from sampler.qpu.options import OPTIONS, check_options, draw_options
-from sampler.qpu.planner import Plan, Planner, QpuEstimate, total_cost_us
+from sampler.qpu.planner import Plan, Planner, QpuEstimate
 from sampler.qpu.runner import Bill, Runner
 from sampler.qpu.settings import QpuSettings
 from sampler.qpu.shim import Shim, ShimStore, measure_shim
 from sampler.qpu.solver import SolverInfo
+from sampler.qpu.surplus import OnSurplus, hand_over
 from sampler.qpu.thermometer import Thermometer, calibration_key
 from sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
 
@@ -54,7 +55,14 @@ class QpuSampler:
     Building one opens no connection and starts no thread. Every draw is checked, paid for, and ends by its deadline.
     """
 
-    def __init__(self, settings: QpuSettings | None = None) -> None:
+    def __init__(self, settings: QpuSettings | None = None, on_surplus: OnSurplus | None = None) -> None:
+        """``on_surplus`` is given the reads beyond the rows asked for, as (machine, states, provenance).
+
+        It is called in the thread of ``sample``, after the draw, with states (rows, nodes) that are completed and
+        refined like those returned, at most ``SURPLUS_ROWS`` of them: new draws that nobody else is given. What it
+        raises becomes a note of the draw's provenance, which is paid for and stands.
+        """
+        self._on_surplus = on_surplus
         self._settings = settings if settings is not None else QpuSettings()
         folder = self._settings.state_folder
         self._link = SolverLink(self._settings)
@@ -248,6 +256,9 @@ class QpuSampler:
         sweeps = self._settings.refine_sweeps if asked is None else asked
         spins = assemble(request, parts, sweeps, deadline, bill)
         elapsed_s = {"draw": drawn - began, "refine": monotonic() - drawn}
+        if self._on_surplus is not None:
+            made = _provenance(self.name, plan, calibration, bill, sweeps, elapsed_s)
+            bill.note(hand_over(self._on_surplus, request, parts, made, deadline))
         provenance = _provenance(self.name, plan, calibration, bill, sweeps, elapsed_s)
         return LatentBatch(spins, request.machine.energies(spins), provenance).checked(request)
 
@@ -292,8 +303,7 @@ class QpuSampler:
     def _calibration_us(self, request: LatentRequest, plan: Plan) -> float:
         """QPU access time of a calibration on the way."""
         sites = self._planner.sites(request, plan.info, place_condition=False).copies
-        options = DrawOptions(plan.options.annealing_time_us)
-        return total_cost_us(plan.info, self._planner.calibration(plan, sites), sites, options)
+        return self._planner.calibration_cost_us(plan, sites)
 
     def _measure(
         self,
@@ -306,14 +316,16 @@ class QpuSampler:
         unless_kept: bool,
     ) -> Calibration:
         sites = self._planner.sites(request, plan.info, place_condition=False).copies
+        programmings = self._planner.calibration(plan, sites)
         return self._thermometer.measure(
             calibration_key(request.machine, plan),
-            self._planner.calibration(plan, sites),
+            programmings,
             sites,
             plan,
             self._drawer(plan, connection, bill),
             deadline,
             bill,
+            gauges=self._planner.calibration_gauges(programmings[1]),
             unless_kept=unless_kept,
         )
 

@@ -36,7 +36,10 @@ class QpuSettings:
         daily_budget_us: most QPU access time of one UTC day, all requests together; None for no limit.
         key_budget_us: the same for each billing key.
         initial_beta: beta_eff assumed in the first programming of a calibration, in 1/(programmed unit).
-        calibration_reads: reads of each of a calibration's two programmings.
+        calibration_reads: reads that a calibration's measurement takes of each copy, all its gauges together.
+        calibration_gauges: most spin-reversal gauges it is averaged over, each a programming of its own.
+        calibration_spread_kt: a weaker machine's (h, J) are amplified in a calibration, up to four times, so that its
+            energies spread by about this; 0 measures every machine as it is drawn.
         calibration_max_age_s: an older calibration is marked stale.
         drift_tolerance: relative change of the apparent beta_eff that marks draws as drifting.
         recalibrate_on_drift: calibrate again at the next request after a drift was seen.
@@ -74,7 +77,9 @@ class QpuSettings:
     daily_budget_us: float | None = None
     key_budget_us: float | None = None
     initial_beta: float = 5.0
-    calibration_reads: int = 300
+    calibration_reads: int = 1600
+    calibration_gauges: int = 16
+    calibration_spread_kt: float = 10.0
     calibration_max_age_s: float = 7 * 86400.0
     drift_tolerance: float = 0.05
     recalibrate_on_drift: bool = False
@@ -124,6 +129,8 @@ _LIMITS = (
     ("key_budget_us", 0.0, 1e12),
     ("initial_beta", 0.1, 100.0),
     ("calibration_reads", 10, 10_000),
+    ("calibration_gauges", 1, 1000),
+    ("calibration_spread_kt", 0.0, 1e3),
     ("calibration_max_age_s", 0.0, 1e9),
     ("drift_tolerance", 0.0, 1.0),
     ("flux_bias_phi0", 0.0, 1.0),

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BOOTSTRAPS = 100
+MIN_BLOCKS = 6
+"""Fewer programmings than these do not show how much programmings differ."""
 _LOWEST, _HIGHEST = 1e-2, 1e2
 
 
@@ -26,8 +28,24 @@ class Estimate:
     error: float
 
 
-def pseudolikelihood_scale(pulls: NDArray[np.float64], rng: np.random.Generator) -> Estimate:
-    """The r of largest pseudolikelihood, from ``pulls`` (reads, n) = −2 s_i f_i, with a bootstrap error over reads."""
+def combined(one: Estimate, other: Estimate) -> Estimate:
+    """Two estimates of one number, weighted by their inverse variances.
+
+    The error is that of fully correlated estimates, which is the largest it can be: both come from the same reads.
+    """
+    variances = max(one.error, 1e-12) ** 2, max(other.error, 1e-12) ** 2
+    share = variances[1] / (variances[0] + variances[1])
+    return Estimate(share * one.value + (1.0 - share) * other.value, share * one.error + (1.0 - share) * other.error)
+
+
+def pseudolikelihood_scale(
+    pulls: NDArray[np.float64], rng: np.random.Generator, blocks: NDArray[np.int64] | None = None
+) -> Estimate:
+    """The r of largest pseudolikelihood, from ``pulls`` (reads, n) = −2 s_i f_i, with a bootstrap error.
+
+    ``blocks`` (reads,) numbers, from 0, the programming of each read. With ``MIN_BLOCKS`` of them or more, whole
+    programmings are resampled, so that the error holds what their control errors add; otherwise reads are.
+    """
     a = pulls.astype(np.float64)
     r = 1.0
     for _ in range(60):
@@ -42,7 +60,9 @@ def pseudolikelihood_scale(pulls: NDArray[np.float64], rng: np.random.Generator)
     up = 1.0 / (1.0 + np.exp(np.clip(r * a, -500, 500)))
     slopes, curves = (a * up).sum(axis=1), (a * a * up * (1.0 - up)).sum(axis=1)
     # One Newton step on each resample: near the maximum as good as a new fit, at a thousandth of the cost.
-    weights = rng.multinomial(len(a), np.full(len(a), 1.0 / len(a)), size=_BOOTSTRAPS)
+    if blocks is not None and blocks.max(initial=0) + 1 >= MIN_BLOCKS:
+        slopes, curves = np.bincount(blocks, slopes), np.bincount(blocks, curves)
+    weights = rng.multinomial(len(slopes), np.full(len(slopes), 1.0 / len(slopes)), size=_BOOTSTRAPS)
     resampled = r + (weights @ slopes) / np.maximum(weights @ curves, 1e-12)
     return Estimate(r, float(resampled.std(ddof=1)))
 
@@ -53,6 +73,7 @@ def energy_scale(
     start: float,
     rng: np.random.Generator,
     rounds: int = 3,
+    blocks: NDArray[np.int64] | None = None,
 ) -> Estimate:
     """The r at which Gibbs chains have the mean energy of the reads; the error by a bootstrap over reads and chains.
 
@@ -62,13 +83,18 @@ def energy_scale(
         start: first guess of r.
         rng: randomness of the bootstrap.
         rounds: Newton steps, each with new chains.
+        blocks: (reads,) the programming of each read, as in ``pseudolikelihood_scale``.
     """
+    error_of_reads = _error_of_mean(energies, rng)
+    if blocks is not None and blocks.max(initial=0) + 1 >= MIN_BLOCKS:
+        means = np.stack([energies[:, blocks == block].mean() for block in range(int(blocks.max()) + 1)])
+        error_of_reads = float(means.std(ddof=1)) / np.sqrt(means.size)
     r, error = start, 0.0
     for _ in range(rounds):
         drawn = chains(r)
         # d⟨E⟩/dr = −Var(E) at each condition: the spread between conditions has no part in it.
         spread = max(float(drawn.var(axis=1).mean()), 1e-12)
-        error = float(np.hypot(_error_of_mean(energies, rng), _error_of_mean(drawn, rng))) / spread
+        error = float(np.hypot(error_of_reads, _error_of_mean(drawn, rng))) / spread
         step = (float(drawn.mean()) - float(energies.mean())) / spread
         r = float(np.clip(r + np.clip(step, -0.5 * r, r), _LOWEST, _HIGHEST))
     return Estimate(r, error)

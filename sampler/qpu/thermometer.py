@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 from sampler.machine import BoltzmannMachine
 from sampler.placement import machine_fingerprint
 from sampler.qpu.calibration import (
+    SPINS_MEASURED,
     Calibration,
     CalibrationKey,
     CalibrationStore,
+    amplification_of,
     apparent_scale,
     matched_scale,
     timestamp,
@@ -24,6 +27,7 @@ from sampler.qpu.planner import Plan
 from sampler.qpu.runner import Bill
 from sampler.qpu.settings import QpuSettings
 from sampler.qpu.site import Site
+from sampler.qpu.temperature import combined
 
 _SIGMAS = 5.0
 """A drift is not believed below this many standard errors: one false alarm in two million draws."""
@@ -62,9 +66,10 @@ class Thermometer:
         deadline: float,
         bill: Bill,
         *,
+        gauges: int,
         unless_kept: bool,
     ) -> Calibration:
-        """Measure beta_eff with two programmings, keep and return it.
+        """Measure beta_eff with two programmings, the second in several gauges; keep and return it.
 
         Args:
             key: what it is measured for.
@@ -74,6 +79,7 @@ class Thermometer:
             drawer: what draws.
             deadline: instant of ``time.monotonic``.
             bill: what is used is added to it.
+            gauges: gauges of the second programming.
             unless_kept: return the calibration another thread has made in the meantime, if there is one.
         """
         with self._measuring:
@@ -87,21 +93,32 @@ class Thermometer:
             first = drawer.draw([programmings[0]], sites, plan.conditions, beta, options, deadline, self._rng, bill)
             beta *= apparent_scale(first, self._rng).value
             # Hot enough to be programmed without rescaling; the estimates below are relative to it anyway.
-            beta = max(beta, drawer.least_beta(sites, plan.conditions))
-            reads = drawer.draw([programmings[1]], sites, plan.conditions, beta, options, deadline, self._rng, bill)
-            by_pull = apparent_scale(reads, self._rng)
-            by_energy = matched_scale(reads, by_pull.value, int(self._rng.integers(2**62)), self._rng, deadline)
+            least = drawer.least_beta(sites, plan.conditions)
+            beta = max(beta, least)
+            # Dividing by less programs more: what is found is relative to the divisor all the same.
+            unamplified, beta = beta, max(beta / amplification_of(first, self._settings.calibration_spread_kt), least)
+            gauged = replace(options, gauges=gauges)
+            reads = drawer.draw([programmings[1]], sites, plan.conditions, beta, gauged, deadline, self._rng, bill)
+            by_pull = apparent_scale(reads, self._rng, SPINS_MEASURED, gauges)
+            seed = int(self._rng.integers(2**62))
+            by_energy = matched_scale(reads, by_pull.value, seed, self._rng, deadline, gauges)
+            best = combined(by_pull, by_energy)
             calibration = Calibration(
                 solver=key.solver,
                 graph_id=key.graph_id,
                 machine=key.machine,
                 annealing_time_us=key.annealing_time_us,
-                beta=beta * by_energy.value,
-                beta_error=beta * by_energy.error,
+                beta=beta * best.value,
+                beta_error=beta * best.error,
                 beta_pseudolikelihood=beta * by_pull.value,
                 beta_pseudolikelihood_error=beta * by_pull.error,
                 reads=sum(part.spins.shape[0] for part in reads),
                 calibrated_at=timestamp(self.store.now()),
+                method="pseudolikelihood and energy matching, by inverse variance",
+                beta_energies=beta * by_energy.value,
+                beta_energies_error=beta * by_energy.error,
+                gauges=gauges,
+                amplification=unamplified / beta,
             )
             self.store.put(calibration)
             self._drift.pop(str(key), None)
@@ -113,8 +130,9 @@ class Thermometer:
         if age_s > self._settings.calibration_max_age_s:
             bill.note(f"stale calibration: beta_eff was measured {age_s / 86400:.1f} days ago")
         if not calibration.methods_agree:
+            by_energies = calibration.beta_energies or calibration.beta
             bill.note(
-                f"the two estimates of beta_eff disagree: {calibration.beta:.3f} by energies, "
+                f"the two estimates of beta_eff disagree: {by_energies:.3f} by energies, "
                 f"{calibration.beta_pseudolikelihood:.3f} by pseudolikelihood"
             )
         seen = apparent_scale(parts, self._rng)

@@ -255,7 +255,9 @@ def test_the_full_machine_has_the_energies_and_magnetisations_of_gibbs(topology:
     )
     with (
         EmulatorServer(config) as server,
-        QpuSampler(QpuSettings(endpoint=server.endpoint, token="any", state_dir=tmp_path)) as sampler,
+        QpuSampler(
+            QpuSettings(endpoint=server.endpoint, token="any", state_dir=tmp_path, calibration_reads=300)
+        ) as sampler,
     ):
         batch = sampler.sample(request)
         (calibration,) = sampler.calibrations()

@@ -9,7 +9,7 @@ import pytest
 
 from sampler.errors import InvalidInputError
 from sampler.qpu.calibration import Calibration, CalibrationStore
-from sampler.qpu.temperature import energy_scale, pseudolikelihood_scale
+from sampler.qpu.temperature import Estimate, combined, energy_scale, pseudolikelihood_scale
 
 CALIBRATION = Calibration(
     solver="Z",
@@ -81,3 +81,37 @@ def test_energy_matching_of_independent_spins(r: float) -> None:
     estimate = energy_scale(chains(r), chains, 1.0, rng, rounds=6)
     assert abs(estimate.value - r) < 5 * estimate.error
     assert 0 < estimate.error < 0.05 * r
+
+
+def test_the_better_of_two_estimates_weighs_more() -> None:
+    both = combined(Estimate(4.0, 0.01), Estimate(4.1, 0.03))
+    assert both.value == pytest.approx(4.01)
+    # The largest error that their correlation allows, never above the worse one's.
+    assert both.error == pytest.approx(0.9 * 0.01 + 0.1 * 0.03)
+    assert combined(Estimate(4.0, 0.02), Estimate(4.2, 0.02)) == Estimate(pytest.approx(4.1), pytest.approx(0.02))
+
+
+def test_an_error_over_programmings_holds_what_they_differ_by() -> None:
+    """Each block of reads at a temperature of its own: 10 % apart, which resampling reads would not see."""
+    rng = np.random.default_rng(5)
+    fields = rng.normal(0, 0.5, 60)
+    scales = rng.normal(1.0, 0.1, 40)
+    blocks = np.repeat(np.arange(40), 100)
+    up = rng.random((4000, 60)) < 1 / (1 + np.exp(2 * scales[blocks, None] * fields))
+    spins = np.where(up, 1.0, -1.0)
+    pulls = -2.0 * spins * fields
+    blind, seeing = pseudolikelihood_scale(pulls, rng), pseudolikelihood_scale(pulls, rng, blocks)
+    assert seeing.value == pytest.approx(blind.value)
+    # 0.1/sqrt(40) = 0.016 from the blocks beside the reads' own; their bootstrap is good to about 15 %.
+    assert seeing.error > 1.5 * blind.error
+    assert 0.010 < seeing.error < 0.026
+    # Too few programmings to tell: the reads are resampled.
+    few = pseudolikelihood_scale(pulls[:500], rng, blocks[:500])
+    assert few.error == pytest.approx(pseudolikelihood_scale(pulls[:500], rng).error, rel=0.5)
+
+    energies = (spins @ fields)[None]
+    chain_up = rng.random((1, 20_000, 60)) < 1 / (1 + np.exp(2 * fields))
+    chains = np.where(chain_up, 1.0, -1.0) @ fields
+    plain = energy_scale(energies, lambda _: chains, 1.0, rng, rounds=1)
+    blocked = energy_scale(energies, lambda _: chains, 1.0, rng, rounds=1, blocks=blocks)
+    assert blocked.error > 1.3 * plain.error
