@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 
 from sampler.registry import SamplerRegistry
 from service import problems
+from service.accounts import Accounts
 from service.catalogue import Catalogue, load_catalogue
 from service.engine import Engine, Limits
 from service.generation import Generator
@@ -20,9 +21,9 @@ from service.metrics import Metrics
 from service.middleware import BodyLimit, KeyCheck, RequestCount
 from service.reservoirs import Reservoirs
 from service.routes import router
-from service.samplers import build_registry
+from service.samplers import build_registry, qpu_ledger_path
 from service.schemas import Problem
-from service.settings import Settings, load_api_keys
+from service.settings import ApiKeys, Settings, load_api_keys
 from service.state import Service
 from service.version import program_version
 from service.warmup import warm_up
@@ -49,7 +50,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with running_service(settings, metrics, load_models, make_samplers) as service:
+        async with running_service(settings, metrics, load_models, make_samplers, keys=keys) as service:
             app.state.service = service
             service.ready = True
             yield
@@ -81,6 +82,7 @@ async def running_service(
     make_samplers: Callable[[Settings], SamplerRegistry] = build_registry,
     *,
     warm: bool = True,
+    keys: ApiKeys | None = None,
 ) -> AsyncIterator[Service]:
     """Everything but HTTP: models loaded, samplers ``warm`` if wanted; drained and closed at the end.
 
@@ -121,6 +123,7 @@ async def running_service(
             default_deadline_s=settings.default_deadline_s,
             max_response_bytes=settings.max_response_bytes,
             reservoirs=reservoirs,
+            accounts=Accounts({} if keys is None else keys.budgets_us, qpu_ledger_path(settings)),
         )
         if warm:
             await asyncio.to_thread(warm_up, generator)

@@ -17,6 +17,7 @@ from sampler.errors import BankExhaustedError, InvalidInputError, SamplerUnavail
 from sampler.protocol import Availability, Sampler
 from sampler.registry import SamplerRegistry
 from sampler.request import LatentRequest, SamplerOptions
+from service.accounts import Accounts
 from service.catalogue import Catalogue
 from service.engine import DrawKey, Drawn, Draws, Engine, Part, Stock
 from service.errors import DeadlineError, TooLargeError
@@ -42,6 +43,7 @@ class Order:
 
     ``options`` are the sampler's, by the names of SamplerOptions; shower i has stream (seed, first_row + i).
     ``bytes_per_voxel`` is what a voxel takes in the answer's format, for the check of its projected size;
+    ``account`` is the name of the API key that pays for QPU access time, "" for none;
     ``showers_per_energy`` says how often each energy stands in place, so that errors name the one that was given.
     """
 
@@ -56,6 +58,7 @@ class Order:
     first_row: int = 0
     bytes_per_voxel: float = 4.0
     showers_per_energy: int = 1
+    account: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +95,7 @@ class Generator:
         default_deadline_s: float | None = None,
         max_response_bytes: int | None = None,
         reservoirs: Reservoirs | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
         self.catalogue = catalogue
         self.registry = registry
@@ -99,6 +103,7 @@ class Generator:
         self._default_deadline_s = default_deadline_s
         self._max_response_bytes = max_response_bytes
         self._reservoirs = reservoirs
+        self._accounts = accounts
 
     def unbounded(self) -> Generator:
         """The same without a deadline or a bound on answers, for a program that draws for itself."""
@@ -117,8 +122,11 @@ class Generator:
             raise SamplerUnavailableError(HOW_TO_CONFIGURE[name])
         return self.registry.get(name)
 
-    def state_of(self, name: str) -> SamplerState:
-        """Whether the sampler can be used now with the default model, or with one that fits it. May block."""
+    def state_of(self, name: str, account: str = "") -> SamplerState:
+        """Whether the sampler can be used now with the default model, or with one that fits it. May block.
+
+        ``account`` is the name of the API key that asks.
+        """
         try:
             sampler = self.check_sampler(name)
         except SamplerUnavailableError as error:
@@ -136,6 +144,8 @@ class Generator:
         further: dict[str, Any] = {"model": bundle.name} if name == "qpu" else {}
         stocks = [] if self._reservoirs is None else self._reservoirs.status()
         kept = {model: dict(status) for stocked, model, status in stocks if stocked == name}
+        if name == "qpu" and account and self._accounts is not None:
+            further["key"] = self._accounts.state(account)
         if kept:
             further["reservoirs"] = kept
         return SamplerState(
@@ -197,8 +207,12 @@ class Generator:
         stock = None
         if self._reservoirs is not None and order.seed is None and not order.options:
             stock = self._reservoirs.get(name, bundle.name)
-        key = DrawKey(bundle.name, name, options, threshold, stocked=stock is not None)
-        drawn = await self._drawn(key, bundle, sampler, order, deadline_at, stock)
+        draws: Draws = sampler
+        account = order.account if name == "qpu" and self._accounts is not None else ""
+        if account and self._accounts is not None:
+            draws = self._accounts.billed(sampler, account)
+        key = DrawKey(bundle.name, name, options, threshold, stocked=stock is not None, account=account)
+        drawn = await self._drawn(key, bundle, draws, order, deadline_at, stock)
         origin = Origin(
             bundle.name,
             bundle.sha256,

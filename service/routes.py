@@ -43,6 +43,12 @@ def _service(request: Request) -> Service:
     return service
 
 
+def _account(request: Request) -> str:
+    """The name of the caller's API key, "" where none is asked for."""
+    name: str = getattr(request.state, "api_key_name", "")
+    return name
+
+
 @router.post(
     "/generate",
     summary="Draw showers",
@@ -61,7 +67,7 @@ async def generate(request: Request, body: Annotated[GenerateRequest, Body()]) -
     outcome = "error"
     try:
         wanted = negotiate(request.headers.get("accept"))
-        response = await _unless_gone(request, _generated(service, body, wanted))
+        response = await _unless_gone(request, _generated(service, body, wanted, _account(request)))
         outcome = "ok" if response is not None else "client_gone"
         # A client that has gone reads nothing; the status is for the metrics alone.
         return response or Response(status_code=499)
@@ -72,8 +78,8 @@ async def generate(request: Request, body: Annotated[GenerateRequest, Body()]) -
         service.metrics.outcomes.labels(outcome).inc()
 
 
-async def _generated(service: Service, body: GenerateRequest, wanted: Format) -> Response:
-    order = _order(service, body, wanted)
+async def _generated(service: Service, body: GenerateRequest, wanted: Format, account: str) -> Response:
+    order = _order(service, body, wanted, account)
     answer = await service.generator.generate(order)
     if answer.origin.fallback_from is not None:
         service.metrics.fallbacks.labels(answer.parts[0].provenance.sampler).inc()
@@ -85,7 +91,7 @@ async def _generated(service: Service, body: GenerateRequest, wanted: Format) ->
     return Response(content, 200, headers, media_type=wanted.value)
 
 
-def _order(service: Service, body: GenerateRequest, wanted: Format) -> Order:
+def _order(service: Service, body: GenerateRequest, wanted: Format, account: str) -> Order:
     settings = service.settings
     rows = len(body.incident_energies_mev) * body.showers_per_energy
     field = "incident_energies_mev" if body.showers_per_energy == 1 else "showers_per_energy"
@@ -111,6 +117,7 @@ def _order(service: Service, body: GenerateRequest, wanted: Format) -> Order:
         deadline_s=body.deadline_s,
         bytes_per_voxel=BYTES_PER_VOXEL[wanted],
         showers_per_energy=body.showers_per_energy,
+        account=account,
     )
 
 
@@ -172,8 +179,8 @@ def _summary(service: Service, bundle: Bundle) -> ModelSummary:
 @router.get("/samplers", summary="The samplers", responses=declared(401))
 async def samplers(request: Request) -> SamplerList:
     """Which samplers can be used now, and why not."""
-    generator = _service(request).generator
-    states = await asyncio.gather(*(asyncio.to_thread(generator.state_of, name) for name in SAMPLER_NAMES))
+    generator, account = _service(request).generator, _account(request)
+    states = await asyncio.gather(*(asyncio.to_thread(generator.state_of, name, account) for name in SAMPLER_NAMES))
     usable = {state.name for state in states if state.available}
     auto = next((name for name in AUTO_ORDER if name in usable), None)
     return SamplerList(auto=auto, samplers=list(states))

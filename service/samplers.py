@@ -36,6 +36,13 @@ def ocean_is_configured() -> bool:
     )
 
 
+def qpu_ledger_path(settings: Settings) -> Path:
+    """The file in which the QPU sampler keeps what was used."""
+    from sampler.qpu.settings import QpuSettings
+
+    return QpuSettings(state_dir=settings.qpu_state_folder).state_folder / "qpu_budget.json"
+
+
 def _qpu(settings: Settings) -> Sampler:
     from sampler.qpu.sampler import QpuSampler  # brings Ocean along; not everybody has a QPU
     from sampler.qpu.settings import QpuSettings

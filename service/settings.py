@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.errors import SettingsError
 
 PREFIX = "QSHOWER_"
+DIGEST_BYTES = 32
 
 
 class Settings(BaseSettings):
@@ -100,9 +103,9 @@ class Settings(BaseSettings):
     )
     api_keys: SecretStr = Field(
         SecretStr(""),
-        description="Who may call: `name:sha256` pairs, comma separated, the SHA-256 of each key in hexadecimal.",
+        description="Who may call: `name:sha256` or `name:sha256:budget`, comma separated; see below.",
     )
-    api_keys_file: Path | None = Field(None, description="File with one `name:sha256` pair on each line.")
+    api_keys_file: Path | None = Field(None, description="File with one such entry on each line.")
     allow_open: bool = Field(
         default=False, description="Allow listening beyond loopback without API keys (behind a gateway that checks)."
     )
@@ -122,10 +125,14 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 class ApiKeys:
-    """The SHA-256 digests of the keys that may call. Empty: everybody may."""
+    """The SHA-256 digests of the keys that may call. Empty: everybody may.
 
-    def __init__(self, digests: dict[str, bytes]) -> None:
+    ``budgets_us``: most QPU access time of one UTC day, in µs, for the names that have a limit.
+    """
+
+    def __init__(self, digests: dict[str, bytes], budgets_us: Mapping[str, float] | None = None) -> None:
         self._digests = digests
+        self.budgets_us = dict(budgets_us or {})
 
     def __bool__(self) -> bool:
         return bool(self._digests)
@@ -146,6 +153,7 @@ class ApiKeys:
 def load_api_keys(settings: Settings) -> ApiKeys:
     """The keys of ``api_keys`` and ``api_keys_file`` together. SettingsError without showing what was given."""
     digests: dict[str, bytes] = {}
+    budgets_us: dict[str, float] = {}
     lines = [("api_keys", pair) for pair in settings.api_keys.get_secret_value().split(",")]
     if settings.api_keys_file is not None:
         try:
@@ -156,18 +164,31 @@ def load_api_keys(settings: Settings) -> ApiKeys:
             ) from None
         lines += [("api_keys_file", line) for line in text.splitlines() if not line.lstrip().startswith("#")]
     for source, line in lines:
-        pair = line.strip()
-        if not pair:
+        if not line.strip():
             continue
-        name, _, digest = pair.rpartition(":")
         try:
-            value = bytes.fromhex(digest)
+            name, digest, budget_us = _parsed_key(line.strip())
         except ValueError:
-            value = b""
-        if not name or len(value) != 32 or name in digests:
-            raise SettingsError(f"{PREFIX}{source.upper()}", "***", "name:sha256 pairs, names different, 64 hex digits")
-        digests[name] = value
-    return ApiKeys(digests)
+            name, digest, budget_us = "", b"", None
+        if not name or len(digest) != DIGEST_BYTES or name in digests:
+            allowed = "name:sha256 or name:sha256:budget, names different, 64 hex digits, the budget >= 0 in µs"
+            raise SettingsError(f"{PREFIX}{source.upper()}", "***", allowed)
+        digests[name] = digest
+        if budget_us is not None:
+            budgets_us[name] = budget_us
+    return ApiKeys(digests, budgets_us)
+
+
+def _parsed_key(entry: str) -> tuple[str, bytes, float | None]:
+    """Name, digest and budget of ``name:sha256`` or ``name:sha256:budget``; ValueError if it is neither."""
+    name, _, last = entry.rpartition(":")
+    if len(last) == 2 * DIGEST_BYTES:
+        return name, bytes.fromhex(last), None
+    name, _, digest = name.rpartition(":")
+    budget_us = float(last)
+    if not (math.isfinite(budget_us) and budget_us >= 0):
+        raise ValueError(last)
+    return name, bytes.fromhex(digest), budget_us
 
 
 def check_exposure(settings: Settings, keys: ApiKeys) -> None:

@@ -1,6 +1,9 @@
 """The service in front of Ocean's own client and the emulator of the solver API."""
 
+import hashlib
+import json
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -28,12 +31,12 @@ def service_on(catalogue, monkeypatch, tmp_path):
     """Makes a running service whose QPU is at an endpoint."""
     opened = []
 
-    def make(endpoint, token=TOKEN):
+    def make(endpoint, token=TOKEN, **values):
         monkeypatch.setenv("DWAVE_API_ENDPOINT", endpoint)
         monkeypatch.setenv("DWAVE_API_TOKEN", token)
         for name in ("DWAVE_API_SOLVER", "DWAVE_PROFILE", "DWAVE_CONFIG_FILE"):
             monkeypatch.delenv(name, raising=False)
-        settings = load_settings(qpu_state_folder=tmp_path / "state")
+        settings = load_settings(qpu_state_folder=tmp_path / "state", **values)
         client = TestClient(create_app(settings, load_models=lambda _: catalogue))
         client.__enter__()
         opened.append(client)
@@ -114,6 +117,73 @@ def test_options_of_the_qpu(emulator_of, service_on):
     capped = client.post("/generate", json={**BODY, "options": {"max_qpu_access_time_us": 1.0}})
     assert capped.status_code == 429
     assert int(capped.headers["retry-after"]) >= 1
+
+
+def key_entry(key, budget=""):
+    return f"{key}:{hashlib.sha256(key.encode()).hexdigest()}{budget}"
+
+
+def by(key):
+    return {"authorization": f"Bearer {key}"}
+
+
+def left_of(client, key):
+    states = {state["name"]: state for state in client.get("/samplers", headers=by(key)).json()["samplers"]}
+    return states["qpu"]["detail"]["key"]
+
+
+def test_each_key_has_its_own_budget(emulator_of, service_on, tmp_path):
+    emulator = emulator_of("zephyr:6", defects=0.0)
+    # The first draw calibrates; the second one's price is that of those to come.
+    first = service_on(emulator.endpoint)
+    assert first.post("/generate", json=BODY).status_code == 200
+    price = first.post("/generate", json=BODY).json()["provenance"]["qpu_access_time_us"]
+    budget = round(1.5 * price, 1)
+    keys = ",".join([key_entry("ada"), key_entry("bob", f":{budget}"), key_entry("cat", ":0")])
+    client = service_on(emulator.endpoint, api_keys=keys)
+    assert left_of(client, "bob") == {
+        "name": "bob", "used_today_us": 0.0, "daily_budget_us": budget, "left_today_us": budget
+    }  # fmt: skip
+    answer = client.post("/generate", json=BODY, headers=by("bob"))
+    assert answer.status_code == 200, answer.text
+    used = answer.json()["provenance"]["qpu_access_time_us"]
+    assert left_of(client, "bob")["left_today_us"] == pytest.approx(budget - used)
+    for key, told in (("bob", f"{(budget - used) / 1000:.1f} ms"), ("cat", "nothing is left")):
+        refused = client.post("/generate", json={**BODY, "fallback": ["gibbs"]}, headers=by(key))
+        assert refused.status_code == 429
+        assert told in refused.json()["detail"]
+        assert f"'{key}'" in refused.json()["detail"]
+        assert 1 <= int(refused.headers["retry-after"]) <= 86400
+    # Refusals cost nothing, others are not held up, and what a key may not pay for it may still have for free.
+    assert left_of(client, "bob")["used_today_us"] == pytest.approx(used)
+    assert left_of(client, "cat")["used_today_us"] == 0.0
+    assert client.post("/generate", json=BODY, headers=by("ada")).status_code == 200
+    assert left_of(client, "ada")["daily_budget_us"] is None
+    assert left_of(client, "ada")["used_today_us"] > 0
+    assert client.post("/generate", json={**BODY, "sampler": "gibbs"}, headers=by("cat")).status_code == 200
+    ledger = json.loads((tmp_path / "state" / "qpu_budget.json").read_text())
+    assert {name for day in ledger.values() for name in day} == {"", "ada", "bob"}
+
+
+def test_two_draws_at_once_share_one_budget(emulator_of, service_on):
+    emulator = emulator_of("zephyr:6", defects=0.0)
+    first = service_on(emulator.endpoint)
+    assert first.post("/generate", json=BODY).status_code == 200
+    price = first.post("/generate", json=BODY).json()["provenance"]["qpu_access_time_us"]
+    client = service_on(emulator.endpoint, api_keys=key_entry("bob", f":{1.5 * price}"))
+    statuses = []
+
+    def ask(threshold_mev):
+        # Thresholds differ, so that the two are not drawn as one batch.
+        body = {**BODY, "threshold_mev": threshold_mev}
+        statuses.append(client.post("/generate", json=body, headers=by("bob")).status_code)
+
+    threads = [threading.Thread(target=ask, args=(value,)) for value in (0.1, 0.2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [200, 429]
 
 
 def test_a_qpu_that_is_gone(emulator_of, service_on):

@@ -60,13 +60,37 @@ def test_keys_come_from_the_variable_and_the_file(tmp_path):
     assert DIGEST not in repr(keys)
 
 
-@pytest.mark.parametrize("text", [KEY, f"ada:{DIGEST[:-2]}", f":{DIGEST}", f"ada:{DIGEST},ada:{DIGEST}", "ada:xyz"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        KEY,
+        f"ada:{DIGEST[:-2]}",
+        f":{DIGEST}",
+        f"ada:{DIGEST},ada:{DIGEST}",
+        "ada:xyz",
+        f"{DIGEST}:100",
+        f"ada:{DIGEST}:",
+        f"ada:{DIGEST}:-1",
+        f"ada:{DIGEST}:nan",
+        f"ada:{DIGEST}:inf",
+        f"ada:{DIGEST}:two",
+    ],
+)
 def test_a_malformed_key_is_refused_and_never_shown(text):
     with pytest.raises(SettingsError) as caught:
         load_api_keys(load_settings(api_keys=text))
     assert caught.value.field == "QSHOWER_API_KEYS"
     assert KEY not in str(caught.value)
     assert DIGEST[:8] not in str(caught.value)
+
+
+def test_a_key_may_have_a_budget(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text(f"beth:{hashlib.sha256(b'other').hexdigest()}:0\n")
+    keys = load_api_keys(load_settings(api_keys=f"ada:{DIGEST}:2.5e6,carl:{'0' * 64}", api_keys_file=file))
+    assert keys.budgets_us == {"ada": 2.5e6, "beth": 0.0}
+    assert keys.name_of(KEY) == "ada"
+    assert keys.name_of("other") == "beth"
 
 
 def test_a_missing_file_of_keys_is_named(tmp_path):
