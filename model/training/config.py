@@ -139,6 +139,7 @@ def read_config(path: Path) -> TrainingConfig:
         raise InvalidInputError(f"{path.name}: {key}", first.get("input"), first["msg"]) from error
     base = path.resolve().parent
     files = [file.model_copy(update={"path": base / file.path}) for file in config.data.files]
-    data = config.data.model_copy(update={"files": files})
+    geometry = config.data.geometry if config.data.particle is None else str(base / config.data.geometry)
+    data = config.data.model_copy(update={"files": files, "geometry": geometry})
     start = None if config.start_from is None else base / config.start_from
     return config.model_copy(update={"data": data, "output": base / config.output, "start_from": start})

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from model.bundle import load_bundle, load_encoder_state
-from model.geometry import named_geometry
+from model.geometry import named_geometry, write_binning_xml
 from model.showers_file import write_showers
 from model.training.run import train
 from sampler.errors import InvalidInputError
@@ -189,3 +189,12 @@ def test_nan_in_the_data_is_named(tmp_path: Path) -> None:
         file["showers"][17, 3] = np.nan
     with pytest.raises(InvalidInputError, match="17"):
         train(config)
+
+
+def test_a_binning_file_beside_the_configuration_is_a_geometry(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    write_binning_xml(tmp_path / "binning.xml", named_geometry("1-photons"))
+    config = write_config(tmp_path, data__geometry="binning.xml", data__particle="photon", data__threshold_mev=2.0)
+    bundle = load_bundle(train(config))
+    assert bundle.geometry.voxel_count == VOXELS
+    assert bundle.geometry.threshold_mev == 2.0
