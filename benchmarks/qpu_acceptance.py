@@ -185,8 +185,10 @@ def calibrate(topology: str, bundle: Bundle, hidden: float, error: float, gauges
     )
 
 
-def compare(topology: str, bundle: Bundle, showers: int, hidden: float, error: float) -> list[ShowerRow]:
-    """QPU showers and other Gibbs showers, each against the same Gibbs showers."""
+def compare(
+    topology: str, bundle: Bundle, showers: int, hidden: float, error: float, floors: int, *, qpu: bool
+) -> list[ShowerRow]:
+    """``floors`` other sets of Gibbs showers, and QPU showers if asked for, each against the same Gibbs showers."""
     low, high = np.log(bundle.domain_mev)
     energies = np.exp(np.random.default_rng(5).uniform(low, high, showers))
 
@@ -198,13 +200,13 @@ def compare(topology: str, bundle: Bundle, showers: int, hidden: float, error: f
         return high_level_features(bundle.geometry, energies, drawn), made
 
     def row(sample: str, made: dict[str, object], far: Distance, kernel: Distance) -> ShowerRow:
-        qpu = sample == "qpu"
+        drawn_there = sample == "qpu"
         return ShowerRow(
             topology=topology,
             sample=sample,
             showers=showers,
-            hidden_beta=hidden if qpu else None,
-            control_error=error if qpu else None,
+            hidden_beta=hidden if drawn_there else None,
+            control_error=error if drawn_there else None,
             fpd=far.value,
             fpd_error=far.error,
             kpd=kernel.value,
@@ -215,8 +217,12 @@ def compare(topology: str, bundle: Bundle, showers: int, hidden: float, error: f
     gibbs = GibbsSampler(threads=1)
     sweeps = SamplerOptions(sweeps=64)
     reference, _ = features(gibbs, 1, sweeps)
-    other, made = features(gibbs, 2, sweeps)
-    rows = [row("gibbs", made, fpd(reference, other), kpd(reference, other))]
+    rows = []
+    for seed in range(10, 10 + floors):
+        other, made = features(gibbs, seed, sweeps)
+        rows.append(row("gibbs", made, fpd(reference, other), kpd(reference, other)))
+    if not qpu:
+        return rows
     config = EmulatorConfig(
         topology=topology,
         defects=0.03,
@@ -243,6 +249,8 @@ def main() -> None:
     parser.add_argument("--beta", type=float, nargs="*", default=[3.2, 4.4, 7.0])
     parser.add_argument("--control-error", type=float, nargs="+", default=[0.0, 0.01, 0.02, 0.03])
     parser.add_argument("--showers", type=int, default=2000, help="showers of each set; 0 leaves them out")
+    parser.add_argument("--floors", type=int, default=4, help="sets of Gibbs showers that the floor is taken from")
+    parser.add_argument("--no-qpu", action="store_true", help="of the showers only the floor")
     parser.add_argument("--gauges", type=int, default=48, help="gauges of the best fit")
     parser.add_argument("--reads", type=int, default=60, help="reads in each of them")
     parser.add_argument("-o", "--output", type=Path, help="write the rows as JSON")
@@ -259,7 +267,8 @@ def main() -> None:
     if arguments.showers:
         print(f"{'topology':12}{'sample':8}{'showers':>8}{'holes':>6}{'beta':>8}{'FPD x 1000':>18}{'KPD x 1000':>18}")
         for topology, bundle in bundles.items():
-            for shower in compare(topology, bundle, arguments.showers, 4.4, 0.02):
+            qpu = not arguments.no_qpu
+            for shower in compare(topology, bundle, arguments.showers, 4.4, 0.02, arguments.floors, qpu=qpu):
                 keep("showers", shower)
                 print(
                     f"{topology:12}{shower.sample:8}{shower.showers:8d}{shower.holes or 0:6d}{shower.beta or 1.0:8.3f}"

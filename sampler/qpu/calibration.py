@@ -25,6 +25,7 @@ _CHAINS = 300
 _SPINS_WATCHED = 200_000
 """Spins of each part that a draw's apparent temperature is estimated from; more would only cost time."""
 MOST_AMPLIFIED = 4.0
+MOST_FIELD_KT = 1.0
 SPINS_MEASURED = 3_000_000
 """The same for a calibration: all reads, unless they would take much memory."""
 
@@ -186,7 +187,9 @@ def matched_scale(
             drawn.append(_energies(reads, states[:, reads.site.layout.nodes]))
         return np.stack(drawn)
 
-    return energy_scale(energies, chains, start, rng, blocks=programming_of_reads(energies.shape[1], gauges))
+    # Two Newton steps: the start is the estimate by pseudolikelihood, a percent or so away.
+    blocks = programming_of_reads(energies.shape[1], gauges)
+    return energy_scale(energies, chains, start, rng, rounds=2, blocks=blocks)
 
 
 def amplification_of(parts: Sequence[PartReads], energy_spread_kt: float) -> float:
@@ -194,10 +197,16 @@ def amplification_of(parts: Sequence[PartReads], energy_spread_kt: float) -> flo
 
     The spread of the energy, in kT, is what a read tells of the temperature: a weak machine tells little, and control
     errors, which have a size of their own, hide even that. Never below 1, nor above ``MOST_AMPLIFIED``: a solver's
-    beta_eff is that of the energies it is programmed with, so not too far from a draw's.
+    beta_eff is that of the energies it is programmed with, so not too far from a draw's. Nor so strong that the field
+    of a spin's couplings, by root mean square, would exceed ``MOST_FIELD_KT``: neither annealer nor chains forget
+    their start in a machine of strong couplings, however small it is.
     """
     spread = float(np.sqrt(np.mean([_energies(reads).var() for reads in parts])))
-    return float(np.clip(energy_spread_kt / max(spread, 1e-6), 1.0, MOST_AMPLIFIED))
+    fields = [
+        np.sqrt(2.0 * np.square(reads.factor * reads.site.layout.j).sum() / reads.spins.shape[1]) for reads in parts
+    ]
+    most = min(MOST_AMPLIFIED, MOST_FIELD_KT / max(*fields, 1e-6))
+    return float(max(1.0, min(energy_spread_kt / max(spread, 1e-6), most)))
 
 
 def programmed_machine(reads: PartReads) -> BoltzmannMachine:

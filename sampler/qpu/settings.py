@@ -38,8 +38,8 @@ class QpuSettings:
         initial_beta: beta_eff assumed in the first programming of a calibration, in 1/(programmed unit).
         calibration_reads: reads that a calibration's measurement takes of each copy, all its gauges together.
         calibration_gauges: most spin-reversal gauges it is averaged over, each a programming of its own.
-        calibration_spread_kt: a weaker machine's (h, J) are amplified in a calibration, up to four times, so that its
-            energies spread by about this; 0 measures every machine as it is drawn.
+        calibration_spread_kt: a weakly coupled machine's (h, J) are amplified in a calibration, up to four times,
+            so that its energies spread by about this; 0 measures every machine as it is drawn.
         calibration_max_age_s: an older calibration is marked stale.
         drift_tolerance: relative change of the apparent beta_eff that marks draws as drifting.
         recalibrate_on_drift: calibrate again at the next request after a drift was seen.
