@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +18,13 @@ from sampler.protocol import Availability, Sampler
 from sampler.registry import SamplerRegistry
 from sampler.request import LatentRequest, SamplerOptions
 from service.accounts import Accounts
+from service.availability import availability_of, qpu_availability, qpu_of, require
 from service.catalogue import Catalogue
 from service.engine import DrawKey, Drawn, Draws, Engine, Part, Stock
 from service.errors import DeadlineError, TooLargeError
 from service.provenance import Origin, provenance_json
 from service.reservoirs import Reservoirs
-from service.schemas import SamplerState
+from service.schemas import Estimate, SamplerState
 from service.version import program_version
 
 if TYPE_CHECKING:
@@ -174,6 +175,38 @@ class Generator:
                 raise
             raise DeadlineError(f"not done within {limit:g} s") from None
 
+    async def estimate(self, order: Order) -> Estimate:
+        """What ``order`` would take on a QPU. Nothing is submitted, nothing is billed.
+
+        Raises:
+            InvalidInputError: as ``generate``, and if the sampler that is asked for is not a QPU.
+            SamplerError, ServiceError: as their names say.
+        """
+        limit = self._default_deadline_s if order.deadline_s is None else order.deadline_s
+        try:
+            async with asyncio.timeout(limit) as timer:
+                return await self._estimate(order, limit)
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            raise DeadlineError(f"not estimated within {limit:g} s") from None
+
+    async def _estimate(self, order: Order, limit_s: float | None) -> Estimate:
+        name = self.candidates(order.sampler, ())[0]
+        if name != "qpu":
+            raise InvalidInputError("dry_run", value=True, allowed=f"false for {name}, which bills nothing; or qpu")
+        sampler = self.check_sampler(name)
+        self._check_options(order, (name,))
+        bundle, availability = await self._bundle(sampler, order)
+        self._check_order(bundle, order)
+        options, _ = self._options(sampler, bundle, order, [])
+        require(name, availability)
+        streams = np.zeros((order.energies_mev.shape[0], 2), dtype=np.uint64)
+        conditions = bundle.conditions(order.energies_mev)
+        request = LatentRequest(bundle.machine, conditions, streams, options, limit_s)
+        estimate = await asyncio.to_thread(qpu_of(sampler).estimate, request)
+        return Estimate(model=bundle.name, **asdict(estimate))
+
     async def _tried_in_order(self, order: Order, begun: float, deadline_at: float | None) -> Answer:
         names = self.candidates(order.sampler, order.fallback)
         self._check_options(order, names)
@@ -198,10 +231,7 @@ class Generator:
         bundle, availability = await self._bundle(sampler, order)
         self._check_order(bundle, order)
         options, notes = self._options(sampler, bundle, order, failures)
-        if not availability.available:
-            raise SamplerUnavailableError(
-                availability.reason or f"{name} is unavailable", retry_after_s=availability.detail.get("retry_after_s")
-            )
+        require(name, availability)
         threshold = bundle.geometry.threshold_mev if order.threshold_mev is None else order.threshold_mev
         # A seed asks for certain showers, an option for a certain draw: neither is in stock.
         stock = None
@@ -252,7 +282,7 @@ class Generator:
         """
         bundle = self.catalogue.get(order.model)
         if sampler.name != "qpu":
-            return bundle, await _availability(sampler, bundle)
+            return bundle, await availability_of(sampler, bundle)
         solver = order.options.get("solver")
         families = (solver,) if solver in FAMILIES else FAMILIES
         defaults = [fitting[0] for family in families if (fitting := self.catalogue.fitting(family))]
@@ -338,31 +368,6 @@ class Generator:
         known = [wait for wait in waits if wait is not None]
         message = "; ".join(f"{failure.name}: {failure.error}" for failure in failures)
         return SamplerUnavailableError(message, retry_after_s=min(known) if known else None)
-
-
-def qpu_availability(sampler: Sampler, bundle: Bundle, solver: str | None) -> Availability:
-    """Whether a QPU can draw from ``bundle``, on ``solver`` if one is named. May wait for the solver API."""
-    if solver is None:
-        return sampler.availability(bundle.machine)
-    low, high = bundle.domain_mev
-    condition = bundle.conditions(np.array([np.sqrt(low * high)]))
-    streams = np.zeros((1, 2), dtype=np.uint64)
-    dry = LatentRequest(bundle.machine, condition, streams, SamplerOptions(solver=solver))
-    try:
-        from sampler.qpu.sampler import QpuSampler  # brings Ocean along; not everybody has a QPU
-
-        assert isinstance(sampler, QpuSampler)  # noqa: S101 - the only sampler of that name
-        sampler.estimate(dry)
-    except SamplerUnavailableError as error:
-        return Availability(available=False, reason=str(error), detail={"retry_after_s": error.retry_after_s})
-    return Availability(available=True, detail={"solver": solver})
-
-
-async def _availability(sampler: Sampler, bundle: Bundle) -> Availability:
-    """Its availability, asked in a thread where it may have to wait."""
-    if sampler.name in ("gibbs", "annealing"):
-        return sampler.availability(bundle.machine)
-    return await asyncio.to_thread(sampler.availability, bundle.machine)
 
 
 def _option_field(option: str) -> str:

@@ -21,6 +21,7 @@ from service.negotiation import Format, negotiate
 from service.problems import declared, outcome_of
 from service.samplers import SAMPLER_NAMES
 from service.schemas import (
+    EstimateAnswer,
     GenerateAnswer,
     GenerateRequest,
     Health,
@@ -52,10 +53,10 @@ def _account(request: Request) -> str:
 @router.post(
     "/generate",
     summary="Draw showers",
-    response_model=GenerateAnswer,
+    response_model=GenerateAnswer | EstimateAnswer,
     responses={
         200: {
-            "description": "Showers in request order, with their provenance.",
+            "description": "Showers in request order, with their provenance; with dry_run the estimate, as JSON.",
             "content": {kind.value: _BINARY for kind in Format if kind is not Format.JSON},
         },
         **declared(400, 401, 404, 406, 413, 422, 429, 500, 503, 504),
@@ -80,6 +81,9 @@ async def generate(request: Request, body: Annotated[GenerateRequest, Body()]) -
 
 async def _generated(service: Service, body: GenerateRequest, wanted: Format, account: str) -> Response:
     order = _order(service, body, wanted, account)
+    if body.dry_run:
+        estimate = EstimateAnswer(estimate=await service.generator.estimate(order))
+        return Response(estimate.model_dump_json(), media_type=Format.JSON.value)
     answer = await service.generator.generate(order)
     if answer.origin.fallback_from is not None:
         service.metrics.fallbacks.labels(answer.parts[0].provenance.sampler).inc()

@@ -61,6 +61,7 @@ class GenerateRequest(StrictModel):
     )
     threshold_mev: float | None = Field(None, ge=0, description="Voxels below become 0; null: the geometry's.")
     deadline_s: float | None = Field(None, gt=0, description="504 past it; null: the server's.")
+    dry_run: bool = Field(default=False, description="qpu: answer what the request would take, and draw nothing.")
 
 
 class GenerateAnswer(BaseModel):
@@ -70,6 +71,27 @@ class GenerateAnswer(BaseModel):
     showers_mev: list[list[float]] = Field(description="One row of voxels per shower.")
     geometry: dict[str, Any] = Field(description="Voxel layout: layer slowest, then angle, then radius.")
     provenance: dict[str, Any] = Field(description="How the showers came to be.")
+
+
+class Estimate(BaseModel):
+    """What a request would take on a QPU."""
+
+    model: str
+    solver: str
+    graph_id: str
+    access_time_us: float = Field(description="QPU access time, that of a calibration on the way included.")
+    calibration_us: float = Field(description="The calibration's part of it; 0 if there is one already.")
+    problems: int = Field(description="Problems to submit, without a calibration's.")
+    reads: int = Field(description="Reads of all of them.")
+    conditions: int = Field(description="Different conditions.")
+    copies: int = Field(description="Conditions side by side on the chip.")
+    holes: int = Field(description="Spins of the model without a working qubit.")
+
+
+class EstimateAnswer(BaseModel):
+    """What ``POST /generate`` answers with ``dry_run``, always as JSON."""
+
+    estimate: Estimate
 
 
 class ModelSummary(BaseModel):

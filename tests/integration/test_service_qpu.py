@@ -119,6 +119,37 @@ def test_options_of_the_qpu(emulator_of, service_on):
     assert int(capped.headers["retry-after"]) >= 1
 
 
+def test_a_dry_run_draws_nothing(emulator_of, service_on, tmp_path):
+    emulator = emulator_of("zephyr:6", defects=0.03)
+    client = service_on(emulator.endpoint)
+    body = {**BODY, "dry_run": True}
+    before = client.post("/generate", json=body)
+    assert before.status_code == 200, before.text
+    estimate = before.json()["estimate"]
+    assert list(before.json()) == ["estimate"]
+    assert (estimate["model"], estimate["solver"]) == ("test-zephyr", emulator.solver_name)
+    assert estimate["graph_id"] == emulator.graph_id
+    assert estimate["conditions"] == 3
+    assert 0 < estimate["calibration_us"] < estimate["access_time_us"]
+    assert not (tmp_path / "state" / "qpu_budget.json").exists()
+    # Once there is a calibration, a draw takes what its estimate says.
+    assert client.post("/generate", json=BODY).status_code == 200
+    auto = {**body, "sampler": "auto"}
+    after = client.post("/generate", json=auto, headers={"accept": "application/x-hdf5"}).json()["estimate"]
+    assert after["calibration_us"] == 0
+    drawn = client.post("/generate", json=BODY).json()["provenance"]
+    assert drawn["num_reads"] == after["reads"]
+    assert len(drawn["problem_ids"]) == after["problems"]
+    assert drawn["qpu_access_time_us"] == pytest.approx(after["access_time_us"], rel=0.1)
+    more = {**body, "showers_per_energy": 4}
+    one, two = (
+        client.post("/generate", json={**more, "options": {"gauges": gauges}}).json()["estimate"] for gauges in (1, 2)
+    )
+    assert two["problems"] == 2 * one["problems"]
+    assert client.post("/generate", json={**body, "options": {"sweeps": 2}}).json()["field"] == "options.sweeps"
+    assert client.post("/generate", json={**body, "incident_energies_mev": [1.0]}).status_code == 422
+
+
 def key_entry(key, budget=""):
     return f"{key}:{hashlib.sha256(key.encode()).hexdigest()}{budget}"
 

@@ -315,6 +315,14 @@ def test_what_is_wrong_is_told_before_what_is_unavailable(client):
     assert problem_of(client.post("/generate", json={**body, "incident_energies_mev": [5]}), 422)["value"] == 5.0
 
 
+@pytest.mark.parametrize("sampler", ["gibbs", "annealing", "replay", "auto"])
+def test_a_dry_run_is_for_a_qpu(client, sampler):
+    problem = problem_of(client.post("/generate", json={**BODY, "sampler": sampler, "dry_run": True}), 422)
+    assert (problem["field"], problem["value"]) == ("dry_run", True)
+    missing = problem_of(client.post("/generate", json={**BODY, "sampler": "qpu", "dry_run": True}), 503)
+    assert "DWAVE_API_TOKEN" in missing["detail"]
+
+
 def test_keys_are_asked_for_everywhere_but_at_the_probes(client_of):
     digest = hashlib.sha256(b"open sesame").hexdigest()
     locked = client_of(api_keys=f"ada:{digest}")

@@ -1,0 +1,54 @@
+"""Whether samplers can be used now."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sampler.errors import SamplerUnavailableError
+from sampler.protocol import Availability, Sampler
+from sampler.request import LatentRequest, SamplerOptions
+
+if TYPE_CHECKING:
+    from model.bundle import Bundle
+    from sampler.qpu.sampler import QpuSampler
+
+
+def qpu_of(sampler: Sampler) -> QpuSampler:
+    """The sampler named ``qpu`` as what it is."""
+    from sampler.qpu.sampler import QpuSampler  # brings Ocean along; not everybody has a QPU
+
+    assert isinstance(sampler, QpuSampler)  # noqa: S101 - the only sampler of that name
+    return sampler
+
+
+def require(name: str, availability: Availability) -> None:
+    """SamplerUnavailableError, with when to try again, unless the sampler ``name`` is available."""
+    if not availability.available:
+        raise SamplerUnavailableError(
+            availability.reason or f"{name} is unavailable", retry_after_s=availability.detail.get("retry_after_s")
+        )
+
+
+def qpu_availability(sampler: Sampler, bundle: Bundle, solver: str | None) -> Availability:
+    """Whether a QPU can draw from ``bundle``, on ``solver`` if one is named. May wait for the solver API."""
+    if solver is None:
+        return sampler.availability(bundle.machine)
+    low, high = bundle.domain_mev
+    condition = bundle.conditions(np.array([np.sqrt(low * high)]))
+    streams = np.zeros((1, 2), dtype=np.uint64)
+    dry = LatentRequest(bundle.machine, condition, streams, SamplerOptions(solver=solver))
+    try:
+        qpu_of(sampler).estimate(dry)
+    except SamplerUnavailableError as error:
+        return Availability(available=False, reason=str(error), detail={"retry_after_s": error.retry_after_s})
+    return Availability(available=True, detail={"solver": solver})
+
+
+async def availability_of(sampler: Sampler, bundle: Bundle) -> Availability:
+    """Whether a sampler can draw from ``bundle``, asked in a thread where it may have to wait."""
+    if sampler.name in ("gibbs", "annealing"):
+        return sampler.availability(bundle.machine)
+    return await asyncio.to_thread(sampler.availability, bundle.machine)
