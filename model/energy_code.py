@@ -114,7 +114,7 @@ class BitCode:
 
 def build_energy_code(
     kind: str, width: int, *, levels: int | None = None, domain_mev: tuple[float, float]
-) -> ThermometerCode | BitCode:
+) -> EnergyCode:
     """The code a configuration or manifest names."""
     if kind == "thermometer":
         return ThermometerCode(width, levels if levels is not None else 64, *domain_mev)

@@ -59,10 +59,6 @@ class PerLayerLinear(nn.Module):
         """(rows, L, i) → (rows, L, o)."""
         return torch.baddbmm(self.bias, values.transpose(0, 1), self.weight).transpose(0, 1)
 
-    def one(self, layer: int, values: Tensor) -> Tensor:
-        """The map of one layer alone: (rows, i) → (rows, o)."""
-        return values @ self.weight[layer] + self.bias[layer]
-
 
 def energy_features(shape: DecoderShape, incident_energies: Tensor) -> Tensor:
     """Smooth functions of ln E, (rows, ENERGY_FEATURES), of energies (rows,) in MeV."""

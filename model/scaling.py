@@ -62,7 +62,7 @@ class Log1pScaling:
         return torch.expm1(scaled) * self.regulator
 
 
-def build_scaling(kind: str) -> LogitScaling | Log1pScaling:
+def build_scaling(kind: str) -> Scaling:
     """The scaling a configuration or manifest names."""
     if kind == "logit":
         return LogitScaling()

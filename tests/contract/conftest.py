@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,41 +56,13 @@ Builder = Callable[[BoltzmannMachine, NDArray[np.int8], Path], Any]
 
 
 @contextmanager
-def _annealing(machine: BoltzmannMachine, levels: NDArray[np.int8], folder: Path) -> Iterator[ContractCase]:
-    with AnnealingSampler(threads=2) as sampler:
+def _classical(
+    kind: Callable[..., Sampler], machine: BoltzmannMachine, levels: NDArray[np.int8], folder: Path
+) -> Iterator[ContractCase]:
+    with kind(threads=2) as sampler:
         yield ContractCase(
-            name="annealing",
-            build=AnnealingSampler,
-            sampler=sampler,
-            machine=machine,
-            levels=levels,
-            options=SamplerOptions(sweeps=16),
-            option_values={"sweeps": 3},
-            bad_values={"sweeps": (0, -1, 10**9, 2.5, True)},
-        )
-
-
-@contextmanager
-def _gibbs(machine: BoltzmannMachine, levels: NDArray[np.int8], folder: Path) -> Iterator[ContractCase]:
-    with GibbsSampler(threads=2) as sampler:
-        yield ContractCase(
-            name="gibbs",
-            build=GibbsSampler,
-            sampler=sampler,
-            machine=machine,
-            levels=levels,
-            options=SamplerOptions(sweeps=16),
-            option_values={"sweeps": 3},
-            bad_values={"sweeps": (0, -1, 10**9, 2.5, True)},
-        )
-
-
-@contextmanager
-def _tempering(machine: BoltzmannMachine, levels: NDArray[np.int8], folder: Path) -> Iterator[ContractCase]:
-    with TemperingSampler(threads=2) as sampler:
-        yield ContractCase(
-            name="tempering",
-            build=TemperingSampler,
+            name=sampler.name,
+            build=kind,
             sampler=sampler,
             machine=machine,
             levels=levels,
@@ -148,9 +121,9 @@ def _qpu(machine: BoltzmannMachine, levels: NDArray[np.int8], folder: Path) -> I
 
 
 BUILDERS: dict[str, Builder] = {
-    "gibbs": _gibbs,
-    "annealing": _annealing,
-    "tempering": _tempering,
+    "gibbs": partial(_classical, GibbsSampler),
+    "annealing": partial(_classical, AnnealingSampler),
+    "tempering": partial(_classical, TemperingSampler),
     "replay": _replay,
     "qpu": _qpu,
 }
