@@ -30,6 +30,7 @@ FIT_RATIO = 1 / 3
 COUNT_IMBALANCE = 1.1
 LEAST_FOR_ORDER = 50
 LEAST_OVERLAP = 0.01
+MOSTLY_INSIDE = 0.9
 LEAST_FOR_RANGE = 20
 # Extremes of two sets drawn from one law differ by a few per cent.
 RANGE_MARGIN = 0.1
@@ -95,7 +96,11 @@ def _refuse_units(reference: ShowerSet, sample: ShowerSet) -> None:
     ratio = float(np.median(reference.features.e_inc_mev) / np.median(sample.features.e_inc_mev))
     inside = _overlap(reference.features.e_inc_mev, sample.features.e_inc_mev)
     few = min(len(reference), len(sample)) < LEAST_FOR_RANGE
-    if inside < LEAST_OVERLAP and (low < ratio < high or not few):
+    # A reference that spans three decades overlaps with its own copy in GeV: what counts is that MeV fit far better.
+    in_gev = low < ratio < high and _overlap(
+        reference.features.e_inc_mev, sample.features.e_inc_mev * GEV_PER_MEV
+    ) > max(MOSTLY_INSIDE, 2 * inside)
+    if in_gev or (inside < LEAST_OVERLAP and (low < ratio < high or not few)):
         hint = (
             "they look like GeV: multiply incident_energies (and showers, if they are in GeV too) by 1000"
             if low < ratio < high

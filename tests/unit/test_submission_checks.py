@@ -156,3 +156,11 @@ def test_blemishes_are_warned_of_with_counts(desk: Desk) -> None:
     showers[20:25] = desk.reference_showers[20:25]
     found = desk.codes(desk.energies, showers)
     assert found == {"duplicates": 1, "empty": 1, "below_threshold": 6, "copies": 5}
+
+
+def test_gev_are_recognised_where_the_energies_span_three_decades(desk: Desk, toy_showers: Toy) -> None:
+    energies = np.geomspace(1e3, 1e6, 400)
+    scale = (energies / desk.reference_energies)[:, None].astype(np.float32)
+    desk.reference = desk.load(energies, desk.reference_showers * scale)
+    with pytest.raises(ShowerFileError, match=r"incident_energies.*look like GeV: multiply incident_energies"):
+        desk.codes(energies / 1000, desk.reference_showers * scale / 1000)
