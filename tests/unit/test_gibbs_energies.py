@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 
-@pytest.mark.parametrize("rows", [0, 1, 15, 16, 17, 70])
+@pytest.mark.parametrize("rows", [0, 1, 8, 9, 64, 65, 150])
 def test_energies_are_those_of_the_definition(rng, random_machine, random_spins, rows):
     machine = random_machine(rng, coupling=2.0)
     spins = random_spins(rng, (rows, machine.node_count))
