@@ -26,11 +26,14 @@ def provenance_from_json(text: str) -> Provenance:
     return Provenance(**fields)
 
 
-def provenance_of_kept(sources: Sequence[Provenance], note: str) -> Provenance:
+def provenance_of_kept(sources: Sequence[Provenance], note: str, *, timing: bool = False) -> Provenance:
     """Provenance of latents that were drawn earlier, by one or several draws.
 
     A field keeps the value on which the draws agree and is None where they do not; problem ids and notes are joined.
     What the draws cost (QPU time, wall time) is left out: it was paid when they were drawn, not by this request.
+
+    With ``timing`` the solvers' timing fields of QPU draws are there all the same, summed as the problems they belong
+    to are listed, and their billed access time is 0.
     """
     if not sources:
         return Provenance(sampler="none", notes=(note,))
@@ -47,4 +50,9 @@ def provenance_of_kept(sources: Sequence[Provenance], note: str) -> Provenance:
         elif spec.name == "sampler":
             merged[spec.name] = "+".join(dict.fromkeys(values))
     merged["notes"] = (*merged["notes"], note)
+    timings = [source.qpu_timing_us for source in sources if source.qpu_timing_us is not None]
+    if timing and timings:
+        merged["qpu_access_time_us"] = 0.0
+        fields = dict.fromkeys(name for one in timings for name in one)
+        merged["qpu_timing_us"] = {name: sum(one.get(name, 0.0) for one in timings) for name in fields}
     return Provenance(**merged)

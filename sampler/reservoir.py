@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 import secrets
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,7 +28,7 @@ from sampler.machine import BoltzmannMachine
 from sampler.protocol import Sampler
 from sampler.provenance import provenance_of_kept
 from sampler.request import LatentRequest, Provenance, SamplerOptions
-from sampler.stock import Shelf, Stock
+from sampler.stock import Shelf, Source, Stock
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _IDLE_POLL_S = 0.02
@@ -66,11 +67,13 @@ class Taken:
         served: (rows,) bool, which of the rows asked for are answered; the others are missing.
         spins: (served rows, nodes) int8, in the order asked for.
         provenance: of the served rows: the sampler's own, with a note that they come from the reservoir.
+        sources: which of the served rows, by number, came from which draw.
     """
 
     served: NDArray[np.bool_]
     spins: NDArray[np.int8]
     provenance: Provenance
+    sources: Mapping[Source, list[int]] = field(default_factory=dict)
 
     @property
     def missing(self) -> NDArray[np.int64]:
@@ -95,6 +98,7 @@ class Reservoir:
         rows_per_refill: states drawn or advanced at once.
         deadline_s: of each refill.
         idle: asked before each refill; False puts it off.
+        note: what a served state's provenance says of it, first of all.
     """
 
     def __init__(
@@ -110,6 +114,7 @@ class Reservoir:
         rows_per_refill: int = 256,
         deadline_s: float = 60.0,
         idle: Callable[[], bool] = lambda: True,
+        note: str = "reservoir: drawn before the request",
     ) -> None:
         for name, value in (("per_level", per_level), ("rows_per_refill", rows_per_refill)):
             if value < 1:
@@ -119,7 +124,7 @@ class Reservoir:
         self._sampler, self._machine, self._options = sampler, machine, options or SamplerOptions()
         self._per_level, self._warm, self._rows_per_refill = per_level, warm, rows_per_refill
         self._deadline_s, self._idle = deadline_s, idle
-        self._note = "reservoir: drawn before the request"
+        self._note = note
         if warm is not None:
             self._note += f", chains advanced by {warm.sweeps} sweeps between servings"
         self._seed, self._next_index = secrets.randbits(64), 0
@@ -130,22 +135,47 @@ class Reservoir:
         self._served = self._missed = self._refilled = 0
         self._last_error: str | None = None
 
-    def take(self, conditions: NDArray[np.int8]) -> Taken:
-        """States for conditions (rows, condition nodes), as many as there are; none of them is served again.
+    def has(self, conditions: NDArray[np.int8]) -> NDArray[np.bool_]:
+        """(rows,) which of ``conditions`` (rows, condition nodes) ``take`` would answer now.
 
         Raises:
             InvalidInputError: conditions of another shape or type.
         """
-        width = self._machine.condition_nodes.shape[0]
-        if conditions.ndim != 2 or conditions.shape[1] != width or conditions.dtype != np.int8:
-            raise InvalidInputError("conditions", f"{conditions.dtype} {conditions.shape}", f"int8 (rows, {width})")
+        self._check(conditions)
         with self._changed:
+            return self._stock.has(conditions)
+
+    def take(self, conditions: NDArray[np.int8], *, whole: bool = False) -> Taken:
+        """States for conditions (rows, condition nodes), as many as there are; none of them is served again.
+
+        With ``whole``, none at all unless there is one for every row.
+
+        Raises:
+            InvalidInputError: conditions of another shape or type.
+        """
+        self._check(conditions)
+        with self._changed:
+            rows = conditions.shape[0]
+            if whole and not self._stock.has(conditions).all():
+                conditions = conditions[:0]
             served, packed, sources = self._stock.serve(conditions)
             self._served += packed.shape[0]
-            self._missed += conditions.shape[0] - packed.shape[0]
+            self._missed += rows - packed.shape[0]
             self._changed.notify_all()
-        provenance = provenance_of_kept(sources, self._note)
-        return Taken(served, unpack_spins(packed, self._machine.node_count), provenance)
+        served = np.pad(served, (0, rows - served.shape[0]))
+        provenance = provenance_of_kept([source.provenance for source in sources], self._note, timing=True)
+        return Taken(served, unpack_spins(packed, self._machine.node_count), provenance, sources)
+
+    def give_back(self, taken: Taken) -> int:
+        """Take in again what was taken and shown to nobody; how many there was room for."""
+        with self._changed:
+            return sum(self._stock.put(taken.spins[rows], source) for source, rows in taken.sources.items())
+
+    def discard(self, unwanted: Callable[[Provenance, float], bool]) -> int:
+        """Forget the states of draws that are ``unwanted``, by their provenance and age in seconds; how many."""
+        now = time.monotonic()
+        with self._changed:
+            return self._stock.drop(lambda source: unwanted(source.provenance, now - source.since_s))
 
     def deposit(self, spins: NDArray[np.int8], provenance: Provenance) -> int:
         """Keep draws (rows, nodes) made elsewhere from this machine; how many were kept.
@@ -159,7 +189,7 @@ class Reservoir:
         if spins.ndim != 2 or spins.shape[1] != nodes or spins.dtype != np.int8 or not (np.abs(spins) == 1).all():
             raise InvalidInputError("spins", f"{spins.dtype} {spins.shape}", f"int8 (rows, {nodes}) of -1 and +1")
         with self._changed:
-            return self._stock.put(spins, provenance)
+            return self._stock.put(spins, Source(provenance, time.monotonic()))
 
     def refill(self) -> int:
         """Draw or advance up to ``rows_per_refill`` states that are lacking, in this thread; how many came in stock.
@@ -227,6 +257,11 @@ class Reservoir:
         """Close."""
         self.close()
 
+    def _check(self, conditions: NDArray[np.int8]) -> None:
+        width = self._machine.condition_nodes.shape[0]
+        if conditions.ndim != 2 or conditions.shape[1] != width or conditions.dtype != np.int8:
+            raise InvalidInputError("conditions", f"{conditions.dtype} {conditions.shape}", f"int8 (rows, {width})")
+
     def _draw(self, shelves: list[Shelf], streams: NDArray[np.uint64]) -> int:
         conditions = np.stack([shelf.condition for shelf in shelves])
         request = LatentRequest(self._machine, conditions, streams, self._options, self._deadline_s)
@@ -237,7 +272,9 @@ class Reservoir:
             with self._changed:
                 for shelf in shelves:
                     shelf.drawing -= 1
-                kept = 0 if batch is None else self._stock.put(batch.spins, batch.provenance)
+                kept = 0
+                if batch is not None:
+                    kept = self._stock.put(batch.spins, Source(batch.provenance, time.monotonic()))
                 self._refilled += kept
         return kept
 

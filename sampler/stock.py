@@ -6,7 +6,8 @@ Not thread-safe: the reservoir holds its lock around every call.
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,14 @@ from sampler.request import Provenance
 
 BOOKKEEPING_BYTES = 64
 """Allowed for each state beside its bits: its slot's place in a queue, its source and its age."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """The draw that states came from, and the instant of ``time.monotonic`` since which they are kept."""
+
+    provenance: Provenance
+    since_s: float
 
 
 @dataclass(slots=True)
@@ -64,7 +73,7 @@ class Stock:
         self._free = list(range(slots - 1, -1, -1))
         self._others: OrderedDict[bytes, deque[int]] = OrderedDict()
         self._others_held, self._others_bound = 0, slots - len(distinct) * per_level
-        self._provenance: dict[int, Provenance] = {}
+        self._sources: dict[int, Source] = {}
         self._users: dict[int, int] = {}
         self._next_source = 0
 
@@ -88,20 +97,37 @@ class Stock:
         """Whether something waits to be drawn or advanced."""
         return any(shelf.spent or shelf.held + shelf.drawing < self._per_level for shelf in self.levels.values())
 
-    def serve(self, conditions: NDArray[np.int8]) -> tuple[NDArray[np.bool_], NDArray[np.uint8], list[Provenance]]:
-        """Which rows of ``conditions`` (rows, width) are served, their packed states, and where these came from."""
+    def has(self, conditions: NDArray[np.int8]) -> NDArray[np.bool_]:
+        """Which rows of ``conditions`` (rows, width) ``serve`` would serve."""
+        wanted: Counter[bytes] = Counter()
+        found = np.zeros(conditions.shape[0], dtype=np.bool_)
+        for row, condition in enumerate(conditions):
+            key = condition.tobytes()
+            slots = self.levels[key].ready if key in self.levels else self._others.get(key, ())
+            found[row] = wanted[key] < len(slots)
+            wanted[key] += 1
+        return found
+
+    def serve(
+        self, conditions: NDArray[np.int8]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.uint8], dict[Source, list[int]]]:
+        """Which rows of ``conditions`` (rows, width) are served, their packed states, and which source each is from.
+
+        The sources' numbers are those of the served rows, in order.
+        """
         served = np.zeros(conditions.shape[0], dtype=np.bool_)
         packed = np.empty((conditions.shape[0], self._states.shape[1]), dtype=np.uint8)
-        sources: dict[int, Provenance] = {}
+        sources: dict[Source, list[int]] = {}
+        count = 0
         for row, condition in enumerate(conditions):
             key = condition.tobytes()
             slot = self._serve(key)
             if slot is not None:
                 packed[row], served[row] = self._states[slot], True
-                source = int(self._source[slot])
-                sources[source] = self._provenance[source]
+                sources.setdefault(self._sources[int(self._source[slot])], []).append(count)
+                count += 1
                 self._used(slot, self.levels.get(key))
-        return served, packed[served], list(sources.values())
+        return served, packed[served], sources
 
     def _serve(self, key: bytes) -> int | None:
         """The slot of a state that is ready, off its shelf, None if there is none."""
@@ -133,9 +159,9 @@ class Stock:
         source = int(self._source[slot])
         self._users[source] -= 1
         if not self._users[source]:
-            del self._users[source], self._provenance[source]
+            del self._users[source], self._sources[source]
 
-    def put(self, spins: NDArray[np.int8], provenance: Provenance) -> int:
+    def put(self, spins: NDArray[np.int8], origin: Source) -> int:
         """Take in states (rows, nodes) while there is room; how many were."""
         source, kept = self._next_source, 0
         self._next_source += 1
@@ -153,7 +179,7 @@ class Stock:
                 self._others.setdefault(key, deque()).append(slot)
                 self._others_held += 1
             kept += 1
-            self._provenance[source] = provenance
+            self._sources[source] = origin
             self._users[source] = self._users.get(source, 0) + 1
         return kept
 
@@ -168,6 +194,24 @@ class Stock:
         self._forget_source(slot)
         self._free.append(slot)
         return True
+
+    def drop(self, unwanted: Callable[[Source], bool]) -> int:
+        """Forget the states of unwanted sources, those out of their slots to be advanced excepted; how many."""
+        doomed = {number for number, source in self._sources.items() if unwanted(source)}
+        queues = [queue for shelf in self.levels.values() for queue in (shelf.ready, shelf.spent)]
+        dropped = 0
+        for queue in [*queues, *self._others.values()] if doomed else []:
+            kept = [slot for slot in queue if int(self._source[slot]) not in doomed]
+            for slot in [slot for slot in queue if int(self._source[slot]) in doomed]:
+                self._forget_source(slot)
+                self._free.append(slot)
+                dropped += 1
+            queue.clear()
+            queue.extend(kept)
+        for key in [key for key, slots in self._others.items() if not slots]:
+            del self._others[key]
+        self._others_held = sum(map(len, self._others.values()))
+        return dropped
 
     def take_spent(self, most: int) -> list[int]:
         """Up to ``most`` slots whose states have to advance, those of the emptiest levels first."""

@@ -31,6 +31,8 @@ from service.warmup import warm_up
 QPU_BATCH_ROWS = 10_000
 """A QPU is given as many rows at once as can be: what it costs is programmings, not rows."""
 QPU_LANE_THREADS = 2
+KEPT_LANE = "qpu-kept"
+"""Requests that kept reads answer in whole: not split either, so that they are served from them whole."""
 
 _log = structlog.get_logger("qshower.service")
 
@@ -103,7 +105,7 @@ async def running_service(
             ),
             metrics,
             lane_threads=lambda name: QPU_LANE_THREADS if name == "qpu" else 1,
-            lane_rows=lambda name: QPU_BATCH_ROWS if name == "qpu" else None,
+            lane_rows=lambda name: QPU_BATCH_ROWS if name in ("qpu", KEPT_LANE) else None,
         )
         reservoirs = Reservoirs(
             catalogue,
@@ -111,6 +113,8 @@ async def running_service(
             idle=lambda: engine.queued_requests == 0,
             max_bytes=settings.reservoir_bytes if warm else 0,
             per_level=settings.reservoir_per_level,
+            kept_bytes=settings.qpu_kept_bytes if warm else 0,
+            kept_max_age_s=settings.qpu_kept_max_age_s,
         )
         stack.push_async_callback(asyncio.to_thread, reservoirs.close)
         metrics.watch_reservoirs(reservoirs.status)

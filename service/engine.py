@@ -38,7 +38,9 @@ FIRST_GUESS_ROWS_PER_S = 200.0
 class DrawKey:
     """What requests must share to be drawn in one batch.
 
-    ``stocked``: latents of a reservoir will do. ``account``: who pays for it, "" for nobody in particular.
+    ``stocked``: latents of a reservoir will do. ``account``: who pays for it, "" for nobody in particular. ``alone``:
+    a number of its own for a request that is not drawn at all, but found ready in whole: it shares no batch, and does
+    not wait for those that are drawn.
     """
 
     bundle: str
@@ -47,6 +49,12 @@ class DrawKey:
     threshold_mev: float
     stocked: bool = False
     account: str = ""
+    alone: int = 0
+
+    @property
+    def lane(self) -> str:
+        """The queue it waits in."""
+        return f"{self.sampler}-kept" if self.alone else self.sampler
 
 
 class Draws(Protocol):
@@ -61,6 +69,9 @@ class Stock(Protocol):
 
     def take(self, conditions: NDArray[np.int8]) -> Taken:
         """What there is for conditions (rows, condition nodes)."""
+
+    def give_back(self, taken: Taken) -> object:
+        """Take in again what was taken and shown to nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +238,7 @@ class Engine:
         """
         if self._draining:
             raise NotReadyError("the service is shutting down", retry_after_s=self._limits.retry_after_s)
-        lane = self._lane(key.sampler)
+        lane = self._lane(key.lane)
         ticket = Ticket(
             key,
             bundle,
@@ -272,13 +283,13 @@ class Engine:
             lane.threads.shutdown(wait=False, cancel_futures=True)
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
-    def _lane(self, sampler: str) -> _Lane:
-        lane = self._lanes.get(sampler)
+    def _lane(self, name: str) -> _Lane:
+        lane = self._lanes.get(name)
         if lane is None:
-            count = self._lane_threads(sampler)
-            rows = self._lane_rows(sampler) or self._limits.max_batch_rows
-            lane = _Lane(count, rows, ThreadPoolExecutor(count, thread_name_prefix=f"sample-{sampler}"))
-            self._lanes[sampler] = lane
+            count = self._lane_threads(name)
+            rows = self._lane_rows(name) or self._limits.max_batch_rows
+            lane = _Lane(count, rows, ThreadPoolExecutor(count, thread_name_prefix=f"sample-{name}"))
+            self._lanes[name] = lane
         return lane
 
     def _admit(self, ticket: Ticket, lane: _Lane) -> None:
@@ -301,7 +312,7 @@ class Engine:
             self._rows -= ticket.rows
             self._bytes -= ticket.bytes
         ticket.showers_mev = None
-        lane = self._lanes[ticket.key.sampler]
+        lane = self._lanes[ticket.key.lane]
         with contextlib.suppress(ValueError):
             lane.waiting.remove(ticket)
 
@@ -403,7 +414,12 @@ def _draw(pieces: list[_Piece], begun: float) -> _Latents:
         first.key.options,
         None if math.isinf(latest) else max(latest - begun, 1e-3),
     )
-    batch = first.sampler.sample(request)
+    try:
+        batch = first.sampler.sample(request)
+    except BaseException:
+        if first.stock is not None and taken is not None:
+            first.stock.give_back(taken)
+        raise
     if taken is None or missing.size == len(energies):
         return _Latents(energies, streams, batch.spins, source, ((batch.provenance, len(energies)),))
     spins = np.empty((len(energies), batch.spins.shape[1]), dtype=np.int8)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from model.geometry import Geometry
 from sampler.errors import BankExhaustedError, InvalidInputError, SamplerUnavailableError
 from sampler.protocol import Availability, Sampler
 from sampler.registry import SamplerRegistry
@@ -20,9 +19,11 @@ from sampler.request import LatentRequest, SamplerOptions
 from service.accounts import Accounts
 from service.availability import availability_of, qpu_availability, qpu_of, require
 from service.catalogue import Catalogue
-from service.engine import DrawKey, Drawn, Draws, Engine, Part, Stock
+from service.engine import DrawKey, Drawn, Draws, Engine, Stock
 from service.errors import DeadlineError, TooLargeError
-from service.provenance import Origin, provenance_json
+from service.kept import KeptReads, NoLongerKeptError
+from service.orders import Answer, Order
+from service.provenance import Origin
 from service.reservoirs import Reservoirs
 from service.schemas import Estimate, SamplerState
 from service.version import program_version
@@ -36,46 +37,6 @@ HOW_TO_CONFIGURE = {
     "replay": "no bank is configured: set QSHOWER_BANK to a file made by `qshower bank draw`",
 }
 FAMILIES = ("zephyr", "pegasus")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Order:
-    """What is asked for: one shower for each entry of ``energies_mev`` (rows,), float64.
-
-    ``options`` are the sampler's, by the names of SamplerOptions; shower i has stream (seed, first_row + i).
-    ``bytes_per_voxel`` is what a voxel takes in the answer's format, for the check of its projected size;
-    ``account`` is the name of the API key that pays for QPU access time, "" for none;
-    ``showers_per_energy`` says how often each energy stands in place, so that errors name the one that was given.
-    """
-
-    energies_mev: NDArray[np.float64]
-    sampler: str = "auto"
-    fallback: tuple[str, ...] = ()
-    model: str | None = None
-    seed: int | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    threshold_mev: float | None = None
-    deadline_s: float | None = None
-    first_row: int = 0
-    bytes_per_voxel: float = 4.0
-    showers_per_energy: int = 1
-    account: str = ""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    """Showers (rows, voxels) float32 in MeV, in request order, and how they came to be."""
-
-    energies_mev: NDArray[np.float64]
-    showers_mev: NDArray[np.float32]
-    geometry: Geometry
-    origin: Origin
-    parts: tuple[Part, ...]
-    elapsed_s: dict[str, float]
-
-    def provenance(self) -> dict[str, Any]:
-        """The JSON object of the design."""
-        return provenance_json(self.origin, self.parts, self.elapsed_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +66,7 @@ class Generator:
         self._max_response_bytes = max_response_bytes
         self._reservoirs = reservoirs
         self._accounts = accounts
+        self._kept_requests = itertools.count(1)
 
     def unbounded(self) -> Generator:
         """The same without a deadline or a bound on answers, for a program that draws for itself."""
@@ -226,29 +188,80 @@ class Generator:
         self, name: str, order: Order, failures: list[_Failure], begun: float, deadline_at: float | None
     ) -> Answer:
         sampler = self.check_sampler(name)
+        if name == "qpu" and (kept := await self._kept_for(order)) is not None:
+            answer = await self._from_kept(*kept, order, failures, begun, deadline_at)
+            if answer is not None:
+                return answer
         # The values are checked before the sampler's state, so that a wrong request is told so whatever is down.
         # (The domain of energies may depend on which model the solver's topology calls for.)
         bundle, availability = await self._bundle(sampler, order)
         self._check_order(bundle, order)
         options, notes = self._options(sampler, bundle, order, failures)
         require(name, availability)
-        threshold = bundle.geometry.threshold_mev if order.threshold_mev is None else order.threshold_mev
-        # A seed asks for certain showers, an option for a certain draw: neither is in stock.
         stock = None
-        if self._reservoirs is not None and order.seed is None and not order.options:
+        if self._reservoirs is not None and order.takes_kept:
             stock = self._reservoirs.get(name, bundle.name)
         draws: Draws = sampler
         account = order.account if name == "qpu" and self._accounts is not None else ""
         if account and self._accounts is not None:
             draws = self._accounts.billed(sampler, account)
-        key = DrawKey(bundle.name, name, options, threshold, stocked=stock is not None, account=account)
+        key = DrawKey(
+            bundle.name, name, options, order.threshold_of(bundle), stocked=stock is not None, account=account
+        )
         drawn = await self._drawn(key, bundle, draws, order, deadline_at, stock)
+        return self._answer(bundle, order, drawn, failures, begun, notes)
+
+    async def _kept_for(self, order: Order) -> tuple[Bundle, KeptReads] | None:
+        """The model and the kept QPU reads that answer ``order`` in whole, whatever the solver does; None if none do.
+
+        The model is the one that is named, or the first default model that has them.
+        """
+        if self._reservoirs is None or not order.takes_kept:
+            return None
+        for bundle in [self.catalogue.get(order.model)] if order.model is not None else self._defaults(FAMILIES):
+            kept = self._reservoirs.kept(bundle.name)
+            if kept is None or order.outside(bundle).size:
+                continue
+            conditions = bundle.conditions(order.energies_mev)
+            if await asyncio.to_thread(kept.covers, conditions):
+                return bundle, kept
+        return None
+
+    async def _from_kept(
+        self,
+        bundle: Bundle,
+        kept: KeptReads,
+        order: Order,
+        failures: list[_Failure],
+        begun: float,
+        deadline_at: float | None,
+    ) -> Answer | None:
+        """The answer from kept reads alone; None if others were faster to take them."""
+        self._check_order(bundle, order)
+        whole = kept.whole()
+        number = next(self._kept_requests)
+        key = DrawKey(bundle.name, "qpu", SamplerOptions(), order.threshold_of(bundle), stocked=True, alone=number)
+        try:
+            drawn = await self._drawn(key, bundle, whole, order, deadline_at, whole)
+        except NoLongerKeptError:
+            return None
+        return self._answer(bundle, order, drawn, failures, begun, ())
+
+    def _answer(
+        self,
+        bundle: Bundle,
+        order: Order,
+        drawn: Drawn,
+        failures: list[_Failure],
+        begun: float,
+        notes: tuple[str, ...],
+    ) -> Answer:
         origin = Origin(
             bundle.name,
             bundle.sha256,
             program_version(),
             order.seed,
-            threshold,
+            order.threshold_of(bundle),
             failures[0].name if failures else None,
             "; ".join(f"{failure.name}: {failure.error}" for failure in failures) or None,
             notes,
@@ -284,10 +297,7 @@ class Generator:
         if sampler.name != "qpu":
             return bundle, await availability_of(sampler, bundle)
         solver = order.options.get("solver")
-        families = (solver,) if solver in FAMILIES else FAMILIES
-        defaults = [fitting[0] for family in families if (fitting := self.catalogue.fitting(family))]
-        # The default model's own topology first.
-        defaults.sort(key=lambda other: other.name != bundle.name)
+        defaults = self._defaults((solver,) if solver in FAMILIES else FAMILIES)
         wanted = defaults if order.model is None else [bundle]
         misfit = solver in FAMILIES and bundle.machine.topology_family != solver
         if not wanted or (order.model is not None and misfit):
@@ -306,6 +316,11 @@ class Generator:
                         raise self._unfit(bundle, [other])
         return wanted[0], states[0]
 
+    def _defaults(self, families: Sequence[str]) -> list[Bundle]:
+        """The default model of each topology, that of the default model first."""
+        defaults = [fitting[0] for family in families if (fitting := self.catalogue.fitting(family))]
+        return sorted(defaults, key=lambda bundle: bundle.name != self.catalogue.default_name)
+
     def _unfit(self, bundle: Bundle, fitting: Sequence[Bundle]) -> InvalidInputError:
         families = {other.machine.topology_family for other in fitting}
         names = [other.name for family in sorted(families) for other in self.catalogue.fitting(family)]
@@ -314,7 +329,7 @@ class Generator:
 
     def _check_order(self, bundle: Bundle, order: Order) -> None:
         low, high = bundle.domain_mev
-        outside = np.flatnonzero((order.energies_mev < low) | (order.energies_mev > high))
+        outside = order.outside(bundle)
         if outside.size:
             index = int(outside[0])
             raise InvalidInputError(

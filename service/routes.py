@@ -15,9 +15,10 @@ from sampler.errors import InvalidInputError
 from service.encoding import BYTES_PER_VOXEL, FILE_NAMES, encode
 from service.engine import checked_rows
 from service.errors import NotReadyError
-from service.generation import AUTO_ORDER, Order
+from service.generation import AUTO_ORDER
 from service.metrics import CONTENT_TYPE
 from service.negotiation import Format, negotiate
+from service.orders import Order
 from service.problems import declared, outcome_of
 from service.samplers import SAMPLER_NAMES
 from service.schemas import (

@@ -62,6 +62,14 @@ class Settings(BaseSettings):
     qpu_recalibrate_on_drift: bool = Field(
         default=False, description="Measure the QPU's temperature again once its answers drift."
     )
+    qpu_kept_bytes: int = Field(
+        16 << 20,
+        ge=0,
+        description="Most bytes of QPU reads beyond those asked for that are kept for later requests; 0: none.",
+    )
+    qpu_kept_max_age_s: float = Field(
+        86400.0, gt=0, allow_inf_nan=False, description="Kept QPU reads older than this are forgotten, in seconds."
+    )
     bank: Path | None = Field(None, description="Bank of ready-made latents that the `replay` sampler serves.")
     reservoir_bytes: int = Field(
         16 << 20,

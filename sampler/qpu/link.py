@@ -96,6 +96,7 @@ class SolverLink:
         self._connection: Connection | None = None
         self._solvers: dict[str, SolverInfo] = {}
         self._not_for_us: set[tuple[str, str]] = set()
+        self._last_graphs: dict[str, str] = {}
         self._checked_at = -1e9
         self._failure: SamplerError | None = None
         self._failed_at = -1e9
@@ -157,6 +158,11 @@ class SolverLink:
             return self._ask(deadline)
         finally:
             self._asking.release()
+
+    def last_graph(self, solver: str) -> str | None:
+        """The graph_id that ``solver`` had when it was last seen online; asks nobody."""
+        with self._lock:
+            return self._last_graphs.get(solver)
 
     def forget(self) -> None:
         """Ask for solvers and graphs anew at the next call: what we believe has been proven wrong."""
@@ -224,6 +230,7 @@ class SolverLink:
         with self._lock:
             self._failure, self._wait_s = None, 0.0
             self._solvers, self._checked_at = solvers, monotonic()
+            self._last_graphs |= {name: info.graph.graph_id for name, info in solvers.items()}
             return solvers
 
     def _note_failure(self, error: Exception) -> SamplerError:

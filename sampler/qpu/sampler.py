@@ -56,12 +56,7 @@ class QpuSampler:
     """
 
     def __init__(self, settings: QpuSettings | None = None, on_surplus: OnSurplus | None = None) -> None:
-        """``on_surplus`` is given the reads beyond the rows asked for, as (machine, states, provenance).
-
-        It is called in the thread of ``sample``, after the draw, with states (rows, nodes) that are completed and
-        refined like those returned, at most ``SURPLUS_ROWS`` of them: new draws that nobody else is given. What it
-        raises becomes a note of the draw's provenance, which is paid for and stands.
-        """
+        """``on_surplus`` is as for ``keep_surplus``."""
         self._on_surplus = on_surplus
         self._settings = settings if settings is not None else QpuSettings()
         folder = self._settings.state_folder
@@ -89,6 +84,31 @@ class QpuSampler:
     def capabilities(self) -> SamplerCapabilities:
         """Not reproducible; takes every option but ``sweeps``."""
         return SamplerCapabilities(reproducible=False, options=OPTIONS)
+
+    def keep_surplus(self, on_surplus: OnSurplus | None) -> None:
+        """Give the reads beyond the rows asked for to ``on_surplus`` from now on, as (request, states, provenance).
+
+        It is called in the thread of ``sample``, after the draw, with states (rows, nodes) that are completed and
+        refined like those returned, at most ``SURPLUS_ROWS`` of them: new draws that nobody else is given. What it
+        raises becomes a note of the draw's provenance, which is paid for and stands.
+        """
+        self._on_surplus = on_surplus
+
+    def still_holds(self, machine: BoltzmannMachine, provenance: Provenance) -> bool:
+        """Whether a draw from ``machine`` made earlier would be made in the same way now.
+
+        That is, as far as is known without asking the solver: it has the same working graph, and the calibration of
+        the draw is the one in use, neither stale nor drifting.
+        """
+        solver, graph_id, anneal_us = provenance.solver, provenance.graph_id, provenance.annealing_time_us
+        if solver is None or graph_id is None or anneal_us is None or self._link.last_graph(solver) != graph_id:
+            return False
+        key = CalibrationKey(solver, graph_id, machine_fingerprint(machine), anneal_us)
+        known = self._thermometer.detail(key)
+        if known is None or known["stale"] or known["drift"] is not None:
+            return False
+        same: bool = (known["beta"], known["calibrated_at"]) == (provenance.beta, provenance.beta_calibrated_at)
+        return same
 
     def availability(self, machine: BoltzmannMachine) -> Availability:
         """Whether a solver that fits ``machine`` is online; an answer is kept for ``availability_ttl_s``.
@@ -285,7 +305,7 @@ class QpuSampler:
             if calibration is None:
                 check_cap(plan.access_time_us + self._calibration_us(request, plan), plan.options.cap_us)
                 calibration = self._measure(request, plan, connection, deadline, bill, unless_kept=True)
-                bill.note("beta_eff was measured with this request: no calibration was kept")
+                bill.note("beta_eff was measured with this draw: no calibration was kept")
             cap_us = plan.options.cap_us
             left_us = None if cap_us is None else cap_us - bill.access_time_us
             parts = self._drawer(plan, connection, bill).draw(

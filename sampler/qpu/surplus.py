@@ -10,14 +10,14 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.machine import BoltzmannMachine
 from sampler.qpu.assemble import assemble
 from sampler.qpu.draw import PartReads
 from sampler.qpu.runner import Bill
 from sampler.request import LatentRequest, Provenance
 
-OnSurplus = Callable[[BoltzmannMachine, NDArray[np.int8], Provenance], object]
-"""Called with machine, states (rows, nodes) int8 and how they were drawn; what it returns is not looked at."""
+OnSurplus = Callable[[LatentRequest, NDArray[np.int8], Provenance], object]
+"""Called with the request that was drawn, further states (rows, nodes) int8 of its machine and conditions, and how all
+of them were drawn; what it returns is not looked at."""
 SURPLUS_ROWS = 2048
 """Most states handed over after one draw: they are refined while its caller waits."""
 
@@ -61,7 +61,7 @@ def hand_over(
         deadline -= max(0.0, deadline - monotonic()) / 2.0
         # Notes about these states' flux biases say nothing new: a bill of their own.
         spins = assemble(spare_request, spare, provenance.refine_sweeps or 0, deadline, Bill())
-        on_surplus(request.machine, spins, provenance)
+        on_surplus(request, spins, provenance)
     except Exception as error:
         return f"surplus reads were not kept: {type(error).__name__}: {error}"
     return None

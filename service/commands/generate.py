@@ -23,9 +23,9 @@ from sampler.errors import InvalidInputError, ShowerFileError
 from service.app import running_service
 from service.commands.terminal import numbers, progress, say
 from service.engine import Part
-from service.generation import Answer, Order
 from service.logs import configure_logs
 from service.metrics import Metrics
+from service.orders import Answer, Order
 from service.provenance import Origin, merged_parts, provenance_json
 from service.settings import load_settings
 from service.state import Service

@@ -87,7 +87,7 @@ def test_provenance_says_how_it_came_to_be(
     assert first.annealing_time_us == 50.0
     assert (first.gauges, first.refine_sweeps, first.condition_mode, first.sweeps) == (2, 3, "fold", None)
     assert first.holes is not None
-    assert any("measured with this request" in note for note in first.notes)
+    assert any("measured with this draw" in note for note in first.notes)
     assert first.qpu_timing_us is not None
     assert first.qpu_timing_us["qpu_access_time"] == pytest.approx(first.qpu_access_time_us)
     second = sampler.sample(request_of(machine, 7, gauges=2, annealing_time_us=50.0)).provenance

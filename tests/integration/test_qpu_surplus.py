@@ -49,8 +49,8 @@ def test_surplus_reads_serve_later_requests(
 ) -> None:
     given: list[tuple[NDArray[np.int8], Provenance]] = []
 
-    def keep(of: BoltzmannMachine, spins: NDArray[np.int8], provenance: Provenance) -> int:
-        assert of is machine
+    def keep(request: LatentRequest, spins: NDArray[np.int8], provenance: Provenance) -> int:
+        assert request.machine is machine
         given.append((spins, provenance))
         return reservoir.deposit(spins, provenance)
 
@@ -67,7 +67,8 @@ def test_surplus_reads_serve_later_requests(
     taken = reservoir.take(np.repeat(LEVELS, [130, 145], axis=0))
     assert taken.served.all()
     assert taken.provenance.sampler == "qpu"
-    assert taken.provenance.qpu_access_time_us is None
+    assert taken.provenance.qpu_access_time_us == 0.0
+    assert taken.provenance.qpu_timing_us == provenance.qpu_timing_us
     assert not reservoir.take(LEVELS).served.any()
 
 
