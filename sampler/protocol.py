@@ -42,7 +42,7 @@ class Sampler(Protocol):
 
     @property
     def name(self) -> str:
-        """The name a request chooses it by: ``gibbs``, ``annealing``, ``qpu``, ``replay``."""
+        """The name a request chooses it by: ``gibbs``, ``annealing``, ``tempering``, ``qpu``, ``replay``."""
 
     @property
     def capabilities(self) -> SamplerCapabilities:

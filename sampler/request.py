@@ -19,7 +19,7 @@ class SamplerOptions:
     """Choices of one request; None leaves a choice to the sampler. Each sampler refuses the options it does not have.
 
     Attributes:
-        sweeps: updates of every free node before a state is returned (gibbs, annealing).
+        sweeps: updates of every free node before a state is returned (gibbs, annealing, tempering).
         num_reads: reads of each QPU programming.
         annealing_time_us: QPU anneal time.
         gauges: number of spin-reversal gauges averaged over.

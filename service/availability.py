@@ -49,6 +49,6 @@ def qpu_availability(sampler: Sampler, bundle: Bundle, solver: str | None) -> Av
 
 async def availability_of(sampler: Sampler, bundle: Bundle) -> Availability:
     """Whether a sampler can draw from ``bundle``, asked in a thread where it may have to wait."""
-    if sampler.name in ("gibbs", "annealing"):
+    if sampler.name in ("gibbs", "annealing", "tempering"):
         return sampler.availability(bundle.machine)
     return await asyncio.to_thread(sampler.availability, bundle.machine)

@@ -96,14 +96,16 @@ def generate(
     count: Annotated[
         Optional[int], typer.Option("-n", help="Showers: of each energy, in all, or the first of --like's file.")
     ] = None,
-    sampler: Annotated[str, typer.Option(help="auto, qpu, annealing, gibbs or replay.")] = "auto",
+    sampler: Annotated[str, typer.Option(help="auto, qpu, annealing, gibbs, tempering or replay.")] = "auto",
     fallback: Annotated[
         Optional[str], typer.Option(help="Samplers to try if that is unavailable, with commas.")
     ] = None,
     solver: Annotated[Optional[str], typer.Option(help="QPU solver by name, or pegasus / zephyr.")] = None,
     model: Annotated[Optional[str], typer.Option(help="Name of a bundle.")] = None,
     seed: Annotated[Optional[int], typer.Option(help="Shower i uses stream (seed, i).")] = None,
-    sweeps: Annotated[Optional[int], typer.Option(help="gibbs, annealing: updates of every free spin.")] = None,
+    sweeps: Annotated[
+        Optional[int], typer.Option(help="gibbs, annealing, tempering: updates of every free spin.")
+    ] = None,
     num_reads: Annotated[Optional[int], typer.Option(help="qpu: reads of each programming.")] = None,
     annealing_time_us: Annotated[Optional[float], typer.Option(help="qpu: anneal time.")] = None,
     gauges: Annotated[Optional[int], typer.Option(help="qpu: gauges averaged over.")] = None,
@@ -253,7 +255,7 @@ def bank_draw(
     log_uniform_mev: Annotated[Optional[str], typer.Option(help="LOW:HIGH, energies uniform in the logarithm.")] = None,
     like: Annotated[Optional[Path], typer.Option(help="One latent for each incident energy of this file.")] = None,
     count: Annotated[Optional[int], typer.Option("-n", help="As of generate.")] = None,
-    sampler: Annotated[str, typer.Option(help="gibbs, annealing or qpu.")] = "gibbs",
+    sampler: Annotated[str, typer.Option(help="gibbs, annealing, tempering or qpu.")] = "gibbs",
     model: Annotated[Optional[str], typer.Option(help="Name of a bundle.")] = None,
     seed: Annotated[int, typer.Option(help="Latent i uses stream (seed, i).")] = 0,
     sweeps: Annotated[Optional[int], typer.Option(help="Default: the bundle's.")] = None,

@@ -11,17 +11,22 @@ from sampler.bank import ReplaySampler
 from sampler.gibbs.sampler import GibbsSampler
 from sampler.protocol import Sampler
 from sampler.registry import SamplerRegistry
+from sampler.tempering import TemperingSampler
 from service.errors import SettingsError
 from service.settings import Settings
 
-SAMPLER_NAMES = ("gibbs", "annealing", "qpu", "replay")
+SAMPLER_NAMES = ("gibbs", "annealing", "tempering", "qpu", "replay")
 OCEAN_VARIABLES = ("DWAVE_API_TOKEN", "DWAVE_API_ENDPOINT", "DWAVE_PROFILE", "DWAVE_CONFIG_FILE")
 OCEAN_FILES = ("dwave.conf", "~/.config/dwave/dwave.conf", "/etc/xdg/dwave/dwave.conf")
 
 
 def build_registry(settings: Settings) -> SamplerRegistry:
     """Build the samplers. None of them opens a connection yet. SettingsError if one cannot be had."""
-    samplers: list[Sampler] = [GibbsSampler(_device(settings), settings.threads), AnnealingSampler(settings.threads)]
+    samplers: list[Sampler] = [
+        GibbsSampler(_device(settings), settings.threads),
+        AnnealingSampler(settings.threads),
+        TemperingSampler(settings.threads),
+    ]
     if settings.qpu == "on" or (settings.qpu == "auto" and ocean_is_configured()):
         samplers.append(_qpu(settings))
     if settings.bank is not None:

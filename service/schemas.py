@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
-SamplerName = Literal["qpu", "annealing", "gibbs", "replay"]
+SamplerName = Literal["qpu", "annealing", "gibbs", "tempering", "replay"]
 LARGEST_SEED = 2**64 - 1
 
 EnergyMev = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -21,7 +21,9 @@ class StrictModel(BaseModel):
 class GenerateOptions(StrictModel):
     """Choices of a sampler; a sampler that does not have an option refuses it."""
 
-    sweeps: int | None = Field(None, ge=1, le=1_000_000, description="gibbs, annealing: updates of every free spin.")
+    sweeps: int | None = Field(
+        None, ge=1, le=1_000_000, description="gibbs, annealing, tempering: updates of every free spin."
+    )
     num_reads: int | None = Field(None, ge=1, le=100_000, description="qpu: reads of each programming.")
     annealing_time_us: float | None = Field(None, gt=0, description="qpu: anneal time.")
     gauges: int | None = Field(None, ge=1, le=1000, description="qpu: spin-reversal gauges averaged over.")
@@ -47,11 +49,11 @@ class GenerateRequest(StrictModel):
         description="Incident energies in MeV, one entry per energy."
     )
     showers_per_energy: int = Field(1, ge=1, description="Repeats each energy in place.")
-    sampler: Literal["auto", "qpu", "annealing", "gibbs", "replay"] = Field(
+    sampler: Literal["auto", "qpu", "annealing", "gibbs", "tempering", "replay"] = Field(
         "auto", description="auto: QPU if configured and healthy, else GPU Gibbs, else CPU Gibbs, else annealing."
     )
     fallback: list[SamplerName] = Field(
-        default_factory=list, max_length=4, description="Tried in order if the sampler is unavailable."
+        default_factory=list, max_length=5, description="Tried in order if the sampler is unavailable."
     )
     solver: str | None = Field(None, min_length=1, max_length=200, description="QPU solver, or pegasus / zephyr.")
     model: str | None = Field(None, min_length=1, max_length=200, description="Name of a bundle.")

@@ -8,7 +8,7 @@ from sampler.gibbs.sampler import warm_up as compile_gibbs
 from sampler.request import LatentRequest, SamplerOptions
 from service.generation import Generator
 
-WARM_SAMPLERS = ("gibbs", "annealing")
+WARM_SAMPLERS = ("gibbs", "annealing", "tempering")
 
 
 def warm_up(generator: Generator) -> None:

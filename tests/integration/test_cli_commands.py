@@ -304,7 +304,7 @@ def test_samplers_here_and_of_a_server(qshower, server_url):
     for flags in ((), ("--url", server_url)):
         code, out, err = qshower("samplers", *flags)
         assert code == 0, err
-        for name in ("gibbs", "annealing", "qpu", "replay"):
+        for name in ("gibbs", "annealing", "tempering", "qpu", "replay"):
             assert name in out
         assert "DWAVE_API_TOKEN" in out
 
@@ -331,19 +331,31 @@ def test_inspect(qshower, fails, untrained_bundles, tmp_path):
     assert "test-zephyr" in fails(2, "inspect", "nothing")
 
 
-def test_a_bank_is_drawn_told_and_replayed(qshower, fails, environment, tmp_path):
+@pytest.mark.parametrize("source", ["gibbs", "tempering"])
+def test_a_bank_is_drawn_told_and_replayed(qshower, fails, environment, tmp_path, source):
     bank, out_path = tmp_path / "bank.hdf5", tmp_path / "out.hdf5"
-    code, _, err = qshower("bank", "draw", "--energies-mev", "2000", "-n", 5, "--seed", 1, "-o", bank)
+    flags = ("--energies-mev", "2000", "-n", 5, "--seed", 1, "--sampler", source, "-o", bank)
+    code, _, err = qshower("bank", "draw", *flags)
     assert code == 0, err
     code, out, _ = qshower("bank", "info", bank)
     assert code == 0
-    assert "gibbs" in out
+    assert source in out
     assert "bank" in fails(2, "bank", "draw", "--energies-mev", "2000", "-o", bank)
     environment.setenv("QSHOWER_BANK", str(bank))
     flags = ("generate", "--energies-mev", "2000", "--sampler", "replay", "-o", out_path)
     assert qshower(*flags, "-n", 5)[0] == 0
     assert read(out_path)[2]["sampler"] == "replay"
     assert "condition" in fails(1, *flags, "-n", 6)
+
+
+def test_tempering_is_there_for_the_asking(qshower, tmp_path):
+    path = tmp_path / "out.hdf5"
+    flags = ("--sampler", "tempering", "--sweeps", 20, "--seed", 4)
+    code, _, err = qshower("generate", "--energies-mev", "2000,5000", *flags, "-o", path)
+    assert code == 0, err
+    provenance = read(path)[2]
+    assert (provenance["sampler"], provenance["sweeps"]) == ("tempering", 20)
+    assert any("temperatures" in note for note in provenance["notes"])
 
 
 def test_sweeps_are_measured_and_kept(qshower, environment, untrained_bundles, tmp_path):

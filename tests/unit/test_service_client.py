@@ -87,7 +87,7 @@ def test_a_refusal_leaves_the_file_as_it_was(client, tmp_path):
 def test_what_the_service_says_about_itself(client):
     assert client.models()[0]["name"] == "test-zephyr"
     assert client.model("test-pegasus")["topology"] == "pegasus:16"
-    assert {state["name"] for state in client.samplers()} == {"gibbs", "annealing", "qpu", "replay"}
+    assert {state["name"] for state in client.samplers()} == {"gibbs", "annealing", "tempering", "qpu", "replay"}
     assert client.ready()
 
 

@@ -157,10 +157,24 @@ def test_each_model_is_chosen_by_name(client):
     assert document["provenance"]["model"] == "test-pegasus"
 
 
-def test_annealing_draws_too(client):
-    provenance = client.post("/generate", json={**BODY, "sampler": "annealing"}).json()["provenance"]
-    assert provenance["sampler"] == "annealing"
-    assert provenance["fallback_from"] is None
+@pytest.mark.parametrize("sampler", ["annealing", "tempering"])
+def test_other_classical_samplers_draw_too(client, sampler):
+    body = {**BODY, "sampler": sampler, "seed": 3, "options": {"sweeps": 20}}
+    document = client.post("/generate", json=body).json()
+    assert document["provenance"]["sampler"] == sampler
+    assert document["provenance"]["sweeps"] == 20
+    assert document["provenance"]["fallback_from"] is None
+    assert client.post("/generate", json=body).json()["showers_mev"] == document["showers_mev"]
+    first = {**body, "incident_energies_mev": body["incident_energies_mev"][:1]}
+    assert client.post("/generate", json=first).json()["showers_mev"] == document["showers_mev"][:1]
+    refused = problem_of(client.post("/generate", json={**body, "options": {"num_reads": 5}}), 422)
+    assert refused["field"] == "options.num_reads"
+
+
+def test_tempering_is_never_chosen_unasked(client):
+    generator = client.app.state.service.generator
+    assert "tempering" in generator.registry.names()
+    assert "tempering" not in generator.candidates("auto", ())
 
 
 def test_auto_takes_gibbs_where_there_is_no_qpu(client):
@@ -184,7 +198,7 @@ def test_auto_takes_gibbs_where_there_is_no_qpu(client):
         ({"showers_per_energy": 0}, "showers_per_energy", 0, "a number >= 1"),
         ({"showers_per_energy": 1.5}, "showers_per_energy", 1.5, "an integer"),
         ({"showers_per_energy": 10**6}, "showers_per_energy", 10**6, "1 to 33333"),
-        ({"sampler": "guess"}, "sampler", "guess", "'auto', 'qpu', 'annealing', 'gibbs' or 'replay'"),
+        ({"sampler": "guess"}, "sampler", "guess", "'auto', 'qpu', 'annealing', 'gibbs', 'tempering' or 'replay'"),
         ({"fallback": ["auto"]}, "fallback[0]", "auto", "'gibbs'"),
         ({"seed": -1}, "seed", -1, "a number >= 0"),
         ({"seed": True}, "seed", True, "an integer"),
@@ -315,7 +329,7 @@ def test_what_is_wrong_is_told_before_what_is_unavailable(client):
     assert problem_of(client.post("/generate", json={**body, "incident_energies_mev": [5]}), 422)["value"] == 5.0
 
 
-@pytest.mark.parametrize("sampler", ["gibbs", "annealing", "replay", "auto"])
+@pytest.mark.parametrize("sampler", ["gibbs", "annealing", "tempering", "replay", "auto"])
 def test_a_dry_run_is_for_a_qpu(client, sampler):
     problem = problem_of(client.post("/generate", json={**BODY, "sampler": sampler, "dry_run": True}), 422)
     assert (problem["field"], problem["value"]) == ("dry_run", True)
@@ -352,7 +366,7 @@ def test_samplers(client):
     document = client.get("/samplers").json()
     assert document["auto"] == "gibbs"
     states = {state["name"]: state for state in document["samplers"]}
-    assert set(states) == {"gibbs", "annealing", "qpu", "replay"}
+    assert set(states) == {"gibbs", "annealing", "tempering", "qpu", "replay"}
     assert states["gibbs"]["available"]
     assert states["gibbs"]["options"] == ["sweeps"]
     assert not states["qpu"]["available"]
