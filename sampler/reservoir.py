@@ -132,7 +132,7 @@ class Reservoir:
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._served = self._missed = self._refilled = 0
+        self._served = self._missed = self._refilled = self._discarded = 0
         self._last_error: str | None = None
 
     def has(self, conditions: NDArray[np.int8]) -> NDArray[np.bool_]:
@@ -175,7 +175,9 @@ class Reservoir:
         """Forget the states of draws that are ``unwanted``, by their provenance and age in seconds; how many."""
         now = time.monotonic()
         with self._changed:
-            return self._stock.drop(lambda source: unwanted(source.provenance, now - source.since_s))
+            dropped = self._stock.drop(lambda source: unwanted(source.provenance, now - source.since_s))
+            self._discarded += dropped
+            return dropped
 
     def deposit(self, spins: NDArray[np.int8], provenance: Provenance) -> int:
         """Keep draws (rows, nodes) made elsewhere from this machine; how many were kept.
@@ -231,7 +233,7 @@ class Reservoir:
             self._thread.join()
 
     def status(self) -> dict[str, Any]:
-        """Counts for a health page: levels, ready, wanted, bytes, served, missed, refilled, running, last_error."""
+        """Counts for a health page: what is in stock, served, missed, discarded; the background thread's last error."""
         with self._changed:
             return {
                 "levels": len(self._stock.levels),
@@ -242,6 +244,7 @@ class Reservoir:
                 "served": self._served,
                 "missed": self._missed,
                 "refilled": self._refilled,
+                "discarded": self._discarded,
                 "running": self._thread is not None and self._thread.is_alive(),
                 "last_error": self._last_error,
             }

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from sampler.qpu.sampler import QpuSampler
 
 NOTE = "reservoir: reads kept from an earlier draw, billed to that"
-FREE_OPTIONS = frozenset({"max_qpu_access_time_us"})
-"""Options that do not change how reads are drawn."""
 
 
 class NoLongerKeptError(Exception):
@@ -41,11 +39,12 @@ class KeptReads:
         self._qpu, self._machine, self._max_age_s = qpu, bundle.machine, max_age_s
         nothing_drawn = np.empty((0, bundle.machine.condition_nodes.size), dtype=np.int8)
         self._reservoir = Reservoir(qpu, bundle.machine, nothing_drawn, per_level=1, max_bytes=max_bytes, note=NOTE)
-        self._forgotten = 0
 
     def keep(self, request: LatentRequest, states: NDArray[np.int8], provenance: Provenance) -> int:
         """Take in the surplus ``states`` (rows, nodes) of a draw; how many were kept."""
-        if request.options.given().keys() - FREE_OPTIONS:
+        from sampler.qpu.surplus import drawn_by_default  # brings Ocean along, which is here by now
+
+        if not drawn_by_default(request.options):
             return 0
         self._forget_what_does_not_hold()
         # A draw that saw a drift is no better than what it made us forget.
@@ -70,11 +69,11 @@ class KeptReads:
         self._reservoir.give_back(taken)
 
     def status(self) -> dict[str, Any]:
-        """Counts for a health page: those of the reservoir, and how many reads were forgotten as out of date."""
+        """Counts for a health page: those of the reservoir; ``discarded`` are reads that do not hold any more."""
         self._forget_what_does_not_hold()
         counts = self._reservoir.status()
-        shown = {name: counts[name] for name in ("ready", "wanted", "bytes", "max_bytes", "served", "missed")}
-        return shown | {"forgotten": self._forgotten, "max_age_s": self._max_age_s}
+        shown = ("ready", "wanted", "bytes", "max_bytes", "served", "missed", "discarded")
+        return {name: counts[name] for name in shown} | {"max_age_s": self._max_age_s}
 
     def whole(self) -> WholeRequests:
         """The same for requests that are to be served from it altogether or not at all."""
@@ -89,7 +88,7 @@ class KeptReads:
                 known[key] = self._holds(provenance)
             return age_s > self._max_age_s or not known[key]
 
-        self._forgotten += self._reservoir.discard(unwanted)
+        self._reservoir.discard(unwanted)
 
     def _holds(self, provenance: Provenance) -> bool:
         return self._qpu.still_holds(self._machine, provenance)

@@ -62,6 +62,7 @@ def _qpu(settings: Settings) -> Sampler:
         request_cap_us=settings.qpu_request_cap_us,
         daily_budget_us=settings.qpu_daily_budget_us,
         recalibrate_on_drift=settings.qpu_recalibrate_on_drift,
+        spare_reads=settings.qpu_spare_reads,
     )
     return QpuSampler(own)
 

@@ -67,6 +67,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Most bytes of QPU reads beyond those asked for that are kept for later requests; 0: none.",
     )
+    qpu_spare_reads: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="Further reads of each condition that QPU draws without options take, to be kept; they are billed.",
+    )
     qpu_kept_max_age_s: float = Field(
         86400.0, gt=0, allow_inf_nan=False, description="Kept QPU reads older than this are forgotten, in seconds."
     )

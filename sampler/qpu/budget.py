@@ -6,6 +6,7 @@ not known, because its answer never came, keeps its reservation: it may well hav
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -115,6 +116,13 @@ class BudgetLedger:
             "key_budget_us": self._per_key_us,
             "keys_today": sum(1 for key in used if key),
         }
+
+    def left_us(self, key: str = NO_KEY) -> float:
+        """What ``key`` may still use today, in µs; infinite where there is no limit."""
+        used = self._days().get(_day(self._clock()), {})
+        of_day = math.inf if self._daily_us is None else self._daily_us - sum(used.values())
+        of_key = math.inf if self._per_key_us is None or not key else self._per_key_us - used.get(key, 0.0)
+        return max(0.0, min(of_day, of_key))
 
     def used_by(self, key: str) -> float:
         """What ``key`` used today, µs."""

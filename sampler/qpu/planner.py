@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +114,19 @@ class Planner:
 
         alone, together = plan_on((sites.single,)), plan_on(sites.copies)
         return together if together.access_time_us < (1.0 - COPIES_MUST_SAVE) * alone.access_time_us else alone
+
+    def with_spare_reads(self, plan: Plan, spare: int, most_us: float) -> Plan:
+        """``plan`` with up to ``spare`` more reads of each part; as it is if that would take more than ``most_us``."""
+        programmings = []
+        for programming in plan.programmings:
+            most = plan.info.most_reads(qubits_of(programming, plan.sites), plan.options.annealing_time_us)
+            programmings.append(
+                replace(programming, reads=max(programming.reads, min(programming.reads + spare, most)))
+            )
+        cost_us = total_cost_us(plan.info, programmings, plan.sites, plan.options)
+        if cost_us > most_us:
+            return plan
+        return replace(plan, programmings=tuple(programmings), access_time_us=cost_us)
 
     def calibration(self, plan: Plan, sites: Sequence[Site]) -> tuple[Programming, Programming]:
         """A short programming to get near, and one to measure: the plan's conditions, one on each copy."""

@@ -27,7 +27,7 @@ from sampler.placement import machine_fingerprint
 from sampler.protocol import Availability, SamplerCapabilities
 from sampler.qpu.assemble import assemble
 from sampler.qpu.breaker import CircuitBreaker
-from sampler.qpu.budget import BudgetLedger, check_cap
+from sampler.qpu.budget import BudgetLedger, check_cap, current_key
 from sampler.qpu.calibration import Calibration, CalibrationKey, CalibrationStore
 from sampler.qpu.draw import Drawer, PartReads
 from sampler.qpu.link import Connection, SolverLink
@@ -37,7 +37,7 @@ from sampler.qpu.runner import Bill, Runner
 from sampler.qpu.settings import QpuSettings
 from sampler.qpu.shim import Shim, ShimStore, measure_shim
 from sampler.qpu.solver import SolverInfo
-from sampler.qpu.surplus import OnSurplus, hand_over
+from sampler.qpu.surplus import OnSurplus, drawn_by_default, hand_over
 from sampler.qpu.thermometer import Thermometer, calibration_key
 from sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
 
@@ -89,8 +89,9 @@ class QpuSampler:
         """Give the reads beyond the rows asked for to ``on_surplus`` from now on, as (request, states, provenance).
 
         It is called in the thread of ``sample``, after the draw, with states (rows, nodes) that are completed and
-        refined like those returned, at most ``SURPLUS_ROWS`` of them: new draws that nobody else is given. What it
-        raises becomes a note of the draw's provenance, which is paid for and stands.
+        refined like those returned, at most ``SURPLUS_ROWS`` of them beside the ``spare_reads`` of the settings: new
+        draws that nobody else is given. What it raises becomes a note of the draw's provenance, which is paid for and
+        stands.
         """
         self._on_surplus = on_surplus
 
@@ -149,6 +150,7 @@ class QpuSampler:
         calibration_us = 0.0
         if self._thermometer.kept(calibration_key(request.machine, plan)) is None:
             calibration_us = self._calibration_us(request, plan)
+        plan = self._with_spare_reads(plan, request, calibration_us)
         return QpuEstimate(
             solver=info.name,
             graph_id=info.graph.graph_id,
@@ -278,7 +280,8 @@ class QpuSampler:
         elapsed_s = {"draw": drawn - began, "refine": monotonic() - drawn}
         if self._on_surplus is not None:
             made = _provenance(self.name, plan, calibration, bill, sweeps, elapsed_s)
-            bill.note(hand_over(self._on_surplus, request, parts, made, deadline))
+            spare = self._settings.spare_reads if drawn_by_default(request.options) else 0
+            bill.note(hand_over(self._on_surplus, request, parts, made, deadline, spare))
         provenance = _provenance(self.name, plan, calibration, bill, sweeps, elapsed_s)
         return LatentBatch(spins, request.machine.energies(spins), provenance).checked(request)
 
@@ -308,6 +311,7 @@ class QpuSampler:
                 bill.note("beta_eff was measured with this draw: no calibration was kept")
             cap_us = plan.options.cap_us
             left_us = None if cap_us is None else cap_us - bill.access_time_us
+            plan = self._with_spare_reads(plan, request, bill.access_time_us)
             parts = self._drawer(plan, connection, bill).draw(
                 plan.programmings,
                 plan.sites,
@@ -319,6 +323,15 @@ class QpuSampler:
                 bill,
             )
         return plan, calibration, parts
+
+    def _with_spare_reads(self, plan: Plan, request: LatentRequest, spent_us: float) -> Plan:
+        """``plan`` with the spare reads that its request allows for, once ``spent_us`` of its cap are gone."""
+        if self._on_surplus is None or not self._settings.spare_reads or not drawn_by_default(request.options):
+            return plan
+        left_us = self._ledger.left_us(current_key())
+        if plan.options.cap_us is not None:
+            left_us = min(left_us, plan.options.cap_us - spent_us)
+        return self._planner.with_spare_reads(plan, self._settings.spare_reads, left_us)
 
     def _calibration_us(self, request: LatentRequest, plan: Plan) -> float:
         """QPU access time of a calibration on the way."""

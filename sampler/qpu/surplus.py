@@ -13,13 +13,18 @@ from numpy.typing import NDArray
 from sampler.qpu.assemble import assemble
 from sampler.qpu.draw import PartReads
 from sampler.qpu.runner import Bill
-from sampler.request import LatentRequest, Provenance
+from sampler.request import LatentRequest, Provenance, SamplerOptions
 
 OnSurplus = Callable[[LatentRequest, NDArray[np.int8], Provenance], object]
 """Called with the request that was drawn, further states (rows, nodes) int8 of its machine and conditions, and how all
 of them were drawn; what it returns is not looked at."""
 SURPLUS_ROWS = 2048
-"""Most states handed over after one draw: they are refined while its caller waits."""
+"""Most states handed over after one draw, beside those bought on purpose: they are refined while its caller waits."""
+
+
+def drawn_by_default(options: SamplerOptions) -> bool:
+    """Whether reads drawn with ``options`` are what a request without any would get: a cap changes nothing of them."""
+    return not options.given().keys() - {"max_qpu_access_time_us"}
 
 
 def surplus_of(request: LatentRequest, parts: Sequence[PartReads], most: int) -> tuple[LatentRequest, list[PartReads]]:
@@ -48,13 +53,15 @@ def hand_over(
     parts: Sequence[PartReads],
     provenance: Provenance,
     deadline: float,
+    spare_reads: int = 0,
 ) -> str | None:
     """Give the surplus of a draw to ``on_surplus``; a note of what went wrong, None if nothing did.
 
-    Nothing is raised: the rows that were asked for are drawn and paid for, whatever becomes of the others.
+    ``spare_reads`` of each part were bought for it. Nothing is raised: the rows that were asked for are drawn and paid
+    for, whatever becomes of the others.
     """
     try:
-        spare_request, spare = surplus_of(request, parts, SURPLUS_ROWS)
+        spare_request, spare = surplus_of(request, parts, SURPLUS_ROWS + spare_reads * len(parts))
         if not spare:
             return None
         # Half of the time left, so that the rows asked for are still in time if this is not.

@@ -1,0 +1,206 @@
+"""Reads of a QPU that a request did not need answer later ones, without a problem, a bill, or even a solver."""
+
+import re
+import threading
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from model.bundle import find_bundles, load_bundle
+from sampler.emulator.config import EmulatorConfig
+from sampler.emulator.server import EmulatorServer
+from sampler.qpu.budget import BudgetLedger
+from service.app import create_app
+from service.catalogue import Catalogue
+from service.kept import NOTE
+from service.settings import load_settings
+
+LOW, HIGH = 1000.0, 500000.0
+UNEVEN = {"incident_energies_mev": [LOW] * 27 + [HIGH], "sampler": "qpu"}
+"""One programming of four copies, nine reads each: three of them for LOW, one for HIGH, eight reads of which nobody
+asked for."""
+
+
+@pytest.fixture(scope="module")
+def catalogue(untrained_bundles):
+    bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
+    return Catalogue(bundles, "test-zephyr")
+
+
+@pytest.fixture
+def emulator():
+    with EmulatorServer(EmulatorConfig(topology="zephyr:6", defects=0.0, sweeps=16, seed=5)) as server:
+        yield server
+
+
+@pytest.fixture
+def service_on(catalogue, emulator, monkeypatch, tmp_path):
+    monkeypatch.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
+    monkeypatch.setenv("DWAVE_API_TOKEN", "any")
+    for name in ("DWAVE_API_SOLVER", "DWAVE_PROFILE", "DWAVE_CONFIG_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    opened = []
+
+    def make(**values):
+        settings = load_settings(qpu_state_folder=tmp_path / "state", **values)
+        client = TestClient(create_app(settings, load_models=lambda _: catalogue))
+        client.__enter__()
+        opened.append(client)
+        return client
+
+    yield make
+    for client in opened:
+        client.__exit__(None, None, None)
+
+
+def ask(client, body, status=200):
+    response = client.post("/generate", json=body)
+    assert response.status_code == status, response.text
+    return response.json()
+
+
+def kept_of(client, model="test-zephyr"):
+    states = {state["name"]: state for state in client.get("/samplers").json()["samplers"]}
+    return states["qpu"]["detail"]["reservoirs"][model]
+
+
+def submitted(emulator):
+    return emulator.backend.state()["submitted"]
+
+
+def used_today(tmp_path):
+    return BudgetLedger(tmp_path / "state" / "qpu_budget.json", None, None).state()["used_today_us"]
+
+
+def for_high(count, **change):
+    return {"incident_energies_mev": [HIGH], "showers_per_energy": count, "sampler": "qpu", **change}
+
+
+def test_a_second_request_is_served_from_what_the_first_left(emulator, service_on, tmp_path):
+    client = service_on()
+    first = ask(client, UNEVEN)["provenance"]
+    assert kept_of(client)["ready"] == 8
+    before = submitted(emulator)
+    used = used_today(tmp_path)
+    second = ask(client, for_high(5))
+    told = second["provenance"]
+    assert submitted(emulator) == before
+    assert np.array(second["showers_mev"]).shape == (5, 6480)
+    for field in ("model", "sampler", "solver", "graph_id", "beta", "beta_calibrated_at", "annealing_time_us", "holes"):
+        assert told[field] == first[field], field
+    assert told["problem_ids"] == first["problem_ids"]
+    assert told["qpu_timing_us"] == first["qpu_timing_us"]
+    assert told["qpu_access_time_us"] == 0.0
+    assert told["notes"][-1] == NOTE
+    assert kept_of(client)["ready"] == 3
+    assert used_today(tmp_path) == used
+    counts = dict(
+        re.findall(
+            r'^qshower_reservoir_(\w+)\{model="test-zephyr",sampler="qpu"\} (\S+)$', client.get("/metrics").text, re.M
+        )
+    )
+    assert (float(counts["ready"]), float(counts["served_total"])) == (3.0, 5.0)
+
+
+def test_what_is_kept_answers_without_a_solver(emulator, service_on):
+    client = service_on()
+    ask(client, UNEVEN)
+    emulator.close()
+    assert ask(client, for_high(4))["provenance"]["notes"][-1] == NOTE
+    auto = ask(client, for_high(4, sampler="auto"))["provenance"]
+    assert (auto["sampler"], auto["fallback_from"]) == ("qpu", None)
+    # Nothing is left.
+    ask(client, for_high(1), status=503)
+    assert ask(client, for_high(1, fallback=["gibbs"]))["provenance"]["fallback_from"] == "qpu"
+
+
+def test_rows_beyond_what_is_kept_are_drawn(emulator, service_on):
+    client = service_on()
+    ask(client, UNEVEN)
+    before = submitted(emulator)
+    told = ask(client, for_high(11))["provenance"]
+    assert submitted(emulator) > before
+    assert [(group["rows"], NOTE in group["notes"]) for group in told["groups"]] == [([0, 8], True), ([8, 11], False)]
+    assert told["qpu_access_time_us"] > 0
+    assert kept_of(client)["ready"] == 0
+
+
+def test_reads_survive_a_draw_that_fails_beside_them(emulator, service_on):
+    client = service_on()
+    ask(client, UNEVEN)
+    emulator.arm("problem_failed")
+    ask(client, for_high(11), status=503)
+    assert kept_of(client)["ready"] == 8
+    emulator.faults.clear()
+    assert ask(client, for_high(8))["provenance"]["problem_ids"]
+    assert kept_of(client)["ready"] == 0
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"options": {"refine_sweeps": 3}}, {"solver": "zephyr"}])
+def test_seeds_and_options_neither_take_nor_leave(emulator, service_on, change):
+    client = service_on()
+    ask(client, UNEVEN)
+    before = submitted(emulator)
+    assert NOTE not in ask(client, for_high(2, **change))["provenance"]["notes"]
+    assert submitted(emulator) > before
+    assert kept_of(client)["ready"] == 8
+    if "seed" not in change:
+        ask(client, {**UNEVEN, **change})
+        assert kept_of(client)["ready"] == 8
+
+
+def test_none_are_kept_without_memory(emulator, service_on):
+    client = service_on(qpu_kept_bytes=0)
+    ask(client, UNEVEN)
+    states = {state["name"]: state for state in client.get("/samplers").json()["samplers"]}
+    assert "reservoirs" not in states["qpu"]["detail"]
+    before = submitted(emulator)
+    ask(client, for_high(1))
+    assert submitted(emulator) > before
+
+
+def test_spare_reads_are_drawn_on_purpose_and_within_budgets(emulator, service_on, tmp_path):
+    spare, body = 20, for_high(1)
+    client = service_on(qpu_spare_reads=spare)
+    dry = client.post("/generate", json={**body, "dry_run": True}).json()["estimate"]
+    first = ask(client, body)["provenance"]
+    assert dry["reads"] == 1 + spare
+    assert kept_of(client)["ready"] == spare
+    before = submitted(emulator)
+    assert ask(client, for_high(spare))["provenance"]["problem_ids"] == first["problem_ids"]
+    assert submitted(emulator) == before
+    # A second price: without a calibration.
+    price = ask(client, body)["provenance"]["qpu_access_time_us"]
+    plain = service_on().post("/generate", json={**body, "dry_run": True}).json()["estimate"]["access_time_us"]
+    assert price > plain
+    # What was asked for is never refused for the sake of what was not; and options mean what they say.
+    ask(client, for_high(spare))
+    capped = {**body, "options": {"max_qpu_access_time_us": (price + plain) / 2}}
+    assert ask(client, capped)["provenance"]["num_reads"] == 1
+    assert ask(client, {**body, "options": {"gauges": 1}})["provenance"]["num_reads"] == 1
+    assert kept_of(client)["ready"] == 0
+    tight = service_on(qpu_spare_reads=spare, qpu_daily_budget_us=used_today(tmp_path) + (price + plain) / 2)
+    assert ask(tight, body)["provenance"]["num_reads"] == 1
+
+
+def test_reads_past_their_age_are_forgotten(service_on):
+    client = service_on(qpu_kept_max_age_s=1e-6)
+    ask(client, UNEVEN)
+    assert kept_of(client)["ready"] == 0
+    assert kept_of(client)["discarded"] == 8
+
+
+def test_each_read_is_served_once_to_requests_that_come_together(emulator, service_on):
+    client = service_on()
+    ask(client, UNEVEN)
+    before = submitted(emulator)
+    answers = []
+    threads = [threading.Thread(target=lambda: answers.append(ask(client, for_high(2)))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert submitted(emulator) == before
+    assert kept_of(client)["ready"] == 0
+    assert len({tuple(shower) for answer in answers for shower in answer["showers_mev"]}) == 8
