@@ -297,7 +297,7 @@ def test_maintenance_brings_another_graph_and_a_new_placement(
             time.sleep(0.2)
     assert provenance.graph_id != before
     assert provenance.graph_id == emulator.graph_id
-    assert any("measured with this request" in note for note in provenance.notes)
+    assert any("measured with this draw" in note for note in provenance.notes)
 
 
 def test_the_token_reaches_no_log_and_no_repr(
