@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from threading import Lock
+from time import monotonic
 from typing import Any
 
 import numpy as np
 
+from sampler.errors import SamplerTimeoutError
 from sampler.machine import BoltzmannMachine
 from sampler.placement import machine_fingerprint
 from sampler.qpu.calibration import (
@@ -47,14 +50,15 @@ class Thermometer:
         self.store = store
         self._settings = settings
         self._measuring = Lock()
-        self._drift: dict[str, float] = {}
+        self._drift: dict[str, tuple[str, float]] = {}
         self._rng = np.random.default_rng()
 
     def kept(self, key: CalibrationKey) -> Calibration | None:
         """The calibration to draw with, unless it has to be measured anew."""
-        if self._settings.recalibrate_on_drift and str(key) in self._drift:
+        calibration = self.store.get(key)
+        if self._settings.recalibrate_on_drift and calibration is not None and self._drift_of(calibration) is not None:
             return None
-        return self.store.get(key)
+        return calibration
 
     def measure(
         self,
@@ -82,7 +86,7 @@ class Thermometer:
             gauges: gauges of the second programming.
             unless_kept: return the calibration another thread has made in the meantime, if there is one.
         """
-        with self._measuring:
+        with self._turn(deadline):
             kept = self.kept(key)
             if unless_kept and kept is not None:
                 return kept
@@ -141,7 +145,7 @@ class Thermometer:
         change = seen.value / before - 1.0
         key = str(calibration.key)
         if abs(change) > max(self._settings.drift_tolerance, _SIGMAS * error / before):
-            self._drift[key] = change
+            self._drift[key] = (calibration.calibrated_at, change)
             bill.note(f"drift: the solver looks {change:+.1%} in beta_eff against its calibration; calibrate again")
         elif abs(change) < self._settings.drift_tolerance:
             self._drift.pop(key, None)
@@ -158,5 +162,20 @@ class Thermometer:
             "calibrated_at": calibration.calibrated_at,
             "age_s": age_s,
             "stale": age_s > self._settings.calibration_max_age_s,
-            "drift": self._drift.get(str(key)),
+            "drift": self._drift_of(calibration),
         }
+
+    def _drift_of(self, calibration: Calibration) -> float | None:
+        """The drift seen since ``calibration``; one of an earlier calibration, perhaps another process's, is over."""
+        measured_at, change = self._drift.get(str(calibration.key), ("", 0.0))
+        return change if measured_at == calibration.calibrated_at else None
+
+    @contextmanager
+    def _turn(self, deadline: float) -> Iterator[None]:
+        """One measurement at a time; SamplerTimeoutError if the others' last until ``deadline``."""
+        if not self._measuring.acquire(timeout=max(0.0, deadline - monotonic())):
+            raise SamplerTimeoutError("other calibrations were under way until the deadline")
+        try:
+            yield
+        finally:
+            self._measuring.release()
