@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampler.errors import InvalidInputError
-from sampler.qpu.gauge import draw_gauge
+from sampler.qpu.gauge import draw_gauges
 from sampler.qpu.layout import mean_field
 from sampler.qpu.packing import Part, Programming
 from sampler.qpu.problems import Answer, Problem
@@ -157,16 +157,18 @@ class Drawer:
             scaled.append((site, factor, h * factor, j * factor))
         factors = tuple(factor for _, factor, _, _ in scaled)
         qubits = np.concatenate([site.layout.qubits for site, *_ in scaled])
-        estimates = _split(programming.reads, options.gauges)
+        shares = _split(programming.reads, options.gauges)
+        turned = [
+            draw_gauges(info, site.limits, site.layout.ends, j, site.layout.colours, len(shares), rng)
+            if options.gauges > 1
+            else [np.ones(h.size, dtype=np.int8)]
+            for site, _, h, j in scaled
+        ]
         planned = []
-        for turn, reads in enumerate(estimates):
-            gauges, h_all, j_all, ends_all, offset = [], [], [], [], 0
-            for site, _, h, j in scaled:
+        for reads, *gauges in zip(shares, *turned, strict=True):
+            h_all, j_all, ends_all, offset = [], [], [], 0
+            for (site, _, h, j), gauge in zip(scaled, gauges, strict=True):
                 ends = site.layout.ends
-                gauge = np.ones(h.size, dtype=np.int8)
-                if options.gauges > 1 or turn:
-                    gauge = draw_gauge(info, site.limits, ends, j, h.size, rng)
-                gauges.append(gauge)
                 h_all.append(h * gauge)
                 j_all.append(j * gauge[ends].prod(axis=1))
                 ends_all.append(ends + offset)

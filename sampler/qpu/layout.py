@@ -74,6 +74,11 @@ class Layout:
         """(m,) couplings to program, in kT."""
         return self.machine.j[self.couplings].astype(np.float64)
 
+    @property
+    def colours(self) -> NDArray[np.int8]:
+        """(n,) colour class of each placed node."""
+        return self.machine.partitions[self.nodes]
+
     def fields(self, conditions: NDArray[np.int8], means: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """(rows, n) fields to program in kT, for conditions (rows, condition nodes).
 

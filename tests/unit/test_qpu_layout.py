@@ -11,7 +11,7 @@ from sampler.errors import InvalidInputError, ProblemRangeError, SamplerAnswerEr
 from sampler.lattice import compact_lattice, ideal_graph
 from sampler.machine import BoltzmannMachine
 from sampler.placement import best_placements
-from sampler.qpu.gauge import draw_gauge
+from sampler.qpu.gauge import GAUGES_OF_A_SET, draw_gauges
 from sampler.qpu.layout import Layout, draw_holes, mean_field
 from sampler.qpu.options import check_options
 from sampler.qpu.problems import Problem, ising_energies, verified
@@ -142,8 +142,7 @@ def test_a_gauge_keeps_energies_and_every_range(topology: str) -> None:
     programmed = layout.j * 0.7
     low, high = info.j_range
     flips = 0
-    for turn in range(30):
-        gauge = draw_gauge(info, limits, layout.ends, programmed, layout.nodes.size, np.random.default_rng(turn))
+    for gauge in draw_gauges(info, limits, layout.ends, programmed, layout.colours, 30, np.random.default_rng(0)):
         turned = programmed * gauge[layout.ends].prod(axis=1)
         assert turned.min() >= low
         assert turned.max() <= high
@@ -164,6 +163,24 @@ def test_a_gauge_keeps_energies_and_every_range(topology: str) -> None:
         other = Problem(layout.qubits, plain.h * gauge, layout.ends, turned, 5, 20.0)
         assert np.allclose(ising_energies(plain, states), ising_energies(other, (states * gauge).astype(np.int8)))
     assert flips > 30
+
+
+@pytest.mark.parametrize("topology", ["zephyr:2", "pegasus:3"])
+def test_a_set_of_gauges_cancels_errors_of_the_chip(topology: str) -> None:
+    """The mean of g_i and of g_i g_j over every set is nought, for whatever error δh_i and δJ_ij they stand before."""
+    lattice = compact_lattice(topology.split(":")[0], 8, chip_size=int(topology[-1]))
+    rng = np.random.default_rng(0)
+    machine = lattice.with_parameters(
+        np.zeros(lattice.node_count, dtype=np.float32), rng.uniform(-0.3, 0.3, len(lattice.edges)).astype(np.float32)
+    )
+    info = solver_info(made_up_solver(topology))
+    layout = layout_of(machine, info)
+    limits = CouplingLimits.of(info, layout.qubits[layout.ends])
+    gauges = np.array(draw_gauges(info, limits, layout.ends, layout.j, layout.colours, 3 * GAUGES_OF_A_SET, rng))
+    assert not np.array_equal(gauges[0], gauges[GAUGES_OF_A_SET])
+    for members in np.split(gauges.astype(np.int64), 3):
+        assert not members[:, layout.colours != 0].sum(axis=0).any()
+        assert not members[:, layout.ends].prod(axis=2).sum(axis=0).any()
 
 
 @pytest.mark.parametrize("topology", ["zephyr:2", "pegasus:3"])
