@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event, Lock, RLock, Thread
@@ -98,6 +98,7 @@ class SolverLink:
         self._not_for_us: set[tuple[str, str]] = set()
         self._last_graphs: dict[str, str] = {}
         self._checked_at = -1e9
+        self._lacking = False
         self._failure: SamplerError | None = None
         self._failed_at = -1e9
         self._wait_s = 0.0
@@ -124,6 +125,13 @@ class SolverLink:
             SolverNotFoundHereError: no such solver is online.
         """
         solvers = self.online(timeout_s)
+        try:
+            return self._chosen(solvers, wanted, family)
+        except SolverNotFoundHereError:
+            self._lacking = True
+            raise
+
+    def _chosen(self, solvers: Mapping[str, SolverInfo], wanted: str | None, family: str) -> SolverInfo:
         name = wanted or self._settings.solver or self._configured_name()
         if name is not None and name not in FAMILIES:
             name, _, pinned = name.partition(";graph_id=")
@@ -207,7 +215,11 @@ class SolverLink:
         if os.getpid() != self._pid:
             # After a fork the client's threads are gone and its locks may be held: start anew, leave it untouched.
             self._pid, self._connection, self._solvers, self._checked_at = os.getpid(), None, {}, -1e9
-        return bool(self._connection) and monotonic() - self._checked_at < self._settings.solver_check_s
+        # A solver that was looked for in vain may be back any moment.
+        most_s = self._settings.solver_check_s
+        if self._lacking:
+            most_s = min(most_s, self._settings.availability_ttl_s / 2)
+        return bool(self._connection) and monotonic() - self._checked_at < most_s
 
     def _refuse_while_waiting(self) -> None:
         if self._closed:
@@ -228,7 +240,7 @@ class SolverLink:
             typed = self._note_failure(error)
             raise typed from cause_of(typed, error, self._token)
         with self._lock:
-            self._failure, self._wait_s = None, 0.0
+            self._failure, self._wait_s, self._lacking = None, 0.0, False
             self._solvers, self._checked_at = solvers, monotonic()
             self._last_graphs |= {name: info.graph.graph_id for name, info in solvers.items()}
             return solvers

@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -10,10 +11,15 @@ from fastapi.testclient import TestClient
 from model.bundle import find_bundles, load_bundle
 from sampler.emulator.config import EmulatorConfig
 from sampler.emulator.server import EmulatorServer
+from sampler.gibbs.sampler import GibbsSampler
 from sampler.qpu.budget import BudgetLedger
+from sampler.qpu.sampler import QpuSampler
+from sampler.qpu.settings import QpuSettings
+from sampler.registry import SamplerRegistry
 from service.app import create_app
 from service.catalogue import Catalogue
 from service.kept import NOTE
+from service.samplers import build_registry
 from service.settings import load_settings
 
 LOW, HIGH = 1000.0, 500000.0
@@ -29,22 +35,37 @@ def catalogue(untrained_bundles):
 
 
 @pytest.fixture
-def emulator():
-    with EmulatorServer(EmulatorConfig(topology="zephyr:6", defects=0.0, sweeps=16, seed=5)) as server:
-        yield server
+def emulator_of():
+    """Makes an emulator."""
+    opened = []
+
+    def make(*, clock=time.monotonic, **values):
+        config = EmulatorConfig(topology="zephyr:6", sweeps=16, seed=5, **{"defects": 0.0, **values})
+        opened.append(EmulatorServer(config, clock=clock))
+        return opened[-1]
+
+    yield make
+    for server in opened:
+        server.close()
 
 
 @pytest.fixture
-def service_on(catalogue, emulator, monkeypatch, tmp_path):
-    monkeypatch.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
+def emulator(emulator_of):
+    return emulator_of()
+
+
+@pytest.fixture
+def service_at(catalogue, monkeypatch, tmp_path):
+    """Makes a running service whose QPU is an emulator."""
     monkeypatch.setenv("DWAVE_API_TOKEN", "any")
     for name in ("DWAVE_API_SOLVER", "DWAVE_PROFILE", "DWAVE_CONFIG_FILE"):
         monkeypatch.delenv(name, raising=False)
     opened = []
 
-    def make(**values):
+    def make(emulator, make_samplers=build_registry, **values):
+        monkeypatch.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
         settings = load_settings(qpu_state_folder=tmp_path / "state", **values)
-        client = TestClient(create_app(settings, load_models=lambda _: catalogue))
+        client = TestClient(create_app(settings, load_models=lambda _: catalogue, make_samplers=make_samplers))
         client.__enter__()
         opened.append(client)
         return client
@@ -52,6 +73,12 @@ def service_on(catalogue, emulator, monkeypatch, tmp_path):
     yield make
     for client in opened:
         client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def service_on(service_at, emulator):
+    """Makes a running service whose QPU is the usual emulator."""
+    return lambda **values: service_at(emulator, **values)
 
 
 def ask(client, body, status=200):
@@ -204,3 +231,46 @@ def test_each_read_is_served_once_to_requests_that_come_together(emulator, servi
     assert submitted(emulator) == before
     assert kept_of(client)["ready"] == 0
     assert len({tuple(shower) for answer in answers for shower in answer["showers_mev"]}) == 8
+
+
+def test_reads_of_another_calibration_are_forgotten(emulator, service_on, catalogue, tmp_path):
+    client = service_on()
+    first = ask(client, UNEVEN)["provenance"]
+    assert kept_of(client)["ready"] == 8
+    settings = QpuSettings(endpoint=emulator.endpoint, token="any", state_dir=tmp_path / "state")
+    bundle = catalogue.get(None)
+    with QpuSampler(settings) as other:
+        found = other.calibrate(bundle.machine, bundle.conditions(np.array([LOW, HIGH])))
+    assert kept_of(client)["ready"] == 0
+    second = ask(client, UNEVEN)["provenance"]
+    assert (second["beta"], second["beta_calibrated_at"]) == (found.beta, found.calibrated_at)
+    assert second["beta"] != first["beta"]
+    assert not any("measured" in note for note in second["notes"])
+    assert kept_of(client)["ready"] == 8
+
+
+def test_reads_of_a_solver_that_has_drifted_are_forgotten(service_at, emulator_of):
+    hours = [0.0]
+    emulator = emulator_of(beta_drift_per_hour=1.0, clock=lambda: 3600.0 * hours[0])
+    client = service_at(emulator)
+    ask(client, UNEVEN)
+    assert kept_of(client)["ready"] == 8
+    hours[0] = 0.5
+    many = ask(client, {**UNEVEN, "incident_energies_mev": [LOW] * 200 + [HIGH] * 9})["provenance"]
+    assert any(note.startswith("drift") for note in many["notes"])
+    # Neither what was there, of which one read was not needed, nor what this draw left.
+    assert kept_of(client)["ready"] == 0
+
+
+def test_reads_of_another_graph_are_forgotten(emulator_of, service_at, tmp_path):
+    emulator = emulator_of(maintenance_s=0.1)
+    hasty = QpuSettings(state_dir=tmp_path, availability_ttl_s=0.1)
+    client = service_at(emulator, make_samplers=lambda _: SamplerRegistry([GibbsSampler(threads=1), QpuSampler(hasty)]))
+    ask(client, UNEVEN)
+    emulator.arm("maintenance:1")
+    ask(client, for_high(1, seed=1), status=503)
+    assert kept_of(client)["ready"] == 8, "a solver that is away takes nothing from what it has drawn"
+    while client.post("/generate", json=for_high(1, seed=1)).status_code != 200:
+        time.sleep(0.1)
+    assert kept_of(client)["ready"] == 0
+    assert kept_of(client)["discarded"] == 8
