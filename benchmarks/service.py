@@ -16,12 +16,12 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
+import httpx2
 import numpy as np
 
 from benchmarks.run import LATEST, described_machine, replace_text
@@ -31,7 +31,7 @@ KINDS = {
     "hdf5": "application/x-hdf5",
     "npz": "application/x-npz",
 }
-SPANS_S = re.compile(r'^qshower_(sample|decode)_seconds_sum(?:\{[^}]*\})? (\S+)$', re.MULTILINE)
+SPANS_S = re.compile(r"^qshower_(sample|decode)_seconds_sum(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
 @contextmanager
@@ -75,41 +75,38 @@ def settled(process: int) -> None:
             return
 
 
-def ask(url: str, energies_mev: list[float], kind: str) -> int:
+def ask(http: httpx2.Client, energies_mev: list[float], kind: str) -> int:
     """One request; the bytes of its answer."""
-    body = json.dumps({"incident_energies_mev": energies_mev, "sampler": "gibbs"}).encode()
-    headers = {"content-type": "application/json", "accept": kind}
-    with urllib.request.urlopen(urllib.request.Request(f"{url}/generate", body, headers), timeout=600) as answer:
-        return len(answer.read())
+    body = {"incident_energies_mev": energies_mev, "sampler": "gibbs"}
+    return len(http.post("/generate", json=body, headers={"accept": kind}).raise_for_status().content)
 
 
-def spans_s(url: str) -> dict[str, float]:
+def spans_s(http: httpx2.Client) -> dict[str, float]:
     """Seconds that the batches' draws and decodings have taken so far, by the service's own metrics."""
-    with urllib.request.urlopen(f"{url}/metrics", timeout=60) as answer:
-        sums: dict[str, float] = {"sample": 0.0, "decode": 0.0}
-        for name, value in SPANS_S.findall(answer.read().decode()):
-            sums[name] += float(value)
-        return sums
+    sums: dict[str, float] = {"sample": 0.0, "decode": 0.0}
+    for name, value in SPANS_S.findall(http.get("/metrics").raise_for_status().text):
+        sums[name] += float(value)
+    return sums
 
 
 def measure(rows: int, repeats: int) -> list[dict[str, object]]:
     """One row for each format: medians over the repeats."""
     rng = np.random.default_rng(0)
     measured: list[dict[str, object]] = []
-    with server() as (process, url):
+    with server() as (process, url), httpx2.Client(base_url=url, timeout=600) as http:
         for name, kind in KINDS.items():
             cpu, wall, size, spans = [], [], 0, {"sample": 0.0, "decode": 0.0}
             for repeat in range(repeats + 2):
                 energies = np.exp(rng.uniform(np.log(1e3), np.log(1e6), rows)).tolist()
                 settled(process)
-                before_spans, before, began = spans_s(url), cpu_s(process), time.perf_counter()
-                size = ask(url, energies, kind)
+                before_spans, before, began = spans_s(http), cpu_s(process), time.perf_counter()
+                size = ask(http, energies, kind)
                 elapsed, used = time.perf_counter() - began, cpu_s(process) - before
                 if repeat < 2:
                     continue
                 cpu.append(used)
                 wall.append(elapsed)
-                after_spans = spans_s(url)
+                after_spans = spans_s(http)
                 spans = {part: spans[part] + (after_spans[part] - before_spans[part]) / repeats for part in spans}
             measured.append(
                 {

@@ -185,13 +185,13 @@ class Bundle:
             grid = self.decoder.draw(
                 torch.from_numpy(latent[chosen].astype(np.float32)),
                 torch.from_numpy(energies[chosen].astype(np.float32)),
-                np.ascontiguousarray(numbers[:, 1:]),
+                numbers,
             )
-            elements = (numbers[:, 0] * self._order).astype(np.int64)
+            elements = (numbers[:, -1] * self._order).astype(np.int64)
             if self._order > 1:
                 grid = turn(grid, elements, self._grid)
             voxels = self._grid.to_voxels(grid)[: rows - start]
-            showers[start : start + TILE_ROWS] = np.where(voxels < threshold_mev, np.float32(0), voxels)
+            np.multiply(voxels, voxels >= threshold_mev, out=showers[start : start + TILE_ROWS])
 
         list(_decoding_threads().map(decode_tile, range(0, rows, TILE_ROWS)))
         return showers

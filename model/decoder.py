@@ -38,7 +38,6 @@ LOWEST_TOTAL_MEV = 1e-3
 RESPONSE_SCALE = 10.0
 LAYER_VALUES = 3
 NEIGHBOUR_LAYERS = 2
-HIGHEST_LOGIT = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,9 @@ class Profile(nn.Module):
         The shares are as drawn: they sum to 1 only as nearly as the chain has learned.
         """
         law = self.response(torch.cat([code, energy], dim=1))
-        log_response = torch.from_numpy(mixture_values(law.numpy(), uniforms[:, 0])) / RESPONSE_SCALE
+        drawn = np.empty(len(uniforms), dtype=np.float32)
+        mixture_values(law.numpy().T.copy(), uniforms[:, 0].copy(), drawn)
+        log_response = torch.from_numpy(drawn) / RESPONSE_SCALE
         response = log_response.unsqueeze(1) * RESPONSE_SCALE / 2
         log_share, count = profile_chain(
             layer_code.numpy(),
@@ -240,12 +241,12 @@ class SampledDecoder(nn.Module):
     def draw(self, latent: Tensor, incident_energies: Tensor, uniforms: Floats) -> Floats:
         """Showers (rows, L, A, R) in MeV, in canonical orientation.
 
-        ``latent`` (rows, bits) of −1 and +1, energies (rows,) in MeV, uniforms (rows, uniform_count) in (0, 1).
+        ``latent`` (rows, bits) of −1 and +1, energies (rows,) in MeV, ``uniforms`` (rows, ≥ uniform_count) in (0, 1),
+        of which the first are used.
         """
-        layers, angular, radial = self.shape.grid.shape
         energy = energy_features(self.shape, incident_energies)
         code, layer_code = self.trunk(latent, energy)
-        split = 1 + 3 * layers
+        split = 1 + 3 * self.shape.layers
         log_response, log_share, count = self.profile.draw(energy, code, layer_code, uniforms[:, :split])
         filled = count > 0
         log_share = log_share - (log_share.exp() * filled).sum(dim=1, keepdim=True).clamp_min(1e-6).log() * filled
@@ -253,11 +254,12 @@ class SampledDecoder(nn.Module):
         layer_energy = (log_share + log_response.unsqueeze(1)).exp() * incident_energies.unsqueeze(1) * filled
         activation = self.voxels.activation
         showers: Floats = voxel_energies(
-            self.voxels.hit_logits(ring).clamp_max(HIGHEST_LOGIT).exp().numpy(),
+            self.voxels.hit_logits(ring).numpy(),
             ring.numpy(),
             activation.linear.weight.T.contiguous().numpy(),
             (activation.layer_bias + activation.linear.bias).numpy(),
-            uniforms[:, split:].reshape(-1, 2, layers, angular, radial),
+            uniforms,
+            split,
             count.numpy(),
             layer_energy.numpy(),
         )

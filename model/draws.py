@@ -1,4 +1,4 @@
-"""Draws from the decoder's distributions by inverse transforms of given uniforms, compiled, one shower after another.
+"""Draws from the decoder's distributions by inverse transforms of given uniforms, compiled.
 
 A draw depends on its own parameters and uniforms alone, so that a shower is a deterministic function of (latent,
 incident energy, uniforms), in any batch. The laws are those of ``model.likelihood``.
@@ -12,91 +12,72 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from model.likelihood import SCALE_CENTRE, SCALE_HALF
+from model.elementary import exp, log, normal_quantile, scale
 
 Floats = NDArray[np.float32]
 
-LOWEST_UNIFORM = 1e-7
-LOWEST_LOG, HIGHEST_LOG = -12.0, 8.0
+LOWEST_UNIFORM = np.float32(1e-7)
+LOWEST_LOG, HIGHEST_LOG = np.float32(-12.0), np.float32(8.0)
 LEAST_REMAINING = 1e-3
+HIGHEST_LOGIT = np.float32(60.0)
+_ONE = np.float32(1)
 
 
-@numba.njit(cache=True, nogil=True)
-def normal_quantile(p: float) -> float:
-    """z with Φ(z) = p for 0 < p < 1, relative error below 1.2e−9 (P. J. Acklam's rational approximation, 2003)."""
-    if p < 0.02425 or p > 1 - 0.02425:
-        tail = p if p < 0.5 else 1 - p
-        q = math.sqrt(-2 * math.log(tail))
-        top = (
-            (((-7.784894002430293e-03 * q - 3.223964580411365e-01) * q - 2.400758277161838) * q - 2.549732539343734) * q
-            + 4.374664141464968
-        ) * q + 2.938163982698783
-        bottom = (
-            ((7.784695709041462e-03 * q + 3.224671290700398e-01) * q + 2.445134137142996) * q + 3.754408661907416
-        ) * q + 1
-        z = top / bottom
-        return z if p < 0.5 else -z
-    q = p - 0.5
-    r = q * q
-    top = (
-        (
-            (((-3.969683028665376e01 * r + 2.209460984245205e02) * r - 2.759285104469687e02) * r + 1.383577518672690e02)
-            * r
-            - 3.066479806614716e01
-        )
-        * r
-        + 2.506628277459239
-    ) * q
-    bottom = (
-        (((-5.447609879822406e01 * r + 1.615858368580409e02) * r - 1.556989798598866e02) * r + 6.680131188771972e01) * r
-        - 1.328068155288572e01
-    ) * r + 1
-    return top / bottom
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def mixture_values(outputs: Floats, uniforms: Floats, values: Floats) -> None:
+    """Fill ``values`` (n,) with draws from mixtures with raw outputs (3K, ≥ n) and uniforms (≥ n,).
 
-
-@numba.njit(cache=True, nogil=True)
-def mixture_value(outputs: Floats, uniform: float) -> float:
-    """A value of the mixture with raw outputs (3K,): the uniform picks the component, its remainder the quantile."""
-    components = outputs.shape[0] // 3
-    highest = outputs[0]
+    The uniform picks the component, and what is left of it the component's quantile.
+    """
+    components, n = outputs.shape[0] // 3, values.shape[0]
+    highest = outputs[0, :n].copy()
     for k in range(1, components):
-        highest = max(highest, outputs[k])
-    total = 0.0
+        for i in range(n):
+            highest[i] = max(highest[i], outputs[k, i])
+    weights = np.empty((components, n), dtype=np.float32)
+    left = np.zeros(n, dtype=np.float32)
     for k in range(components):
-        total += math.exp(outputs[k] - highest)
-    left = uniform * total
-    chosen = 0
-    weight = math.exp(outputs[0] - highest)
-    while left >= weight and chosen < components - 1:
-        left -= weight
-        chosen += 1
-        weight = math.exp(outputs[chosen] - highest)
-    within = min(max(left / weight, LOWEST_UNIFORM), 1 - LOWEST_UNIFORM)
-    log_scale = SCALE_CENTRE + SCALE_HALF * math.tanh((outputs[2 * components + chosen] - SCALE_CENTRE) / SCALE_HALF)
-    return float(outputs[components + chosen] + math.exp(log_scale) * normal_quantile(within))
+        for i in range(n):
+            weights[k, i] = exp(outputs[k, i] - highest[i])
+            left[i] += weights[k, i]
+    below = np.zeros(n, dtype=np.float32)
+    before = np.zeros(n, dtype=np.float32)
+    weight = weights[0].copy()
+    mean = outputs[components, :n].copy()
+    raw_scale = outputs[2 * components, :n].copy()
+    for i in range(n):
+        left[i] *= uniforms[i]
+    for k in range(1, components):
+        for i in range(n):
+            below[i] += weights[k - 1, i]
+            beyond = left[i] >= below[i]
+            before[i] = below[i] if beyond else before[i]
+            weight[i] = weights[k, i] if beyond else weight[i]
+            mean[i] = outputs[components + k, i] if beyond else mean[i]
+            raw_scale[i] = outputs[2 * components + k, i] if beyond else raw_scale[i]
+    for i in range(n):
+        within = min(max((left[i] - before[i]) / weight[i], LOWEST_UNIFORM), _ONE - LOWEST_UNIFORM)
+        values[i] = mean[i] + scale(raw_scale[i]) * normal_quantile(within)
 
 
-@numba.njit(cache=True, nogil=True)
-def mixture_values(outputs: Floats, uniforms: Floats) -> Floats:
-    """Values (rows,) of mixtures with raw outputs (rows, 3K)."""
-    values = np.empty(outputs.shape[0], dtype=np.float32)
-    for row in range(outputs.shape[0]):
-        values[row] = mixture_value(outputs[row], uniforms[row])
-    return values
-
-
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def _affine(weight: Floats, bias: Floats, values: Floats, outputs: Floats) -> None:
     """outputs (o,) = values (i,) @ weight (i, o) + bias (o,)."""
-    for o in range(outputs.shape[0]):
+    inputs, width = values.shape[0], outputs.shape[0]
+    for o in range(width):
         outputs[o] = bias[o]
-    for i in range(values.shape[0]):
-        value = values[i]
-        for o in range(outputs.shape[0]):
-            outputs[o] += value * weight[i, o]
+    whole = inputs - inputs % 4
+    for i in range(0, whole, 4):
+        a, b, c, d = values[i], values[i + 1], values[i + 2], values[i + 3]
+        for o in range(width):
+            outputs[o] += (a * weight[i, o] + b * weight[i + 1, o]) + (c * weight[i + 2, o] + d * weight[i + 3, o])
+    for i in range(whole, inputs):
+        a = values[i]
+        for o in range(width):
+            outputs[o] += a * weight[i, o]
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _hardswish(values: Floats) -> None:
     """x · min(max(x + 3, 0), 6) / 6, in place."""
     for i in range(values.shape[0]):
@@ -104,7 +85,7 @@ def _hardswish(values: Floats) -> None:
         values[i] = x * min(max(x + np.float32(3), np.float32(0)), np.float32(6)) * np.float32(1 / 6)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def profile_chain(
     layer_code: Floats,
     shared: Floats,
@@ -128,135 +109,146 @@ def profile_chain(
     ``highest`` (L,), ``uniforms`` (rows, L, 3): hit at all, energy, number of hits.
     """
     rows, layers, codes = layer_code.shape
-    fixed = codes + shared.shape[1]
-    inputs = np.zeros(hidden_weight.shape[1], dtype=np.float32)
-    hidden = np.empty(hidden_weight.shape[2], dtype=np.float32)
-    energy_law = np.empty(energy_weight.shape[2], dtype=np.float32)
-    count_inputs = np.empty(count_hidden_weight.shape[1], dtype=np.float32)
+    fixed, width = codes + shared.shape[1], hidden_weight.shape[2]
+    inputs = np.zeros((rows, hidden_weight.shape[1]), dtype=np.float32)
+    inputs[:, codes:fixed] = shared
+    hidden = np.empty((rows, width), dtype=np.float32)
+    law = np.empty(energy_weight.shape[2], dtype=np.float32)
+    energy_laws = np.empty((law.size, rows), dtype=np.float32)
+    count_inputs = np.empty(width + 2, dtype=np.float32)
     counted = np.empty(count_hidden_weight.shape[2], dtype=np.float32)
     count_law = np.empty(count_weight.shape[2], dtype=np.float32)
-    log_shares = np.full((rows, layers), empty, dtype=np.float32)
-    counts = np.zeros((rows, layers), dtype=np.float32)
-    for row in range(rows):
-        spent = 0.0
-        inputs[:] = 0.0
-        inputs[codes:fixed] = shared[row]
-        for layer in range(layers):
-            inputs[:codes] = layer_code[row, layer]
+    count_laws = np.zeros((count_law.size, rows), dtype=np.float32)
+    filled = np.empty(rows, dtype=np.bool_)
+    spent = np.zeros(rows, dtype=np.float32)
+    drawn_shares, drawn_counts = np.empty(rows, dtype=np.float32), np.empty(rows, dtype=np.float32)
+    log_shares = np.empty((rows, layers), dtype=np.float32)
+    counts = np.empty((rows, layers), dtype=np.float32)
+    for layer in range(layers):
+        for row in range(rows):
+            inputs[row, :codes] = layer_code[row, layer]
             if memory > 0:
-                inputs[fixed] = math.log(max(1.0 - spent, 0.0) + LEAST_REMAINING)
-            _affine(hidden_weight[layer], hidden_bias[layer, 0], inputs, hidden)
-            _hardswish(hidden)
-            _affine(energy_weight[layer], energy_bias[layer, 0], hidden, energy_law)
-            filled = uniforms[row, layer, 0] * (1 + math.exp(-energy_law[0])) < 1
-            share = 0.0
-            count = 0.0
-            if filled:
-                share = min(max(mixture_value(energy_law[1:], uniforms[row, layer, 1]), empty + 1), 0.0)
-                count_inputs[: hidden.shape[0]] = hidden
-                count_inputs[hidden.shape[0]] = share / 4 + 1
-                count_inputs[hidden.shape[0] + 1] = shared[row, -1]
+                inputs[row, fixed] = log(max(_ONE - spent[row], np.float32(0)) + np.float32(LEAST_REMAINING))
+            _affine(hidden_weight[layer], hidden_bias[layer, 0], inputs[row], hidden[row])
+            _hardswish(hidden[row])
+            _affine(energy_weight[layer], energy_bias[layer, 0], hidden[row], law)
+            energy_laws[:, row] = law
+        mixture_values(energy_laws[1:], uniforms[:, layer, 1].copy(), drawn_shares)
+        for row in range(rows):
+            filled[row] = uniforms[row, layer, 0] * (_ONE + exp(-energy_laws[0, row])) < _ONE
+            if filled[row]:
+                drawn_shares[row] = min(max(drawn_shares[row], np.float32(empty + 1)), np.float32(0))
+                count_inputs[:width] = hidden[row]
+                count_inputs[width] = drawn_shares[row] / np.float32(4) + _ONE
+                count_inputs[width + 1] = shared[row, -1]
                 _affine(count_hidden_weight[layer], count_hidden_bias[layer, 0], count_inputs, counted)
                 _hardswish(counted)
                 _affine(count_weight[layer], count_bias[layer, 0], counted, count_law)
-                value = math.exp(min(max(mixture_value(count_law, uniforms[row, layer, 2]), -1.0), 12.0))
-                count = min(max(math.floor(value + 0.5), 1.0), highest[layer])
-                spent += math.exp(share)
-                log_shares[row, layer] = share
-                counts[row, layer] = count
+                count_laws[:, row] = count_law
+        mixture_values(count_laws, uniforms[:, layer, 2].copy(), drawn_counts)
+        for row in range(rows):
+            share, count = np.float32(empty), np.float32(0)
+            if filled[row]:
+                share = drawn_shares[row]
+                value = exp(min(max(drawn_counts[row], np.float32(-1)), np.float32(12)))
+                count = min(max(np.float32(math.floor(value + np.float32(0.5))), _ONE), highest[layer])
+                spent[row] += exp(share)
+            log_shares[row, layer] = share
+            counts[row, layer] = count
             if memory > 0:
-                for place in range(inputs.shape[0] - 1, fixed + 3, -1):
-                    inputs[place] = inputs[place - 3]
-                inputs[fixed + 1] = 1.0 if filled else 0.0
-                inputs[fixed + 2] = share / 4 + 1 if filled else 0.0
-                inputs[fixed + 3] = math.log(1.0 + count) - 2.0
+                for place in range(inputs.shape[1] - 1, fixed + 3, -1):
+                    inputs[row, place] = inputs[row, place - 3]
+                inputs[row, fixed + 1] = _ONE if filled[row] else np.float32(0)
+                inputs[row, fixed + 2] = share / np.float32(4) + _ONE if filled[row] else np.float32(0)
+                inputs[row, fixed + 3] = log(_ONE + count) - np.float32(2)
     return log_shares, counts
 
 
-@numba.njit(cache=True, nogil=True)
-def nth_largest(values: Floats, count: int, scratch: Floats) -> float:
-    """The ``count``-th largest of ``values`` (n,), 1 ≤ count ≤ n (Hoare; ``scratch`` (n,) is overwritten)."""
-    for i in range(values.shape[0]):
-        scratch[i] = values[i]
-    low, high, wanted = 0, values.shape[0] - 1, count - 1
-    while low < high:
-        pivot = scratch[(low + high) >> 1]
-        i, j = low, high
-        while i <= j:
-            while scratch[i] > pivot:
-                i += 1
-            while scratch[j] < pivot:
-                j -= 1
-            if i <= j:
-                scratch[i], scratch[j] = scratch[j], scratch[i]
-                i += 1
-                j -= 1
-        if wanted <= j:
-            high = j
-        elif wanted >= i:
-            low = i
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def threshold_of_largest(values: Floats, count: int) -> np.float32:
+    """A value that the ``count`` largest of ``values`` (n,), all ≥ 0, reach and no other does, equal ones apart."""
+    # Floats that are not negative are in the order of their bits, which are halved until as many are above as wanted.
+    bits = values.view(np.int32)
+    low, high = bits.min(), bits.max() + 1
+    while high - low > 1:
+        middle = low + ((high - low) >> 1)
+        above = np.int32(0)
+        for i in range(bits.shape[0]):
+            above += np.int32(bits[i] >= middle)
+        if above >= count:
+            low = middle
+            if above == count:
+                break
         else:
-            break
-    return float(scratch[wanted])
+            high = middle
+    return np.float32(np.int32(low).view(np.float32))
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def voxel_energies(
-    odds: Floats,
+    logits: Floats,
     codes: Floats,
     weight: Floats,
     bias: Floats,
     uniforms: Floats,
+    start: int,
     counts: Floats,
     energies: Floats,
 ) -> Floats:
     """Voxel energies (rows, L, A, R) that sum to ``energies`` (rows, L) over ``counts`` (rows, L) hits of each layer.
 
-    The hits are a Pareto sample (Rosén, J. Stat. Plan. Inference 62, 1997): the voxels of largest ``odds``
-    (rows, L, A, R) · u/(1 − u), so that each is hit with nearly the probability of its odds when these probabilities
+    The hits are a Pareto sample (Rosén, J. Stat. Plan. Inference 62, 1997): the voxels of largest e^logit · u/(1 − u),
+    ``logits`` (rows, L, A, R), so that each is hit with nearly the probability of its logit when these probabilities
     sum to the count, as those of a trained decoder do, which sees the count. The hits' energies are values of mixtures
     with raw outputs ``codes`` (rows, L, A, C) · ``weight`` (C, R·3K) + ``bias`` (L, 1, R·3K), scaled to the layer's
-    energy. ``uniforms`` (rows, 2, L, A, R).
+    energy. The numbers of ``uniforms`` (rows, ·) from ``start`` on are used, (L, A, R) for the hits and as many for the
+    energies.
     """
-    rows, layers, angular, radial = odds.shape
-    channels, outputs = weight.shape
-    width = outputs // radial
-    one = np.float32(1)
-    showers = np.zeros((rows, layers, angular, radial), dtype=np.float32)
-    keys = np.empty(angular * radial, dtype=np.float32)
-    scratch = np.empty(angular * radial, dtype=np.float32)
-    laws = np.empty(outputs, dtype=np.float32)
+    rows, layers, angular, radial = logits.shape
+    width = weight.shape[1] // radial
+    voxels = angular * radial
+    showers = np.zeros((rows, layers * voxels), dtype=np.float32)
+    keys = np.empty(voxels, dtype=np.float32)
+    outputs = np.empty(weight.shape[1], dtype=np.float32)
+    # The hits of one shower, layer by layer: their place, and what their energies are drawn from.
+    places = np.empty(layers * voxels, dtype=np.int32)
+    laws = np.empty((width, layers * voxels), dtype=np.float32)
+    chosen = np.empty(layers * voxels, dtype=np.float32)
+    values = np.empty(layers * voxels, dtype=np.float32)
+    ends = np.zeros(layers + 1, dtype=np.int64)
     for row in range(rows):
+        hits = 0
+        for_hits = uniforms[row, start : start + layers * voxels]
+        for_energies = uniforms[row, start + layers * voxels : start + 2 * layers * voxels]
         for layer in range(layers):
             count = int(counts[row, layer])
-            if count == 0:
-                continue
-            for angle in range(angular):
-                for ring in range(radial):
-                    u = uniforms[row, 0, layer, angle, ring]
-                    keys[angle * radial + ring] = odds[row, layer, angle, ring] * u / (one - u)
-            lowest = nth_largest(keys, count, scratch)
-            total = 0.0
-            for angle in range(angular):
-                known = False
-                for ring in range(radial):
-                    if keys[angle * radial + ring] < lowest:
+            if count > 0:
+                logit, u = logits[row, layer].reshape(-1), for_hits[layer * voxels : (layer + 1) * voxels]
+                for voxel in range(voxels):
+                    keys[voxel] = exp(min(logit[voxel], HIGHEST_LOGIT)) * u[voxel] / (_ONE - u[voxel])
+                lowest = threshold_of_largest(keys, count)
+                for angle in range(angular):
+                    begun = hits
+                    for voxel in range(angle * radial, (angle + 1) * radial):
+                        places[hits] = layer * voxels + voxel
+                        hits += keys[voxel] >= lowest
+                    if hits == begun:
                         continue
-                    if not known:
-                        known = True
-                        for output in range(outputs):
-                            laws[output] = bias[layer, 0, output]
-                        for channel in range(channels):
-                            code = codes[row, layer, angle, channel]
-                            for output in range(outputs):
-                                laws[output] += code * weight[channel, output]
-                    law = laws[ring * width : (ring + 1) * width]
-                    value = mixture_value(law, uniforms[row, 1, layer, angle, ring])
-                    energy = math.exp(min(max(value, LOWEST_LOG), HIGHEST_LOG))
-                    showers[row, layer, angle, ring] = energy
-                    total += energy
-            scale = energies[row, layer] / total
-            for angle in range(angular):
-                for ring in range(radial):
-                    showers[row, layer, angle, ring] *= scale
-    return showers
+                    _affine(weight, bias[layer, 0], codes[row, layer, angle], outputs)
+                    for hit in range(begun, hits):
+                        ring = places[hit] - layer * voxels - angle * radial
+                        for output in range(width):
+                            laws[output, hit] = outputs[ring * width + output]
+                        chosen[hit] = for_energies[places[hit]]
+            ends[layer + 1] = hits
+        mixture_values(laws, chosen, values[:hits])
+        for hit in range(hits):
+            values[hit] = exp(min(max(values[hit], LOWEST_LOG), HIGHEST_LOG))
+        for layer in range(layers):
+            total = 0.0
+            for hit in range(ends[layer], ends[layer + 1]):
+                total += values[hit]
+            factor = np.float32(energies[row, layer] / total) if total > 0 else np.float32(0)
+            for hit in range(ends[layer], ends[layer + 1]):
+                showers[row, places[hit]] = values[hit] * factor
+    return showers.reshape(rows, layers, angular, radial)

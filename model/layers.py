@@ -99,7 +99,10 @@ class Rings(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """(rows, L, inputs) → (rows, L, A, voxel_channels)."""
         ring = gelu(self.ring(gelu(self.hidden(values)))).reshape(-1, *self.size)
-        around = torch.cat([ring.roll(1, dims=2), ring, ring.roll(-1, dims=2)], dim=3)
+        padded = torch.cat([ring[:, :, -1:], ring, ring[:, :, :1]], dim=2)
+        channels = self.size[2]
+        # Each bin with its two neighbours: overlapping pieces of three bins.
+        around = padded.flatten(2).unfold(2, 3 * channels, channels).contiguous()
         return gelu(cast("Tensor", self.around(around)))
 
 

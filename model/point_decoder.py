@@ -52,7 +52,7 @@ class PointDecoder(nn.Module):
     def draw(self, latent: Tensor, incident_energies: Tensor, uniforms: NDArray[np.float32]) -> NDArray[np.float32]:
         """Showers (rows, L, A, R) in MeV; arguments as of ``SampledDecoder.draw``."""
         logits, activation = self(latent, incident_energies)
-        hit = torch.from_numpy(uniforms).view_as(logits) < torch.sigmoid(logits)
+        hit = torch.from_numpy(uniforms[:, : self.uniform_count]).reshape(logits.shape) < torch.sigmoid(logits)
         showers: NDArray[np.float32] = (self.scaling.inverse(activation) * hit).numpy()
         energies: NDArray[np.float32] = incident_energies.numpy()[:, None, None, None]
         return showers * energies

@@ -32,6 +32,12 @@ def random_uniforms(decoder: SampledDecoder, rows: int = ROWS) -> np.ndarray:
     return np.random.default_rng(1).uniform(1e-4, 1 - 1e-4, (rows, decoder.uniform_count)).astype(np.float32)
 
 
+def mixture_draws(outputs: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+    values = np.empty(len(uniforms), dtype=np.float32)
+    mixture_values(np.ascontiguousarray(outputs.T), np.ascontiguousarray(uniforms), values)
+    return values
+
+
 @pytest.mark.parametrize("memory", [0, 1, 2, 3])
 def test_compiled_chain_draws_from_the_laws_of_the_likelihood(memory: int) -> None:
     """Teacher-forced on the drawn layers, the trained maps give back every drawn energy and count."""
@@ -51,10 +57,9 @@ def test_compiled_chain_draws_from_the_laws_of_the_likelihood(memory: int) -> No
     for layer in range(shape.layers):
         hit = draws[:, layer, 0] < 1 / (1 + np.exp(-energy_outputs[:, layer, 0]))
         np.testing.assert_array_equal(hit, filled[:, layer])
-        energies = np.ascontiguousarray(energy_outputs[:, layer, 1:])
-        expected = mixture_values(energies, draws[:, layer, 1]).clip(EMPTY_LOG_SHARE + 1, 0)
+        expected = mixture_draws(energy_outputs[:, layer, 1:], draws[:, layer, 1]).clip(EMPTY_LOG_SHARE + 1, 0)
         np.testing.assert_allclose(share.numpy()[hit, layer], expected[hit], atol=2e-4)
-        counts = np.exp(mixture_values(np.ascontiguousarray(count_outputs[:, layer]), draws[:, layer, 2]).clip(-1, 12))
+        counts = np.exp(mixture_draws(count_outputs[:, layer], draws[:, layer, 2]).clip(-1, 12))
         wanted = np.floor(counts + 0.5).clip(1, decoder.profile.highest[layer].item())
         assert np.abs(count.numpy()[hit, layer] - wanted[hit]).max(initial=0) <= 1
 

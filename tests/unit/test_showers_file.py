@@ -57,6 +57,16 @@ def test_files_have_the_layout_of_the_challenge(tmp_path: Path) -> None:
     assert (read.dtype, read_energies.dtype) == (np.float32, np.float64)
 
 
+@pytest.mark.parametrize("sizes", [(1, 39, 41, 80, 7), (168,), (40, 40, 40, 40, 8), (3,) * 56])
+def test_rows_come_back_whatever_the_chunks_they_were_written_in(tmp_path, sizes):
+    energies, showers = random_showers(168, 6480)
+    ends = np.cumsum(sizes)
+    write_showers(tmp_path / "out.hdf5", energies, (showers[end - n : end] for n, end in zip(sizes, ends, strict=True)))
+    with h5py.File(tmp_path / "out.hdf5") as file:
+        np.testing.assert_array_equal(file["showers"][:], showers)
+        np.testing.assert_array_equal(file["showers"][77:83], showers[77:83])
+
+
 def test_chunks_of_any_size_join_to_the_whole(good: Path) -> None:
     energies, showers = read_showers(good, SMALL)
     for rows in (1, 7, 256, 257, 1000):
