@@ -2,7 +2,8 @@
 
 *Calibration*: the sampler's own, at its default settings, beside the beta that best fits: the hidden one if the
 emulator has no control errors, and otherwise the scale of largest pseudolikelihood (worked out here, by another
-minimiser) of other reads in other gauges on the same qubits.
+minimiser) of other reads, at the strength of a draw, on the same qubits, in as many gauges as it takes to know it to a
+given error.
 
 *Showers*: FPD and KPD between showers of QPU latents (default refinement) and of Gibbs latents of the same energies,
 beside the floor: Gibbs against Gibbs with another seed.
@@ -32,6 +33,7 @@ from sampler.gibbs.sampler import GibbsSampler
 from sampler.protocol import Sampler
 from sampler.qpu.budget import BudgetLedger
 from sampler.qpu.draw import Drawer, DrawOptions, PartReads
+from sampler.qpu.gauge import GAUGES_OF_A_SET
 from sampler.qpu.link import SolverLink
 from sampler.qpu.packing import Part, Programming
 from sampler.qpu.planner import Planner
@@ -42,8 +44,12 @@ from sampler.request import LatentRequest, SamplerOptions
 
 BUNDLES = {"zephyr:12": "electron-zephyr", "pegasus:16": "electron-pegasus"}
 CONDITIONS = 4
-EMULATOR_SWEEPS = 32
-"""The pretrained machines forget their start within eight sweeps."""
+EMULATOR_SWEEPS = 128
+"""The pretrained machines forget their start within eight sweeps, but with control errors of 3 % at a beta of 7 their
+couplings are those of a spin glass near its transition: 32 sweeps leave it almost a percent too hot."""
+GAUGES_AT_ONCE = 32
+BINS = 4096
+MOST_GAUGES = 1600
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +65,13 @@ class CalibrationRow:
     by_energies: float | None
     best_fit: float
     best_fit_error: float
+    best_fit_gauges: int
     deviation: float
     reads: int
     gauges: int
     access_time_ms: float
     amplification: float
+    correction: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +109,12 @@ def request_of(bundle: Bundle, energies: NDArray[np.float64], seed: int, options
 
 
 def best_fit(
-    bundle: Bundle, conditions: NDArray[np.int8], settings: QpuSettings, beta: float, gauges: int, reads: int
-) -> tuple[float, float]:
-    """The beta of largest pseudolikelihood of ``reads`` reads in each of ``gauges`` gauges, and its standard error."""
+    bundle: Bundle, conditions: NDArray[np.int8], settings: QpuSettings, beta: float, reads: int, error: float
+) -> tuple[float, float, int]:
+    """The beta of largest pseudolikelihood, its standard error, and the gauges behind it.
+
+    ``reads`` reads in each gauge, and gauges until the relative error is ``error``.
+    """
     link = SolverLink(settings)
     try:
         planner, rng = Planner(settings), np.random.default_rng(99)
@@ -113,23 +124,51 @@ def best_fit(
         plan = planner.plan(request, info)
         sites = planner.sites(request, info, place_condition=False).copies
         measured, _ = planner.calibration(plan, sites)
-        total = gauges * reads
+        total = GAUGES_AT_ONCE * reads
         parts = tuple(Part(part.condition, part.copy, np.arange(total)) for part in measured.parts)
+        programming = [Programming(parts, total)]
         ledger = BudgetLedger(settings.state_folder / "qpu_budget.json", None, None)
+        options = DrawOptions(plan.options.annealing_time_us, gauges=GAUGES_AT_ONCE)
+        sets: list[PullCounts] = []
         with link.borrow(info) as connection:
             drawer = Drawer(Runner(link, connection, info, ledger, settings), settings)
-            options = DrawOptions(plan.options.annealing_time_us, gauges=gauges)
-            deadline = monotonic() + 1200.0
-            programming = [Programming(parts, total)]
-            drawn = drawer.draw(programming, sites, plan.conditions, beta, options, deadline, rng, Bill())
+            while True:
+                deadline = monotonic() + 1200.0
+                drawn = drawer.draw(programming, sites, plan.conditions, beta, options, deadline, rng, Bill())
+                pulls = [pulls_of(part) for part in drawn]
+                width = GAUGES_OF_A_SET * reads
+                sets += [
+                    PullCounts.of([one[start : start + width] for one in pulls]) for start in range(0, total, width)
+                ]
+                scale, spread = fitted_scale(sets)
+                if spread <= error * scale or len(sets) * GAUGES_OF_A_SET >= MOST_GAUGES:
+                    return beta * scale, beta * spread, len(sets) * GAUGES_OF_A_SET
     finally:
         link.close()
-    pulls = [pulls_of(part) for part in drawn]
-    blocks = [[one[k * reads : (k + 1) * reads] for one in pulls] for k in range(gauges)]
-    scale = fitted_scale(pulls)
-    # Each gauge on its own: their spread holds both the reads' noise and the control errors'.
-    spread = np.std([fitted_scale(block) for block in blocks], ddof=1)
-    return beta * scale, float(beta * spread / np.sqrt(gauges))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PullCounts:
+    """How often each pull −2 s_i f_i occurs in the reads of one set of gauges, in narrow bins."""
+
+    pulls: NDArray[np.float64]
+    counts: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, pulls: list[NDArray[np.float32]]) -> PullCounts:
+        """Counted over all of ``pulls``."""
+        most = max(float(np.abs(one).max()) for one in pulls)
+        counts, edges = np.histogram(np.concatenate([one.ravel() for one in pulls]), BINS, (-most, most))
+        return cls((edges[1:] + edges[:-1]) / 2.0, counts.astype(np.float64))
+
+    def loss(self, r: float) -> float:
+        """Σ log(1 + exp(−r a))."""
+        return float(self.counts @ np.logaddexp(0.0, -r * self.pulls))
+
+    def slope_and_curve(self, r: float) -> tuple[float, float]:
+        """Minus the first, and the second derivative of the loss."""
+        up = 1.0 / (1.0 + np.exp(r * self.pulls))
+        return float(self.counts @ (self.pulls * up)), float(self.counts @ (self.pulls**2 * up * (1.0 - up)))
 
 
 def pulls_of(part: PartReads) -> NDArray[np.float32]:
@@ -138,16 +177,21 @@ def pulls_of(part: PartReads) -> NDArray[np.float32]:
     return (-2.0 * part.factor * part.spins * felt).astype(np.float32)
 
 
-def fitted_scale(pulls: list[NDArray[np.float32]]) -> float:
-    """The r that minimises Σ log(1 + exp(−r a))."""
+def fitted_scale(sets: list[PullCounts]) -> tuple[float, float]:
+    """The r of least loss over all sets, and its standard error from how the sets differ."""
 
     def loss(r: float) -> float:
-        return sum(float(np.logaddexp(np.float32(0.0), np.float32(-r) * a).sum(dtype=np.float64)) for a in pulls)
+        return sum(one.loss(r) for one in sets)
 
-    return float(minimize_scalar(loss, bounds=(0.1, 3.0), method="bounded", options={"xatol": 1e-4}).x)
+    r = float(minimize_scalar(loss, bounds=(0.1, 3.0), method="bounded", options={"xatol": 1e-5}).x)
+    slopes, curves = np.array([one.slope_and_curve(r) for one in sets]).T
+    # At the minimum the slopes add up to nought; each set alone would have moved it by slope over the whole curve.
+    return r, float(np.sqrt(len(sets) / (len(sets) - 1) * (slopes**2).sum()) / curves.sum())
 
 
-def calibrate(topology: str, bundle: Bundle, hidden: float, error: float, gauges: int, reads: int) -> CalibrationRow:
+def calibrate(
+    topology: str, bundle: Bundle, hidden: float, error: float, reads: int, fit_error: float
+) -> CalibrationRow:
     """One emulator, calibrated."""
     config = EmulatorConfig(
         topology=topology,
@@ -164,9 +208,9 @@ def calibrate(topology: str, bundle: Bundle, hidden: float, error: float, gauges
         with QpuSampler(settings) as sampler:
             found = sampler.calibrate(bundle.machine, conditions, deadline_s=1200.0)
             used_us = sampler.availability(bundle.machine).detail["budget"]["used_today_us"]
-        target = (hidden, 0.0)
+        target = (hidden, 0.0, 0)
         if error:
-            target = best_fit(bundle, conditions, settings, found.beta, gauges, reads)
+            target = best_fit(bundle, conditions, settings, found.beta, reads, fit_error)
     return CalibrationRow(
         topology=topology,
         hidden_beta=hidden,
@@ -177,11 +221,13 @@ def calibrate(topology: str, bundle: Bundle, hidden: float, error: float, gauges
         by_energies=found.beta_energies,
         best_fit=target[0],
         best_fit_error=target[1],
+        best_fit_gauges=target[2],
         deviation=found.beta / target[0] - 1.0,
         reads=found.reads,
         gauges=found.gauges,
         access_time_ms=used_us / 1000.0,
         amplification=found.amplification,
+        correction=found.correction,
     )
 
 
@@ -251,8 +297,8 @@ def main() -> None:
     parser.add_argument("--showers", type=int, default=2000, help="showers of each set; 0 leaves them out")
     parser.add_argument("--floors", type=int, default=4, help="sets of Gibbs showers that the floor is taken from")
     parser.add_argument("--no-qpu", action="store_true", help="of the showers only the floor")
-    parser.add_argument("--gauges", type=int, default=48, help="gauges of the best fit")
-    parser.add_argument("--reads", type=int, default=60, help="reads in each of them")
+    parser.add_argument("--reads", type=int, default=24, help="reads in each gauge of the best fit")
+    parser.add_argument("--fit-error", type=float, default=0.003, help="relative standard error of the best fit")
     parser.add_argument("-o", "--output", type=Path, help="write the rows as JSON")
     arguments = parser.parse_args()
     found: dict[str, list[dict[str, object]]] = {"calibration": [], "showers": []}
@@ -280,7 +326,7 @@ def main() -> None:
     for error in arguments.control_error:
         for hidden in arguments.beta:
             for topology, bundle in bundles.items():
-                row = calibrate(topology, bundle, hidden, error, arguments.gauges, arguments.reads)
+                row = calibrate(topology, bundle, hidden, error, arguments.reads, arguments.fit_error)
                 keep("calibration", row)
                 print(
                     f"{topology:12}{hidden:7.1f}{error:8.0%}{row.beta:9.3f} ± {row.beta_error:.3f}"

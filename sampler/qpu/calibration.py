@@ -18,7 +18,8 @@ from sampler.machine import BoltzmannMachine
 from sampler.qpu.budget import utc_now
 from sampler.qpu.draw import PartReads, programming_of_reads
 from sampler.qpu.files import locked, read_json, write_json
-from sampler.qpu.temperature import Estimate, energy_scale, pseudolikelihood_scale
+from sampler.qpu.gauge import GAUGES_OF_A_SET
+from sampler.qpu.temperature import MIN_BLOCKS, Estimate, energy_scale, pseudolikelihood_scale
 
 _CHAIN_SWEEPS = 256
 _CHAINS = 300
@@ -60,6 +61,7 @@ class Calibration:
         beta_energies_error: its standard error.
         gauges: programmings behind it, each with gauges of its own.
         amplification: what (h, J) was multiplied by in them, beside what a draw programs.
+        correction: what the estimates were multiplied by for the heat that control errors add to an amplified machine.
     """
 
     solver: str
@@ -77,6 +79,7 @@ class Calibration:
     beta_energies_error: float | None = None
     gauges: int = 1
     amplification: float = 1.0
+    correction: float = 1.0
 
     @property
     def key(self) -> CalibrationKey:
@@ -154,7 +157,7 @@ def apparent_scale(
         # Spread over all reads, so that every programming has its say.
         picked = np.linspace(0, count - 1, min(count, max(1, spins_used // reads.spins.shape[1]))).round().astype(int)
         spins = reads.spins[picked]
-        blocks.append(programming_of_reads(count, gauges)[picked])
+        blocks.append(_blocks(count, gauges)[picked])
         felt = reads.site.layout.local_fields(reads.fields, spins)
         free = reads.site.layout.machine.partitions[reads.site.layout.nodes] != 0
         pull = -2.0 * reads.factor * spins * felt
@@ -188,7 +191,7 @@ def matched_scale(
         return np.stack(drawn)
 
     # Two Newton steps: the start is the estimate by pseudolikelihood, a percent or so away.
-    blocks = programming_of_reads(energies.shape[1], gauges)
+    blocks = _blocks(energies.shape[1], gauges)
     return energy_scale(energies, chains, start, rng, rounds=2, blocks=blocks)
 
 
@@ -217,6 +220,15 @@ def programmed_machine(reads: PartReads) -> BoltzmannMachine:
     j = np.zeros(layout.machine.j.shape[0])
     j[layout.couplings] = layout.j * reads.factor
     return layout.machine.with_parameters(h.astype(np.float32), j.astype(np.float32))
+
+
+def _blocks(reads: int, gauges: int) -> NDArray[np.int64]:
+    """(reads,) which set of gauges each read belongs to, or which gauge if there are few sets.
+
+    What one gauge of a set is off by is partly made up for by the others: only whole sets differ by chance.
+    """
+    programming = programming_of_reads(reads, gauges)
+    return programming // GAUGES_OF_A_SET if gauges >= MIN_BLOCKS * GAUGES_OF_A_SET else programming
 
 
 def _energies(reads: PartReads, spins: NDArray[np.int8] | None = None) -> NDArray[np.float64]:

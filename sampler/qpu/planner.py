@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampler.qpu.draw import DrawOptions, programming_cost_us, qubits_of
+from sampler.qpu.gauge import GAUGES_OF_A_SET
 from sampler.qpu.options import draw_options
 from sampler.qpu.packing import Part, Programming, pack
 from sampler.qpu.settings import QpuSettings
@@ -21,8 +22,8 @@ COPIES_MUST_SAVE = 0.1
 FIRST_LOOK_READS = 100
 """Reads of a calibration's first programming, which only finds out about how hot the solver is."""
 
-LEAST_READS_PER_GAUGE = 50
-"""Fewer reads in each programming of a calibration would cost more in programming than they tell."""
+LEAST_READS_PER_GAUGE = 20
+"""Fewer reads in each programming of a calibration would not show how far its spins deviate from the law."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,15 +143,27 @@ class Planner:
         )
         return first, second
 
-    def calibration_gauges(self, programming: Programming) -> int:
-        """Gauges to measure in: errors of h and J average out over them, but each costs a programming."""
-        return max(1, min(self._settings.calibration_gauges, programming.reads // LEAST_READS_PER_GAUGE))
+    def calibration_gauges(self, plan: Plan, sites: Sequence[Site]) -> int:
+        """Gauges to measure in: as many whole sets as the access time of a calibration allows.
+
+        Errors of h and J average out over programmings, not over reads.
+        """
+        reads = self.calibration(plan, sites)[1].reads
+        most = min(self._settings.calibration_gauges, max(1, reads // LEAST_READS_PER_GAUGE))
+        sets = range(most // GAUGES_OF_A_SET * GAUGES_OF_A_SET, 0, -GAUGES_OF_A_SET)
+        for gauges in sets:
+            if self._calibration_us(plan, sites, gauges) <= self._settings.calibration_access_us:
+                return gauges
+        return min(most, GAUGES_OF_A_SET)
 
     def calibration_cost_us(self, plan: Plan, sites: Sequence[Site]) -> float:
         """QPU access time of both programmings of a calibration."""
+        return self._calibration_us(plan, sites, self.calibration_gauges(plan, sites))
+
+    def _calibration_us(self, plan: Plan, sites: Sequence[Site], gauges: int) -> float:
         first, second = self.calibration(plan, sites)
         plain = DrawOptions(plan.options.annealing_time_us)
-        gauged = DrawOptions(plan.options.annealing_time_us, gauges=self.calibration_gauges(second))
+        gauged = DrawOptions(plan.options.annealing_time_us, gauges=gauges)
         return total_cost_us(plan.info, [first], sites, plain) + total_cost_us(plan.info, [second], sites, gauged)
 
     def _pack(

@@ -358,7 +358,7 @@ class QpuSampler:
             self._drawer(plan, connection, bill),
             deadline,
             bill,
-            gauges=self._planner.calibration_gauges(programmings[1]),
+            gauges=self._planner.calibration_gauges(plan, sites),
             unless_kept=unless_kept,
         )
 

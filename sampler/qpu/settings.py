@@ -38,6 +38,8 @@ class QpuSettings:
         initial_beta: beta_eff assumed in the first programming of a calibration, in 1/(programmed unit).
         calibration_reads: reads that a calibration's measurement takes of each copy, all its gauges together.
         calibration_gauges: most spin-reversal gauges it is averaged over, each a programming of its own.
+        calibration_access_us: QPU access time that a calibration may take; it has as many gauges as fit in, at least
+            four.
         calibration_spread_kt: a weakly coupled machine's (h, J) are amplified in a calibration, up to four times,
             so that its energies spread by about this; 0 measures every machine as it is drawn.
         calibration_max_age_s: an older calibration is marked stale.
@@ -79,8 +81,9 @@ class QpuSettings:
     daily_budget_us: float | None = None
     key_budget_us: float | None = None
     initial_beta: float = 5.0
-    calibration_reads: int = 1600
-    calibration_gauges: int = 16
+    calibration_reads: int = 960
+    calibration_gauges: int = 48
+    calibration_access_us: float = 9e5
     calibration_spread_kt: float = 10.0
     calibration_max_age_s: float = 7 * 86400.0
     drift_tolerance: float = 0.05
@@ -133,6 +136,7 @@ _LIMITS = (
     ("initial_beta", 0.1, 100.0),
     ("calibration_reads", 10, 10_000),
     ("calibration_gauges", 1, 1000),
+    ("calibration_access_us", 0.0, 1e9),
     ("calibration_spread_kt", 0.0, 1e3),
     ("calibration_max_age_s", 0.0, 1e9),
     ("drift_tolerance", 0.0, 1.0),

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BOOTSTRAPS = 100
-MIN_BLOCKS = 6
-"""Fewer programmings than these do not show how much programmings differ."""
+MIN_BLOCKS = 5
+"""Fewer programmings, or sets of them, than these do not show how much they differ."""
 _LOWEST, _HIGHEST = 1e-2, 1e2
 
 
@@ -26,6 +26,11 @@ class Estimate:
 
     value: float
     error: float
+
+    def times(self, factor: float, share_in_doubt: float) -> Estimate:
+        """Multiplied by ``factor``, of whose distance from 1 that share is taken for its standard error."""
+        doubt = self.value * (factor - 1.0) * share_in_doubt
+        return Estimate(self.value * factor, float(np.hypot(self.error * factor, doubt)))
 
 
 def combined(one: Estimate, other: Estimate) -> Estimate:
@@ -43,7 +48,7 @@ def pseudolikelihood_scale(
 ) -> Estimate:
     """The r of largest pseudolikelihood, from ``pulls`` (reads, n) = −2 s_i f_i, with a bootstrap error.
 
-    ``blocks`` (reads,) numbers, from 0, the programming of each read. With ``MIN_BLOCKS`` of them or more, whole
+    ``blocks`` (reads,) numbers, from 0, the programming of each read, or the set of gauges it belongs to. With ``MIN_BLOCKS`` of them or more, whole
     programmings are resampled, so that the error holds what their control errors add; otherwise reads are.
     """
     a = pulls.astype(np.float64)

@@ -106,8 +106,8 @@ def test_an_error_over_programmings_holds_what_they_differ_by() -> None:
     assert seeing.error > 1.5 * blind.error
     assert 0.010 < seeing.error < 0.026
     # Too few programmings to tell: the reads are resampled.
-    few = pseudolikelihood_scale(pulls[:500], rng, blocks[:500])
-    assert few.error == pytest.approx(pseudolikelihood_scale(pulls[:500], rng).error, rel=0.5)
+    few = pseudolikelihood_scale(pulls[:400], rng, blocks[:400])
+    assert few.error == pytest.approx(pseudolikelihood_scale(pulls[:400], rng).error, rel=0.5)
 
     energies = (spins @ fields)[None]
     chain_up = rng.random((1, 20_000, 60)) < 1 / (1 + np.exp(2 * fields))

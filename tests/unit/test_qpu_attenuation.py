@@ -1,0 +1,67 @@
+"""Random fields found in reads with planted errors, and what they do to an apparent scale."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sampler.lattice import compact_lattice
+from sampler.placement import Placement
+from sampler.qpu.attenuation import attenuation, correction, random_fields
+from sampler.qpu.draw import PartReads, programming_of_reads
+from sampler.qpu.layout import Layout
+from sampler.qpu.packing import Part
+from sampler.qpu.ranges import CouplingLimits
+from sampler.qpu.site import Site
+
+GAUGES, READS = 60, 40
+STRENGTH = 4.0
+
+
+def reads_of(error_h: float, error_j: float, seed: int) -> PartReads:
+    """Reads of independent spins in fields of up to some kT, each programming with random fields of its own."""
+    rng = np.random.default_rng(seed)
+    lattice = compact_lattice("zephyr", 32, chip_size=3)
+    fields = rng.normal(0, 0.3, lattice.node_count) * rng.choice([1.0, 6.0], lattice.node_count, p=[0.8, 0.2])
+    machine = lattice.with_parameters(fields.astype(np.float32), np.zeros(len(lattice.edges), dtype=np.float32))
+    free, nothing = machine.partitions != 0, np.zeros(0, dtype=np.int64)
+    placement = Placement(np.where(free, machine.qubits, -1), free, nothing, nothing, nothing, 0.0)
+    layout = Layout.of(machine, placement)
+    felt = machine.h[layout.nodes].astype(np.float64)
+    polarised = np.zeros(layout.nodes.size)
+    for one, other in ((0, 1), (1, 0)):
+        np.add.at(polarised, layout.ends[:, one], np.tanh(felt[layout.ends[:, other]]) ** 2)
+    spread = np.sqrt(error_h**2 + error_j**2 * polarised)
+    noise = spread * rng.standard_normal((GAUGES, felt.size))
+    count = GAUGES * READS
+    up = rng.random((count, felt.size)) < 1 / (1 + np.exp(2 * (felt + noise)[programming_of_reads(count, GAUGES)]))
+    spins = np.where(up, 1, -1).astype(np.int8)
+    part = Part(0, 0, np.arange(count))
+    return PartReads(part, Site(layout, CouplingLimits(nothing, nothing, 0)), felt, 1.0, spins)
+
+
+@pytest.mark.parametrize(("error_h", "error_j"), [(0.3, 0.0), (0.15, 0.25)])
+def test_planted_random_fields_are_found(error_h: float, error_j: float) -> None:
+    found = random_fields([reads_of(error_h, error_j, 1)], 1.0, GAUGES)
+    # Squares of errors; tanh of a field is a little less than linear, and 5000 deviations tell them to a few percent.
+    assert found.alone == pytest.approx(error_h**2, rel=0.25, abs=0.004)
+    assert found.each == pytest.approx(error_j**2, rel=0.25, abs=0.004)
+
+
+def test_without_errors_nothing_is_corrected() -> None:
+    reads = reads_of(0.0, 0.0, 2)
+    assert correction([reads], 1.0, STRENGTH, GAUGES) == pytest.approx(1.0, abs=2e-3)
+    noisy = reads_of(0.3, 0.3, 2)
+    assert correction([noisy], 1.0, 1.0, GAUGES) == 1.0
+    assert correction([noisy], 1.0, STRENGTH, GAUGES) > 1.005
+
+
+def test_attenuation_is_the_scale_that_noisy_means_look_like() -> None:
+    rng = np.random.default_rng(3)
+    fields, variances = rng.normal(0, 0.8, 500), rng.uniform(0, 0.2, 500)
+    r = attenuation(fields, variances)
+    noisy = np.tanh(fields + np.sqrt(variances) * rng.standard_normal((20_000, 500))).mean(axis=0)
+    # 20 000 draws of each mean: 500 errors of 0.003, which add up to below 0.1 in a sum of 100 or so.
+    assert fields @ noisy == pytest.approx(fields @ np.tanh(r * fields), abs=0.5)
+    assert r < 0.98
+    assert attenuation(fields, np.zeros(500)) == pytest.approx(1.0)
