@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from model.bundle import find_bundles, load_bundle
+from sampler.annealing import AnnealingSampler
 from sampler.emulator.config import EmulatorConfig
 from sampler.emulator.server import EmulatorServer
 from sampler.gibbs.sampler import GibbsSampler
@@ -16,6 +17,7 @@ from sampler.qpu.budget import BudgetLedger
 from sampler.qpu.sampler import QpuSampler
 from sampler.qpu.settings import QpuSettings
 from sampler.registry import SamplerRegistry
+from sampler.tempering import TemperingSampler
 from service.app import create_app
 from service.catalogue import Catalogue
 from service.kept import NOTE
@@ -265,7 +267,8 @@ def test_reads_of_a_solver_that_has_drifted_are_forgotten(service_at, emulator_o
 def test_reads_of_another_graph_are_forgotten(emulator_of, service_at, tmp_path):
     emulator = emulator_of(maintenance_s=0.1)
     hasty = QpuSettings(state_dir=tmp_path, availability_ttl_s=0.1)
-    client = service_at(emulator, make_samplers=lambda _: SamplerRegistry([GibbsSampler(threads=1), QpuSampler(hasty)]))
+    classical = [GibbsSampler(threads=1), AnnealingSampler(1), TemperingSampler(1)]
+    client = service_at(emulator, make_samplers=lambda _: SamplerRegistry([*classical, QpuSampler(hasty)]))
     ask(client, UNEVEN)
     emulator.arm("maintenance:1")
     ask(client, for_high(1, seed=1), status=503)
