@@ -312,9 +312,10 @@ class Engine:
             self._rows -= ticket.rows
             self._bytes -= ticket.bytes
         ticket.showers_mev = None
-        lane = self._lanes[ticket.key.lane]
-        with contextlib.suppress(ValueError):
-            lane.waiting.remove(ticket)
+        waiting = self._lanes[ticket.key.lane].waiting
+        # Asked first: the error of a deque that does not hold it would spell out every array of the ticket.
+        if ticket in waiting:
+            waiting.remove(ticket)
 
     def _dispatch(self, lane: _Lane) -> None:
         # One batch may be drawn ahead of the decoder, no more: a request that comes now must not wait for them all.
