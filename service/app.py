@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from sampler.registry import SamplerRegistry
 from service import problems
 from service.accounts import Accounts
+from service.availability import qpu_of
 from service.catalogue import Catalogue, load_catalogue
 from service.engine import Engine, Limits
 from service.generation import Generator
@@ -25,6 +26,7 @@ from service.samplers import build_registry, qpu_ledger_path
 from service.schemas import Problem
 from service.settings import ApiKeys, Settings, load_api_keys
 from service.state import Service
+from service.upkeep import Upkeep
 from service.version import program_version
 from service.warmup import warm_up
 
@@ -120,6 +122,10 @@ async def running_service(
         metrics.watch_reservoirs(reservoirs.status)
         stack.push_async_callback(engine.close, settings.drain_timeout_s)
         metrics.watch(lambda: engine.queued_rows, lambda: engine.queued_requests, lambda: float(engine.draining))
+        upkeep = None
+        if warm and settings.qpu_recalibrate_s and "qpu" in registry.names():
+            upkeep = Upkeep(qpu_of(registry.get("qpu")), catalogue, settings.qpu_recalibrate_s)
+            stack.push_async_callback(asyncio.to_thread, upkeep.close)
         generator = Generator(
             catalogue,
             registry,
@@ -128,10 +134,13 @@ async def running_service(
             max_response_bytes=settings.max_response_bytes,
             reservoirs=reservoirs,
             accounts=Accounts({} if keys is None else keys.budgets_us, qpu_ledger_path(settings)),
+            upkeep=upkeep,
         )
         if warm:
             await asyncio.to_thread(warm_up, generator)
             reservoirs.start()
+        if upkeep is not None:
+            upkeep.start()
         _log.info(
             "ready", models=catalogue.names(), samplers=registry.names(), start_s=round(time.monotonic() - begun, 2)
         )

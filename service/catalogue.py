@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from model.bundle import Bundle, find_bundles, load_bundle
 from service.errors import SettingsError, UnknownModelError
 from service.settings import Settings
+
+FAMILIES = ("zephyr", "pegasus")
 
 
 class Catalogue:
@@ -31,6 +33,11 @@ class Catalogue:
         if name not in self._bundles:
             raise UnknownModelError(name, self.names())
         return self._bundles[name]
+
+    def defaults(self, families: Iterable[str] = FAMILIES) -> tuple[Bundle, ...]:
+        """The bundle to take by default for each topology that has one, the default bundle first."""
+        found = [fitting[0] for family in families if (fitting := self.fitting(family))]
+        return tuple(sorted(found, key=lambda bundle: bundle.name != self.default_name))
 
     def fitting(self, topology_family: str) -> tuple[Bundle, ...]:
         """Bundles whose machine lies on ``zephyr`` or ``pegasus``, the one to take by default first."""

@@ -18,7 +18,7 @@ from sampler.registry import SamplerRegistry
 from sampler.request import LatentRequest, SamplerOptions
 from service.accounts import Accounts
 from service.availability import availability_of, qpu_availability, qpu_of, require
-from service.catalogue import Catalogue
+from service.catalogue import FAMILIES, Catalogue
 from service.engine import DrawKey, Drawn, Draws, Engine, Stock
 from service.errors import DeadlineError, TooLargeError
 from service.kept import KeptReads, NoLongerKeptError
@@ -26,6 +26,7 @@ from service.orders import Answer, Order
 from service.provenance import Origin
 from service.reservoirs import Reservoirs
 from service.schemas import Estimate, SamplerState
+from service.upkeep import Upkeep
 from service.version import program_version
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ HOW_TO_CONFIGURE = {
     "qpu": "no QPU is configured: set DWAVE_API_TOKEN (and DWAVE_API_ENDPOINT), or QSHOWER_QPU=on",
     "replay": "no bank is configured: set QSHOWER_BANK to a file made by `qshower bank draw`",
 }
-FAMILIES = ("zephyr", "pegasus")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ class Generator:
         max_response_bytes: int | None = None,
         reservoirs: Reservoirs | None = None,
         accounts: Accounts | None = None,
+        upkeep: Upkeep | None = None,
     ) -> None:
         self.catalogue = catalogue
         self.registry = registry
@@ -66,6 +67,7 @@ class Generator:
         self._max_response_bytes = max_response_bytes
         self._reservoirs = reservoirs
         self._accounts = accounts
+        self._upkeep = upkeep
         self._kept_requests = itertools.count(1)
 
     def unbounded(self) -> Generator:
@@ -98,8 +100,7 @@ class Generator:
             )
         bundle = self.catalogue.get(None)
         state = sampler.availability(bundle.machine)
-        others = (other for family in FAMILIES for other in self.catalogue.fitting(family)[:1])
-        for other in others:
+        for other in self.catalogue.defaults():
             if name != "qpu" or state.available:
                 break
             elsewhere = sampler.availability(other.machine)
@@ -109,6 +110,8 @@ class Generator:
         kept = {model: dict(status) for stocked, model, status in stocks if stocked == name}
         if name == "qpu" and account and self._accounts is not None:
             further["key"] = self._accounts.state(account)
+        if name == "qpu" and self._upkeep is not None:
+            further["recalibration"] = self._upkeep.status()
         if kept:
             further["reservoirs"] = kept
         return SamplerState(
@@ -218,7 +221,7 @@ class Generator:
         """
         if self._reservoirs is None or not order.takes_kept:
             return None
-        for bundle in [self.catalogue.get(order.model)] if order.model is not None else self._defaults(FAMILIES):
+        for bundle in [self.catalogue.get(order.model)] if order.model is not None else self.catalogue.defaults():
             kept = self._reservoirs.kept(bundle.name)
             if kept is None or order.outside(bundle).size:
                 continue
@@ -297,7 +300,7 @@ class Generator:
         if sampler.name != "qpu":
             return bundle, await availability_of(sampler, bundle)
         solver = order.options.get("solver")
-        defaults = self._defaults((solver,) if solver in FAMILIES else FAMILIES)
+        defaults = self.catalogue.defaults((solver,) if solver in FAMILIES else FAMILIES)
         wanted = defaults if order.model is None else [bundle]
         misfit = solver in FAMILIES and bundle.machine.topology_family != solver
         if not wanted or (order.model is not None and misfit):
@@ -315,11 +318,6 @@ class Generator:
                     if fits.available:
                         raise self._unfit(bundle, [other])
         return wanted[0], states[0]
-
-    def _defaults(self, families: Sequence[str]) -> list[Bundle]:
-        """The default model of each topology, that of the default model first."""
-        defaults = [fitting[0] for family in families if (fitting := self.catalogue.fitting(family))]
-        return sorted(defaults, key=lambda bundle: bundle.name != self.catalogue.default_name)
 
     def _unfit(self, bundle: Bundle, fitting: Sequence[Bundle]) -> InvalidInputError:
         families = {other.machine.topology_family for other in fitting}

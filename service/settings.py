@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import SettingsError
 
 PREFIX = "QSHOWER_"
 DIGEST_BYTES = 32
+SHORTEST_RECALIBRATION_S = 600.0
 
 
 class Settings(BaseSettings):
@@ -76,6 +77,12 @@ class Settings(BaseSettings):
     qpu_kept_max_age_s: float = Field(
         86400.0, gt=0, allow_inf_nan=False, description="Kept QPU reads older than this are forgotten, in seconds."
     )
+    qpu_recalibrate_s: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Age in seconds at which the service measures the QPU's temperature anew; 0: never by itself.",
+    )
     bank: Path | None = Field(None, description="Bank of ready-made latents that the `replay` sampler serves.")
     reservoir_bytes: int = Field(
         16 << 20,
@@ -125,6 +132,13 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["text", "json"] = Field("text", description="`json` writes one JSON object on each line.")
+
+    @field_validator("qpu_recalibrate_s")
+    @classmethod
+    def _not_all_the_time(cls, value: float) -> float:
+        if 0 < value < SHORTEST_RECALIBRATION_S:
+            raise ValueError(f"0, or at least {SHORTEST_RECALIBRATION_S:g}: every calibration is billed")
+        return value
 
 
 def load_settings(**overrides: Any) -> Settings:

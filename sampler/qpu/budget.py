@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from sampler.errors import BudgetExceededError
@@ -70,6 +71,7 @@ class BudgetLedger:
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._path, self._daily_us, self._per_key_us, self._clock = path, daily_us, per_key_us, clock
+        self._counting, self._billed_us = Lock(), 0.0
 
     def reserve(self, estimate_us: float, cap_us: float | None, key: str = NO_KEY) -> Reservation:
         """Set ``estimate_us`` aside.
@@ -82,27 +84,36 @@ class BudgetLedger:
         with locked(self._path):
             days = self._days()
             used = days.setdefault(_day(now), {})
-            for name, limit, spent in (
-                ("day", self._daily_us, sum(used.values())),
-                ("day and key", self._per_key_us if key else None, used.get(key, 0.0)),
-            ):
-                if limit is not None and spent + estimate_us > limit:
-                    raise BudgetExceededError(
-                        f"the request would take {_ms(estimate_us)} of QPU access time; {_ms(max(0.0, limit - spent))} "
-                        f"of {_ms(limit)} per {name} are left until midnight UTC",
-                        retry_after_s=_until_midnight_s(now),
-                    )
+            self._check_day(used, estimate_us, key, now)
             used[key] = used.get(key, 0.0) + estimate_us
             self._write(days)
         return Reservation(_day(now), key, estimate_us)
 
+    def check(self, estimate_us: float, cap_us: float | None, key: str = NO_KEY) -> None:
+        """Refuse what ``reserve`` would refuse, without setting anything aside: for a request of several problems.
+
+        Raises:
+            BudgetExceededError: as ``reserve``.
+        """
+        check_cap(estimate_us, cap_us)
+        now = self._clock()
+        self._check_day(self._days().get(_day(now), {}), estimate_us, key, now)
+
     def settle(self, reservation: Reservation, billed_us: float) -> None:
         """Replace a reservation by what was billed; 0 gives it back whole."""
+        with self._counting:
+            self._billed_us += billed_us
         with locked(self._path):
             days = self._days()
             used = days.setdefault(reservation.day, {})
             used[reservation.key] = max(0.0, used.get(reservation.key, 0.0) - reservation.reserved_us + billed_us)
             self._write(days)
+
+    @property
+    def billed_us(self) -> float:
+        """What was settled through this object, in µs: never less than before."""
+        with self._counting:
+            return self._billed_us
 
     def state(self) -> dict[str, Any]:
         """What was used today and what is left, in µs, without the keys' names."""
@@ -127,6 +138,18 @@ class BudgetLedger:
     def used_by(self, key: str) -> float:
         """What ``key`` used today, µs."""
         return self._days().get(_day(self._clock()), {}).get(key, 0.0)
+
+    def _check_day(self, used: dict[str, float], estimate_us: float, key: str, now: datetime) -> None:
+        for name, limit, spent in (
+            ("day", self._daily_us, sum(used.values())),
+            ("day and key", self._per_key_us if key else None, used.get(key, 0.0)),
+        ):
+            if limit is not None and spent + estimate_us > limit:
+                raise BudgetExceededError(
+                    f"the request would take {_ms(estimate_us)} of QPU access time; {_ms(max(0.0, limit - spent))} "
+                    f"of {_ms(limit)} per {name} are left until midnight UTC",
+                    retry_after_s=_until_midnight_s(now),
+                )
 
     def _days(self) -> dict[str, dict[str, float]]:
         return {

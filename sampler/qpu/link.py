@@ -96,7 +96,7 @@ class SolverLink:
         self._connection: Connection | None = None
         self._solvers: dict[str, SolverInfo] = {}
         self._not_for_us: set[tuple[str, str]] = set()
-        self._last_graphs: dict[str, str] = {}
+        self._last_seen: dict[str, SolverInfo] = {}
         self._checked_at = -1e9
         self._lacking = False
         self._failure: SamplerError | None = None
@@ -170,7 +170,17 @@ class SolverLink:
     def last_graph(self, solver: str) -> str | None:
         """The graph_id that ``solver`` had when it was last seen online; asks nobody."""
         with self._lock:
-            return self._last_graphs.get(solver)
+            seen = self._last_seen.get(solver)
+            return None if seen is None else seen.graph.graph_id
+
+    def last_seen(self, family: str) -> SolverInfo | None:
+        """The solver that ``find`` would choose among those seen so far, None if none fits; asks nobody."""
+        with self._lock:
+            seen = dict(self._last_seen)
+        try:
+            return self._chosen(seen, None, family)
+        except SolverNotFoundHereError:
+            return None
 
     def forget(self) -> None:
         """Ask for solvers and graphs anew at the next call: what we believe has been proven wrong."""
@@ -242,7 +252,7 @@ class SolverLink:
         with self._lock:
             self._failure, self._wait_s, self._lacking = None, 0.0, False
             self._solvers, self._checked_at = solvers, monotonic()
-            self._last_graphs |= {name: info.graph.graph_id for name, info in solvers.items()}
+            self._last_seen |= solvers
             return solvers
 
     def _note_failure(self, error: Exception) -> SamplerError:

@@ -6,11 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sampler.errors import InvalidInputError
+from sampler.machine import BoltzmannMachine
 from sampler.qpu.draw import DrawOptions
 from sampler.qpu.settings import QpuSettings
 from sampler.qpu.solver import SolverInfo
-from sampler.request import SamplerOptions
+from sampler.request import LatentRequest, SamplerOptions
 
 OPTIONS = frozenset(
     {
@@ -54,6 +58,18 @@ def check_options(options: SamplerOptions) -> None:
         raise InvalidInputError("options.condition_mode", options.condition_mode, "fold or flux_bias")
     if options.solver is not None and (not isinstance(options.solver, str) or not options.solver.strip()):
         raise InvalidInputError("options.solver", options.solver, "a solver's name, zephyr or pegasus")
+
+
+def calibration_request(
+    machine: BoltzmannMachine, conditions: NDArray[np.int8], options: SamplerOptions | None, deadline_s: float | None
+) -> LatentRequest:
+    """The request that stands for a calibration at some typical ``conditions`` (rows, condition nodes), checked."""
+    if conditions.shape[0] == 0:
+        raise InvalidInputError("conditions", "none", "at least one condition")
+    streams = np.zeros((conditions.shape[0], 2), dtype=np.uint64)
+    request = LatentRequest(machine, conditions, streams, options or SamplerOptions(), deadline_s)
+    check_options(request.options)
+    return request
 
 
 def draw_options(asked: SamplerOptions, settings: QpuSettings, info: SolverInfo) -> DrawOptions:

@@ -129,6 +129,36 @@ class Planner:
             return plan
         return replace(plan, programmings=tuple(programmings), access_time_us=cost_us)
 
+    def estimate(self, plan: Plan, calibration_us: float) -> QpuEstimate:
+        """What ``plan`` will take, after a calibration of ``calibration_us`` on the way."""
+        return QpuEstimate(
+            solver=plan.info.name,
+            graph_id=plan.info.graph.graph_id,
+            access_time_us=plan.access_time_us + calibration_us,
+            calibration_us=calibration_us,
+            problems=sum(min(plan.options.gauges, programming.reads) for programming in plan.programmings),
+            reads=sum(programming.reads for programming in plan.programmings),
+            conditions=len(plan.conditions),
+            copies=plan.copies,
+            holes=plan.holes,
+        )
+
+    def estimate_of_calibration(self, plan: Plan, sites: Sequence[Site]) -> QpuEstimate:
+        """What a calibration for ``plan`` on ``sites`` will take, apart from any draw."""
+        first, second = self.calibration(plan, sites)
+        copies, cost_us = len(second.parts), self.calibration_cost_us(plan, sites)
+        return QpuEstimate(
+            solver=plan.info.name,
+            graph_id=plan.info.graph.graph_id,
+            access_time_us=cost_us,
+            calibration_us=cost_us,
+            problems=1 + min(self.calibration_gauges(plan, sites), second.reads),
+            reads=first.reads + second.reads,
+            conditions=copies,
+            copies=copies,
+            holes=max(int(site.unrealised.size) for site in sites[:copies]),
+        )
+
     def calibration(self, plan: Plan, sites: Sequence[Site]) -> tuple[Programming, Programming]:
         """A short programming to get near, and one to measure: the plan's conditions, one on each copy."""
         count = min(len(sites), len(plan.conditions))

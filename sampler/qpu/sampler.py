@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,20 +23,20 @@ from sampler.errors import (
     SolverNotFoundHereError,
 )
 from sampler.machine import BoltzmannMachine
-from sampler.placement import machine_fingerprint
 from sampler.protocol import Availability, SamplerCapabilities
 from sampler.qpu.assemble import assemble
 from sampler.qpu.breaker import CircuitBreaker
-from sampler.qpu.budget import BudgetLedger, check_cap, current_key
-from sampler.qpu.calibration import Calibration, CalibrationKey, CalibrationStore
+from sampler.qpu.budget import BudgetLedger, current_key
+from sampler.qpu.calibration import Calibration, CalibrationStore
 from sampler.qpu.draw import Drawer, PartReads
 from sampler.qpu.link import Connection, SolverLink
-from sampler.qpu.options import OPTIONS, check_options, draw_options
+from sampler.qpu.options import OPTIONS, calibration_request, check_options, draw_options
 from sampler.qpu.planner import Plan, Planner, QpuEstimate
 from sampler.qpu.runner import Bill, Runner
 from sampler.qpu.settings import QpuSettings
 from sampler.qpu.shim import Shim, ShimStore, measure_shim
 from sampler.qpu.solver import SolverInfo
+from sampler.qpu.state import QpuFigures, QpuState
 from sampler.qpu.surplus import OnSurplus, drawn_by_default, hand_over
 from sampler.qpu.thermometer import Thermometer, calibration_key
 from sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
@@ -68,7 +68,9 @@ class QpuSampler:
         )
         self._shims = ShimStore(folder / "shims.json")
         self._breaker = CircuitBreaker(self._settings.breaker_failures, self._settings.breaker_cooldown_s)
-        self._availability: dict[str, tuple[float, Availability]] = {}
+        self._state = QpuState(
+            self._link, self._planner, self._thermometer, self._ledger, self._breaker, self._settings
+        )
         self._rng = np.random.default_rng()
 
     def __repr__(self) -> str:
@@ -101,15 +103,11 @@ class QpuSampler:
         That is, as far as is known without asking the solver: it has the same working graph, and the calibration of
         the draw is the one in use, neither stale nor drifting.
         """
-        solver, graph_id, anneal_us = provenance.solver, provenance.graph_id, provenance.annealing_time_us
-        if solver is None or graph_id is None or anneal_us is None or self._link.last_graph(solver) != graph_id:
-            return False
-        key = CalibrationKey(solver, graph_id, machine_fingerprint(machine), anneal_us)
-        known = self._thermometer.detail(key)
-        if known is None or known["stale"] or known["drift"] is not None:
-            return False
-        same: bool = (known["beta"], known["calibrated_at"]) == (provenance.beta, provenance.beta_calibrated_at)
-        return same
+        return self._state.still_holds(machine, provenance)
+
+    def figures(self, machines: Iterable[BoltzmannMachine]) -> QpuFigures:
+        """What a monitor wants to know: circuit, costs, and the calibration of each of ``machines``. Asks no solver."""
+        return self._state.figures(machines)
 
     def availability(self, machine: BoltzmannMachine) -> Availability:
         """Whether a solver that fits ``machine`` is online; an answer is kept for ``availability_ttl_s``.
@@ -117,11 +115,7 @@ class QpuSampler:
         ``detail`` holds solver, graph_id, holes, copies, calibration, circuit, budget, and ``retry_after_s`` if it is
         not available.
         """
-        key = machine_fingerprint(machine)
-        kept = self._availability.get(key)
-        if kept is None or monotonic() - kept[0] > self._settings.availability_ttl_s:
-            kept = self._availability[key] = (monotonic(), self._look(machine))
-        return kept[1]
+        return self._state.availability(machine)
 
     def sample(self, request: LatentRequest) -> LatentBatch:
         """One latent per row, each from a read of its own, checked.
@@ -151,17 +145,7 @@ class QpuSampler:
         if self._thermometer.kept(calibration_key(request.machine, plan)) is None:
             calibration_us = self._calibration_us(request, plan)
         plan = self._with_spare_reads(plan, request, calibration_us)
-        return QpuEstimate(
-            solver=info.name,
-            graph_id=info.graph.graph_id,
-            access_time_us=plan.access_time_us + calibration_us,
-            calibration_us=calibration_us,
-            problems=sum(min(plan.options.gauges, programming.reads) for programming in plan.programmings),
-            reads=sum(programming.reads for programming in plan.programmings),
-            conditions=len(plan.conditions),
-            copies=plan.copies,
-            holes=plan.holes,
-        )
+        return self._planner.estimate(plan, calibration_us)
 
     def calibrate(
         self,
@@ -169,6 +153,8 @@ class QpuSampler:
         conditions: NDArray[np.int8],
         options: SamplerOptions | None = None,
         deadline_s: float | None = None,
+        *,
+        counted: bool = True,
     ) -> Calibration:
         """Measure beta_eff for ``machine`` on a solver by two methods, and keep it for draws to come.
 
@@ -178,17 +164,28 @@ class QpuSampler:
                 the machine on the chip are used.
             options: solver, annealing time and cap.
             deadline_s: seconds this may take.
+            counted: whether the circuit breaker hears how it ended.
         """
-        if conditions.shape[0] == 0:
-            raise InvalidInputError("conditions", "none", "at least one condition")
-        streams = np.zeros((conditions.shape[0], 2), dtype=np.uint64)
-        request = LatentRequest(machine, conditions, streams, options or SamplerOptions(), deadline_s)
-        check_options(request.options)
+        request = calibration_request(machine, conditions, options, deadline_s)
         deadline = self._deadline(deadline_s)
-        with self._guarded():
+        with self._guarded() if counted else nullcontext():
             plan = self._planner.plan(request, self._find(request, deadline))
+            self._ledger.check(self._calibration_us(request, plan), plan.options.cap_us, current_key())
             with self._link.borrow(plan.info) as connection:
                 return self._measure(request, plan, connection, deadline, Bill(), unless_kept=False)
+
+    def estimate_calibration(
+        self,
+        machine: BoltzmannMachine,
+        conditions: NDArray[np.int8],
+        options: SamplerOptions | None = None,
+        deadline_s: float | None = None,
+    ) -> QpuEstimate:
+        """What ``calibrate`` would take: a dry run that submits nothing and bills nothing."""
+        request = calibration_request(machine, conditions, options, deadline_s)
+        plan = self._planner.plan(request, self._find(request, self._deadline(deadline_s)))
+        sites = self._planner.sites(request, plan.info, place_condition=False).copies
+        return self._planner.estimate_of_calibration(plan, sites)
 
     def shim(
         self,
@@ -260,13 +257,13 @@ class QpuSampler:
             else:
                 self._breaker.failed(error)
             self._link.forget()
-            self._availability.clear()
+            self._state.forget()
             raise
         except BaseException:
             self._breaker.abandoned()
             raise
         if self._breaker.succeeded():
-            self._availability.clear()
+            self._state.forget()
 
     def _sample(self, request: LatentRequest, deadline: float) -> LatentBatch:
         began = monotonic()
@@ -306,7 +303,8 @@ class QpuSampler:
         with self._link.borrow(info) as connection:
             calibration = self._thermometer.kept(calibration_key(request.machine, plan))
             if calibration is None:
-                check_cap(plan.access_time_us + self._calibration_us(request, plan), plan.options.cap_us)
+                total_us = plan.access_time_us + self._calibration_us(request, plan)
+                self._ledger.check(total_us, plan.options.cap_us, current_key())
                 calibration = self._measure(request, plan, connection, deadline, bill, unless_kept=True)
                 bill.note("beta_eff was measured with this draw: no calibration was kept")
             cap_us = plan.options.cap_us
@@ -350,7 +348,7 @@ class QpuSampler:
     ) -> Calibration:
         sites = self._planner.sites(request, plan.info, place_condition=False).copies
         programmings = self._planner.calibration(plan, sites)
-        return self._thermometer.measure(
+        calibration = self._thermometer.measure(
             calibration_key(request.machine, plan),
             programmings,
             sites,
@@ -361,6 +359,8 @@ class QpuSampler:
             gauges=self._planner.calibration_gauges(plan, sites),
             unless_kept=unless_kept,
         )
+        self._state.forget()
+        return calibration
 
     def _drawer(self, plan: Plan, connection: Connection, bill: Bill) -> Drawer:
         shim = self._shims.get(plan.info, plan.options.annealing_time_us)
@@ -372,29 +372,6 @@ class QpuSampler:
     def _find(self, request: LatentRequest, deadline: float) -> SolverInfo:
         timeout_s = min(deadline - monotonic(), 2 * self._settings.request_timeout_s)
         return self._link.find(request.options.solver, request.machine.topology_family, timeout_s)
-
-    def _look(self, machine: BoltzmannMachine) -> Availability:
-        settings = self._settings
-        detail: dict[str, Any] = {"circuit": self._breaker.detail()}
-        try:
-            detail["budget"] = self._ledger.state()
-            info = self._link.find(None, machine.topology_family, settings.request_timeout_s)
-            detail |= {"solver": info.name, "graph_id": info.graph.graph_id}
-            width = machine.condition_nodes.size
-            one = LatentRequest(machine, np.ones((1, width), dtype=np.int8), np.zeros((1, 2), dtype=np.uint64))
-            sites = self._planner.sites(one, info, place_condition=settings.condition_mode == "flux_bias")
-            detail |= {"holes": int(sites.single.unrealised.size), "copies": len(sites.copies)}
-            anneal_us = settings.annealing_time_us or info.default_annealing_time_us
-            key = CalibrationKey(info.name, info.graph.graph_id, machine_fingerprint(machine), anneal_us)
-            detail["calibration"] = self._thermometer.detail(key)
-        except QShowerError as error:
-            detail["retry_after_s"] = error.retry_after_s if isinstance(error, SamplerUnavailableError) else None
-            return Availability(available=False, reason=str(error), detail=detail)
-        if self._breaker.state == "open":
-            detail["retry_after_s"] = self._breaker.retry_after_s
-            reason = f"waiting after failures in a row, last: {detail['circuit']['last_error']}"
-            return Availability(available=False, reason=reason, detail=detail)
-        return Availability(available=True, detail=detail)
 
 
 def _provenance(

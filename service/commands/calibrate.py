@@ -12,9 +12,9 @@ from model.bundle import MANIFEST, Bundle, update_manifest
 from sampler.diagnostics import Agreement, SweepCalibration, calibrate_sweeps
 from sampler.errors import InvalidInputError, SamplerUnavailableError
 from sampler.request import SamplerOptions
-from service.catalogue import load_catalogue
+from service.catalogue import FAMILIES, load_catalogue
 from service.commands.terminal import console, progress, say, two_columns
-from service.generation import FAMILIES, HOW_TO_CONFIGURE
+from service.generation import HOW_TO_CONFIGURE
 from service.logs import configure_logs
 from service.samplers import build_registry
 from service.settings import Settings, load_settings
