@@ -112,7 +112,7 @@ def measure(rows: int, repeats: int) -> list[dict[str, object]]:
                 {
                     "format": name,
                     "showers": rows,
-                    "showers_per_cpu_s": rows / median(cpu),
+                    "showers_per_cpu_s": rows / max(median(cpu), 1e-9),
                     "cpu_s": median(cpu),
                     "wall_s": median(wall),
                     "sample_wall_s": spans["sample"],
