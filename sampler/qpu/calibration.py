@@ -25,7 +25,7 @@ _CHAIN_SWEEPS = 256
 _CHAINS = 300
 _SPINS_WATCHED = 200_000
 """Spins of each part that a draw's apparent temperature is estimated from; more would only cost time."""
-MOST_AMPLIFIED = 4.0
+MOST_AMPLIFIED = 8.0
 MOST_FIELD_KT = 1.0
 SPINS_MEASURED = 3_000_000
 """The same for a calibration: all reads, unless they would take much memory."""
@@ -60,7 +60,7 @@ class Calibration:
         beta_energies: by energy matching; None if ``beta`` is that.
         beta_energies_error: its standard error.
         gauges: programmings behind it, each with gauges of its own.
-        amplification: what (h, J) was multiplied by in them, beside what a draw programs.
+        amplification: what (h, J) was multiplied by in them, beside what a draw programs: the largest of the copies.
         correction: what the estimates were multiplied by for the heat that control errors add to an amplified machine.
     """
 
@@ -151,6 +151,14 @@ def apparent_scale(
     At most ``spins_used`` spins of each part are looked at. ``gauges`` is the number of programmings that the reads of
     each part are shared out over.
     """
+    pulls, blocks = pulls_of(parts, spins_used, gauges)
+    return pseudolikelihood_scale(pulls, rng, blocks)
+
+
+def pulls_of(
+    parts: Sequence[PartReads], spins_used: int = _SPINS_WATCHED, gauges: int = 1
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(reads, n) −2 s_i f_i of the reads of some parts, in kT at the assumed beta_eff, and each read's programming."""
     pulls, blocks = [], []
     for reads in parts:
         count = reads.spins.shape[0]
@@ -163,7 +171,7 @@ def apparent_scale(
         pull = -2.0 * reads.factor * spins * felt
         pull[:, ~free] = 0.0
         pulls.append(pull)
-    return pseudolikelihood_scale(_padded(pulls), rng, np.concatenate(blocks))
+    return _padded(pulls), np.concatenate(blocks)
 
 
 def matched_scale(
@@ -195,8 +203,8 @@ def matched_scale(
     return energy_scale(energies, chains, start, rng, rounds=2, blocks=blocks)
 
 
-def amplification_of(parts: Sequence[PartReads], energy_spread_kt: float) -> float:
-    """How much stronger to program a measurement, so that its energies spread by about ``energy_spread_kt``.
+def amplifications(parts: Sequence[PartReads], energy_spread_kt: float) -> tuple[float, ...]:
+    """How much stronger to program each part in a measurement, so that its energies spread by ``energy_spread_kt``.
 
     The spread of the energy, in kT, is what a read tells of the temperature: a weak machine tells little, and control
     errors, which have a size of their own, hide even that. Never below 1, nor above ``MOST_AMPLIFIED``: a solver's
@@ -204,12 +212,13 @@ def amplification_of(parts: Sequence[PartReads], energy_spread_kt: float) -> flo
     of a spin's couplings, by root mean square, would exceed ``MOST_FIELD_KT``: neither annealer nor chains forget
     their start in a machine of strong couplings, however small it is.
     """
-    spread = float(np.sqrt(np.mean([_energies(reads).var() for reads in parts])))
-    fields = [
-        np.sqrt(2.0 * np.square(reads.factor * reads.site.layout.j).sum() / reads.spins.shape[1]) for reads in parts
-    ]
-    most = min(MOST_AMPLIFIED, MOST_FIELD_KT / max(*fields, 1e-6))
-    return float(max(1.0, min(energy_spread_kt / max(spread, 1e-6), most)))
+    found = []
+    for reads in parts:
+        spread = float(_energies(reads).std())
+        field = float(np.sqrt(2.0 * np.square(reads.factor * reads.site.layout.j).sum() / reads.spins.shape[1]))
+        most = min(MOST_AMPLIFIED, MOST_FIELD_KT / max(field, 1e-6))
+        found.append(max(1.0, min(energy_spread_kt / max(spread, 1e-6), most)))
+    return tuple(found)
 
 
 def programmed_machine(reads: PartReads) -> BoltzmannMachine:

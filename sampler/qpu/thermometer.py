@@ -20,21 +20,20 @@ from sampler.qpu.calibration import (
     Calibration,
     CalibrationKey,
     CalibrationStore,
-    amplification_of,
+    amplifications,
     apparent_scale,
     matched_scale,
+    pulls_of,
     timestamp,
 )
 from sampler.qpu.draw import Drawer, DrawOptions, PartReads
+from sampler.qpu.drift import DriftWatch
 from sampler.qpu.packing import Programming
 from sampler.qpu.planner import Plan
 from sampler.qpu.runner import Bill
 from sampler.qpu.settings import QpuSettings
 from sampler.qpu.site import Site
 from sampler.qpu.temperature import combined
-
-_SIGMAS = 5.0
-"""A drift is not believed below this many standard errors: one false alarm in two million draws."""
 
 _DOUBT = 0.25
 """Share of a correction for random fields that orders beyond the first may be off by; see docs/qpu.md."""
@@ -54,7 +53,7 @@ class Thermometer:
         self.store = store
         self._settings = settings
         self._measuring = Lock()
-        self._drift: dict[str, tuple[str, float]] = {}
+        self._drift = DriftWatch(settings.drift_tolerance)
         self._rng = np.random.default_rng()
 
     def kept(self, key: CalibrationKey) -> Calibration | None:
@@ -101,17 +100,19 @@ class Thermometer:
             first = drawer.draw([programmings[0]], sites, plan.conditions, beta, options, deadline, self._rng, bill)
             beta *= apparent_scale(first, self._rng).value
             # Hot enough to be programmed without rescaling; the estimates below are relative to it anyway.
-            least = drawer.least_beta(sites, plan.conditions)
-            beta = max(beta, least)
-            # Dividing by less programs more: what is found is relative to the divisor all the same.
-            unamplified, beta = beta, max(beta / amplification_of(first, self._settings.calibration_spread_kt), least)
+            beta = max(beta, drawer.least_beta(sites, plan.conditions))
+            strengths = [
+                max(1.0, min(wanted, beta / drawer.least_beta([part.site], plan.conditions[[part.part.condition]])))
+                for part, wanted in zip(first, amplifications(first, self._settings.calibration_spread_kt), strict=True)
+            ]
             gauged = replace(options, gauges=gauges)
-            reads = drawer.draw([programmings[1]], sites, plan.conditions, beta, gauged, deadline, self._rng, bill)
+            reads = drawer.draw(
+                [programmings[1]], sites, plan.conditions, beta, gauged, deadline, self._rng, bill, strengths
+            )
             by_pull = apparent_scale(reads, self._rng, SPINS_MEASURED, gauges)
             seed = int(self._rng.integers(2**62))
             by_energy = matched_scale(reads, by_pull.value, seed, self._rng, deadline, gauges)
-            amplification = unamplified / beta
-            corrected_by = correction(reads, by_pull.value, amplification, gauges)
+            corrected_by = correction(reads, by_pull.value, strengths, gauges)
             by_pull, by_energy = (one.times(corrected_by, _DOUBT) for one in (by_pull, by_energy))
             best = combined(by_pull, by_energy)
             calibration = Calibration(
@@ -129,11 +130,10 @@ class Thermometer:
                 beta_energies=beta * by_energy.value,
                 beta_energies_error=beta * by_energy.error,
                 gauges=gauges,
-                amplification=amplification,
+                amplification=max(strengths),
                 correction=corrected_by,
             )
             self.store.put(calibration)
-            self._drift.pop(str(key), None)
             return calibration
 
     def watch(self, parts: Sequence[PartReads], calibration: Calibration, bill: Bill) -> None:
@@ -147,16 +147,12 @@ class Thermometer:
                 f"the two estimates of beta_eff disagree: {by_energies:.3f} by energies, "
                 f"{calibration.beta_pseudolikelihood:.3f} by pseudolikelihood"
             )
-        seen = apparent_scale(parts, self._rng)
         before = calibration.beta_pseudolikelihood / calibration.beta
-        error = np.hypot(seen.error, calibration.beta_pseudolikelihood_error / calibration.beta)
-        change = seen.value / before - 1.0
-        key = str(calibration.key)
-        if abs(change) > max(self._settings.drift_tolerance, _SIGMAS * error / before):
-            self._drift[key] = (calibration.calibrated_at, change)
+        error = calibration.beta_pseudolikelihood_error / calibration.beta
+        pulls, _ = pulls_of(parts)
+        change = self._drift.see(str(calibration.key), calibration.calibrated_at, pulls, before, error)
+        if change is not None:
             bill.note(f"drift: the solver looks {change:+.1%} in beta_eff against its calibration; calibrate again")
-        elif abs(change) < self._settings.drift_tolerance:
-            self._drift.pop(key, None)
 
     def detail(self, key: CalibrationKey) -> dict[str, Any] | None:
         """What users want to know of the calibration of ``key``, None if there is none."""
@@ -175,8 +171,7 @@ class Thermometer:
 
     def _drift_of(self, calibration: Calibration) -> float | None:
         """The drift seen since ``calibration``; one of an earlier calibration, perhaps another process's, is over."""
-        measured_at, change = self._drift.get(str(calibration.key), ("", 0.0))
-        return change if measured_at == calibration.calibrated_at else None
+        return self._drift.of(str(calibration.key), calibration.calibrated_at)
 
     @contextmanager
     def _turn(self, deadline: float) -> Iterator[None]:
