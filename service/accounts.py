@@ -14,7 +14,7 @@ from typing import Any
 from sampler.errors import BudgetExceededError, SamplerTimeoutError
 from sampler.qpu.budget import BudgetLedger, billed_to, utc_now
 from sampler.request import LatentBatch, LatentRequest
-from service.engine import Draws
+from service.batches import Draws
 
 
 class Accounts:

@@ -18,8 +18,9 @@ from sampler.registry import SamplerRegistry
 from sampler.request import LatentRequest, SamplerOptions
 from service.accounts import Accounts
 from service.availability import availability_of, qpu_availability, qpu_of, require
+from service.batches import DrawKey, Drawn, Draws, Stock
 from service.catalogue import FAMILIES, Catalogue
-from service.engine import DrawKey, Drawn, Draws, Engine, Stock
+from service.engine import Engine
 from service.errors import DeadlineError, TooLargeError
 from service.kept import KeptReads, NoLongerKeptError
 from service.orders import Answer, Order

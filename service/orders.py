@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.geometry import Geometry
-from service.engine import Part
+from service.batches import Part
 from service.provenance import Origin, provenance_json
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from fastapi.responses import Response
 from model.bundle import Bundle, describe
 from sampler.errors import InvalidInputError
 from service.encoding import BYTES_PER_VOXEL, FILE_NAMES, encode
-from service.engine import checked_rows
 from service.errors import NotReadyError
 from service.generation import AUTO_ORDER
 from service.metrics import CONTENT_TYPE
@@ -105,7 +104,7 @@ def _order(service: Service, body: GenerateRequest, wanted: Format, account: str
         if field == "showers_per_energy" and len(body.incident_energies_mev) <= settings.max_showers:
             allowed = f"1 to {per_energy} for {len(body.incident_energies_mev)} energies"
             raise InvalidInputError(field, body.showers_per_energy, f"{allowed}: {settings.max_showers} showers in all")
-        checked_rows(rows, settings.max_showers, field)
+        raise InvalidInputError(field, rows, f"1 to {settings.max_showers} showers for each request")
     if body.deadline_s is not None and body.deadline_s > settings.max_deadline_s:
         raise InvalidInputError("deadline_s", body.deadline_s, f"> 0 to {settings.max_deadline_s:g} s")
     options: dict[str, Any] = body.options.model_dump(exclude_none=True)

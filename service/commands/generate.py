@@ -21,8 +21,8 @@ from model.atomic import replacing
 from model.showers_file import open_showers, write_showers
 from sampler.errors import InvalidInputError, ShowerFileError
 from service.app import running_service
+from service.batches import Part
 from service.commands.terminal import numbers, progress, say
-from service.engine import Part
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.orders import Answer, Order

@@ -11,7 +11,8 @@ from model.bundle import load_bundle
 from sampler.errors import SamplerAnswerError, SamplerUnavailableError
 from sampler.gibbs.sampler import GibbsSampler
 from sampler.request import SamplerOptions
-from service.engine import DrawKey, Engine, Limits
+from service.batches import DrawKey
+from service.engine import Engine, Limits
 from service.errors import NotReadyError, QueueFullError
 from service.metrics import Metrics
 

@@ -1,5 +1,5 @@
 from sampler.request import Provenance
-from service.engine import Part
+from service.batches import Part
 from service.provenance import Origin, merged_parts, provenance_json
 
 ORIGIN = Origin("m", "0" * 64, "0.1", 7, 0.01515)

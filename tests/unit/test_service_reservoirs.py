@@ -14,8 +14,9 @@ from sampler.registry import SamplerRegistry
 from sampler.request import LatentRequest, SamplerOptions
 from sampler.reservoir import Reservoir
 from service.app import create_app
+from service.batches import DrawKey
 from service.catalogue import Catalogue
-from service.engine import DrawKey, Engine, Limits
+from service.engine import Engine, Limits
 from service.metrics import Metrics
 from service.provenance import Origin, provenance_json
 from service.reservoirs import LEVEL_BYTES, Reservoirs
