@@ -1,14 +1,12 @@
 """Parallel tempering: the choice for machines whose valleys a ramp of β does not weigh right.
 
-Law: P(s_free | s_0 = c) ∝ exp(−E(s)). Each row has one replica at each β of a ladder from a hot one up to 1; every
-replica is swept at its own β, and neighbours k and k+1 exchange their states with probability
-min(1, exp((β_{k+1} − β_k)(E_{k+1} − E_k))), which leaves the product of their laws as it is. A row's state is its
-replica at β = 1. Costs as many chains as the ladder has steps.
+Law: P(s_free | s_0 = c) ∝ exp(−E(s)). Each row has one replica at each β of a ladder from a hot one up to 1; after each
+sweep neighbours may exchange their states (``sampler.gibbs.replicas``). A row's state is its replica at β = 1. A sweep
+costs that of as many chains as the ladder has steps, and half as much again for energies and exchanges.
 """
 
 from __future__ import annotations
 
-import threading
 from time import monotonic
 from types import TracebackType
 from typing import Self
@@ -16,8 +14,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.bank_file import machine_sha256, unpack_spins
 from sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
+from sampler.gibbs.graph import Kept, programme_of
+from sampler.gibbs.replicas import run_tempering
 from sampler.gibbs.sampler import refine
 from sampler.gibbs.streams import stream_keys
 from sampler.machine import BoltzmannMachine
@@ -28,7 +27,6 @@ DEFAULT_SWEEPS = 256
 MAXIMUM_SWEEPS = 1_000_000
 HOTTEST_BETA = 0.1
 MOST_REPLICAS = 128
-SWEEPS_PER_ROUND = 4
 _STEP = 1.2
 """β step in units of 1/σ(E): neighbours with normal energies then exchange in erfc(0.6) = 40 % of attempts."""
 _PURPOSE = np.uint64(0x74656D706572)
@@ -80,56 +78,23 @@ def temper(
         machine: the law.
         conditions: (rows, condition nodes) int8, ±1.
         streams: (rows, 2) uint64; a row depends on its own stream alone.
-        sweeps: of each replica, in rounds of ``SWEEPS_PER_ROUND`` with an exchange after each but the last.
+        sweeps: of each replica, with exchanges after each.
         betas: (replicas,), ascending.
         threads: worker threads, None for one on each processor.
         deadline: ``time.monotonic`` instant past which SamplerTimeoutError is raised.
     """
-    rows, replicas = conditions.shape[0], betas.shape[0]
-    lengths = [SWEEPS_PER_ROUND] * (sweeps // SWEEPS_PER_ROUND)
-    if sweeps % SWEEPS_PER_ROUND:
-        lengths.append(sweeps % SWEEPS_PER_ROUND)
-    keys = stream_keys(streams, _PURPOSE)
-    # Energies of parameters in steps of 2^-24 are exact sums, the same to the bit whatever the batch they are taken in.
-    stepped = machine.with_parameters(*(np.rint(values * 2.0**24) * 2.0**-24 for values in (machine.h, machine.j)))
-    spins = np.stack([_random_states(_numbers(keys, replica), machine.node_count) for replica in range(replicas)])
-    spins[:, :, machine.condition_nodes] = conditions
-    accepted, tried = np.zeros(replicas - 1), np.zeros(replicas - 1)
-    for number, length in enumerate(lengths):
+
+    def on_time() -> None:
         if deadline is not None and monotonic() >= deadline:
             raise SamplerTimeoutError("tempering: the deadline passed before all replicas had run")
-        of_round = _numbers(keys, replicas + number)
-        for replica, beta in enumerate(betas):
-            seeds = np.stack([of_round, np.full(rows, replica, dtype=np.uint64)], axis=1)
-            spins[replica] = refine(
-                machine, spins[replica], length, seeds, beta=float(beta), threads=threads, deadline=deadline
-            )
-        if number == len(lengths) - 1:
-            break
-        energies = stepped.energies(spins.reshape(replicas * rows, machine.node_count)).reshape(replicas, rows)
-        # Even pairs in one round, odd pairs in the next: no replica is in two exchanges at once.
-        for lower in range(number % 2, replicas - 1, 2):
-            gain = (betas[lower + 1] - betas[lower]) * (energies[lower + 1] - energies[lower])
-            chance = (_numbers(of_round, lower) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-            swap = np.log(np.maximum(chance, 2.0**-54)) < gain
-            spins[lower, swap], spins[lower + 1, swap] = spins[lower + 1, swap], spins[lower, swap]
-            accepted[lower] += swap.sum()
-            tried[lower] += rows
-    return spins[-1].copy(), accepted / np.maximum(tried, 1)
 
-
-def _numbers(keys: NDArray[np.uint64], number: int) -> NDArray[np.uint64]:
-    """(rows,) 64 random bits each, the ``number``-th of each key."""
-    pairs = np.stack([keys, np.full(keys.shape[0], number, dtype=np.uint64)], axis=1)
-    bits: NDArray[np.uint64] = stream_keys(pairs, _PURPOSE)
-    return bits
-
-
-def _random_states(keys: NDArray[np.uint64], nodes: int) -> NDArray[np.int8]:
-    """(rows, nodes) fair coin flips of −1 and +1, 64 from each number of a key."""
-    words = np.stack([_numbers(keys, word) for word in range(max(1, -(-nodes // 64)))], axis=1)
-    # Little-endian bytes, so that the flips do not depend on the machine's own byte order.
-    return unpack_spins(np.ascontiguousarray(words.astype("<u8")).view(np.uint8), nodes)
+    rows = conditions.shape[0]
+    spins = np.empty((rows, machine.node_count), dtype=np.int8)
+    spins[:, machine.condition_nodes] = conditions
+    keys = stream_keys(np.array(streams), _PURPOSE)
+    accepted = run_tempering(programme_of(machine), spins, betas, sweeps, keys, threads=threads, on_time=on_time)
+    tried = np.array([(sweeps + 1 - lower % 2) // 2 for lower in range(betas.shape[0] - 1)]) * rows
+    return spins, accepted / np.maximum(tried, 1)
 
 
 class TemperingSampler:
@@ -143,8 +108,7 @@ class TemperingSampler:
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise InvalidInputError("threads", threads, "an integer of at least 1, or None")
         self._threads = threads
-        self._lock = threading.Lock()
-        self._ladder: tuple[str, NDArray[np.float64]] | None = None
+        self._ladders: Kept[NDArray[np.float64]] = Kept()
         self._closed = False
 
     @property
@@ -205,9 +169,11 @@ class TemperingSampler:
         self.close()
 
     def _ladder_of(self, machine: BoltzmannMachine) -> NDArray[np.float64]:
-        """The machine's ladder; that of the last machine is kept."""
-        key = machine_sha256(machine)
-        with self._lock:
-            if self._ladder is None or self._ladder[0] != key:
-                self._ladder = (key, ladder_of(machine))
-            return self._ladder[1]
+        """The machine's ladder; those of the last machines are kept."""
+        sources = (machine.h, machine.j, machine.edges, machine.partitions)
+        key = tuple(map(id, sources))
+        ladder = self._ladders.get(key)
+        if ladder is None:
+            ladder = ladder_of(machine)
+            self._ladders.put(key, sources, ladder)
+        return ladder

@@ -53,16 +53,12 @@ def run_block_fast(
     rows = spins.shape[0]
     padded_keys = np.zeros(width, dtype=np.uint64)
     padded_keys[:rows] = keys
-    states = generator_states(padded_keys)
-    states = np.ascontiguousarray(np.concatenate([states[:, 0::2], states[:, 1::2]], axis=1))
+    states = block_states(padded_keys)
     up = np.empty(graph.updates, dtype=state_type)
-    _pack(spins, graph.order, up)
+    pack(spins, graph.order, up)
     scratch = np.empty((5, width), dtype=np.int16)
     twice_betas = 2.0 * betas / programme.scale
-    held = np.empty(graph.held.shape[0], dtype=state_type)
-    _pack(spins, graph.held, held)
-    fields = np.empty((graph.updates, width), dtype=np.int16)
-    _fold(held, programme.base16, graph.held_indptr, graph.held_columns, programme.packed_held_step, fields)
+    fields = block_fields(programme, spins, state_type)
     for start in range(0, betas.shape[0], CHUNK):
         part = twice_betas[start : start + CHUNK]
         on_time()
@@ -79,7 +75,25 @@ def run_block_fast(
             scratch,
             start,
         )
-    _unpack(up, graph.order, spins)
+    unpack(up, graph.order, spins)
+
+
+def block_states(padded_keys: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """(4, lanes) generators of a block, those of the even lanes first."""
+    states = generator_states(padded_keys)
+    return np.ascontiguousarray(np.concatenate([states[:, 0::2], states[:, 1::2]], axis=1))
+
+
+def block_fields(
+    programme: Programme, spins: NDArray[np.int8], state_type: type[np.unsignedinteger[Any]]
+) -> NDArray[np.int16]:
+    """(updates, lanes) fields of a block with each row's condition folded in and every free spin down."""
+    graph = programme.graph
+    held = np.empty(graph.held.shape[0], dtype=state_type)
+    pack(spins, graph.held, held)
+    fields = np.empty((graph.updates, 8 * np.dtype(state_type).itemsize), dtype=np.int16)
+    _fold(held, programme.base16, graph.held_indptr, graph.held_columns, programme.packed_held_step, fields)
+    return fields
 
 
 def run_one(
@@ -97,7 +111,7 @@ def run_one(
     up[: graph.updates] = -(spins[0, graph.order] > 0).astype(np.int32)
     fields = np.zeros((1, graph.updates + LANES), dtype=np.int32)
     held = np.ascontiguousarray(spins[:, graph.held] > 0).astype(np.uint8)
-    _fold_plain(held, programme.base, graph.held_indptr, graph.held_columns, programme.held_step, fields)
+    fold_plain(held, programme.base, graph.held_indptr, graph.held_columns, programme.held_step, fields)
     states = generator_states(keys)
     twice_betas = 2.0 * betas / programme.scale
     scratch, bits = np.zeros((5, LANES), dtype=np.int16), np.zeros(graph.updates + LANES, dtype=np.int32)
@@ -136,7 +150,7 @@ def run_block_plain(
     up = np.ascontiguousarray(spins[:, graph.order] > 0).astype(np.uint8)
     fields = np.empty(up.shape, dtype=np.int32)
     held = np.ascontiguousarray(spins[:, graph.held] > 0).astype(np.uint8)
-    _fold_plain(held, programme.base, graph.held_indptr, graph.held_columns, programme.held_step, fields)
+    fold_plain(held, programme.base, graph.held_indptr, graph.held_columns, programme.held_step, fields)
     states = generator_states(keys)
     twice_betas = 2.0 * betas / programme.scale
     for start in range(0, betas.shape[0], CHUNK):
@@ -156,7 +170,8 @@ def run_block_plain(
 
 
 @kernel
-def _pack(spins: NDArray[np.int8], nodes: NDArray[np.int32], bits: Any) -> None:
+def pack(spins: NDArray[np.int8], nodes: NDArray[np.int32], bits: Any) -> None:
+    """Bit l of ``bits[p]``: whether node ``nodes[p]`` of row l is up."""
     for position in range(nodes.shape[0]):
         word = np.uint64(0)
         for row in range(spins.shape[0]):
@@ -165,7 +180,8 @@ def _pack(spins: NDArray[np.int8], nodes: NDArray[np.int32], bits: Any) -> None:
 
 
 @kernel
-def _unpack(bits: Any, nodes: NDArray[np.int32], spins: NDArray[np.int8]) -> None:
+def unpack(bits: Any, nodes: NDArray[np.int32], spins: NDArray[np.int8]) -> None:
+    """Write what ``pack`` reads."""
     for position in range(nodes.shape[0]):
         word = np.uint64(bits[position])
         for row in range(spins.shape[0]):
@@ -189,7 +205,7 @@ def _fold(
 
 
 @kernel
-def _fold_plain(
+def fold_plain(
     held: NDArray[np.uint8],
     base: NDArray[np.int32],
     indptr: NDArray[np.int32],
@@ -197,6 +213,7 @@ def _fold_plain(
     step: NDArray[np.int32],
     fields: NDArray[np.int32],
 ) -> None:
+    """Fill ``fields`` (rows, updates) with conditions ``held`` (rows, held nodes) folded in."""
     for row in range(fields.shape[0]):
         for position in range(base.shape[0]):
             field = np.int64(base[position])

@@ -69,7 +69,7 @@ def draw(
     keys = stream_keys(np.array(streams), DRAW)
     spins = np.empty((conditions.shape[0], machine.node_count), dtype=np.int8)
     spins[:, programme.graph.held] = conditions
-    _scatter_start(spins, programme.graph.order, keys)
+    scatter_start(spins, programme.graph.order, keys)
     run(programme, spins, betas, keys, threads=threads, deadline=deadline, device=device)
     return spins
 
@@ -191,7 +191,8 @@ def each_piece(work: Callable[[slice], None], rows: int, size: int, threads: int
 
 
 @kernel
-def _scatter_start(spins: NDArray[np.int8], order: NDArray[np.int32], keys: NDArray[np.uint64]) -> None:
+def scatter_start(spins: NDArray[np.int8], order: NDArray[np.int32], keys: NDArray[np.uint64]) -> None:
+    """Random spins for the updated nodes of each row of ``spins``, from the row's key."""
     for row in range(spins.shape[0]):
         word = np.uint64(0)
         for position in range(order.shape[0]):

@@ -11,7 +11,10 @@ import numpy as np
 from sampler.errors import InvalidInputError, SamplerUnavailableError
 from sampler.gibbs.blocks import BLOCK_TYPES
 from sampler.gibbs.chains import Device, available_threads, draw, refine
+from sampler.gibbs.graph import programme_of
+from sampler.gibbs.replicas import run_tempering
 from sampler.gibbs.schedule import DEFAULT_SWEEPS, checked_sweeps
+from sampler.gibbs.streams import DRAW, stream_keys
 from sampler.machine import PARTITION_COUNT, BoltzmannMachine
 from sampler.protocol import Availability, SamplerCapabilities
 from sampler.request import LatentBatch, LatentRequest, Provenance
@@ -111,4 +114,6 @@ def warm_up() -> None:
         for rows in (1, *(8 * np.dtype(state_type).itemsize for state_type in BLOCK_TYPES)):
             conditions = np.ones((rows, 1), dtype=np.int8)
             streams = np.zeros((rows, 2), dtype=np.uint64)
-            machine.energies(draw(machine, conditions, streams, 2, threads=1))
+            spins = draw(machine, conditions, streams, 2, threads=1)
+            machine.energies(spins)
+            run_tempering(programme_of(machine), spins, np.ones(2), 1, stream_keys(streams, DRAW), threads=1)

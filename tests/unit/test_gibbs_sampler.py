@@ -88,11 +88,11 @@ def test_other_seeds_and_indices_give_other_spins(machine, conditions, whole, la
 PROCESS = """
 import sys, numpy as np
 from numba.core.dispatcher import Dispatcher
-from sampler import energy
-from sampler.gibbs import blocks, chains, fast, plain, sampler, single, streams
+from sampler import energy, tempering
+from sampler.gibbs import blocks, chains, fast, plain, replicas, sampler, single, streams
 from sampler.machine import BoltzmannMachine
 from sampler.request import LatentRequest, SamplerOptions
-modules = (blocks, chains, energy, fast, plain, single, streams)
+modules = (blocks, chains, energy, fast, plain, replicas, single, streams)
 kernels = {k for m in modules for k in vars(m).values() if isinstance(k, Dispatcher)}
 sampler.warm_up()
 compiled = {k: len(k.signatures) for k in kernels}
@@ -106,6 +106,7 @@ for rows in (200, 40, 1, 6, 9):
     request = LatentRequest(machine, conditions, streams, SamplerOptions(sweeps=23))
     spins = sampler.GibbsSampler().sample(request).spins
     sampler.refine(machine, spins, 1, streams, free_condition=True)
+    tempering.temper(machine, conditions, streams, 2, np.array([0.5, 1.0]))
 np.save(folder + "/spins.npy", spins)
 assert compiled == {k: len(k.signatures) for k in kernels}, "a request compiled"
 print(sum(sum(k.stats.cache_misses.values()) for k in kernels))
