@@ -8,7 +8,7 @@ given error.
 *Showers*: FPD and KPD between showers of QPU latents (default refinement) and of Gibbs latents of the same energies,
 beside the floor: Gibbs against Gibbs with another seed.
 
-    python -m benchmarks.qpu_acceptance --output benchmarks/qpu_acceptance.json
+    python -m benchmarks.qpu_acceptance --output benchmarks/qpu_acceptance_results.json
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from evaluation.distances import Distance, fpd, kpd
+from evaluation.distances import fpd, kpd
 from evaluation.features import high_level_features
 from model.bundle import Bundle, find_bundles, load_bundle
 from sampler.emulator.config import EmulatorConfig
@@ -47,7 +48,7 @@ CONDITIONS = 4
 EMULATOR_SWEEPS = 128
 """The pretrained machines forget their start within eight sweeps, but with control errors of 3 % at a beta of 7 their
 couplings are those of a spin glass near its transition: 32 sweeps leave it almost a percent too hot."""
-GAUGES_AT_ONCE = 32
+GAUGES_AT_ONCE = 64
 BINS = 4096
 MOST_GAUGES = 1600
 
@@ -90,6 +91,19 @@ class ShowerRow:
     fpd_error: float
     kpd: float
     kpd_error: float
+
+
+def emulator_of(topology: str, hidden: float, error: float) -> EmulatorConfig:
+    """The emulated solver of one cell."""
+    return EmulatorConfig(
+        topology=topology,
+        defects=0.03,
+        beta=hidden,
+        control_error_h=error,
+        control_error_j=error,
+        seed=7,
+        sweeps=EMULATOR_SWEEPS,
+    )
 
 
 def settings_for(emulator: EmulatorServer, folder: str) -> QpuSettings:
@@ -193,17 +207,8 @@ def calibrate(
     topology: str, bundle: Bundle, hidden: float, error: float, reads: int, fit_error: float
 ) -> CalibrationRow:
     """One emulator, calibrated."""
-    config = EmulatorConfig(
-        topology=topology,
-        defects=0.03,
-        beta=hidden,
-        control_error_h=error,
-        control_error_j=error,
-        seed=7,
-        sweeps=EMULATOR_SWEEPS,
-    )
     conditions = bundle.conditions(np.geomspace(*bundle.domain_mev, CONDITIONS + 2)[1:-1])
-    with tempfile.TemporaryDirectory() as folder, EmulatorServer(config) as emulator:
+    with tempfile.TemporaryDirectory() as folder, EmulatorServer(emulator_of(topology, hidden, error)) as emulator:
         settings = settings_for(emulator, folder)
         with QpuSampler(settings) as sampler:
             found = sampler.calibrate(bundle.machine, conditions, deadline_s=1200.0)
@@ -232,9 +237,12 @@ def calibrate(
 
 
 def compare(
-    topology: str, bundle: Bundle, showers: int, hidden: float, error: float, floors: int, *, qpu: bool
-) -> list[ShowerRow]:
-    """``floors`` other sets of Gibbs showers, and QPU showers if asked for, each against the same Gibbs showers."""
+    topology: str, bundle: Bundle, showers: int, cells: list[tuple[float, float]], floors: int
+) -> Iterator[ShowerRow]:
+    """``floors`` other sets of Gibbs showers, and QPU showers of each (hidden beta, control error) of ``cells``.
+
+    All are compared with the same Gibbs showers.
+    """
     low, high = np.log(bundle.domain_mev)
     energies = np.exp(np.random.default_rng(5).uniform(low, high, showers))
 
@@ -245,14 +253,20 @@ def compare(
         made = {name: getattr(batch.provenance, name) for name in ("beta", "holes", "refine_sweeps")}
         return high_level_features(bundle.geometry, energies, drawn), made
 
-    def row(sample: str, made: dict[str, object], far: Distance, kernel: Distance) -> ShowerRow:
-        drawn_there = sample == "qpu"
+    def row(
+        sample: str,
+        drawn: NDArray[np.float64],
+        made: dict[str, object],
+        hidden: float | None = None,
+        error: float | None = None,
+    ) -> ShowerRow:
+        far, kernel = fpd(reference, drawn), kpd(reference, drawn)
         return ShowerRow(
             topology=topology,
             sample=sample,
             showers=showers,
-            hidden_beta=hidden if drawn_there else None,
-            control_error=error if drawn_there else None,
+            hidden_beta=hidden,
+            control_error=error,
             fpd=far.value,
             fpd_error=far.error,
             kpd=kernel.value,
@@ -263,29 +277,21 @@ def compare(
     gibbs = GibbsSampler(threads=1)
     sweeps = SamplerOptions(sweeps=64)
     reference, _ = features(gibbs, 1, sweeps)
-    rows = []
     for seed in range(10, 10 + floors):
-        other, made = features(gibbs, seed, sweeps)
-        rows.append(row("gibbs", made, fpd(reference, other), kpd(reference, other)))
-    if not qpu:
-        return rows
-    config = EmulatorConfig(
-        topology=topology,
-        defects=0.03,
-        beta=hidden,
-        control_error_h=error,
-        control_error_j=error,
-        seed=7,
-        sweeps=EMULATOR_SWEEPS,
-    )
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        EmulatorServer(config) as emulator,
-        QpuSampler(settings_for(emulator, folder)) as sampler,
-    ):
-        drawn, made = features(sampler, 3, SamplerOptions())
-    rows.append(row("qpu", made, fpd(reference, drawn), kpd(reference, drawn)))
-    return rows
+        yield row("gibbs", *features(gibbs, seed, sweeps))
+    for hidden, error in cells:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            EmulatorServer(emulator_of(topology, hidden, error)) as emulator,
+            QpuSampler(settings_for(emulator, folder)) as sampler,
+        ):
+            yield row("qpu", *features(sampler, 3, SamplerOptions()), hidden, error)
+
+
+def cell_of(text: str) -> tuple[float, float]:
+    """``BETA:ERROR`` as numbers."""
+    hidden, error = text.split(":")
+    return float(hidden), float(error)
 
 
 def main() -> None:
@@ -293,11 +299,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--topology", nargs="+", choices=list(BUNDLES), default=list(BUNDLES))
     parser.add_argument("--beta", type=float, nargs="*", default=[3.2, 4.4, 7.0])
-    parser.add_argument("--control-error", type=float, nargs="+", default=[0.0, 0.01, 0.02, 0.03])
+    parser.add_argument("--control-error", type=float, nargs="+", default=[0.01, 0.02, 0.03])
     parser.add_argument("--showers", type=int, default=2000, help="showers of each set; 0 leaves them out")
     parser.add_argument("--floors", type=int, default=4, help="sets of Gibbs showers that the floor is taken from")
-    parser.add_argument("--no-qpu", action="store_true", help="of the showers only the floor")
-    parser.add_argument("--reads", type=int, default=24, help="reads in each gauge of the best fit")
+    parser.add_argument(
+        "--shower-cells",
+        type=cell_of,
+        nargs="*",
+        default=[(3.2, 0.01), (4.4, 0.02), (7.0, 0.03)],
+        metavar="BETA:ERROR",
+        help="hidden beta and control error of the QPU showers (default: 3.2:0.01 4.4:0.02 7:0.03)",
+    )
+    parser.add_argument("--reads", type=int, default=48, help="reads in each gauge of the best fit")
     parser.add_argument("--fit-error", type=float, default=0.003, help="relative standard error of the best fit")
     parser.add_argument("-o", "--output", type=Path, help="write the rows as JSON")
     arguments = parser.parse_args()
@@ -311,14 +324,17 @@ def main() -> None:
     folders = find_bundles()
     bundles = {topology: load_bundle(folders[BUNDLES[topology]]) for topology in arguments.topology}
     if arguments.showers:
-        print(f"{'topology':12}{'sample':8}{'showers':>8}{'holes':>6}{'beta':>8}{'FPD x 1000':>18}{'KPD x 1000':>18}")
+        print(
+            f"{'topology':12}{'sample':8}{'hidden':>6}{'errors':>8}{'showers':>8}{'holes':>6}{'beta':>8}"
+            f"{'FPD x 1000':>18}{'KPD x 1000':>18}"
+        )
         for topology, bundle in bundles.items():
-            qpu = not arguments.no_qpu
-            for shower in compare(topology, bundle, arguments.showers, 4.4, 0.02, arguments.floors, qpu=qpu):
+            for shower in compare(topology, bundle, arguments.showers, arguments.shower_cells, arguments.floors):
                 keep("showers", shower)
+                cell = f"{shower.hidden_beta or 0:6.1f}{shower.control_error or 0:8.0%}"
                 print(
-                    f"{topology:12}{shower.sample:8}{shower.showers:8d}{shower.holes or 0:6d}{shower.beta or 1.0:8.3f}"
-                    f"{1e3 * shower.fpd:10.3f} ± {1e3 * shower.fpd_error:.3f}"
+                    f"{topology:12}{shower.sample:8}{cell}{shower.showers:8d}{shower.holes or 0:6d}"
+                    f"{shower.beta or 1.0:8.3f}{1e3 * shower.fpd:10.3f} ± {1e3 * shower.fpd_error:.3f}"
                     f"{1e3 * shower.kpd:10.3f} ± {1e3 * shower.kpd_error:.3f}",
                     flush=True,
                 )

@@ -69,21 +69,21 @@ def attenuation(fields: NDArray[np.float64], variances: NDArray[np.float64]) -> 
     return r
 
 
-def correction(parts: Sequence[PartReads], scale: float, amplification: float, gauges: int) -> float:
-    """What to multiply ``scale``, found at ``amplification``, by to have the one that reads at strength 1 would show.
+def correction(parts: Sequence[PartReads], scale: float, strengths: Sequence[float], gauges: int) -> float:
+    """What to multiply ``scale``, found with parts of ``strengths``, by to have what reads at strength 1 would show.
 
     1 if the reads were not amplified, are too few, or show no random fields.
     """
     deviations = [_deviations(reads, scale, gauges) for reads in parts]
-    if amplification == 1.0 or not any(deviations):
+    if all(strength == 1.0 for strength in strengths) or not all(deviations):
         return 1.0
     noise = _regression([one for some in deviations for one in some])
     strong: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
     weak: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
-    for reads, some in zip(parts, deviations, strict=True):
+    for reads, some, strength in zip(parts, deviations, strengths, strict=True):
         adjacency = _adjacency(reads)
         felt = np.mean([one.fields for one in some], axis=0)
-        for fields, kept in ((felt, strong), (felt / amplification, weak)):
+        for fields, kept in ((felt, strong), (felt / strength, weak)):
             kept.append((fields, noise.alone + noise.each * (adjacency @ np.tanh(fields) ** 2)))
     at_strength, at_one = (
         attenuation(np.concatenate([x for x, _ in some]), np.concatenate([v for _, v in some]))

@@ -46,7 +46,7 @@ class PartReads:
         part: the part.
         site: where it was drawn.
         fields: (n,) programmed fields, in kT at the assumed beta_eff and before any rescaling.
-        factor: what (h, J)/beta was scaled by to fit the ranges.
+        factor: what (h, J)/beta was multiplied by: the strength asked for, and less than that to fit the ranges.
         spins: (reads, n) int8, gauges undone.
     """
 
@@ -84,6 +84,7 @@ class Drawer:
         deadline: float,
         rng: np.random.Generator,
         bill: Bill,
+        strengths: Sequence[float] | None = None,
     ) -> list[PartReads]:
         """The reads of every part, in the order of ``programmings`` and their parts.
 
@@ -96,6 +97,7 @@ class Drawer:
             deadline: instant of ``time.monotonic`` by which all must be back.
             rng: randomness of the gauges.
             bill: what is used is added to it.
+            strengths: what (h, J) of each of ``sites`` is multiplied by; None for 1, as every draw has it.
 
         Raises:
             BudgetExceededError: before anything is submitted.
@@ -103,10 +105,11 @@ class Drawer:
             SamplerError: a problem failed; the others were cancelled.
         """
         fields = self._fields(programmings, sites, conditions)
+        strengths = [1.0] * len(sites) if strengths is None else strengths
         planned = [
             one
             for programming in programmings
-            for one in self._plan(programming, sites, fields, conditions, beta, options, rng, bill)
+            for one in self._plan(programming, sites, fields, conditions, beta, options, rng, bill, strengths)
         ]
         answers = self._runner.run([one.problem for one in planned], options.cap_us, deadline, bill)
         return self._unpack(programmings, planned, answers, sites, fields)
@@ -146,15 +149,17 @@ class Drawer:
         options: DrawOptions,
         rng: np.random.Generator,
         bill: Bill,
+        strengths: Sequence[float],
     ) -> list[_Planned]:
         settings, info = self._settings, self._info
         scaled = []
         for part in programming.parts:
             site = sites[part.copy]
-            h, j = fields[part.copy, part.condition] / beta, site.layout.j / beta
+            strength = strengths[part.copy]
+            h, j = strength * fields[part.copy, part.condition] / beta, strength * site.layout.j / beta
             factor, note = checked_factor(info, site.limits, h, j, beta, settings.range_policy, settings.min_rescale)
             bill.note(note)
-            scaled.append((site, factor, h * factor, j * factor))
+            scaled.append((site, factor * strength, h * factor, j * factor))
         factors = tuple(factor for _, factor, _, _ in scaled)
         qubits = np.concatenate([site.layout.qubits for site, *_ in scaled])
         shares = _split(programming.reads, options.gauges)

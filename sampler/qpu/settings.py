@@ -40,7 +40,7 @@ class QpuSettings:
         calibration_gauges: most spin-reversal gauges it is averaged over, each a programming of its own.
         calibration_access_us: QPU access time that a calibration may take; it has as many gauges as fit in, at least
             four.
-        calibration_spread_kt: a weakly coupled machine's (h, J) are amplified in a calibration, up to four times,
+        calibration_spread_kt: a weakly coupled machine's (h, J) are amplified in a calibration, up to eight times,
             so that its energies spread by about this; 0 measures every machine as it is drawn.
         calibration_max_age_s: an older calibration is marked stale.
         drift_tolerance: relative change of the apparent beta_eff that marks draws as drifting.
@@ -81,7 +81,7 @@ class QpuSettings:
     daily_budget_us: float | None = None
     key_budget_us: float | None = None
     initial_beta: float = 5.0
-    calibration_reads: int = 960
+    calibration_reads: int = 1080
     calibration_gauges: int = 48
     calibration_access_us: float = 9e5
     calibration_spread_kt: float = 10.0

@@ -48,8 +48,8 @@ def pseudolikelihood_scale(
 ) -> Estimate:
     """The r of largest pseudolikelihood, from ``pulls`` (reads, n) = −2 s_i f_i, with a bootstrap error.
 
-    ``blocks`` (reads,) numbers, from 0, the programming of each read, or the set of gauges it belongs to. With ``MIN_BLOCKS`` of them or more, whole
-    programmings are resampled, so that the error holds what their control errors add; otherwise reads are.
+    ``blocks`` (reads,) numbers, from 0, the programming of each read, or its set of gauges. With ``MIN_BLOCKS`` or
+    more, whole blocks are resampled, so that the error holds what control errors add; otherwise reads are.
     """
     a = pulls.astype(np.float64)
     r = 1.0

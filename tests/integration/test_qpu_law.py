@@ -154,11 +154,11 @@ def test_a_drift_is_noticed_and_a_new_calibration_ends_it(tmp_path: Path) -> Non
     machine = small_machine("zephyr", 2)
     level = np.array([1, 1, -1, -1], dtype=np.int8)
     config = EmulatorConfig(topology="zephyr:2", defects=0.0, beta=4.0, beta_drift_per_problem=0.05, sweeps=96)
+    # Few gauges: the solver drifts with each problem, those of the calibration too.
+    settings_of = {"state_dir": tmp_path, "recalibrate_on_drift": True, "calibration_gauges": 4}
     with (
         EmulatorServer(config) as server,
-        QpuSampler(
-            QpuSettings(endpoint=server.endpoint, token="any", state_dir=tmp_path, recalibrate_on_drift=True)
-        ) as sampler,
+        QpuSampler(QpuSettings(endpoint=server.endpoint, token="any", **settings_of)) as sampler,  # type: ignore[arg-type]
     ):
         request = request_of(machine, np.tile(level, (2000, 1)))
         first = sampler.sample(request).provenance

@@ -50,10 +50,10 @@ def test_planted_random_fields_are_found(error_h: float, error_j: float) -> None
 
 def test_without_errors_nothing_is_corrected() -> None:
     reads = reads_of(0.0, 0.0, 2)
-    assert correction([reads], 1.0, STRENGTH, GAUGES) == pytest.approx(1.0, abs=2e-3)
+    assert correction([reads], 1.0, [STRENGTH], GAUGES) == pytest.approx(1.0, abs=2e-3)
     noisy = reads_of(0.3, 0.3, 2)
-    assert correction([noisy], 1.0, 1.0, GAUGES) == 1.0
-    assert correction([noisy], 1.0, STRENGTH, GAUGES) > 1.005
+    assert correction([noisy], 1.0, [1.0], GAUGES) == 1.0
+    assert correction([noisy], 1.0, [STRENGTH], GAUGES) > 1.005
 
 
 def test_attenuation_is_the_scale_that_noisy_means_look_like() -> None:
