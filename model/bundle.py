@@ -181,7 +181,7 @@ class Bundle:
         def decode_tile(start: int) -> None:
             chosen = np.arange(start, start + TILE_ROWS)
             chosen[chosen >= rows] = start
-            numbers = uniforms(streams[chosen], 1 + self.decoder.uniform_count)
+            numbers = uniforms(streams[start : start + TILE_ROWS], 1 + self.decoder.uniform_count)
             grid = self.decoder.draw(
                 torch.from_numpy(latent[chosen].astype(np.float32)),
                 torch.from_numpy(energies[chosen].astype(np.float32)),
@@ -190,7 +190,7 @@ class Bundle:
             elements = (numbers[:, -1] * self._order).astype(np.int64)
             if self._order > 1:
                 grid = turn(grid, elements, self._grid)
-            voxels = self._grid.to_voxels(grid)[: rows - start]
+            voxels = self._grid.to_voxels(grid)
             np.multiply(voxels, voxels >= threshold_mev, out=showers[start : start + TILE_ROWS])
 
         list(_decoding_threads().map(decode_tile, range(0, rows, TILE_ROWS)))

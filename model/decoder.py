@@ -123,18 +123,19 @@ class Profile(nn.Module):
         return total, (present + torch.where(filled, share + count, torch.zeros_like(share))).sum(dim=1)
 
     def draw(self, energy: Tensor, code: Tensor, layer_code: Tensor, uniforms: Floats) -> tuple[Tensor, Tensor, Tensor]:
-        """ln(E_tot/E_inc) (rows,), ln shares and counts (rows, L) each; uniforms (rows, 1 + 3L).
+        """ln(E_tot/E_inc) (rows,), ln shares and counts (rows, L) each; uniforms (drawn, 1 + 3L), drawn ≤ rows.
 
-        The shares are as drawn: they sum to 1 only as nearly as the chain has learned.
+        The shares are as drawn: they sum to 1 only as nearly as the chain has learned. Rows beyond ``drawn`` are 0.
         """
+        rows, drawn = len(code), len(uniforms)
+        log_response = torch.zeros(rows)
         law = self.response(torch.cat([code, energy], dim=1))
-        drawn = np.empty(len(uniforms), dtype=np.float32)
-        mixture_values(law.numpy().T.copy(), uniforms[:, 0].copy(), drawn)
-        log_response = torch.from_numpy(drawn) / RESPONSE_SCALE
+        mixture_values(law.numpy().T.copy(), uniforms[:, 0].copy(), log_response.numpy()[:drawn])
+        log_response /= RESPONSE_SCALE
         response = log_response.unsqueeze(1) * RESPONSE_SCALE / 2
         log_share, count = profile_chain(
-            layer_code.numpy(),
-            torch.cat([energy, response], dim=1).numpy(),
+            layer_code.numpy()[:drawn],
+            torch.cat([energy, response], dim=1).numpy()[:drawn],
             self.hidden.weight.numpy(),
             self.hidden.bias.numpy(),
             self.energy.weight.numpy(),
@@ -144,11 +145,12 @@ class Profile(nn.Module):
             self.count.weight.numpy(),
             self.count.bias.numpy(),
             self.highest.numpy(),
-            uniforms[:, 1:].reshape(*layer_code.shape[:2], 3),
+            uniforms[:, 1:].reshape(drawn, self.shape.layers, 3),
             self.shape.profile_memory,
             EMPTY_LOG_SHARE,
         )
-        return log_response, torch.from_numpy(log_share), torch.from_numpy(count)
+        undrawn = (0, 0, 0, rows - drawn)
+        return log_response, pad(torch.from_numpy(log_share), undrawn), pad(torch.from_numpy(count), undrawn)
 
     def _memory(self, view: ShowerView) -> list[Tensor]:
         """What each layer sees of the layers before it."""
@@ -239,11 +241,13 @@ class SampledDecoder(nn.Module):
 
     @torch.inference_mode()
     def draw(self, latent: Tensor, incident_energies: Tensor, uniforms: Floats) -> Floats:
-        """Showers (rows, L, A, R) in MeV, in canonical orientation.
+        """Showers (drawn, L, A, R) in MeV, in canonical orientation.
 
-        ``latent`` (rows, bits) of −1 and +1, energies (rows,) in MeV, ``uniforms`` (rows, ≥ uniform_count) in (0, 1),
-        of which the first are used.
+        ``latent`` (rows, bits) of −1 and +1, energies (rows,) in MeV, ``uniforms`` (drawn, ≥ uniform_count) in (0, 1),
+        of which the first are used; drawn ≤ rows. The sums in a matrix product may depend on its size: only calls with
+        equal rows give equal bits, and rows that are not wanted are not drawn.
         """
+        drawn = len(uniforms)
         energy = energy_features(self.shape, incident_energies)
         code, layer_code = self.trunk(latent, energy)
         split = 1 + 3 * self.shape.layers
@@ -254,13 +258,13 @@ class SampledDecoder(nn.Module):
         layer_energy = (log_share + log_response.unsqueeze(1)).exp() * incident_energies.unsqueeze(1) * filled
         activation = self.voxels.activation
         showers: Floats = voxel_energies(
-            self.voxels.hit_logits(ring).numpy(),
-            ring.numpy(),
+            self.voxels.hit_logits(ring).numpy()[:drawn],
+            ring.numpy()[:drawn],
             activation.linear.weight.T.contiguous().numpy(),
             (activation.layer_bias + activation.linear.bias).numpy(),
             uniforms,
             split,
-            count.numpy(),
-            layer_energy.numpy(),
+            count.numpy()[:drawn],
+            layer_energy.numpy()[:drawn],
         )
         return showers

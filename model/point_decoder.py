@@ -50,9 +50,11 @@ class PointDecoder(nn.Module):
 
     @torch.inference_mode()
     def draw(self, latent: Tensor, incident_energies: Tensor, uniforms: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Showers (rows, L, A, R) in MeV; arguments as of ``SampledDecoder.draw``."""
+        """Showers (drawn, L, A, R) in MeV; arguments as of ``SampledDecoder.draw``."""
+        drawn = len(uniforms)
         logits, activation = self(latent, incident_energies)
-        hit = torch.from_numpy(uniforms[:, : self.uniform_count]).reshape(logits.shape) < torch.sigmoid(logits)
-        showers: NDArray[np.float32] = (self.scaling.inverse(activation) * hit).numpy()
-        energies: NDArray[np.float32] = incident_energies.numpy()[:, None, None, None]
+        probability = torch.sigmoid(logits)[:drawn]
+        hit = torch.from_numpy(uniforms[:, : self.uniform_count]).reshape(probability.shape) < probability
+        showers: NDArray[np.float32] = (self.scaling.inverse(activation)[:drawn] * hit).numpy()
+        energies: NDArray[np.float32] = incident_energies.numpy()[:drawn, None, None, None]
         return showers * energies
