@@ -44,6 +44,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def timestamp(now: datetime) -> str:
+    """``now`` as provenance shows it."""
+    return now.astimezone(UTC).isoformat(timespec="seconds")
+
+
 @dataclass(frozen=True, slots=True)
 class Reservation:
     """QPU access time set aside for a request."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,11 +136,6 @@ class CalibrationStore:
         if not sound:
             raise InvalidInputError(str(self._path), calibration.beta, "beta above 0")
         return calibration
-
-
-def timestamp(now: datetime) -> str:
-    """``now`` as provenance shows it."""
-    return now.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def apparent_scale(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampler.errors import InvalidInputError
+from sampler.qpu.couplers import permitted
 from sampler.qpu.gauge import draw_gauges
 from sampler.qpu.layout import mean_field
 from sampler.qpu.packing import Part, Programming
@@ -16,6 +17,7 @@ from sampler.qpu.problems import Answer, Problem
 from sampler.qpu.ranges import checked_factor, widest_beta
 from sampler.qpu.runner import Bill, Runner
 from sampler.qpu.settings import QpuSettings
+from sampler.qpu.shim import Shim
 from sampler.qpu.site import Site
 from sampler.qpu.solver import SolverInfo
 from sampler.request import ConditionMode
@@ -70,9 +72,11 @@ class _Planned:
 class Drawer:
     """Draws on one solver through one borrowed connection."""
 
-    def __init__(self, runner: Runner, settings: QpuSettings, shim_phi0: NDArray[np.float64] | None = None) -> None:
-        """``shim_phi0`` (nominal qubits,) are flux biases that make up for the chip's own offsets."""
-        self._runner, self._info, self._settings, self._shim_phi0 = runner, runner.info, settings, shim_phi0
+    def __init__(self, runner: Runner, settings: QpuSettings, shim: Shim | None = None) -> None:
+        """``shim`` is what makes up for the offsets that the chip's qubits, and perhaps its couplers, have."""
+        self._runner, self._info, self._settings = runner, runner.info, settings
+        self._shim_phi0 = None if shim is None else shim.nominal(runner.info)
+        self._couplers = None if shim is None else shim.couplers
 
     def draw(
         self,
@@ -175,7 +179,7 @@ class Drawer:
             for (site, _, h, j), gauge in zip(scaled, gauges, strict=True):
                 ends = site.layout.ends
                 h_all.append(h * gauge)
-                j_all.append(j * gauge[ends].prod(axis=1))
+                j_all.append(self._shimmed(site, j * gauge[ends].prod(axis=1)))
                 ends_all.append(ends + offset)
                 offset += h.size
             gauge = np.concatenate(gauges)
@@ -194,6 +198,14 @@ class Drawer:
             )
             planned.append(_Planned(programming, problem, gauge, factors))
         return planned
+
+    def _shimmed(self, site: Site, j: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``j`` (m,), gauge applied, with what the site's couplers are off by taken off."""
+        if self._couplers is None:
+            return j
+        layout = site.layout
+        offsets = self._couplers.of_pairs(self._info, layout.qubits[layout.ends])
+        return permitted(self._info, site.limits, j, -offsets)
 
     def _flux_biases(
         self,

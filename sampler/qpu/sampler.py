@@ -28,6 +28,7 @@ from sampler.qpu.assemble import assemble
 from sampler.qpu.breaker import CircuitBreaker
 from sampler.qpu.budget import BudgetLedger, current_key
 from sampler.qpu.calibration import Calibration, CalibrationStore
+from sampler.qpu.couplers import measure_couplers
 from sampler.qpu.draw import Drawer, PartReads
 from sampler.qpu.link import Connection, SolverLink
 from sampler.qpu.options import OPTIONS, calibration_request, check_options, draw_options
@@ -193,11 +194,13 @@ class QpuSampler:
         options: SamplerOptions | None = None,
         reads: int = 1000,
         deadline_s: float | None = None,
+        *,
+        couplers: bool = False,
     ) -> Shim:
         """Measure every qubit's own offset on the solver that ``machine`` would be drawn on, and make up for it.
 
-        Three programmings; draws at the same annealing time use it from then on, until the graph changes. Calibrate
-        again afterwards.
+        Three programmings of ``reads`` reads, and ten more for what the couplers are off by if ``couplers`` is set;
+        draws at the same annealing time use it from then on, until the graph changes. Calibrate again afterwards.
         """
         condition = np.ones((1, machine.condition_nodes.size), dtype=np.int8)
         streams = np.zeros((1, 2), dtype=np.uint64)
@@ -209,9 +212,14 @@ class QpuSampler:
             asked = draw_options(request.options, self._settings, info)
             with self._link.borrow(info) as connection:
                 runner = Runner(self._link, connection, info, self._ledger, self._settings)
-                shim = measure_shim(
-                    runner, asked.annealing_time_us, reads, asked.cap_us, deadline, Bill(), self._shims.now()
-                )
+                bill, anneal_us = Bill(), asked.annealing_time_us
+                shim = measure_shim(runner, anneal_us, reads, asked.cap_us, deadline, bill, self._shims.now())
+                if couplers:
+                    left_us = None if asked.cap_us is None else asked.cap_us - bill.access_time_us
+                    rng = self._rng.spawn(1)[0]
+                    biases = shim.nominal(info)
+                    off = measure_couplers(runner, anneal_us, reads, biases, left_us, deadline, bill, rng)
+                    shim = replace(shim, couplers=off)
             self._shims.put(shim)
             return shim
 
@@ -365,9 +373,10 @@ class QpuSampler:
     def _drawer(self, plan: Plan, connection: Connection, bill: Bill) -> Drawer:
         shim = self._shims.get(plan.info, plan.options.annealing_time_us)
         if shim is not None:
-            bill.note(f"flux-bias shim of {shim.measured_at}")
+            kind = "flux-bias shim" if shim.couplers is None else "flux-bias and coupler shim"
+            bill.note(f"{kind} of {shim.measured_at}")
         runner = Runner(self._link, connection, plan.info, self._ledger, self._settings)
-        return Drawer(runner, self._settings, None if shim is None else shim.nominal(plan.info))
+        return Drawer(runner, self._settings, shim)
 
     def _find(self, request: LatentRequest, deadline: float) -> SolverInfo:
         timeout_s = min(deadline - monotonic(), 2 * self._settings.request_timeout_s)

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampler.errors import InvalidInputError, SamplerAnswerError
-from sampler.qpu.budget import utc_now
-from sampler.qpu.calibration import timestamp
+from sampler.qpu.budget import timestamp, utc_now
+from sampler.qpu.couplers import CouplerOffsets
 from sampler.qpu.files import locked, read_json, write_json
 from sampler.qpu.problems import Problem
 from sampler.qpu.runner import Bill, Runner
@@ -40,6 +40,7 @@ class Shim:
         offset_after_kt: the same with them.
         reads: reads behind it.
         measured_at: UTC, ISO 8601.
+        couplers: what the couplers are off by, if that was measured too.
     """
 
     solver: str
@@ -51,6 +52,7 @@ class Shim:
     offset_after_kt: float
     reads: int
     measured_at: str
+    couplers: CouplerOffsets | None = None
 
     def nominal(self, info: SolverInfo) -> NDArray[np.float64]:
         """(nominal qubits,) flux biases, 0 where none was measured."""
@@ -71,8 +73,9 @@ class ShimStore:
         if entry is None:
             return None
         try:
-            return Shim(**entry)
-        except TypeError as error:
+            couplers = entry.pop("couplers", None)
+            return Shim(**entry, couplers=None if couplers is None else CouplerOffsets(**couplers))
+        except (AttributeError, TypeError) as error:
             raise InvalidInputError(str(self._path), str(entry)[:80], "shims as this program wrote them") from error
 
     def put(self, shim: Shim) -> None:

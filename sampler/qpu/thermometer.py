@@ -15,6 +15,7 @@ from sampler.errors import SamplerTimeoutError
 from sampler.machine import BoltzmannMachine
 from sampler.placement import machine_fingerprint
 from sampler.qpu.attenuation import correction
+from sampler.qpu.budget import timestamp
 from sampler.qpu.calibration import (
     SPINS_MEASURED,
     Calibration,
@@ -24,7 +25,6 @@ from sampler.qpu.calibration import (
     apparent_scale,
     matched_scale,
     pulls_of,
-    timestamp,
 )
 from sampler.qpu.draw import Drawer, DrawOptions, PartReads
 from sampler.qpu.drift import DriftWatch

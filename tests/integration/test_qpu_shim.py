@@ -50,6 +50,17 @@ def magnetisation_error(machine: BoltzmannMachine, sampler: QpuSampler, **option
     return float(np.sqrt(max(0.0, float(((drawn.mean(axis=0) - exact.mean(axis=0)) ** 2 - noise).mean()))))
 
 
+def correlation_error(machine: BoltzmannMachine, sampler: QpuSampler) -> float:
+    """Root mean square error of an unrefined draw's correlations between coupled free spins, noise taken off."""
+    drawn = sampler.sample(request_of(machine, refine_sweeps=0)).spins
+    exact = GibbsSampler().sample(request_of(machine, sweeps=128)).spins
+    pairs = machine.edges[(machine.partitions[machine.edges] != 0).all(axis=1)]
+    products = [states[:, pairs[:, 0]].astype(np.float64) * states[:, pairs[:, 1]] for states in (drawn, exact)]
+    noise = sum(some.var(axis=0) for some in products) / ROWS
+    difference = products[0].mean(axis=0) - products[1].mean(axis=0)
+    return float(np.sqrt(max(0.0, float((difference**2 - noise).mean()))))
+
+
 @pytest.mark.parametrize("sampler", [{"flux_offset_phi0": 6e-5}], indirect=True)
 def test_a_shim_removes_planted_flux_offsets(sampler: QpuSampler, machine: BoltzmannMachine) -> None:
     before = magnetisation_error(machine, sampler)
@@ -63,6 +74,23 @@ def test_a_shim_removes_planted_flux_offsets(sampler: QpuSampler, machine: Boltz
     for options in ({"gauges": 2}, {"condition_mode": "flux_bias"}):
         provenance = sampler.sample(request_of(machine, **options)).provenance
         assert any("shim" in note for note in provenance.notes)
+
+
+@pytest.mark.parametrize("sampler", [{"control_error_j": 0.04, "systematic_share": 1.0}], indirect=True)
+def test_a_coupler_shim_removes_planted_offsets(sampler: QpuSampler, machine: BoltzmannMachine) -> None:
+    before = correlation_error(machine, sampler)
+    shim = sampler.shim(machine, reads=3000, couplers=True)
+    assert shim.couplers is not None
+    assert shim.couplers.beta == pytest.approx(4.0, rel=0.03)
+    assert shim.couplers.before == pytest.approx(0.04, rel=0.1)
+    assert shim.couplers.after < 0.15 * shim.couplers.before
+    sampler.calibrate(machine, request_of(machine).conditions[:1])
+    after = correlation_error(machine, sampler)
+    # Offsets of 0.04 at a beta of 4 are 0.16 kT, and so are the errors of correlations.
+    assert before > 0.1
+    assert after < 0.3 * before
+    provenance = sampler.sample(request_of(machine, gauges=2)).provenance
+    assert any("coupler shim" in note for note in provenance.notes)
 
 
 @pytest.mark.parametrize("sampler", [{"control_error_h": 0.05, "systematic_share": 1.0}], indirect=True)
