@@ -2,7 +2,8 @@
 
 Autocorrelation in equilibrium is short even where a chain is stuck in one valley and never sees the others, so it says
 nothing of burn-in. Burn-in is measured here by starting cold (a random state and a short ramp) and warm (a long one)
-and asking whether energy and magnetisations agree.
+and asking whether energy and magnetisations agree; and whether the long ramp agrees with another sampler, because ramps
+of all lengths may well agree on wrong weights of the valleys that they froze into.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class SweepCalibration:
         reference_sweeps: length of the long run.
         rows: chains compared.
         table: for each number of sweeps tried, the agreement of energy and of each partition's magnetisation.
+        control: agreement of the long run with the control's draws.
     """
 
     sweeps: int | None
@@ -67,6 +69,18 @@ class SweepCalibration:
     reference_sweeps: int
     rows: int
     table: dict[int, dict[str, Agreement]]
+    control: dict[str, Agreement]
+
+
+@dataclass(frozen=True, slots=True)
+class AutocorrelationTime:
+    """Integrated autocorrelation time in steps, and its standard error; ``inf`` where the series is too short for one.
+
+    1 for independent steps.
+    """
+
+    steps: float
+    error: float
 
 
 def figures_of(machine: BoltzmannMachine, spins: NDArray[np.int8]) -> dict[str, NDArray[np.float64]]:
@@ -180,11 +194,12 @@ def energy_matched_beta(
     raise SamplerError(f"beta did not settle within {rounds} rounds; last {beta:.4g}")
 
 
-def autocorrelation_time(series: NDArray[np.float64]) -> float:
+def autocorrelation_time(series: NDArray[np.float64]) -> AutocorrelationTime:
     """Integrated autocorrelation time τ = 1 + 2 Σ_t ρ(t), in steps, of chains (chains, steps) in equilibrium.
 
-    ρ is averaged over the chains about their common mean; the sum ends at the first t ≥ 5 τ(t) (Sokal's window). τ = 1
-    for independent steps. A series that never changes has τ = inf.
+    ρ is averaged over the chains about their common mean; the sum ends at the first t = W ≥ 5 τ(t) (Sokal's window).
+    The error is that of Madras and Sokal (1988), τ √((4 W + 2) / (chains · steps)); it is inf, and τ a lower bound,
+    where no W is within the series. A series that never changes has τ = inf.
 
     Raises:
         InvalidInputError: fewer than 8 steps.
@@ -197,15 +212,19 @@ def autocorrelation_time(series: NDArray[np.float64]) -> float:
     padded = np.fft.rfft(centred, n=2 * steps, axis=1)
     covariance = np.fft.irfft(np.abs(padded) ** 2, axis=1)[:, :steps].sum(axis=0) / np.arange(steps, 0, -1)
     if covariance[0] <= 1e-12 * max(1.0, float(np.abs(values).max()) ** 2):
-        return math.inf
+        return AutocorrelationTime(math.inf, math.inf)
     tau = 2.0 * np.cumsum(covariance / covariance[0]) - 1.0
     inside = np.arange(steps) >= 5.0 * tau
-    return float(max(tau[int(np.argmax(inside))] if inside.any() else tau[-1], 1.0))
+    if not inside.any():
+        return AutocorrelationTime(max(float(tau[-1]), 1.0), math.inf)
+    window = int(np.argmax(inside))
+    found = max(float(tau[window]), 1.0)
+    return AutocorrelationTime(found, found * math.sqrt((4.0 * window + 2.0) / values.size))
 
 
 def autocorrelation_times(
     machine: BoltzmannMachine, spins: NDArray[np.int8], advance: Advance, *, steps: int = 256
-) -> dict[str, float]:
+) -> dict[str, AutocorrelationTime]:
     """τ in steps of each figure of ``figures_of``, from chains that start in equilibrium at ``spins`` (rows, nodes).
 
     Chains of different conditions have different means, so each figure is taken relative to its chain's condition: the
@@ -237,7 +256,7 @@ def chain_autocorrelation_times(
     chains: int = 32,
     steps: int = 256,
     seed: int = 0,
-) -> dict[str, float]:
+) -> dict[str, AutocorrelationTime]:
     """τ in sweeps of each figure of ``figures_of``, of Gibbs chains at some ``conditions`` (levels, width).
 
     Args:
@@ -293,6 +312,7 @@ def calibrate_sweeps(
     machine: BoltzmannMachine,
     conditions: NDArray[np.int8],
     draw: Draw,
+    control: Draw,
     tolerance: float = 0.1,
     *,
     candidates: Sequence[int] = (8, 16, 32, 64, 128, 256, 512, 1024),
@@ -303,14 +323,17 @@ def calibrate_sweeps(
     """The least number of sweeps whose draws agree with those of a long run, for these conditions (rows, width).
 
     A number counts as enough if it *and every larger candidate* agree with the long run within ``tolerance`` in energy
-    and in each partition's magnetisation. The largest candidate is thereby the test of the long run itself: should it
-    disagree, nothing is known to be equilibrated and ``sweeps`` is None (ramps fail there: see sampler.tempering).
+    and in each partition's magnetisation. The largest candidate is thereby a test of the long run itself, and
+    ``control`` is another: should either disagree with it, nothing is known to be equilibrated and ``sweeps`` is None
+    (ramps fail there: see sampler.tempering).
 
     Args:
         machine: the law.
         conditions: one chain each; at least 72 / tolerance² of them. Two standard errors of the difference, √(2 / rows)
             each, count against the tolerance, and samples that agree differ by four in 6e-5 of cases.
         draw: a sampler's ``sample`` that takes ``sweeps``.
+        control: that of a sampler which finds the weights of valleys in another way; it gets the largest of
+            ``candidates`` as its ``sweeps``.
         tolerance: in standard deviations of each figure at a fixed condition.
         candidates: numbers of sweeps tried, ascending, below ``reference_sweeps``.
         reference_sweeps: length of the long run.
@@ -331,21 +354,22 @@ def calibrate_sweeps(
     if not ascending or ascending[0] < 1 or ascending[-1] >= reference_sweeps:
         raise InvalidInputError("candidates", list(candidates), f"numbers from 1 to below {reference_sweeps}")
 
-    def drawn(sweeps: int, number: int) -> NDArray[np.int8]:
+    def drawn(sample: Draw, options: SamplerOptions, number: int) -> NDArray[np.int8]:
         streams = np.empty((rows, 2), dtype=np.uint64)
         streams[:, 0] = seed
         streams[:, 1] = np.arange(rows, dtype=np.uint64) + np.uint64(rows * number)
-        return draw(LatentRequest(machine, conditions, streams, SamplerOptions(sweeps=sweeps))).spins
+        return sample(LatentRequest(machine, conditions, streams, options)).spins
 
-    warm = drawn(reference_sweeps, 0)
+    warm = drawn(draw, SamplerOptions(sweeps=reference_sweeps), 0)
     table: dict[int, dict[str, Agreement]] = {}
     for number, sweeps in enumerate(ascending, 1):
-        table[sweeps] = agreement(machine, drawn(sweeps, number), warm)
+        table[sweeps] = agreement(machine, drawn(draw, SamplerOptions(sweeps=sweeps), number), warm)
         if progress is not None:
             progress(sweeps, table[sweeps])
+    known = agreement(machine, drawn(control, SamplerOptions(sweeps=ascending[-1]), len(ascending) + 1), warm)
     enough = None
     for sweeps in reversed(ascending):
-        if not all(found.within(tolerance) for found in table[sweeps].values()):
+        if not all(found.within(tolerance) for found in (*table[sweeps].values(), *known.values())):
             break
         enough = sweeps
-    return SweepCalibration(enough, tolerance, reference_sweeps, rows, table)
+    return SweepCalibration(enough, tolerance, reference_sweeps, rows, table, known)

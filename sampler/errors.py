@@ -14,6 +14,7 @@
         │   └── CircuitOpenError                  too many failures in a row; waiting before the next probe
         ├── SamplerTimeoutError      no answer before the deadline
         ├── SamplerAnswerError       an answer came, and it is not a valid draw
+        ├── NotEquilibratedError     no number of sweeps tried is known to reach the law
         ├── ProblemRangeError        (h, J)/beta_eff leaves the solver's ranges
         ├── BudgetExceededError      the QPU access time asked for is more than what is left
         └── BankExhaustedError       the bank holds no further latents for a condition
@@ -85,6 +86,10 @@ class SamplerTimeoutError(SamplerError):
 
 class SamplerAnswerError(SamplerError):
     """An answer came, and it is not a valid draw: wrong shape, values, count or energies."""
+
+
+class NotEquilibratedError(SamplerError):
+    """No number of sweeps that was tried is known to reach the law."""
 
 
 class ProblemRangeError(SamplerError):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import uvicorn
 
-from model.bundle import find_bundles, load_bundle
+from model.bundle import find_bundles, load_bundle, save_bundle
 from model.showers_file import write_showers
 from sampler.emulator.config import EmulatorConfig
 from sampler.emulator.server import EmulatorServer
@@ -369,8 +369,39 @@ def test_sweeps_are_measured_and_kept(qshower, environment, untrained_bundles, t
     assert "1024" in out
     manifest = load_bundle(folder).manifest
     assert manifest.sweeps in (8, 16, 32, 64, 128, 256, 512, 1024)
-    assert manifest.sweeps_measurement["tolerance_sigma"] == 0.5
+    measured = manifest.sweeps_measurement
+    assert measured["tolerance_sigma"] == 0.5
+    figures = {"energy", "magnetisation_1", "magnetisation_2", "magnetisation_3"}
+    assert set(measured["autocorrelation_sweeps"]) == set(measured["autocorrelation_error_sweeps"]) == figures
+    assert all(1.0 <= time < 20.0 for time in measured["autocorrelation_sweeps"].values())
+    assert all(0.0 < error < 2.0 for error in measured["autocorrelation_error_sweeps"].values())
+    assert set(measured["tempering_differences_sigma"]) == figures
+    assert "tempering" in out
+    assert "autocorrelation times in sweeps: energy" in err
     assert f"needs {manifest.sweeps} sweeps" in err
+
+
+def test_a_model_on_which_ramps_fail_is_left_as_it_was(qshower, environment, untrained_bundles, tmp_path):
+    """A ferromagnet: ramps of all lengths agree on how many chains freeze the wrong way up, and all are wrong."""
+    easy = load_bundle(untrained_bundles / "test-zephyr")
+    machine = easy.machine
+    held = (machine.partitions[machine.edges] == 0).any(axis=1)
+    hard = machine.with_parameters(
+        np.full(machine.node_count, -0.04, np.float32), np.where(held, 0.0, -0.8).astype(np.float32)
+    )
+    folder = tmp_path / "bundles" / "test-zephyr"
+    folder.parent.mkdir()
+    save_bundle(folder, easy.manifest, hard, easy.decoder.state_dict())
+    before = (folder / "manifest.json").read_bytes()
+    environment.setenv("QSHOWER_MODEL_FOLDER", str(tmp_path / "bundles"))
+    code, table, err = qshower("calibrate", "--tolerance", 0.5)
+    assert code == 1
+    assert "yes" not in table
+    assert err.count("\n") == 1
+    assert err.startswith("qshower: ramps of test-zephyr do not converge within 1024 sweeps: ")
+    assert "parallel tempering" in err
+    assert "--sampler tempering" in err
+    assert (folder / "manifest.json").read_bytes() == before
 
 
 def test_the_emulator_serves_until_it_is_told_to_stop():

@@ -21,7 +21,8 @@ def test_served_states_follow_the_exact_law(kind, rng, judge, checks, random_mac
     warm = None
     if kind == "warm gibbs":
         with GibbsSampler() as source:
-            tau = max(chain_autocorrelation_times(machine, levels, source.sample, refine, sweeps=64).values())
+            times = chain_autocorrelation_times(machine, levels, source.sample, refine, sweeps=64)
+            tau = max(time.steps for time in times.values())
         warm = WarmChains(refine, sweeps=int(np.ceil(10 * tau)), tau_sweeps=tau, renew_after=6)
     served = []
     with AnnealingSampler() if kind == "fresh annealing" else GibbsSampler() as sampler:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sampler.diagnostics import (
+    AutocorrelationTime,
     agreement,
     autocorrelation_time,
     autocorrelation_times,
@@ -22,6 +23,7 @@ from sampler.diagnostics import (
 from sampler.errors import InvalidInputError, SamplerError
 from sampler.gibbs.sampler import GibbsSampler, refine
 from sampler.request import LatentBatch, Provenance, SamplerOptions
+from sampler.tempering import TemperingSampler
 
 
 @pytest.fixture
@@ -115,11 +117,23 @@ def test_autocorrelation_time_of_an_autoregressive_series(rho, rng):
         steps[:, t] = rho * steps[:, t - 1] + math.sqrt(1 - rho**2) * rng.normal(size=64)
     expected = (1 + rho) / (1 - rho)
     # 64 * 4096 steps know tau to about 1 %, and the window cuts less than 1 % off.
-    assert autocorrelation_time(steps + 7) == pytest.approx(expected, rel=0.08)
+    found = autocorrelation_time(steps + 7)
+    assert found.steps == pytest.approx(expected, rel=0.08)
+    # The formula's error against the spread of 16 independent parts of the chains, known to a fifth.
+    parts = [autocorrelation_time(part) for part in np.split(steps, 16)]
+    spread = np.std([part.steps for part in parts], ddof=1)
+    assert 0.4 < spread / parts[0].error < 2.5
+    assert found.error == pytest.approx(parts[0].error / 4, rel=0.4)
+
+
+def test_a_series_too_short_for_its_memory_gives_a_lower_bound(rng):
+    found = autocorrelation_time(np.cumsum(rng.normal(size=(50, 30)), axis=1))
+    assert found.steps > 5
+    assert found.error == math.inf
 
 
 def test_autocorrelation_time_of_what_never_changes_is_infinite():
-    assert autocorrelation_time(np.full((3, 20), 0.1)) == math.inf
+    assert autocorrelation_time(np.full((3, 20), 0.1)) == AutocorrelationTime(math.inf, math.inf)
     with pytest.raises(InvalidInputError, match="at least 8 steps"):
         autocorrelation_time(np.zeros((3, 7)))
 
@@ -130,13 +144,14 @@ def test_autocorrelation_times_of_independent_and_of_frozen_chains(machine, rng,
     start = law.draw(rng, 200)
     fresh = autocorrelation_times(machine, start, lambda spins, step: law.draw(rng, 200), steps=64)
     assert set(fresh) == set(figures_of(machine, start))
-    assert all(tau == pytest.approx(1.0, abs=0.2) for tau in fresh.values())
+    assert all(tau.steps == pytest.approx(1.0, abs=0.2) for tau in fresh.values())
     every_third = autocorrelation_times(
         machine, start, lambda spins, step: spins if step % 3 else law.draw(rng, 200), steps=150
     )
     # Blocks of three equal steps: 1 + 2 (2/3 + 1/3) = 3.
-    assert all(tau == pytest.approx(3.0, abs=0.5) for tau in every_third.values())
-    assert all(tau >= 32 for tau in autocorrelation_times(machine, start, lambda spins, step: spins, steps=64).values())
+    assert all(tau.steps == pytest.approx(3.0, abs=0.5) for tau in every_third.values())
+    frozen = autocorrelation_times(machine, start, lambda spins, step: spins, steps=64)
+    assert all(tau.steps >= 32 for tau in frozen.values())
 
 
 def test_autocorrelation_time_of_gibbs_chains(machine, rng, random_spins):
@@ -153,9 +168,10 @@ def test_autocorrelation_time_of_gibbs_chains(machine, rng, random_spins):
         free = machine.with_parameters(machine.h, machine.j * 0)
         independent = chain_autocorrelation_times(free, levels, sampler.sample, refine, sweeps=8, steps=128)
     assert set(times) == {"energy", "magnetisation_1", "magnetisation_2", "magnetisation_3"}
-    assert all(1.0 <= tau < 12.0 for tau in times.values())
+    assert all(1.0 <= tau.steps < 12.0 for tau in times.values())
+    assert all(0.0 < tau.error < 0.2 * tau.steps for tau in times.values())
     # Without couplings a sweep forgets everything.
-    assert all(tau == pytest.approx(1.0, abs=0.1) for tau in independent.values())
+    assert all(tau.steps == pytest.approx(1.0, abs=0.1) for tau in independent.values())
     streams = np.concatenate(seen)
     assert len(np.unique(streams, axis=0)) == 256 * 96, "a stream was used twice"
     assert streams[:, 1].min() >= 96, "the start's streams were used again"
@@ -206,21 +222,39 @@ def test_calibration_finds_where_a_slow_sampler_becomes_right(machine, rng, rand
     conditions = np.repeat(level, 2000, axis=0)
     seen = []
     found = calibrate_sweeps(
-        machine, conditions, slow_draw(law, 40, rng), 0.2, progress=lambda sweeps, figures: seen.append(sweeps)
+        machine,
+        conditions,
+        slow_draw(law, 40, rng),
+        slow_draw(law, 1, rng),
+        0.2,
+        progress=lambda sweeps, figures: seen.append(sweeps),
     )
     assert found.sweeps == 64
     assert seen == [8, 16, 32, 64, 128, 256, 512, 1024]
     assert not found.table[16]["energy"].within(0.2)
     assert found.table[64]["energy"].within(0.2)
     assert (found.rows, found.tolerance, found.reference_sweeps) == (2000, 0.2, 2048)
-    # The long run is itself in doubt when even the largest candidate differs from it.
-    assert calibrate_sweeps(machine, conditions, slow_draw(law, 4000, rng), 0.2).sweeps is None
+    assert all(figure.within(0.2) for figure in found.control.values())
+    # The long run is itself in doubt when even the largest candidate differs from it ...
+    assert calibrate_sweeps(machine, conditions, slow_draw(law, 4000, rng), slow_draw(law, 1, rng), 0.2).sweeps is None
+    # ... or when runs of all lengths agree with one another, and not with another sampler.
+    colder = enumerate_law(scaled(machine, 1.5), level[0])
+    wrong = calibrate_sweeps(machine, conditions, slow_draw(colder, 1, rng), slow_draw(law, 1, rng), 0.2)
+    assert all(figure.within(0.2) for figures in wrong.table.values() for figure in figures.values())
+    assert not wrong.control["energy"].within(0.2)
+    assert wrong.sweeps is None
 
 
 def test_calibration_of_the_real_sampler_on_an_easy_machine(machine, rng, random_spins):
-    with GibbsSampler() as sampler:
+    with GibbsSampler() as sampler, TemperingSampler() as control:
         found = calibrate_sweeps(
-            machine, random_spins(rng, (2000, 3)), sampler.sample, 0.2, candidates=(1, 64, 128), reference_sweeps=256
+            machine,
+            random_spins(rng, (2000, 3)),
+            sampler.sample,
+            control.sample,
+            0.2,
+            candidates=(1, 64, 128),
+            reference_sweeps=256,
         )
     # One sweep at beta = 1 from a random state is not enough, 64 are.
     assert found.sweeps == 64
@@ -240,7 +274,7 @@ def test_calibration_of_the_real_sampler_on_an_easy_machine(machine, rng, random
 def test_bad_calibration_arguments_are_refused(field, changes, machine, rng, random_spins):
     arguments = {"tolerance": 0.5} | changes
     with GibbsSampler() as sampler, pytest.raises(InvalidInputError) as caught:
-        calibrate_sweeps(machine, random_spins(rng, (300, 3)), sampler.sample, **arguments)
+        calibrate_sweeps(machine, random_spins(rng, (300, 3)), sampler.sample, sampler.sample, **arguments)
     assert caught.value.field == field
 
 
@@ -252,8 +286,9 @@ def test_options_of_a_calibration_reach_the_sampler(machine, rng, random_spins):
         with GibbsSampler() as sampler:
             return sampler.sample(dataclasses.replace(request, options=SamplerOptions(sweeps=2)))
 
-    calibrate_sweeps(machine, random_spins(rng, (100, 3)), draw, 1.0, candidates=(3, 5), reference_sweeps=9, seed=4)
-    assert [request.options.sweeps for request in asked] == [9, 3, 5]
+    conditions = random_spins(rng, (100, 3))
+    calibrate_sweeps(machine, conditions, draw, draw, 1.0, candidates=(3, 5), reference_sweeps=9, seed=4)
+    assert [request.options.sweeps for request in asked] == [9, 3, 5, 5]
     streams = np.concatenate([request.streams for request in asked])
-    assert len(np.unique(streams, axis=0)) == 300
+    assert len(np.unique(streams, axis=0)) == 400
     assert (streams[:, 0] == 4).all()
