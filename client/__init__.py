@@ -12,13 +12,14 @@ from client.errors import (
     UnauthorisedError,
     UnavailableError,
 )
-from client.shower_client import ShowerClient, Showers
+from client.shower_client import Estimate, ShowerClient, Showers
 
 __all__ = [
     "BadAnswerError",
     "BusyError",
     "ConnectionFailedError",
     "DeadlineError",
+    "Estimate",
     "InvalidRequestError",
     "NotFoundError",
     "RefusedError",

@@ -7,6 +7,9 @@
 //     qshower::Showers showers = client.generate(request);
 //     const float* first = showers.row(0);  // showers.voxels energies in MeV: layer slowest, then angle, then radius
 //
+//     request.sampler = "qpu";
+//     double cost_us = client.estimate(request).access_time_us;  // a dry run: nothing is drawn, nothing billed
+//
 // A client keeps one connection and belongs to one thread at a time. Plain HTTP only: put TLS into a proxy.
 #ifndef QSHOWER_HPP
 #define QSHOWER_HPP
@@ -23,8 +26,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <locale>
 #include <map>
 #include <optional>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -76,6 +81,23 @@ struct Showers {
   const float* row(std::size_t shower) const { return showers_mev.data() + shower * voxels; }
 };
 
+// What a request would take on a QPU: QPU access time in microseconds, that of a calibration on the way included, of
+// which calibration_us is the calibration's; problems and reads to submit; conditions in all and side by side; spins of
+// the model without a working qubit; and showers that reads kept from earlier draws would answer, at no cost.
+struct Estimate {
+  std::string model;
+  std::string solver;
+  std::string graph_id;
+  double access_time_us = 0;
+  double calibration_us = 0;
+  std::uint64_t problems = 0;
+  std::uint64_t reads = 0;
+  std::uint64_t conditions = 0;
+  std::uint64_t copies = 0;
+  std::uint64_t holes = 0;
+  std::uint64_t kept = 0;
+};
+
 namespace detail {
 
 inline std::string quoted(const std::string& text) {
@@ -105,7 +127,7 @@ inline std::string number(double value) {
   return text;
 }
 
-inline std::string body_of(const Request& request) {
+inline std::string body_of(const Request& request, bool dry_run) {
   std::string body = "{\"incident_energies_mev\":[";
   for (std::size_t i = 0; i < request.incident_energies_mev.size(); ++i) {
     body += (i != 0 ? "," : "") + number(request.incident_energies_mev[i]);
@@ -120,8 +142,154 @@ inline std::string body_of(const Request& request) {
   if (request.threshold_mev) body += ",\"threshold_mev\":" + number(*request.threshold_mev);
   if (request.deadline_s) body += ",\"deadline_s\":" + number(*request.deadline_s);
   if (!request.options_json.empty()) body += ",\"options\":" + request.options_json;
+  if (dry_run) body += ",\"dry_run\":true";
   return body + "}";
 }
+
+// Appends a code point as UTF-8.
+inline void append_utf8(std::string& text, std::uint32_t c) {
+  if (c < 0x80) {
+    text += static_cast<char>(c);
+  } else if (c < 0x800) {
+    text += static_cast<char>(0xC0 | c >> 6);
+    text += static_cast<char>(0x80 | (c & 0x3F));
+  } else if (c < 0x10000) {
+    text += static_cast<char>(0xE0 | c >> 12);
+    text += static_cast<char>(0x80 | (c >> 6 & 0x3F));
+    text += static_cast<char>(0x80 | (c & 0x3F));
+  } else {
+    text += static_cast<char>(0xF0 | c >> 18);
+    text += static_cast<char>(0x80 | (c >> 12 & 0x3F));
+    text += static_cast<char>(0x80 | (c >> 6 & 0x3F));
+    text += static_cast<char>(0x80 | (c & 0x3F));
+  }
+}
+
+// Reads the one kind of JSON a dry run is answered with: {"estimate": {name: text or number, ...}}.
+class EstimateParser {
+ public:
+  explicit EstimateParser(const std::string& text) : text_(text) {}
+
+  Estimate parse() {
+    expect('{');
+    if (string() != "estimate") throw Error("the answer to a dry run holds no estimate");
+    expect(':');
+    expect('{');
+    std::map<std::string, std::string> values;
+    do {
+      const std::string name = string();
+      expect(':');
+      values[name] = next() == '"' ? string() : number_text();
+    } while (took(','));
+    expect('}');
+    expect('}');
+    Estimate estimate;
+    estimate.model = value(values, "model");
+    estimate.solver = value(values, "solver");
+    estimate.graph_id = value(values, "graph_id");
+    estimate.access_time_us = real(values, "access_time_us");
+    estimate.calibration_us = real(values, "calibration_us");
+    estimate.problems = count(values, "problems");
+    estimate.reads = count(values, "reads");
+    estimate.conditions = count(values, "conditions");
+    estimate.copies = count(values, "copies");
+    estimate.holes = count(values, "holes");
+    estimate.kept = count(values, "kept");
+    return estimate;
+  }
+
+ private:
+  char next() {
+    while (at_ < text_.size() && std::strchr(" \t\r\n", text_[at_]) != nullptr) ++at_;
+    if (at_ == text_.size()) throw Error("the answer to a dry run is cut short");
+    return text_[at_];
+  }
+
+  bool took(char wanted) {
+    if (next() != wanted) return false;
+    ++at_;
+    return true;
+  }
+
+  void expect(char wanted) {
+    if (!took(wanted)) throw Error("the answer to a dry run is no estimate");
+  }
+
+  std::uint32_t hexadecimal() {
+    if (text_.size() - at_ < 4) throw Error("the answer to a dry run is cut short");
+    std::uint32_t code = 0;
+    for (int digit = 0; digit < 4; ++digit) {
+      const char c = text_[at_++];
+      const char* found = std::strchr("0123456789abcdef", c >= 'A' && c <= 'F' ? c - 'A' + 'a' : c);
+      if (found == nullptr || c == 0) throw Error("the answer to a dry run is no JSON");
+      code = code << 4 | static_cast<std::uint32_t>(std::strlen("0123456789abcdef") - std::strlen(found));
+    }
+    return code;
+  }
+
+  std::string string() {
+    expect('"');
+    std::string out;
+    while (at_ < text_.size() && text_[at_] != '"') {
+      if (text_[at_] != '\\') {
+        out += text_[at_++];
+        continue;
+      }
+      if (++at_ == text_.size()) break;
+      const char kind = text_[at_++];
+      if (kind == 'u') {
+        std::uint32_t code = hexadecimal();
+        if (code >= 0xD800 && code < 0xDC00 && text_.compare(at_, 2, "\\u") == 0) {
+          at_ += 2;
+          code = 0x10000 + ((code - 0xD800) << 10) + (hexadecimal() - 0xDC00);
+        }
+        append_utf8(out, code);
+        continue;
+      }
+      const char* const from = "\"\\/bfnrt";
+      const char* found = kind == 0 ? nullptr : std::strchr(from, kind);
+      if (found == nullptr) throw Error("the answer to a dry run is no JSON");
+      out += "\"\\/\b\f\n\r\t"[found - from];
+    }
+    expect('"');
+    return out;
+  }
+
+  std::string number_text() {
+    const std::size_t begin = at_;
+    while (at_ < text_.size() && text_[at_] != 0 && std::strchr("+-.0123456789eE", text_[at_]) != nullptr) ++at_;
+    if (at_ == begin) throw Error("the answer to a dry run holds something that is neither text nor a number");
+    return text_.substr(begin, at_ - begin);
+  }
+
+  static const std::string& value(const std::map<std::string, std::string>& values, const char* name) {
+    const auto found = values.find(name);
+    if (found == values.end()) throw Error(std::string("the estimate holds no ") + name);
+    return found->second;
+  }
+
+  static double real(const std::map<std::string, std::string>& values, const char* name) {
+    // Not strtod: in some locales it stops at the point.
+    std::istringstream stream(value(values, name));
+    stream.imbue(std::locale::classic());
+    double parsed = 0;
+    if (!(stream >> parsed) || stream.peek() != std::istringstream::traits_type::eof()) {
+      throw Error(std::string("the estimate's ") + name + " is no number");
+    }
+    return parsed;
+  }
+
+  static std::uint64_t count(const std::map<std::string, std::string>& values, const char* name) {
+    const std::string& text = value(values, name);
+    if (text.empty() || text.find_first_not_of("0123456789") != std::string::npos) {
+      throw Error(std::string("the estimate's ") + name + " is no count");
+    }
+    return std::strtoull(text.c_str(), nullptr, 10);
+  }
+
+  const std::string& text_;
+  std::size_t at_ = 0;
+};
 
 // Little-endian integer of `bytes` bytes; Error beyond the end.
 inline std::uint64_t integer(const std::string& data, std::size_t at, std::size_t bytes) {
@@ -195,21 +363,7 @@ inline std::string text_of(const Array& array) {
   for (std::size_t at = 0; at + 4 <= array.data.size(); at += 4) {
     const std::uint32_t c = static_cast<std::uint32_t>(integer(array.data, at, 4));
     if (c == 0) break;
-    if (c < 0x80) {
-      text += static_cast<char>(c);
-    } else if (c < 0x800) {
-      text += static_cast<char>(0xC0 | c >> 6);
-      text += static_cast<char>(0x80 | (c & 0x3F));
-    } else if (c < 0x10000) {
-      text += static_cast<char>(0xE0 | c >> 12);
-      text += static_cast<char>(0x80 | (c >> 6 & 0x3F));
-      text += static_cast<char>(0x80 | (c & 0x3F));
-    } else {
-      text += static_cast<char>(0xF0 | c >> 18);
-      text += static_cast<char>(0x80 | (c >> 12 & 0x3F));
-      text += static_cast<char>(0x80 | (c >> 6 & 0x3F));
-      text += static_cast<char>(0x80 | (c & 0x3F));
-    }
+    append_utf8(text, c);
   }
   return text;
 }
@@ -257,9 +411,24 @@ class Client {
 
   // One shower for each energy, `showers_per_energy` times. Throws Refused or Error. Never sends a request twice.
   Showers generate(const Request& request) {
-    const std::string body = detail::body_of(request);
+    const std::size_t expected =
+        request.incident_energies_mev.size() * static_cast<std::size_t>(request.showers_per_energy);
+    return ask(detail::body_of(request, false), "application/x-npz",
+               [expected](const std::string& answer) { return detail::showers_of(answer, expected); });
+  }
+
+  // What the request would take on a QPU: a dry run, which draws and bills nothing. Throws Refused or Error; Refused
+  // with status 422 if the request's sampler bills nothing.
+  Estimate estimate(const Request& request) {
+    return ask(detail::body_of(request, true), "application/json",
+               [](const std::string& answer) { return detail::EstimateParser(answer).parse(); });
+  }
+
+ private:
+  template <typename Reader>
+  auto ask(const std::string& body, const char* accept, Reader read) -> decltype(read(body)) {
     std::string head = "POST /generate HTTP/1.1\r\nHost: " + host_ + ":" + std::to_string(port_) +
-                       "\r\nContent-Type: application/json\r\nAccept: application/x-npz\r\nContent-Length: " +
+                       "\r\nContent-Type: application/json\r\nAccept: " + accept + "\r\nContent-Length: " +
                        std::to_string(body.size()) + "\r\n";
     if (!api_key_.empty()) head += "Authorization: Bearer " + api_key_ + "\r\n";
     try {
@@ -268,8 +437,7 @@ class Client {
       const Response response = receive();
       if (response.closes) hang_up();
       if (response.status != 200) throw Refused(response.status, response.body, response.retry_after_s);
-      return detail::showers_of(response.body, request.incident_energies_mev.size() *
-                                                   static_cast<std::size_t>(request.showers_per_energy));
+      return read(response.body);
     } catch (const Refused&) {
       throw;
     } catch (...) {
@@ -278,7 +446,6 @@ class Client {
     }
   }
 
- private:
   struct Response {
     int status = 0;
     int retry_after_s = -1;

@@ -16,7 +16,7 @@ import secrets
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from client.errors import BY_STATUS, BadAnswerError, ConnectionFailedError, RefusedError
 
+JSON = "application/json"
 NPZ = "application/x-npz"
 HDF5 = "application/x-hdf5"
 FIRST_PAUSE_S = 0.2
@@ -48,6 +49,35 @@ class Showers:
     showers_mev: NDArray[np.float32]
     geometry: dict[str, Any]
     provenance: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a request would take on a QPU, had it not been a dry run.
+
+    Attributes:
+        model, solver, graph_id: what would be drawn, and where.
+        access_time_us: QPU access time to be billed, that of a calibration on the way included.
+        calibration_us: the calibration's part of it; 0 if there is one already.
+        problems: problems to submit, without a calibration's.
+        reads: reads of all of them.
+        conditions: different conditions.
+        copies: conditions side by side on the chip.
+        holes: spins of the model without a working qubit.
+        kept: showers that reads kept from earlier draws would answer, at no cost; the rest is what the others take.
+    """
+
+    model: str
+    solver: str
+    graph_id: str
+    access_time_us: float
+    calibration_us: float
+    problems: int
+    reads: int
+    conditions: int
+    copies: int
+    holes: int
+    kept: int
 
 
 class Choices(TypedDict, total=False):
@@ -117,6 +147,21 @@ class ShowerClient:
         _check_count(showers, len(body["incident_energies_mev"]) * choices.get("showers_per_energy", 1))
         return showers
 
+    def estimate(self, incident_energies_mev: ArrayLike, **choices: Unpack[Choices]) -> Estimate:
+        """What ``generate`` would take on a QPU: a dry run, which draws and bills nothing.
+
+        ``sampler`` is ``qpu`` unless ``choices`` say otherwise.
+
+        Raises:
+            ShowerServiceError: see client.errors; InvalidRequestError for a sampler that bills nothing.
+        """
+        body = {"sampler": "qpu", **_body(incident_energies_mev, choices), "dry_run": True}
+        told = self._document(self._send("POST", "/generate", JSON, body), "the dry run").get("estimate")
+        try:
+            return Estimate(**{one.name: _number_or_text(told, one) for one in fields(Estimate)})
+        except (KeyError, TypeError) as error:
+            raise BadAnswerError(f"the dry run did not answer with an estimate: {told!r}") from error
+
     def save(
         self,
         path: Path,
@@ -182,13 +227,16 @@ class ShowerClient:
         self.close()
 
     def _json(self, path: str) -> dict[str, Any]:
-        response = self._send("GET", path, "application/json", None)
+        return self._document(self._send("GET", path, JSON, None), path)
+
+    @staticmethod
+    def _document(response: httpx2.Response, what: str) -> dict[str, Any]:
         try:
             document = response.json()
         except ValueError as error:
-            raise BadAnswerError(f"{path} did not answer with JSON") from error
+            raise BadAnswerError(f"{what} did not answer with JSON") from error
         if not isinstance(document, dict):
-            raise BadAnswerError(f"{path} did not answer with an object")
+            raise BadAnswerError(f"{what} did not answer with an object")
         return document
 
     def _send(
@@ -256,6 +304,17 @@ def _body(incident_energies_mev: ArrayLike, choices: Choices) -> dict[str, Any]:
     if "fallback" in choices:
         given["fallback"] = list(choices["fallback"])
     return {"incident_energies_mev": energies.tolist(), **given}
+
+
+def _number_or_text(told: Any, wanted: Field[Any]) -> Any:
+    """The value of a field of an estimate; KeyError or TypeError if it is missing or of another type."""
+    value: Any = told[wanted.name]
+    kinds: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float)}
+    kind = kinds[str(wanted.type)]
+    fits = isinstance(value, kind) and not isinstance(value, bool)
+    if not fits:
+        raise TypeError(wanted.name)
+    return float(value) if wanted.type == "float" else value
 
 
 def _check_count(showers: Showers, count: int) -> None:

@@ -123,9 +123,16 @@ async def running_service(
         stack.push_async_callback(engine.close, settings.drain_timeout_s)
         metrics.watch(lambda: engine.queued_rows, lambda: engine.queued_requests, lambda: float(engine.draining))
         upkeep = None
-        if warm and settings.qpu_recalibrate_s and "qpu" in registry.names():
-            upkeep = Upkeep(qpu_of(registry.get("qpu")), catalogue, settings.qpu_recalibrate_s)
-            stack.push_async_callback(asyncio.to_thread, upkeep.close)
+        if "qpu" in registry.names():
+            qpu, bundles = qpu_of(registry.get("qpu")), catalogue.bundles()
+            if warm and settings.qpu_recalibrate_s:
+                upkeep = Upkeep(qpu, catalogue, settings.qpu_recalibrate_s)
+                stack.push_async_callback(asyncio.to_thread, upkeep.close)
+            metrics.watch_qpu(
+                lambda: qpu.figures(bundle.machine for bundle in bundles),
+                [bundle.name for bundle in bundles],
+                None if upkeep is None else upkeep.status,
+            )
         generator = Generator(
             catalogue,
             registry,

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.request import Provenance
 from service.batches import DrawKey, Draws, Piece, Stock, Ticket, deliver, draw_latents, fail, next_batch
 from service.errors import NotReadyError, QueueFullError
 
@@ -56,7 +55,7 @@ class _Lane:
 class EngineObserver(Protocol):
     """What the engine tells the metrics."""
 
-    def batch_drawn(self, key: DrawKey, rows: int, seconds: float, provenance: Provenance) -> None:
+    def batch_drawn(self, key: DrawKey, rows: int, seconds: float) -> None:
         """A sampler answered a batch."""
 
     def batch_decoded(self, key: DrawKey, rows: int, seconds: float) -> None:
@@ -225,8 +224,7 @@ class Engine:
             finally:
                 lane.running -= 1
             drawn_s = time.monotonic() - begun
-            # What was drawn now comes last; its cost is this batch's.
-            self._observer.batch_drawn(key, rows, drawn_s, latents.origins[-1][0])
+            self._observer.batch_drawn(key, rows, drawn_s)
             self._dispatch(lane)
             decoding = time.monotonic()
             showers = await loop.run_in_executor(

@@ -7,7 +7,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from service.batches import DrawKey, Drawn, Draws, Stock
 from service.catalogue import FAMILIES, Catalogue
 from service.engine import Engine
 from service.errors import DeadlineError, TooLargeError
-from service.kept import KeptReads, NoLongerKeptError
+from service.kept import KeptReads, NoLongerKeptError, estimated
 from service.orders import Answer, Order
 from service.provenance import Origin
 from service.reservoirs import Reservoirs
@@ -170,8 +170,8 @@ class Generator:
         streams = np.zeros((order.energies_mev.shape[0], 2), dtype=np.uint64)
         conditions = bundle.conditions(order.energies_mev)
         request = LatentRequest(bundle.machine, conditions, streams, options, limit_s)
-        estimate = await asyncio.to_thread(qpu_of(sampler).estimate, request)
-        return Estimate(model=bundle.name, **asdict(estimate))
+        kept = self._reservoirs.kept(bundle.name) if self._reservoirs is not None and order.takes_kept else None
+        return await asyncio.to_thread(estimated, qpu_of(sampler), bundle.name, request, kept)
 
     async def _tried_in_order(self, order: Order, begun: float, deadline_at: float | None) -> Answer:
         names = self.candidates(order.sampler, order.fallback)

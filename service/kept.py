@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from sampler.request import LatentBatch, LatentRequest, Provenance
 from sampler.reservoir import Reservoir, Taken
+from service.schemas import Estimate
 
 if TYPE_CHECKING:
     from model.bundle import Bundle
@@ -111,3 +113,16 @@ class WholeRequests:
     def sample(self, request: LatentRequest) -> LatentBatch:  # noqa: ARG002 - the engine's Draws
         """NoLongerKeptError: there is nothing to draw with."""
         raise NoLongerKeptError
+
+
+def estimated(qpu: QpuSampler, model: str, request: LatentRequest, kept: KeptReads | None) -> Estimate:
+    """What ``request`` would take beyond what is ``kept`` for it. Asks the solver API, submits nothing."""
+    drawn = np.ones(request.rows, dtype=np.bool_) if kept is None else ~kept.has(request.conditions)
+    found = int(request.rows - drawn.sum())
+    # With nothing to draw one row stands for all, to know the solver.
+    rows = drawn if drawn.any() else np.arange(request.rows) == 0
+    some = replace(request, conditions=request.conditions[rows], streams=request.streams[rows])
+    estimate = qpu.estimate(some)
+    if not drawn.any():
+        estimate = replace(estimate, access_time_us=0.0, calibration_us=0.0, problems=0, reads=0, conditions=0)
+    return Estimate(model=model, kept=found, **asdict(estimate))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from sampler.request import Provenance
+from sampler.errors import QShowerError
+from sampler.qpu.breaker import State
 from service.batches import DrawKey
+
+if TYPE_CHECKING:
+    from sampler.qpu.state import QpuFigures
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
@@ -41,7 +45,6 @@ class Metrics:
         self.decode_seconds = Histogram(
             "qshower_decode_seconds", "Time to decode a batch", ("model",), buckets=SECONDS, registry=own
         )
-        self.qpu_seconds = Counter("qshower_qpu_access_seconds", "QPU access time billed", registry=own)
         self.queue_rows = Gauge("qshower_queue_rows", "Showers waiting or in work", registry=own)
         self.queue_requests = Gauge("qshower_queue_requests", "Requests waiting or in work", registry=own)
         self.draining = Gauge("qshower_draining", "1 while shutting down", registry=own)
@@ -56,12 +59,19 @@ class Metrics:
         """Read the reservoirs' ``status`` when metrics are asked for."""
         self.registry.register(_ReservoirCollector(status))
 
-    def batch_drawn(self, key: DrawKey, rows: int, seconds: float, provenance: Provenance) -> None:
+    def watch_qpu(
+        self,
+        figures: Callable[[], QpuFigures],
+        models: Sequence[str],
+        upkeep: Callable[[], Mapping[str, Any]] | None,
+    ) -> None:
+        """Read the QPU's ``figures``, those of ``models`` in order, and its ``upkeep`` when metrics are asked for."""
+        self.registry.register(_QpuCollector(figures, models, upkeep))
+
+    def batch_drawn(self, key: DrawKey, rows: int, seconds: float) -> None:
         """A sampler answered a batch."""
         self.batch_rows.labels(key.sampler).observe(rows)
         self.sample_seconds.labels(key.sampler, key.bundle).observe(seconds)
-        if provenance.qpu_access_time_us is not None:
-            self.qpu_seconds.inc(provenance.qpu_access_time_us * 1e-6)
 
     def batch_decoded(self, key: DrawKey, rows: int, seconds: float) -> None:
         """A batch was decoded."""
@@ -100,4 +110,57 @@ class _ReservoirCollector(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """No names beforehand: the reservoirs are asked when metrics are."""
+        yield from ()
+
+
+class _QpuCollector(Collector):
+    """The QPU's circuit, costs and calibrations."""
+
+    def __init__(
+        self,
+        figures: Callable[[], QpuFigures],
+        models: Sequence[str],
+        upkeep: Callable[[], Mapping[str, Any]] | None,
+    ) -> None:
+        self._figures, self._models, self._upkeep = figures, models, upkeep
+
+    def collect(self) -> Iterator[Metric]:
+        """Its metrics now."""
+        try:
+            known = self._figures()
+        except QShowerError:
+            # A state folder that cannot be read must not take the whole page along; /samplers says what is wrong.
+            return
+        circuit = GaugeMetricFamily("qshower_qpu_circuit", "1 for the circuit breaker's state", labels=("state",))
+        for state in get_args(State):
+            circuit.add_metric((state,), float(state == known.circuit))
+        yield circuit
+        text = "QPU access time used by this process, calibrations and failed draws included"
+        yield CounterMetricFamily("qshower_qpu_access_seconds", text, value=known.billed_us * 1e-6)
+        text = "QPU access time used this UTC day by all processes"
+        yield GaugeMetricFamily("qshower_qpu_used_today_seconds", text, value=known.used_today_us * 1e-6)
+        if known.left_today_us is not None:
+            text = "QPU access time left of the day's budget"
+            yield GaugeMetricFamily("qshower_qpu_left_today_seconds", text, value=known.left_today_us * 1e-6)
+        for name, text, field in (
+            ("calibration_age_seconds", "Age of the calibration", "age_s"),
+            ("calibration_stale", "1 if the calibration is marked stale", "stale"),
+            ("calibration_drift_ratio", "Relative change of beta_eff seen since the calibration", "drift"),
+            ("calibration_beta", "Effective inverse temperature in use", "beta"),
+        ):
+            gauge = GaugeMetricFamily(f"qshower_qpu_{name}", text, labels=("model", "solver"))
+            for model, calibration in zip(self._models, known.calibrations, strict=True):
+                if calibration is not None:
+                    gauge.add_metric((model, calibration["solver"]), float(calibration[field] or 0.0))
+            yield gauge
+        if self._upkeep is not None:
+            status = self._upkeep()
+            text = "Calibrations made in the background"
+            counter = CounterMetricFamily("qshower_qpu_recalibrations", text, labels=("outcome",))
+            for outcome in ("done", "failed"):
+                counter.add_metric((outcome,), status[outcome])
+            yield counter
+
+    def describe(self) -> Iterator[Metric]:
+        """No names beforehand: the QPU is asked when metrics are."""
         yield from ()

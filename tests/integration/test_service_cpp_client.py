@@ -7,6 +7,8 @@ import socket
 import subprocess
 import threading
 import time
+from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ import uvicorn
 
 from client import ShowerClient
 from model.bundle import find_bundles, load_bundle
+from sampler.emulator.config import EmulatorConfig
+from sampler.emulator.server import EmulatorServer
 from service.app import create_app
 from service.catalogue import Catalogue
 from service.settings import load_settings
@@ -33,6 +37,21 @@ int main(int, char** argument) {
   request.sampler = "gibbs";
   request.seed = 18446744073709551615ULL;
   request.options_json = "{\"sweeps\": 8}";
+  if (argument[5] != nullptr) {
+    request.sampler = argument[5];
+    request.options_json = "";
+    try {
+      const qshower::Estimate one = client.estimate(request);
+      std::cout << one.model << "|" << one.solver << "|" << one.graph_id << "|" << one.access_time_us << "|"
+                << one.calibration_us << "|" << one.problems << "|" << one.reads << "|" << one.conditions << "|"
+                << one.copies << "|" << one.holes << "|" << one.kept << "\n";
+    } catch (const qshower::Refused& refused) {
+      std::cout << "refused " << refused.status << " " << refused.problem << "\n";
+    } catch (const qshower::Error& error) {
+      std::cout << "error " << error.what() << "\n";
+    }
+    return 0;
+  }
   for (int repeat = 0; repeat < 3; ++repeat) {
     try {
       const qshower::Showers showers = client.generate(request);
@@ -68,8 +87,12 @@ def program(tmp_path_factory):
 def ask(program, tmp_path):
     """Runs the program: its three lines, and the showers it wrote last."""
 
-    def run(port, *, key="", energy=65536.0):
+    def run(port, *, key="", energy=65536.0, estimate=None):
         output = tmp_path / "showers.bin"
+        if estimate is not None:
+            command = [program, str(port), key, str(energy), output, estimate]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+            return done.stdout.rstrip("\n")
         done = subprocess.run(
             [program, str(port), key, str(energy), output], capture_output=True, text=True, timeout=120, check=True
         )
@@ -82,8 +105,15 @@ def ask(program, tmp_path):
 
 @pytest.fixture
 def service_port(untrained_bundles):
-    bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
-    app = create_app(load_settings(qpu="off"), load_models=lambda _: Catalogue(bundles, "test-zephyr"))
+    with served(untrained_bundles, qpu="off") as port:
+        yield port
+
+
+@contextmanager
+def served(folder, **settings):
+    """The port of a running service."""
+    bundles = {name: load_bundle(path) for name, path in find_bundles(folder).items()}
+    app = create_app(load_settings(**settings), load_models=lambda _: Catalogue(bundles, "test-zephyr"))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -135,6 +165,42 @@ def test_it_gets_the_showers_that_python_gets(ask, service_port):
         word, count, voxels, energy, provenance = line.split(" ", 4)
         assert (word, count, voxels, energy) == ("ok", "4", "6480", "65536")
         assert json.loads(provenance)["seed"] == 2**64 - 1
+
+
+def test_its_dry_run_is_python_s(ask, untrained_bundles, monkeypatch, tmp_path):
+    with EmulatorServer(EmulatorConfig(topology="zephyr:6", sweeps=16, seed=5)) as emulator:
+        monkeypatch.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
+        monkeypatch.setenv("DWAVE_API_TOKEN", "any")
+        with served(untrained_bundles, qpu_state_folder=tmp_path) as port:
+            told = ask(port, estimate="qpu").split("|")
+            with ShowerClient(f"http://127.0.0.1:{port}") as client:
+                expected = client.estimate([1000.0, 65536.0], showers_per_energy=2, seed=2**64 - 1)
+            assert ask(port, estimate="gibbs").startswith("refused 422")
+        assert emulator.backend.state()["submitted"] == 0
+    assert told[:3] == [expected.model, expected.solver, expected.graph_id]
+    assert [float(value) for value in told[3:]] == pytest.approx(astuple(expected)[3:], rel=1e-5)
+    assert expected.access_time_us > expected.calibration_us > 0
+
+
+def test_it_survives_bad_answers_to_a_dry_run(ask, answering):
+    numbers = {"access_time_us": 1.5e3, "calibration_us": 0.0}
+    counts = dict.fromkeys(("problems", "reads", "conditions", "copies", "holes", "kept"), 3)
+    whole = {"estimate": {"model": 'a "b" \\ \u00e9 \U0001f600', "solver": "S", "graph_id": "g", **numbers, **counts}}
+
+    def told(text):
+        body = text.encode()
+        return ask(answering(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body), estimate="qpu")
+
+    for text in (json.dumps(whole), json.dumps(whole, ensure_ascii=False, indent=1)):
+        assert told(text) == 'a "b" \\ \u00e9 \U0001f600|S|g|1500|0|3|3|3|3|3|3'
+    text = json.dumps(whole)
+    for cut in range(len(text)):
+        assert told(text[:cut]).startswith("error ") if cut % 7 == 0 else True
+    for name, value in (("reads", "many"), ("reads", -1), ("reads", 1.5), ("access_time_us", "a"), ("kept", None)):
+        assert told(json.dumps({"estimate": {**whole["estimate"], name: value}})).startswith("error "), (name, value)
+    for name in whole["estimate"]:
+        lacking = {other: value for other, value in whole["estimate"].items() if other != name}
+        assert told(json.dumps({"estimate": lacking})) == f"error the estimate holds no {name}"
 
 
 def test_it_tells_a_refusal(ask, service_port):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from client import ShowerClient
 from model.bundle import find_bundles, load_bundle
 from sampler.annealing import AnnealingSampler
 from sampler.emulator.config import EmulatorConfig
@@ -211,6 +212,68 @@ def test_spare_reads_are_drawn_on_purpose_and_within_budgets(emulator, service_o
     assert kept_of(client)["ready"] == 0
     tight = service_on(qpu_spare_reads=spare, qpu_daily_budget_us=used_today(tmp_path) + (price + plain) / 2)
     assert ask(tight, body)["provenance"]["num_reads"] == 1
+
+
+def test_a_dry_run_counts_what_is_kept(emulator, service_on):
+    http = service_on()
+    ask(http, UNEVEN)
+    client = ShowerClient("http://testserver", http=http)
+    emulator_had = submitted(emulator)
+    alone, seeded = client.estimate([HIGH], showers_per_energy=3), client.estimate([HIGH], showers_per_energy=3, seed=1)
+    assert (alone.kept, alone.access_time_us, alone.problems, alone.reads) == (3, 0.0, 0, 0)
+    assert (seeded.kept, seeded.reads) == (0, 3)
+    more = client.estimate([HIGH], showers_per_energy=11)
+    assert (more.kept, more.reads, more.conditions) == (8, 3, 1)
+    assert more.access_time_us == pytest.approx(seeded.access_time_us)
+    assert submitted(emulator) == emulator_had
+    assert kept_of(http)["ready"] == 8
+
+
+def metrics_of(client):
+    """Samples of the metrics page by name and labels."""
+    lines = [line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if line[:1] != "#"]
+    return {name: float(value) for name, value in lines}
+
+
+def test_metrics_tell_of_circuit_costs_and_calibration(emulator_of, service_at, tmp_path):
+    hours = [0.0]
+    emulator = emulator_of(beta_drift_per_hour=1.0, clock=lambda: 3600.0 * hours[0])
+    client = service_at(emulator, qpu_daily_budget_us=5e6)
+    states = {state: f'qshower_qpu_circuit{{state="{state}"}}' for state in ("closed", "open", "half_open")}
+    of = {
+        name: f'qshower_qpu_calibration_{name}{{model="test-zephyr",solver="{emulator.solver_name}"}}'
+        for name in ("age_seconds", "stale", "drift_ratio", "beta")
+    }
+    fresh = metrics_of(client)
+    assert [fresh[states[state]] for state in ("closed", "open", "half_open")] == [1, 0, 0]
+    assert fresh["qshower_qpu_access_seconds_total"] == 0
+    assert fresh["qshower_qpu_left_today_seconds"] == 5
+    assert not fresh.keys() & set(of.values())
+    provenance = ask(client, UNEVEN)["provenance"]
+    drawn = metrics_of(client)
+    billed = provenance["qpu_access_time_us"] * 1e-6
+    assert drawn["qshower_qpu_access_seconds_total"] == pytest.approx(billed)
+    assert drawn["qshower_qpu_used_today_seconds"] == pytest.approx(billed)
+    assert drawn["qshower_qpu_left_today_seconds"] == pytest.approx(5 - billed)
+    assert drawn[of["beta"]] == provenance["beta"]
+    assert (drawn[of["stale"]], drawn[of["drift_ratio"]]) == (0, 0)
+    assert 0 <= drawn[of["age_seconds"]] < 3600
+    # Kept reads cost nothing.
+    ask(client, for_high(8))
+    assert metrics_of(client)["qshower_qpu_access_seconds_total"] == drawn["qshower_qpu_access_seconds_total"]
+    hours[0] = 0.5
+    ask(client, {**UNEVEN, "incident_energies_mev": [LOW] * 300})
+    assert metrics_of(client)[of["drift_ratio"]] > 0.1
+    # Failures in a row open the circuit; what they cost counts.
+    before = metrics_of(client)["qshower_qpu_access_seconds_total"]
+    emulator.arm("problem_failed")
+    for _ in range(4):
+        ask(client, for_high(1, seed=1), status=503)
+    broken = metrics_of(client)
+    assert [broken[states[state]] for state in ("closed", "open", "half_open")] == [0, 1, 0]
+    assert broken["qshower_qpu_access_seconds_total"] > before
+    (tmp_path / "state" / "qpu_budget.json").write_text("not a ledger")
+    assert not any("_qpu_" in name for name in metrics_of(client))
 
 
 def test_reads_past_their_age_are_forgotten(service_on):

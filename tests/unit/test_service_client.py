@@ -1,6 +1,7 @@
 """The Python client, against the application itself and against a server that misbehaves."""
 
 import io
+import json
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from client import (
     BusyError,
     ConnectionFailedError,
     DeadlineError,
+    Estimate,
     InvalidRequestError,
     NotFoundError,
     RefusedError,
@@ -163,6 +165,65 @@ def test_connections_are_tried_again_and_lost_requests_are_not():
         client.generate([1.0])
     assert (len(calls), pauses) == (1, [])
     assert not client.ready()
+
+
+ESTIMATE = {
+    "model": "m",
+    "solver": "S",
+    "graph_id": "g",
+    "access_time_us": 1500,
+    "calibration_us": 0.0,
+    "problems": 1,
+    "reads": 2,
+    "conditions": 3,
+    "copies": 4,
+    "holes": 5,
+    "kept": 6,
+}
+
+
+def test_a_dry_run_is_a_typed_estimate():
+    sent = []
+
+    def answer(request):
+        sent.append(json.loads(request.content))
+        return httpx2.Response(200, json={"estimate": {**ESTIMATE, "of a later version": 1}})
+
+    client, _ = answering(answer)
+    estimate = client.estimate([1000.0], showers_per_energy=3, options={"gauges": 2})
+    assert estimate == Estimate(**ESTIMATE)
+    assert isinstance(estimate.access_time_us, float)
+    body = {"incident_energies_mev": [1000.0], "showers_per_energy": 3, "options": {"gauges": 2}}
+    assert sent == [{**body, "sampler": "qpu", "dry_run": True}]
+    client.estimate([1000.0], sampler="auto")
+    assert sent[-1]["sampler"] == "auto"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"estimate": 3},
+        {"estimate": {}},
+        {"estimate": {**ESTIMATE, "reads": "2"}},
+        {"estimate": {**ESTIMATE, "reads": 1.5}},
+        {"estimate": {**ESTIMATE, "model": None}},
+        {"estimate": {**ESTIMATE, "kept": True}},
+        [],
+    ],
+)
+def test_an_estimate_that_is_none(answer):
+    client, _ = answering(lambda _: httpx2.Response(200, json=answer))
+    with pytest.raises(BadAnswerError):
+        client.estimate([1000.0])
+
+
+def test_a_dry_run_of_what_bills_nothing_is_refused(client):
+    with pytest.raises(InvalidRequestError) as caught:
+        client.estimate([1000.0], sampler="gibbs")
+    assert caught.value.field == "dry_run"
+    with pytest.raises(UnavailableError):
+        client.estimate([1000.0])
 
 
 def test_an_answer_that_is_not_one():
