@@ -1,9 +1,14 @@
 """What noise and holes bend, and what refinement mends: QPU draws against Gibbs after 0, 4, 16 and 64 sweeps.
 
-For each condition: the shift of the mean energy in standard deviations of the energy, and the root mean square error
-of the magnetisations with the sampling noise taken off. Both have an error of their own, printed beside them.
+The reads of one draw are refined further and further. For each number of sweeps:
 
-    python -m benchmarks.qpu_bias --topology zephyr:12 --machine MODEL_FOLDER
+* *energy*: shift of the mean energy, in standard deviations of the energy at the same condition;
+* *moments*: root mean square error of the magnetisations, and of the correlations of coupled spins, the sampling noise
+  taken off;
+* *total variation* of the energy, by its rank among reference energies of the same condition, in 20 classes, and of
+  the number of free spins that are up, likewise; beside the *floor*: another set of as many Gibbs draws.
+
+    python -m benchmarks.qpu_bias --topology zephyr:12 pegasus:16 --machine bundle strong -o benchmarks/qpu_bias.json
 """
 
 from __future__ import annotations
@@ -11,15 +16,18 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bundle import load_bundle
+from benchmarks.qpu_acceptance import BUNDLES
+from model.bundle import find_bundles, load_bundle
 from sampler.emulator.config import EmulatorConfig
 from sampler.emulator.server import EmulatorServer
+from sampler.gibbs.chains import refine
 from sampler.gibbs.sampler import GibbsSampler
 from sampler.lattice import compact_lattice
 from sampler.machine import BoltzmannMachine
@@ -27,21 +35,23 @@ from sampler.qpu.sampler import QpuSampler
 from sampler.qpu.settings import QpuSettings
 from sampler.request import LatentRequest, SamplerOptions
 
-NOISE: dict[str, dict[str, float]] = {
-    "none": {},
-    "control 1 %": {"control_error_h": 0.01, "control_error_j": 0.01},
-    "control 3 %": {"control_error_h": 0.03, "control_error_j": 0.03},
-    "control 1 %, flips 0.5 %": {"control_error_h": 0.01, "control_error_j": 0.01, "readout_flip": 0.005},
-}
+MADE_UP = {"random": 0.2, "strong": 0.3}
+"""Standard deviation of the couplings (kT) of machines made for this; the pretrained ones' is about 0.002."""
 REFERENCE_SWEEPS = 1024
+CLASSES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One noise level and number of sweeps; see the module's docstring."""
+    """One machine, noise level and number of sweeps; see the module's docstring.
+
+    ``noise`` is the standard deviation of the errors of h and J, −1 for the floor.
+    """
 
     topology: str
-    noise: str
+    machine: str
+    noise: float
+    readout_flip: float
     gauges: int
     holes: int
     beta: float
@@ -49,6 +59,61 @@ class Row:
     energy_shift: float
     energy_shift_error: float
     magnetisation_error: float
+    correlation_error: float
+    energy_variation: float
+    up_variation: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """Gibbs draws, split by condition."""
+
+    machine: BoltzmannMachine
+    states: list[NDArray[np.int8]]
+
+    def compare(self, states: NDArray[np.int8]) -> tuple[float, float, float, float, float, float]:
+        """The figures of a row, from the energy's shift on; as many states of each condition, in the same order."""
+        machine = self.machine
+        pairs = machine.edges[(machine.partitions[machine.edges] != 0).all(axis=1)]
+        shifts, errors, first, second, energy_ranks, up_ranks = [], [], [], [], [], []
+        for mine, theirs in zip(np.split(states, len(self.states)), self.states, strict=True):
+            a, b = machine.energies(mine), machine.energies(theirs)
+            shifts.append((a.mean() - b.mean()) / b.std())
+            errors.append(np.sqrt(1 / len(a) + 1 / len(b)))
+            first.append(_excess(mine[:, machine.free_nodes], theirs[:, machine.free_nodes]))
+            second.append(
+                _excess(mine[:, pairs[:, 0]] * mine[:, pairs[:, 1]], theirs[:, pairs[:, 0]] * theirs[:, pairs[:, 1]])
+            )
+            energy_ranks.append(_classes(a, b))
+            up_ranks.append(_classes(mine.sum(axis=1, dtype=np.int64), theirs.sum(axis=1, dtype=np.int64)))
+        return (
+            float(np.mean(shifts)),
+            float(np.mean(errors) / np.sqrt(len(shifts))),
+            float(np.sqrt(max(0.0, float(np.mean(first))))),
+            float(np.sqrt(max(0.0, float(np.mean(second))))),
+            _variation(energy_ranks),
+            _variation(up_ranks),
+        )
+
+
+def _excess(mine: NDArray[np.int8], theirs: NDArray[np.int8]) -> float:
+    """Mean squared difference of the means of the columns, less what sampling noise alone would give."""
+    difference = mine.mean(axis=0) - theirs.mean(axis=0)
+    noise = mine.var(axis=0) / len(mine) + theirs.var(axis=0) / len(theirs)
+    return float((difference**2 - noise).mean())
+
+
+def _classes(mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(2, CLASSES) shares of ``mine`` and ``theirs`` in classes that hold about as many of ``theirs`` each."""
+    edges = np.quantile(theirs, np.linspace(0, 1, CLASSES + 1)[1:-1])
+    counts = [np.bincount(np.searchsorted(edges, some), minlength=CLASSES) / len(some) for some in (mine, theirs)]
+    return np.array(counts)
+
+
+def _variation(classes: list[NDArray[np.float64]]) -> float:
+    """Total variation of the shares, averaged over the conditions before they are compared."""
+    mine, theirs = np.mean(classes, axis=0)
+    return float(np.abs(mine - theirs).sum() / 2)
 
 
 def request_of(
@@ -57,93 +122,125 @@ def request_of(
     """``rows`` rows of each condition, side by side."""
     total = rows * len(conditions)
     streams = np.stack([np.full(total, seed), np.arange(total)], axis=1).astype(np.uint64)
-    return LatentRequest(machine, np.repeat(conditions, rows, axis=0), streams, options, deadline_s=900.0)
+    return LatentRequest(machine, np.repeat(conditions, rows, axis=0), streams, options, deadline_s=1800.0)
 
 
-def compare(
-    machine: BoltzmannMachine, one: NDArray[np.int8], other: NDArray[np.int8], conditions: int
-) -> tuple[float, float, float]:
-    """Energy shift, its error, and magnetisation error of ``one`` against ``other``, averaged over the conditions."""
-    shifts, errors, squares = [], [], []
-    for mine, theirs in zip(np.split(one, conditions), np.split(other, conditions), strict=True):
-        a, b = machine.energies(mine), machine.energies(theirs)
-        shifts.append((a.mean() - b.mean()) / b.std())
-        errors.append(np.sqrt(1 / len(a) + 1 / len(b)))
-        free = machine.free_nodes
-        difference = mine[:, free].mean(axis=0) - theirs[:, free].mean(axis=0)
-        noise = mine[:, free].var(axis=0) / len(a) + theirs[:, free].var(axis=0) / len(b)
-        squares.append(float((difference**2 - noise).mean()))
-    return (
-        float(np.mean(shifts)),
-        float(np.mean(errors) / np.sqrt(conditions)),
-        float(np.sqrt(max(0, np.mean(squares)))),
-    )
+def machine_of(name: str, topology: str, conditions: int) -> tuple[BoltzmannMachine, NDArray[np.int8]]:
+    """A machine and conditions: the pretrained one (``bundle``), one made up, or that of a bundle's folder."""
+    if name in MADE_UP:
+        rng = np.random.default_rng(1)
+        lattice = compact_lattice(topology.split(":")[0])
+        spread = MADE_UP[name]
+        machine = lattice.with_parameters(
+            rng.normal(0, 0.2, lattice.node_count).astype(np.float32),
+            rng.normal(0, spread, len(lattice.edges)).astype(np.float32),
+        )
+        shape = (conditions, machine.condition_nodes.size)
+        return machine, rng.choice(np.array([-1, 1], dtype=np.int8), size=shape)
+    bundle = load_bundle(find_bundles()[BUNDLES[topology]] if name == "bundle" else Path(name))
+    return bundle.machine, bundle.conditions(np.geomspace(*bundle.domain_mev, conditions + 2)[1:-1])
 
 
-def measure(
-    machine: BoltzmannMachine, conditions: NDArray[np.int8], topology: str, rows: int, gauges: int, sweeps: list[int]
-) -> list[Row]:
-    """Rows for one chip, all noise levels."""
-    plain = request_of(machine, conditions, rows, 1, SamplerOptions(sweeps=REFERENCE_SWEEPS))
-    reference = GibbsSampler().sample(plain).spins
-    found = []
-    for name, noise in NOISE.items():
-        config = EmulatorConfig(topology=topology, defects=0.03, beta=4.4, seed=3, sweeps=256, **noise)  # type: ignore[arg-type]
+def measure(topology: str, name: str, noises: list[float], arguments: argparse.Namespace) -> Iterator[Row]:
+    """Rows for one chip and machine, all noise levels."""
+    machine, conditions = machine_of(name, topology, arguments.conditions)
+    plain = SamplerOptions(sweeps=REFERENCE_SWEEPS)
+
+    def gibbs(rows: int, seed: int) -> NDArray[np.int8]:
+        request = request_of(machine, conditions, rows, seed, plain)
+        return GibbsSampler(threads=1).sample(request).spins
+
+    reference = Reference(machine, np.split(gibbs(4 * arguments.rows, 1), len(conditions)))
+    nowhere = {"topology": topology, "machine": name, "readout_flip": 0.0, "gauges": 1, "holes": 0, "beta": 1.0}
+    floor = reference.compare(gibbs(arguments.rows, 2))
+    yield Row(**nowhere, noise=-1.0, sweeps=REFERENCE_SWEEPS, **dict(zip(FIGURES, floor, strict=True)))  # type: ignore[arg-type]
+    for noise in noises:
+        config = EmulatorConfig(
+            topology=topology,
+            defects=0.03,
+            beta=4.4,
+            seed=3,
+            sweeps=256,
+            control_error_h=noise,
+            control_error_j=noise,
+            readout_flip=arguments.readout_flip,
+        )
         with tempfile.TemporaryDirectory() as folder, EmulatorServer(config) as emulator:
             settings = QpuSettings(
                 endpoint=emulator.endpoint,
                 token="emulator",  # noqa: S106 - the emulator takes any
                 state_dir=Path(folder),
-                deadline_s=600.0,
+                deadline_s=1800.0,
             )
             with QpuSampler(settings) as sampler:
-                for count in sweeps:
-                    options = SamplerOptions(refine_sweeps=count, gauges=gauges)
-                    batch = sampler.sample(request_of(machine, conditions, rows, 2 + count, options))
-                    shift, error, magnetisation = compare(machine, batch.spins, reference, len(conditions))
-                    made = batch.provenance
-                    row = Row(
-                        topology, name, gauges, made.holes or 0, made.beta or 0.0, count, shift, error, magnetisation
-                    )
-                    found.append(row)
-                    print(
-                        f"{topology:12}{name:26}{gauges:7d}{row.holes:6d}{row.beta:8.3f}{count:7d}"
-                        f"{shift:10.3f} ± {error:.3f}{magnetisation:10.4f}",
-                        flush=True,
-                    )
-    return found
+                options = SamplerOptions(refine_sweeps=0, gauges=arguments.gauges)
+                request = request_of(machine, conditions, arguments.rows, 5, options)
+                batch = sampler.sample(request)
+        states, done = batch.spins, 0
+        for sweeps in arguments.sweeps:
+            # Streams of their own for each stretch: a stream must not be used twice.
+            streams = request.streams + np.array([[1 + sweeps, 0]], dtype=np.uint64)
+            states, done = refine(machine, states, sweeps - done, streams), sweeps
+            made = batch.provenance
+            yield Row(
+                topology=topology,
+                machine=name,
+                noise=noise,
+                readout_flip=arguments.readout_flip,
+                gauges=arguments.gauges,
+                holes=made.holes or 0,
+                beta=made.beta or 0.0,
+                sweeps=sweeps,
+                **dict(zip(FIGURES, reference.compare(states), strict=True)),
+            )
+
+
+FIGURES = (
+    "energy_shift",
+    "energy_shift_error",
+    "magnetisation_error",
+    "correlation_error",
+    "energy_variation",
+    "up_variation",
+)
 
 
 def main() -> None:
     """Print the table; write it as JSON if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--topology", default="zephyr:12")
-    parser.add_argument("--machine", type=Path, help="bundle whose machine to draw from (default: random couplings)")
-    parser.add_argument("--rows", type=int, default=300, help="rows of each condition")
+    parser.add_argument("--topology", nargs="+", choices=list(BUNDLES), default=["zephyr:12"])
+    parser.add_argument(
+        "--machine",
+        nargs="+",
+        default=["bundle"],
+        help="bundle (the pretrained one), random or strong (couplings of 0.2 or 0.3 kT), or a bundle's folder",
+    )
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.01, 0.02, 0.03])
+    parser.add_argument("--readout-flip", type=float, default=0.0, help="chance that a spin is read wrongly")
+    parser.add_argument("--rows", type=int, default=400, help="rows of each condition")
     parser.add_argument("--conditions", type=int, default=4)
     parser.add_argument("--gauges", type=int, default=1)
-    parser.add_argument("--sweeps", type=int, nargs="+", default=[0, 4, 16, 64])
+    parser.add_argument("--sweeps", type=int, nargs="+", default=[0, 4, 16, 64], help="ascending")
     parser.add_argument("-o", "--output", type=Path, help="write the rows as JSON")
     arguments = parser.parse_args()
-    if arguments.machine is None:
-        rng = np.random.default_rng(1)
-        lattice = compact_lattice(arguments.topology.split(":")[0])
-        machine = lattice.with_parameters(
-            rng.normal(0, 0.2, lattice.node_count), rng.normal(0, 0.2, len(lattice.edges))
-        )
-        shape = (arguments.conditions, machine.condition_nodes.size)
-        conditions = rng.choice(np.array([-1, 1], dtype=np.int8), size=shape)
-    else:
-        bundle = load_bundle(arguments.machine)
-        machine = bundle.machine
-        conditions = bundle.conditions(np.geomspace(*bundle.domain_mev, arguments.conditions + 2)[1:-1])
     print(
-        f"{'topology':12}{'noise':26}{'gauges':>7}{'holes':>6}{'beta':>8}{'sweeps':>7}{'energy shift / sd':>18}"
-        f"{'rms dm':>10}"
+        f"{'topology':11}{'machine':9}{'noise':>6}{'holes':>6}{'beta':>7}{'sweeps':>7}{'energy shift':>17}"
+        f"{'rms dm':>8}{'rms dc':>8}{'TV of E':>9}{'TV of up':>9}"
     )
-    rows = measure(machine, conditions, arguments.topology, arguments.rows, arguments.gauges, arguments.sweeps)
-    if arguments.output is not None:
-        arguments.output.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    rows = []
+    for topology in arguments.topology:
+        for name in arguments.machine:
+            for row in measure(topology, name, arguments.noise, arguments):
+                rows.append(asdict(row))
+                noise = "floor" if row.noise < 0 else f"{row.noise:.0%}"
+                print(
+                    f"{topology:11}{name[-8:]:9}{noise:>6}{row.holes:6d}{row.beta:7.3f}{row.sweeps:7d}"
+                    f"{row.energy_shift:9.3f} ± {row.energy_shift_error:.3f}{row.magnetisation_error:8.4f}"
+                    f"{row.correlation_error:8.4f}{row.energy_variation:9.3f}{row.up_variation:9.3f}",
+                    flush=True,
+                )
+                if arguments.output is not None:
+                    arguments.output.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":
