@@ -296,11 +296,20 @@ def calibrate(
     annealing_time_us: Annotated[Optional[float], typer.Option(help="qpu: anneal time.")] = None,
     tolerance: Annotated[float, typer.Option(help="gibbs: agreement wanted, in standard deviations.")] = 0.1,
     save: Annotated[bool, typer.Option(help="gibbs: write the sweeps into the bundle's manifest.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="qpu: only say what it would take.")] = False,
 ) -> None:
     """Measure what a sampler needs to draw well from a model, and keep it for the draws to come."""
     from service.commands.calibrate import run
 
-    run(sampler, model, solver, annealing_time_us=annealing_time_us, tolerance=tolerance, save=save)
+    run(
+        sampler,
+        model,
+        solver,
+        annealing_time_us=annealing_time_us,
+        tolerance=tolerance,
+        save=save,
+        dry_run=dry_run,
+    )
 
 
 if __name__ == "__main__":

@@ -16,17 +16,14 @@ from sampler.diagnostics import (
     calibrate_sweeps,
     chain_autocorrelation_times,
 )
-from sampler.errors import InvalidInputError, NotEquilibratedError, SamplerUnavailableError
+from sampler.errors import InvalidInputError, NotEquilibratedError
 from sampler.gibbs.sampler import refine
-from sampler.request import SamplerOptions
-from service.catalogue import FAMILIES, load_catalogue
-from service.commands.terminal import console, progress, say, two_columns
-from service.generation import HOW_TO_CONFIGURE
+from service.catalogue import load_catalogue
+from service.commands.terminal import console, progress, say
 from service.logs import configure_logs
 from service.samplers import build_registry
 from service.settings import Settings, load_settings
 
-QPU_CONDITIONS = 8
 SWEEPS_TRIED = (8, 16, 32, 64, 128, 256, 512, 1024)
 CHAINS_FOR_TOLERANCE = 72.0
 """Chains that a tolerance t needs: this over t², see sampler.diagnostics."""
@@ -41,14 +38,19 @@ def run(
     annealing_time_us: float | None = None,
     tolerance: float = 0.1,
     save: bool = True,
+    dry_run: bool = False,
 ) -> None:
     """Measure and print; with ``save`` the sweeps of Gibbs go into the bundle's manifest."""
     settings = load_settings(log_level="warning")
     configure_logs(settings)
+    if sampler == "gibbs" and dry_run:
+        raise InvalidInputError("--dry-run", dry_run, "only with --sampler qpu: gibbs bills nothing")
     if sampler == "gibbs":
         _gibbs(settings, model, tolerance, save=save)
     elif sampler == "qpu":
-        _qpu(settings, model, solver, annealing_time_us)
+        from service.commands.calibrate_qpu import run as run_qpu
+
+        run_qpu(settings, model, solver, annealing_time_us, dry_run=dry_run)
     else:
         raise InvalidInputError("--sampler", sampler, "gibbs or qpu")
 
@@ -134,33 +136,3 @@ def _save(bundle: Bundle, found: SweepCalibration, times: dict[str, Autocorrelat
 
 def _rounded(figures: dict[str, Agreement]) -> dict[str, float]:
     return {name: round(figure.difference, 4) for name, figure in figures.items()}
-
-
-def _qpu(settings: Settings, model: str | None, solver: str | None, annealing_time_us: float | None) -> None:
-    """Effective inverse temperature of a solver for a model, kept for the draws to come."""
-    from sampler.qpu.sampler import QpuSampler  # brings Ocean along
-
-    catalogue = load_catalogue(settings)
-    fitting = catalogue.fitting(solver) if solver in FAMILIES else ()
-    bundle = fitting[0] if model is None and fitting else catalogue.get(model)
-    energies = np.geomspace(*bundle.domain_mev, QPU_CONDITIONS)
-    options = SamplerOptions(solver=solver, annealing_time_us=annealing_time_us)
-    with build_registry(settings) as registry:
-        if "qpu" not in registry.names():
-            raise SamplerUnavailableError(HOW_TO_CONFIGURE["qpu"])
-        qpu = registry.get("qpu")
-        assert isinstance(qpu, QpuSampler)  # noqa: S101 - the only sampler of that name
-        found = qpu.calibrate(bundle.machine, bundle.conditions(energies), options)
-    table = two_columns()
-    table.add_row("model", bundle.name)
-    table.add_row("solver", found.solver)
-    table.add_row("graph", found.graph_id)
-    table.add_row("annealing time", f"{found.annealing_time_us:g} µs")
-    table.add_row("beta", f"{found.beta:.4f} ± {found.beta_error:.4f} ({found.method})")
-    table.add_row(
-        "beta", f"{found.beta_pseudolikelihood:.4f} ± {found.beta_pseudolikelihood_error:.4f} (pseudolikelihood)"
-    )
-    table.add_row("methods agree", "yes" if found.methods_agree else "no")
-    table.add_row("reads", str(found.reads))
-    table.add_row("at", found.calibrated_at)
-    console().print(table)

@@ -1,21 +1,26 @@
 """Calibrations that the service renews by itself, and those that others make beside it."""
 
 import json
+import re
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from typer.testing import CliRunner
 
 from model.bundle import find_bundles, load_bundle
 from sampler.emulator.config import EmulatorConfig
 from sampler.emulator.server import EmulatorServer
+from sampler.errors import InvalidInputError
+from sampler.qpu.budget import BudgetLedger
 from sampler.qpu.sampler import QpuSampler
 from sampler.qpu.settings import QpuSettings
 from sampler.request import LatentRequest
 from service.app import create_app
 from service.catalogue import Catalogue
+from service.cli import app
 from service.errors import SettingsError
 from service.settings import load_settings
 from service.upkeep import FIRST_PAUSE_S, Upkeep, calibration_conditions
@@ -205,6 +210,63 @@ def test_the_service_calibrates_when_it_starts(emulator, catalogue, monkeypatch,
     with TestClient(create_app(load_settings(qpu_state_folder=tmp_path), load_models=lambda _: catalogue)) as client:
         assert "recalibration" not in client.get("/samplers").text
     assert emulator.backend.state()["submitted"] == submitted
+
+
+def test_a_running_service_takes_up_a_calibration_of_the_command_line(
+    emulator, catalogue, untrained_bundles, monkeypatch, tmp_path
+):
+    for name in ("DWAVE_API_SOLVER", "DWAVE_PROFILE", "DWAVE_CONFIG_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
+    monkeypatch.setenv("DWAVE_API_TOKEN", "any")
+    monkeypatch.setenv("QSHOWER_QPU_STATE_FOLDER", str(tmp_path))
+    monkeypatch.setenv("QSHOWER_MODEL_FOLDER", str(untrained_bundles))
+    monkeypatch.setenv("QSHOWER_DEFAULT_MODEL", "test-zephyr")
+    command = ["calibrate", "--sampler", "qpu"]
+
+    def shown(*more):
+        done = CliRunner().invoke(app, [*command, *more])
+        assert done.exit_code == 0, done.output
+        return dict(re.findall(r"^│ *(\S.*?) *│ *(\S.*?) *│$", done.output, re.MULTILINE))
+
+    dry = shown("--dry-run")
+    assert (dry["model"], dry["solver"]) == ("test-zephyr", emulator.solver_name)
+    assert emulator.backend.state()["submitted"] == 0
+    body = {"incident_energies_mev": [1000], "sampler": "qpu", "seed": 1}
+    with TestClient(create_app(load_settings(), load_models=lambda _: catalogue)) as client:
+        before = client.post("/generate", json=body).json()["provenance"]
+        submitted = emulator.backend.state()["submitted"]
+        used = BudgetLedger(tmp_path / "qpu_budget.json", None, None).state()["used_today_us"]
+        table = shown()
+        assert emulator.backend.state()["submitted"] - submitted == int(dry["problems"])
+        took_us = BudgetLedger(tmp_path / "qpu_budget.json", None, None).state()["used_today_us"] - used
+        assert took_us / 1000 == pytest.approx(float(dry["access time"].removesuffix(" ms")), rel=0.1)
+        found = json.loads((tmp_path / "calibrations.json").read_text()).popitem()[1]
+        for row, field in (
+            ("beta", "beta"),
+            ("by energies", "beta_energies"),
+            ("by pseudolikelihood", "beta_pseudolikelihood"),
+        ):
+            assert table[row].startswith(f"{found[field]:.4f} ± {found[field + '_error']:.4f}")
+        after = client.post("/generate", json=body).json()["provenance"]
+        assert after["beta"] == found["beta"] != before["beta"]
+        assert after["beta_calibrated_at"] == found["calibrated_at"]
+        assert not any("measured" in note for note in after["notes"])
+    refused = CliRunner().invoke(app, ["calibrate", "--sampler", "gibbs", "--dry-run"])
+    assert isinstance(refused.exception, InvalidInputError)
+
+
+def test_the_command_line_calibrates_for_the_topology_that_is_there(untrained_bundles, monkeypatch, tmp_path):
+    with EmulatorServer(EmulatorConfig(topology="pegasus:16", defects=0.0, sweeps=16)) as emulator:
+        monkeypatch.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
+        monkeypatch.setenv("DWAVE_API_TOKEN", "any")
+        monkeypatch.setenv("QSHOWER_QPU_STATE_FOLDER", str(tmp_path))
+        monkeypatch.setenv("QSHOWER_MODEL_FOLDER", str(untrained_bundles))
+        monkeypatch.setenv("QSHOWER_DEFAULT_MODEL", "test-zephyr")
+        done = CliRunner().invoke(app, ["calibrate", "--sampler", "qpu", "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert emulator.solver_name in done.output
+    assert "pegasus" in done.output
 
 
 def test_an_interval_that_would_calibrate_all_the_time_is_refused():

@@ -1,0 +1,86 @@
+"""``qshower calibrate --sampler qpu``: the effective inverse temperature of a solver for a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sampler.errors import SamplerUnavailableError
+from sampler.request import SamplerOptions
+from service.availability import qpu_of
+from service.catalogue import FAMILIES, Catalogue, load_catalogue
+from service.commands.terminal import console, say, two_columns
+from service.generation import HOW_TO_CONFIGURE
+from service.samplers import build_registry
+from service.settings import Settings
+from service.upkeep import calibration_conditions
+
+if TYPE_CHECKING:
+    from model.bundle import Bundle
+    from sampler.qpu.calibration import Calibration
+    from sampler.qpu.planner import QpuEstimate
+    from sampler.qpu.sampler import QpuSampler
+
+
+def run(
+    settings: Settings, model: str | None, solver: str | None, annealing_time_us: float | None, *, dry_run: bool
+) -> None:
+    """Measure, keep and print; with ``dry_run`` only say what it would take. A running service takes it up by itself.
+
+    The model is the one that is named, or the default one for a topology that is online.
+    """
+    catalogue = load_catalogue(settings)
+    options = SamplerOptions(solver=solver, annealing_time_us=annealing_time_us)
+    with build_registry(settings) as registry:
+        if "qpu" not in registry.names():
+            raise SamplerUnavailableError(HOW_TO_CONFIGURE["qpu"])
+        qpu = qpu_of(registry.get("qpu"))
+        bundle = catalogue.get(model) if model is not None else _by_default(catalogue, qpu, solver)
+        conditions = calibration_conditions(bundle)
+        if dry_run:
+            _print_estimate(bundle, qpu.estimate_calibration(bundle.machine, conditions, options))
+        else:
+            _print_calibration(bundle, qpu.calibrate(bundle.machine, conditions, options))
+
+
+def _by_default(catalogue: Catalogue, qpu: QpuSampler, solver: str | None) -> Bundle:
+    candidates = catalogue.defaults((solver,) if solver in FAMILIES else FAMILIES)
+    if solver in FAMILIES or solver is None:
+        for bundle in candidates:
+            if qpu.availability(bundle.machine).available:
+                return bundle
+    # None is online, or the solver has a name of its own: what fails to draw from the default model says why.
+    return (*candidates, catalogue.get(None))[0]
+
+
+def _print_estimate(bundle: Bundle, estimate: QpuEstimate) -> None:
+    table = two_columns()
+    table.add_row("model", bundle.name)
+    table.add_row("solver", estimate.solver)
+    table.add_row("graph", estimate.graph_id)
+    table.add_row("problems", str(estimate.problems))
+    table.add_row("reads", str(estimate.reads))
+    table.add_row("copies", str(estimate.copies))
+    table.add_row("holes", str(estimate.holes))
+    table.add_row("access time", f"{estimate.access_time_us / 1000:.1f} ms")
+    console().print(table)
+    say("a dry run: nothing was submitted, nothing billed")
+
+
+def _print_calibration(bundle: Bundle, found: Calibration) -> None:
+    table = two_columns()
+    table.add_row("model", bundle.name)
+    table.add_row("solver", found.solver)
+    table.add_row("graph", found.graph_id)
+    table.add_row("annealing time", f"{found.annealing_time_us:g} µs")
+    table.add_row("beta", f"{found.beta:.4f} ± {found.beta_error:.4f}, the value in use")
+    if found.beta_energies is not None and found.beta_energies_error is not None:
+        table.add_row("  by energies", f"{found.beta_energies:.4f} ± {found.beta_energies_error:.4f}")
+    table.add_row(
+        "  by pseudolikelihood", f"{found.beta_pseudolikelihood:.4f} ± {found.beta_pseudolikelihood_error:.4f}"
+    )
+    table.add_row("methods agree", "yes" if found.methods_agree else "no")
+    table.add_row("reads", f"{found.reads} in {found.gauges} gauges")
+    table.add_row("amplification", f"{found.amplification:.2f}")
+    table.add_row("correction", f"{found.correction:.4f}")
+    table.add_row("at", found.calibrated_at)
+    console().print(table)
