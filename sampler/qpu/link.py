@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from threading import Event, Lock, RLock, Thread
 from time import monotonic
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from dwave.cloud import Client
 from dwave.cloud.api import exceptions as api
+from dwave.cloud.api.resources import Solvers
 
 from sampler.errors import (
     SamplerError,
@@ -324,7 +325,10 @@ class SolverLink:
     def _fetch(self, client: Any) -> dict[str, SolverInfo]:
         """Online solvers; full definitions only of those whose graph_id is new."""
         known = {info.key: info for info in self._solvers.values() if info.solver.client is client}
-        listed = client.solvers_session.list_solvers(filter="none,+identity,+status", refresh_=True)
+        # In a session of its own: Ocean's keeps the type of answer it expects in itself, and threads of Ocean's may be
+        # using it, as may one of ours that a time-out has left behind.
+        with closing(Solvers.from_config(config=client.config, cache=False)) as session:
+            listed = session.list_solvers(filter="none,+identity,+status")
         online = {
             (str(entry.identity.name), str(getattr(entry.identity.version, "graph_id", None)))
             for entry in listed

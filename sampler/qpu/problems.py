@@ -176,16 +176,21 @@ class Collector:
                 self._cancel_by_id(submission)
             return False
         submission.retried = True
-        again = self._connection.client.retrieve_answer(submission.ids[0])
-        again.solver, again.return_matrix = submission.future.solver, True
-        submission.future = again
+        submission.future = self._retrieved(submission)
         return True
+
+    def _retrieved(self, submission: Submission) -> Any:
+        """The future of an accepted problem, asked for by its id."""
+        again = self._connection.client.retrieve_answer(submission.ids[0])
+        # Told which solver it is, Ocean does not look for it, in a thread of its own.
+        again.solver, again.return_matrix = submission.future.solver, True
+        return again
 
     def _cancel_by_id(self, submission: Submission) -> None:
         """Best effort: a problem whose future has failed may still wait in the solver's queue, and be billed."""
         if submission.future.remote_status in (None, "PENDING", "IN_PROGRESS"):
             try:
-                self._connection.client.retrieve_answer(submission.ids[0]).cancel()
+                self._retrieved(submission).cancel()
             except Exception as error:  # the failure being reported is the one that matters
                 typed_error(error, "answer", submission.ids, self._link.secret)
 
