@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampler.gibbs.chains import refine
+from sampler.qpu.calibration import Calibration
 from sampler.qpu.draw import PartReads
 from sampler.qpu.layout import draw_holes
+from sampler.qpu.planner import Plan
 from sampler.qpu.runner import Bill
-from sampler.request import LatentRequest
+from sampler.request import LatentRequest, Provenance
 
 
 def assemble(
@@ -43,3 +45,27 @@ def assemble(
             "before refinement"
         )
     return refine(machine, spins, refine_sweeps, request.streams, deadline=deadline)
+
+
+def provenance_of(
+    name: str, plan: Plan, calibration: Calibration, bill: Bill, sweeps: int, elapsed_s: dict[str, float]
+) -> Provenance:
+    """What is told of states drawn by ``plan``, at the expense of ``bill``, and refined for ``sweeps``."""
+    return Provenance(
+        sampler=name,
+        solver=plan.info.name,
+        graph_id=plan.info.graph.graph_id,
+        problem_ids=tuple(bill.problem_ids),
+        num_reads=bill.reads,
+        beta=calibration.beta,
+        beta_calibrated_at=calibration.calibrated_at,
+        annealing_time_us=plan.options.annealing_time_us,
+        gauges=plan.options.gauges,
+        holes=plan.holes,
+        refine_sweeps=sweeps,
+        condition_mode=plan.options.condition_mode,
+        qpu_access_time_us=bill.access_time_us,
+        qpu_timing_us=bill.timing_us,
+        notes=tuple(bill.notes),
+        elapsed_s=elapsed_s,
+    )

@@ -19,11 +19,12 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Bill:
-    """What a draw used."""
+    """What a draw used. ``doubtful_us`` is what problems may cost that were sent, and whose answers never came."""
 
     problem_ids: list[str] = field(default_factory=list)
     reads: int = 0
     access_time_us: float = 0.0
+    doubtful_us: float = 0.0
     timing_us: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -64,8 +65,12 @@ class Runner:
         estimates_us = [info.access_time_us(one.qubits.size, one.reads, one.annealing_time_us) for one in problems]
         reservation = self._ledger.reserve(sum(estimates_us), cap_us, current_key())
         spent = _Spending(estimates_us)
+        before_us = bill.access_time_us
         try:
             return self._run(problems, deadline, spent, bill)
+        except BaseException:
+            bill.doubtful_us += max(0.0, spent.billed_us() - (bill.access_time_us - before_us))
+            raise
         finally:
             try:
                 self._ledger.settle(reservation, spent.billed_us())

@@ -18,13 +18,14 @@ from sampler.errors import (
     PlacementError,
     ProblemRangeError,
     QShowerError,
+    SamplerError,
     SamplerTimeoutError,
     SamplerUnavailableError,
     SolverNotFoundHereError,
 )
 from sampler.machine import BoltzmannMachine
 from sampler.protocol import Availability, SamplerCapabilities
-from sampler.qpu.assemble import assemble
+from sampler.qpu.assemble import assemble, provenance_of
 from sampler.qpu.breaker import CircuitBreaker
 from sampler.qpu.budget import BudgetLedger, current_key
 from sampler.qpu.calibration import Calibration, CalibrationStore
@@ -284,19 +285,21 @@ class QpuSampler:
         spins = assemble(request, parts, sweeps, deadline, bill)
         elapsed_s = {"draw": drawn - began, "refine": monotonic() - drawn}
         if self._on_surplus is not None:
-            made = _provenance(self.name, plan, calibration, bill, sweeps, elapsed_s)
+            made = provenance_of(self.name, plan, calibration, bill, sweeps, elapsed_s)
             spare = self._settings.spare_reads if drawn_by_default(request.options) else 0
             bill.note(hand_over(self._on_surplus, request, parts, made, deadline, spare))
-        provenance = _provenance(self.name, plan, calibration, bill, sweeps, elapsed_s)
+        provenance = provenance_of(self.name, plan, calibration, bill, sweeps, elapsed_s)
         return LatentBatch(spins, request.machine.energies(spins), provenance).checked(request)
 
     def _draw(self, request: LatentRequest, deadline: float, bill: Bill) -> tuple[Plan, Calibration, list[PartReads]]:
-        """Plan, calibration and reads. A problem that was not accepted is tried once more on today's graph."""
+        """Plan, calibration and reads. If nothing was accepted, they are tried for once more on today's graph."""
         info = self._find(request, deadline)
         try:
             return self._draw_on(info, request, deadline, bill)
-        except SamplerUnavailableError as error:
-            if error.problem_ids or bill.problem_ids or isinstance(error, PlacementError):
+        except SamplerError as error:
+            # An answer to a submit that got lost names no problem, and there may be one all the same.
+            billed = error.problem_ids or bill.problem_ids or bill.doubtful_us
+            if billed or type(error) not in (SamplerError, SamplerUnavailableError, SolverNotFoundHereError):
                 raise
             self._link.forget()
             today = self._find(request, deadline)
@@ -381,26 +384,3 @@ class QpuSampler:
     def _find(self, request: LatentRequest, deadline: float) -> SolverInfo:
         timeout_s = min(deadline - monotonic(), 2 * self._settings.request_timeout_s)
         return self._link.find(request.options.solver, request.machine.topology_family, timeout_s)
-
-
-def _provenance(
-    name: str, plan: Plan, calibration: Calibration, bill: Bill, sweeps: int, elapsed_s: dict[str, float]
-) -> Provenance:
-    return Provenance(
-        sampler=name,
-        solver=plan.info.name,
-        graph_id=plan.info.graph.graph_id,
-        problem_ids=tuple(bill.problem_ids),
-        num_reads=bill.reads,
-        beta=calibration.beta,
-        beta_calibrated_at=calibration.calibrated_at,
-        annealing_time_us=plan.options.annealing_time_us,
-        gauges=plan.options.gauges,
-        holes=plan.holes,
-        refine_sweeps=sweeps,
-        condition_mode=plan.options.condition_mode,
-        qpu_access_time_us=bill.access_time_us,
-        qpu_timing_us=bill.timing_us,
-        notes=tuple(bill.notes),
-        elapsed_s=elapsed_s,
-    )

@@ -333,6 +333,30 @@ def test_maintenance_brings_another_graph_and_a_new_placement(
     assert any("measured with this draw" in note for note in provenance.notes)
 
 
+@pytest.mark.parametrize(("fault", "submits"), [("submit_drop:1", 1), ("submit_400:1", 2)])
+def test_only_a_refused_problem_is_tried_again_on_another_graph(
+    fault: str, submits: int, tmp_path: Path, machine: BoltzmannMachine
+) -> None:
+    config = EmulatorConfig(topology="zephyr:2", defects=0.0, token=TOKEN, sweeps=32, maintenance_s=0.0)
+    with EmulatorServer(config) as emulator:
+        settings = settings_for(emulator.endpoint, tmp_path, solver_check_s=600.0, max_hole_fraction=0.3)
+        with QpuSampler(settings) as sampler:
+            first = sampler.sample(request_of(machine, deadline_s=PATIENT_S)).provenance
+            # A new graph, of which the sampler does not know yet; it is calibrated for beforehand, by another one.
+            emulator.backend.start_maintenance()
+            with QpuSampler(settings) as other:
+                other.sample(request_of(machine, deadline_s=PATIENT_S))
+            before = emulator.backend.state()["calls"]["submit"]
+            emulator.arm(fault)
+            if submits == 1:
+                # The answer got lost: for all one knows the problem runs, and is billed.
+                assert isinstance(error_of(sampler, request_of(machine, deadline_s=PATIENT_S)), UNAVAILABLE)
+            else:
+                again = sampler.sample(request_of(machine, deadline_s=PATIENT_S)).provenance
+                assert again.graph_id == emulator.graph_id != first.graph_id
+            assert emulator.backend.state()["calls"]["submit"] == before + submits
+
+
 def test_the_token_reaches_no_log_and_no_repr(
     emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine, caplog, capfd
 ) -> None:
