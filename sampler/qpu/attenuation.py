@@ -1,18 +1,22 @@
 """Random fields: what errors of h and J look like in the reads, and by how much they lower an apparent scale.
 
 Law: a spin whose local field is x (in kT) has, given the others, the mean −tanh(x). With errors of h and J it feels
-x + n instead, n constant over the reads of one programming, with a variance v_i over programmings. Averaged over n the
-mean is weaker than −tanh(x), so that reads look hotter than they are: the scale that fits best is the r at which
+x + n instead, n constant over the reads of one programming and normal over programmings, with variance v_i. Averaged
+over n the mean is weaker than −tanh(x), so that reads look hotter than they are: the scale that fits best is the r of
 
     Σ x_i ⟨tanh(x_i + n_i)⟩ = Σ x_i tanh(r x_i).
 
-To lowest order the variance at spin i is v_i = a + b Σ_j m_j² over its neighbours j: an error of h acts always, one of
-J_ij only as far as spin j is polarised (its random part is met by the reaction of j on i). A machine that is programmed
-k times stronger is polarised more, feels stronger random fields, and looks hotter still. a and b are found from the
-reads, by regression of each spin's squared deviation in each programming; with them the scale that would have been
-found at strength 1 follows from the one found at strength k.
+On a graph of many small errors (the cavity argument for spin glasses above their transition)
 
-To first order in the couplings; meant for weak machines, the only ones that are amplified.
+    v_i = a + b Σ_j q_j,    q_j = ⟨tanh²(x_j + n_j)⟩,
+
+over the neighbours j of i: an error of h acts always, one of J_ij only as far as spin j is polarised. A machine that is
+programmed k times stronger is polarised more, feels stronger random fields, and looks hotter still. a and b are found
+from the reads, by how far each spin's mean strays from −tanh(x) in each programming; with them the scale that would
+have been found at strength 1 follows from the one found at strength k.
+
+Errors are all of the local field; what they do to the model's own couplings is left out. Meant for weakly coupled
+machines, the only ones that are amplified.
 """
 
 from __future__ import annotations
@@ -28,36 +32,92 @@ from sampler.qpu.draw import PartReads, programming_of_reads
 
 _POINTS, _WEIGHTS = np.polynomial.hermite_e.hermegauss(11)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+_ROUNDS = 6
+_STEPS = 20
 _LEAST_READS = 4
-"""Fewer reads of a programming say nothing of how its spins deviate."""
+"""Fewer reads of a programming say nothing of how far its spins stray."""
+_LEAST_VARIANCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
 class RandomFields:
-    """Variance of the random fields that spins feel, v = alone + each · Σ m², in kT², both at least 0."""
+    """Variance of the random fields: v = alone + each · Σ q, in kT², both at least 0."""
 
     alone: float
     each: float
 
+    def variances(self, fields: NDArray[np.float64], adjacency: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n,) variance at each spin, for ``fields`` (n,) without errors and ``adjacency`` (n, n)."""
+        found = np.full(fields.shape, self.alone)
+        for _ in range(_STEPS):
+            found = self.alone + self.each * (adjacency @ polarisation(fields, found))
+        return found
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Deviations:
-    """Mean fields and squared deviations of the spins of one part in one programming, all (n,)."""
+class _Seen:
+    """The reads of one part at the assumed beta_eff.
 
-    fields: NDArray[np.float64]
-    softness: NDArray[np.float64]
-    polarised: NDArray[np.float64]
-    squared: NDArray[np.float64]
+    Attributes:
+        spins: (reads, n) int8.
+        felt: (reads, n) local fields, in kT.
+        programming: (reads,) which programming each read came from.
+        adjacency: (n, n) 1 where two spins are coupled.
+    """
+
+    spins: NDArray[np.int8]
+    felt: NDArray[np.float64]
+    programming: NDArray[np.int64]
+    adjacency: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, reads: PartReads, gauges: int) -> _Seen:
+        """From a part drawn in ``gauges`` programmings."""
+        layout = reads.site.layout
+        adjacency = np.zeros((layout.nodes.size, layout.nodes.size))
+        adjacency[layout.ends[:, 0], layout.ends[:, 1]] = 1.0
+        adjacency[layout.ends[:, 1], layout.ends[:, 0]] = 1.0
+        felt = reads.factor * layout.local_fields(reads.fields, reads.spins)
+        return cls(reads.spins, felt, programming_of_reads(reads.spins.shape[0], gauges), adjacency)
+
+    def strayed(self, scale: float) -> NDArray[np.float64]:
+        """(n,) mean square over programmings of how far a spin's mean strays, its sampling variance taken off."""
+        found = []
+        for number in range(int(self.programming.max(initial=-1)) + 1):
+            mine = self.programming == number
+            if mine.sum() >= _LEAST_READS:
+                off = self.spins[mine] + np.tanh(scale * self.felt[mine])
+                found.append(off.mean(axis=0) ** 2 - off.var(axis=0, ddof=1) / mine.sum())
+        return np.mean(found, axis=0) if found else np.zeros(self.felt.shape[1])
+
+
+def correction(parts: Sequence[PartReads], scale: float, strengths: Sequence[float], gauges: int) -> float:
+    """What to multiply ``scale``, found with parts of ``strengths``, by to have what reads at strength 1 would show.
+
+    1 if the reads were not amplified or show no random fields.
+    """
+    if all(strength == 1.0 for strength in strengths):
+        return 1.0
+    seen = [_Seen.of(reads, gauges) for reads in parts]
+    true, noise = scale, RandomFields(_LEAST_VARIANCE, 0.0)
+    # The scale without errors says how far spins stray, and that says by how much the apparent one is lower.
+    for _ in range(_ROUNDS):
+        noise = _fitted(seen, true, noise)
+        true = scale / _attenuation_of(seen, [true] * len(seen), noise)
+    return true * _attenuation_of(seen, [true / strength for strength in strengths], noise) / scale
 
 
 def random_fields(parts: Sequence[PartReads], scale: float, gauges: int) -> RandomFields:
-    """The random fields in reads of ``parts``, each in ``gauges`` programmings, that fit best at ``scale``."""
-    return _regression([one for reads in parts for one in _deviations(reads, scale, gauges)])
+    """The random fields in reads of ``parts``, each in ``gauges`` programmings, if ``scale`` is the true one."""
+    seen, noise = [_Seen.of(reads, gauges) for reads in parts], RandomFields(_LEAST_VARIANCE, 0.0)
+    for _ in range(_ROUNDS):
+        noise = _fitted(seen, scale, noise)
+    return noise
 
 
 def attenuation(fields: NDArray[np.float64], variances: NDArray[np.float64]) -> float:
     """The r that solves Σ x ⟨tanh(x + n)⟩ = Σ x tanh(r x), for ``fields`` x and ``variances`` of n, both (n,)."""
-    noisy = np.tanh(fields[:, None] + np.sqrt(variances)[:, None] * _POINTS) @ _WEIGHTS
+    noisy = _noisy_tanh(fields, variances) @ _WEIGHTS
     r = 1.0
     for _ in range(50):
         plain = np.tanh(r * fields)
@@ -69,70 +129,41 @@ def attenuation(fields: NDArray[np.float64], variances: NDArray[np.float64]) -> 
     return r
 
 
-def correction(parts: Sequence[PartReads], scale: float, strengths: Sequence[float], gauges: int) -> float:
-    """What to multiply ``scale``, found with parts of ``strengths``, by to have what reads at strength 1 would show.
-
-    1 if the reads were not amplified, are too few, or show no random fields.
-    """
-    deviations = [_deviations(reads, scale, gauges) for reads in parts]
-    if all(strength == 1.0 for strength in strengths) or not all(deviations):
-        return 1.0
-    noise = _regression([one for some in deviations for one in some])
-    strong: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
-    weak: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
-    for reads, some, strength in zip(parts, deviations, strengths, strict=True):
-        adjacency = _adjacency(reads)
-        felt = np.mean([one.fields for one in some], axis=0)
-        for fields, kept in ((felt, strong), (felt / strength, weak)):
-            kept.append((fields, noise.alone + noise.each * (adjacency @ np.tanh(fields) ** 2)))
-    at_strength, at_one = (
-        attenuation(np.concatenate([x for x, _ in some]), np.concatenate([v for _, v in some]))
-        for some in (strong, weak)
-    )
-    return at_one / at_strength
+def polarisation(fields: NDArray[np.float64], variances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) ⟨tanh²(x + n)⟩."""
+    squares: NDArray[np.float64] = _noisy_tanh(fields, variances) ** 2 @ _WEIGHTS
+    return squares
 
 
-def _regression(deviations: list[_Deviations]) -> RandomFields:
-    """Least squares of the squared deviations, both variances held at 0 or above."""
-    if not deviations:
-        return RandomFields(0.0, 0.0)
-    soft = np.concatenate([one.softness for one in deviations]) ** 2
-    design = np.stack([soft, soft * np.concatenate([one.polarised for one in deviations])], axis=1)
-    (alone, each), _ = nnls(design, np.concatenate([one.squared for one in deviations]))
+def _fitted(seen: Sequence[_Seen], scale: float, noise: RandomFields) -> RandomFields:
+    """One Gauss-Newton step from ``noise`` to the random fields by which spins stray as far as they do."""
+    slopes, sums, targets = [], [], []
+    for one in seen:
+        fields = scale * one.felt.mean(axis=0)
+        v = np.maximum(noise.variances(fields, one.adjacency), _LEAST_VARIANCE)
+        strays, more = _straying(fields, v), _straying(fields, 1.05 * v)
+        slope = (more - strays) / (0.05 * v)
+        slopes.append(slope)
+        sums.append(slope * (one.adjacency @ polarisation(fields, v)))
+        targets.append(one.strayed(scale) - strays + slope * v)
+    (alone, each), _ = nnls(np.stack([np.concatenate(slopes), np.concatenate(sums)], axis=1), np.concatenate(targets))
     return RandomFields(float(alone), float(each))
 
 
-def _deviations(reads: PartReads, scale: float, gauges: int) -> list[_Deviations]:
-    """One for each programming of enough reads."""
-    layout = reads.site.layout
-    adjacency = _adjacency(reads)
-    block_of = programming_of_reads(reads.spins.shape[0], gauges)
-    found = []
-    for block in range(int(block_of.max(initial=-1)) + 1):
-        spins = reads.spins[block_of == block]
-        count = spins.shape[0]
-        if count < _LEAST_READS:
-            continue
-        felt = scale * reads.factor * layout.local_fields(reads.fields, spins)
-        expected = -np.tanh(felt)
-        deviation = spins - expected
-        mean = deviation.mean(axis=0)
-        found.append(
-            _Deviations(
-                fields=felt.mean(axis=0),
-                softness=(1.0 - expected**2).mean(axis=0),
-                polarised=adjacency @ expected.mean(axis=0) ** 2,
-                # The variance of a mean of that many reads is no random field.
-                squared=mean**2 - deviation.var(axis=0, ddof=1) / count,
-            )
-        )
-    return found
+def _straying(fields: NDArray[np.float64], variances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) ⟨(tanh(x + n) − tanh(x))²⟩."""
+    squares: NDArray[np.float64] = (_noisy_tanh(fields, variances) - np.tanh(fields)[:, None]) ** 2 @ _WEIGHTS
+    return squares
 
 
-def _adjacency(reads: PartReads) -> NDArray[np.float32]:
-    """(n, n) 1 where two placed spins are coupled."""
-    layout = reads.site.layout
-    adjacency = np.zeros((layout.nodes.size, layout.nodes.size), dtype=np.float32)
-    adjacency[layout.ends[:, 0], layout.ends[:, 1]] = 1.0
-    adjacency[layout.ends[:, 1], layout.ends[:, 0]] = 1.0
-    return adjacency
+def _noisy_tanh(fields: NDArray[np.float64], variances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, points) tanh(x + n) at the points of the quadrature over n."""
+    values: NDArray[np.float64] = np.tanh(fields[:, None] + np.sqrt(variances)[:, None] * _POINTS)
+    return values
+
+
+def _attenuation_of(seen: Sequence[_Seen], scales: Sequence[float], noise: RandomFields) -> float:
+    """The attenuation over all parts, each at a scale of its own."""
+    fields = [scale * one.felt.mean(axis=0) for one, scale in zip(seen, scales, strict=True)]
+    variances = [noise.variances(x, one.adjacency) for x, one in zip(fields, seen, strict=True)]
+    return attenuation(np.concatenate(fields), np.concatenate(variances))

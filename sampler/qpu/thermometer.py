@@ -35,8 +35,8 @@ from sampler.qpu.settings import QpuSettings
 from sampler.qpu.site import Site
 from sampler.qpu.temperature import combined
 
-_DOUBT = 0.25
-"""Share of a correction for random fields that orders beyond the first may be off by; see docs/qpu.md."""
+_DOUBT = 0.1
+"""Share of a correction for random fields that it may be off by; see docs/qpu.md."""
 
 
 def calibration_key(machine: BoltzmannMachine, plan: Plan) -> CalibrationKey:
