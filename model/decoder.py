@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, hardswish, pad
 
-from model.draws import LEAST_REMAINING, mixture_values, profile_chain, voxel_energies
+from model.draws import LEAST_REMAINING, affine, mixture_values, profile_chain, voxel_energies
 from model.layers import ENERGY_FEATURES, DecoderShape, PerLayerLinear, RadialOutputs, Rings, Trunk, energy_features
 from model.likelihood import NormalMixture, bernoulli_log_probability, count_log_probability
 
@@ -129,8 +129,12 @@ class Profile(nn.Module):
         """
         rows, drawn = len(code), len(uniforms)
         log_response = torch.zeros(rows)
-        law = self.response(torch.cat([code, energy], dim=1))
-        mixture_values(law.numpy().T.copy(), uniforms[:, 0].copy(), log_response.numpy()[:drawn])
+        law = affine(
+            torch.cat([code, energy], dim=1).numpy()[:drawn],
+            self.response.weight.T.contiguous().numpy(),
+            self.response.bias.numpy(),
+        )
+        mixture_values(law.T.copy(), uniforms[:, 0].copy(), log_response.numpy()[:drawn])
         log_response /= RESPONSE_SCALE
         response = log_response.unsqueeze(1) * RESPONSE_SCALE / 2
         log_share, count = profile_chain(

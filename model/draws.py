@@ -78,6 +78,18 @@ def _affine(weight: Floats, bias: Floats, values: Floats, outputs: Floats) -> No
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
+def affine(values: Floats, weight: Floats, bias: Floats) -> Floats:
+    """(rows, o) = values (rows, i) @ weight (i, o) + bias (o,), each row by the same operations wherever it stands.
+
+    A BLAS may choose its kernels by a row's place in the matrix: MKL does on some processors where o is small.
+    """
+    outputs = np.empty((values.shape[0], bias.shape[0]), dtype=np.float32)
+    for row in range(values.shape[0]):
+        _affine(weight, bias, values[row], outputs[row])
+    return outputs
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _hardswish(values: Floats) -> None:
     """x · min(max(x + 3, 0), 6) / 6, in place."""
     for i in range(values.shape[0]):

@@ -103,6 +103,18 @@ def test_showers_do_not_depend_on_the_batch(tmp_path: Path, geometry: str, likel
     np.testing.assert_array_equal(again, together)
 
 
+@pytest.mark.parametrize("name", ["electron-zephyr", "electron-pegasus"])
+def test_pretrained_showers_do_not_depend_on_their_place(name: str) -> None:
+    # At the shapes that are served: a matrix product's kernels, and so its rounding, are chosen by shape and place.
+    bundle = load_bundle(find_bundles()[name])
+    spins, energies, streams = arguments(bundle, 64)
+    together = bundle.decode(spins, energies, streams, 0.01515)
+    for first in (1, 2, 3, 5, 8, 13, 31, 63):
+        np.testing.assert_array_equal(
+            bundle.decode(spins[first:], energies[first:], streams[first:], 0.01515), together[first:]
+        )
+
+
 def test_no_showers_is_an_empty_answer(tmp_path: Path) -> None:
     bundle = load_bundle(write_bundle(tmp_path / "small"))
     assert bundle.decode(*arguments(bundle, 0), 0.01).shape == (0, 6480)
