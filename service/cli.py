@@ -297,6 +297,10 @@ def calibrate(
     tolerance: Annotated[float, typer.Option(help="gibbs: agreement wanted, in standard deviations.")] = 0.1,
     save: Annotated[bool, typer.Option(help="gibbs: write the sweeps into the bundle's manifest.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="qpu: only say what it would take.")] = False,
+    shim: Annotated[
+        bool,
+        typer.Option("--shim", help="qpu: first measure, and make up for, offsets of qubits and couplers."),
+    ] = False,
 ) -> None:
     """Measure what a sampler needs to draw well from a model, and keep it for the draws to come."""
     from service.commands.calibrate import run
@@ -309,6 +313,7 @@ def calibrate(
         tolerance=tolerance,
         save=save,
         dry_run=dry_run,
+        shim=shim,
     )
 
 

@@ -160,6 +160,7 @@ async def model(request: Request, name: str) -> ModelDetail:
         layout=bundle.geometry.as_dict(),
         threshold_mev=bundle.geometry.threshold_mev,
         default_sweeps=bundle.default_sweeps,
+        sweeps_measurement=bundle.manifest.sweeps_measurement,
         **{
             field: known[field]
             for field in ("description", "energy_code", "nodes", "couplers", "parameters", "training", "quality")

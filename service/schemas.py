@@ -124,6 +124,9 @@ class ModelDetail(ModelSummary):
     threshold_mev: float
     energy_code: dict[str, Any]
     default_sweeps: int
+    sweeps_measurement: dict[str, Any] = Field(
+        description="How `qshower calibrate` found default_sweeps, and autocorrelation times; {} before it ran."
+    )
     nodes: int
     couplers: int
     parameters: int

@@ -39,10 +39,13 @@ def run(
     tolerance: float = 0.1,
     save: bool = True,
     dry_run: bool = False,
+    shim: bool = False,
 ) -> None:
     """Measure and print; with ``save`` the sweeps of Gibbs go into the bundle's manifest."""
     settings = load_settings(log_level="warning")
     configure_logs(settings)
+    if sampler == "gibbs" and shim:
+        raise InvalidInputError("--shim", shim, "only with --sampler qpu")
     if sampler == "gibbs" and dry_run:
         raise InvalidInputError("--dry-run", dry_run, "only with --sampler qpu: gibbs bills nothing")
     if sampler == "gibbs":
@@ -50,7 +53,7 @@ def run(
     elif sampler == "qpu":
         from service.commands.calibrate_qpu import run as run_qpu
 
-        run_qpu(settings, model, solver, annealing_time_us, dry_run=dry_run)
+        run_qpu(settings, model, solver, annealing_time_us, dry_run=dry_run, shim=shim)
     else:
         raise InvalidInputError("--sampler", sampler, "gibbs or qpu")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sampler.errors import SamplerUnavailableError
+from sampler.errors import InvalidInputError, SamplerUnavailableError
 from sampler.request import SamplerOptions
 from service.availability import qpu_of
 from service.catalogue import FAMILIES, Catalogue, load_catalogue
@@ -19,15 +19,29 @@ if TYPE_CHECKING:
     from sampler.qpu.calibration import Calibration
     from sampler.qpu.planner import QpuEstimate
     from sampler.qpu.sampler import QpuSampler
+    from sampler.qpu.shim import Shim
+
+SHIM_DEADLINE_S = 1800.0
+"""A shim's thirteen programmings wait in the solver's queue like any other, and nobody waits for an answer."""
 
 
 def run(
-    settings: Settings, model: str | None, solver: str | None, annealing_time_us: float | None, *, dry_run: bool
+    settings: Settings,
+    model: str | None,
+    solver: str | None,
+    annealing_time_us: float | None,
+    *,
+    dry_run: bool,
+    shim: bool,
 ) -> None:
     """Measure, keep and print; with ``dry_run`` only say what it would take. A running service takes it up by itself.
 
+    With ``shim`` what the solver's qubits and couplers are off by is measured first: the temperature is another then.
+
     The model is the one that is named, or the default one for a topology that is online.
     """
+    if dry_run and shim:
+        raise InvalidInputError("--shim", shim, "not with --dry-run, which tells what a calibration takes")
     catalogue = load_catalogue(settings)
     options = SamplerOptions(solver=solver, annealing_time_us=annealing_time_us)
     with build_registry(settings) as registry:
@@ -39,6 +53,8 @@ def run(
         if dry_run:
             _print_estimate(bundle, qpu.estimate_calibration(bundle.machine, conditions, options))
         else:
+            if shim:
+                _print_shim(qpu.shim(bundle.machine, options, deadline_s=SHIM_DEADLINE_S, couplers=True))
             _print_calibration(bundle, qpu.calibrate(bundle.machine, conditions, options))
 
 
@@ -64,6 +80,17 @@ def _print_estimate(bundle: Bundle, estimate: QpuEstimate) -> None:
     table.add_row("access time", f"{estimate.access_time_us / 1000:.1f} ms")
     console().print(table)
     say("a dry run: nothing was submitted, nothing billed")
+
+
+def _print_shim(found: Shim) -> None:
+    table = two_columns()
+    table.add_row("solver", found.solver)
+    table.add_row("qubits off by", f"{found.offset_before_kt:.3f} kT, {found.offset_after_kt:.3f} kT after the shim")
+    if found.couplers is not None:
+        off = found.couplers
+        table.add_row("couplers off by", f"{off.before:.2%} of J = 1, {off.after:.2%} after the shim")
+        table.add_row("reads", str(found.reads + off.reads))
+    console().print(table)
 
 
 def _print_calibration(bundle: Bundle, found: Calibration) -> None:

@@ -284,9 +284,10 @@ def test_the_qpu_from_the_command_line(qshower, environment, tmp_path):
     with EmulatorServer(EmulatorConfig(topology="zephyr:6", defects=0.0, sweeps=16)) as emulator:
         environment.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
         environment.setenv("DWAVE_API_TOKEN", "any")
-        code, out, err = qshower("calibrate", "--sampler", "qpu")
+        code, out, err = qshower("calibrate", "--sampler", "qpu", "--shim")
         assert code == 0, err
         assert emulator.solver_name in out
+        assert "couplers off by" in out
         path = tmp_path / "out.hdf5"
         code, _, err = qshower("generate", "--energies-mev", "2000", "-n", 4, "--sampler", "qpu", "-o", path)
         assert code == 0, err
@@ -294,6 +295,7 @@ def test_the_qpu_from_the_command_line(qshower, environment, tmp_path):
         assert showers.shape == (4, 6480)
         assert provenance["solver"] == emulator.solver_name
         assert provenance["problem_ids"]
+        assert any("coupler shim" in note for note in provenance["notes"])
         code, out, err = qshower("samplers", "--json")
         assert code == 0, err
         states = {state["name"]: state for state in json.loads(out)["samplers"]}

@@ -357,6 +357,8 @@ def test_models(client, catalogue):
     assert [(model["name"], model["default"]) for model in models] == [("test-zephyr", True), ("test-pegasus", False)]
     assert models[0]["domain_mev"] == [1000, 1000000]
     detail = client.get("/models/test-pegasus").json()
+    assert detail["default_sweeps"] == 32
+    assert detail["sweeps_measurement"] == {}
     assert detail["sha256"] == catalogue.get("test-pegasus").sha256
     assert detail["layout"]["voxel_count"] == 6480
     assert (detail["nodes"], detail["topology"]) == (96, "pegasus:16")
