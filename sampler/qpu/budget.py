@@ -46,7 +46,7 @@ def utc_now() -> datetime:
 
 def timestamp(now: datetime) -> str:
     """``now`` as provenance shows it."""
-    return now.astimezone(UTC).isoformat(timespec="seconds")
+    return now.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,7 +257,12 @@ def test_a_killed_run_leaves_the_good_file(environment, tmp_path):
     path = tmp_path / "out.hdf5"
     path.write_text("before")
     command = [sys.executable, "-m", "service.cli", "generate", "--energies-mev", "500000", "-n", "100000", "-o", path]
-    process = subprocess.Popen([*command, "--sampler", "gibbs", "--sweeps", "4"], stderr=subprocess.DEVNULL)
+    # A child inherits that a signal is ignored, as SIGINT is in jobs that a shell runs in the background.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen([*command, "--sampler", "gibbs", "--sweeps", "4"], stderr=subprocess.DEVNULL)
+    finally:
+        signal.signal(signal.SIGINT, ours)
     try:
         while len(list(tmp_path.iterdir())) < 2:
             assert process.poll() is None

@@ -40,9 +40,9 @@ class Account:
     def __init__(self) -> None:
         self.graph_id = "g1"
         self.full_fetches = 0
-        self.solvers_session = SimpleNamespace(list_solvers=self._list)
+        self.config = SimpleNamespace()
 
-    def _list(self, **_: object) -> list[Listed]:
+    def list_solvers(self, **_: object) -> list[Listed]:
         return [Listed("qpu", self.graph_id), Listed("hybrid", None), Listed("asleep", "g0", "offline")]
 
     def get_solvers(self, **_: object) -> list[SimpleNamespace]:
@@ -61,11 +61,20 @@ class Account:
         return [SimpleNamespace(name="qpu", graph_id=self.graph_id, properties=properties, client=self)]
 
 
-def test_full_definitions_are_fetched_only_when_a_graph_is_new() -> None:
+def test_full_definitions_are_fetched_only_when_a_graph_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     link, account = SolverLink(QpuSettings(token="t")), Account()
+    closed: list[bool] = []
+
+    def session_of(config: object, *, cache: bool) -> SimpleNamespace:
+        assert config is account.config
+        assert not cache
+        return SimpleNamespace(list_solvers=account.list_solvers, close=lambda: closed.append(True))
+
+    monkeypatch.setattr("sampler.qpu.link.Solvers.from_config", session_of)
     for _ in range(3):
         link._solvers = link._fetch(account)
     assert account.full_fetches == 1
+    assert len(closed) == 3
     assert set(link._solvers) == {"qpu"}
     first = link._solvers["qpu"]
     account.graph_id = "g2"
