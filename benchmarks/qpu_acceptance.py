@@ -5,8 +5,8 @@ emulator has no control errors, and otherwise the scale of largest pseudolikelih
 minimiser) of other reads, at the strength of a draw, on the same qubits, in as many gauges as it takes to know it to a
 given error.
 
-*Showers*: FPD and KPD between showers of QPU latents (default refinement) and of Gibbs latents of the same energies,
-beside the floor: Gibbs against Gibbs with another seed.
+*Showers*: FPD and KPD between showers of QPU latents, as read and with the default refinement, and of Gibbs latents of
+the same energies, beside the floor: Gibbs against Gibbs with another seed.
 
     python -m benchmarks.qpu_acceptance --output benchmarks/qpu_acceptance_results.json
 """
@@ -291,7 +291,8 @@ def compare(
             EmulatorServer(emulator_of(topology, hidden, error)) as emulator,
             QpuSampler(settings_for(emulator, folder)) as sampler,
         ):
-            yield row("qpu", *features(sampler, 3, SamplerOptions()), hidden, error)
+            for options in (SamplerOptions(refine_sweeps=0), SamplerOptions()):
+                yield row("qpu", *features(sampler, 3, options), hidden, error)
 
 
 def cell_of(text: str) -> tuple[float, float]:
@@ -337,8 +338,8 @@ def main() -> None:
     bundles = {topology: load_bundle(folders[BUNDLES[topology]]) for topology in arguments.topology}
     if arguments.showers:
         print(
-            f"{'topology':12}{'sample':8}{'hidden':>6}{'errors':>8}{'showers':>8}{'holes':>6}{'beta':>8}"
-            f"{'FPD x 1000':>18}{'KPD x 1000':>18}"
+            f"{'topology':12}{'sample':8}{'hidden':>6}{'errors':>8}{'showers':>8}{'holes':>6}{'refine':>7}"
+            f"{'beta':>8}{'FPD x 1000':>18}{'KPD x 1000':>18}"
         )
         for topology, bundle in bundles.items():
             for shower in compare(topology, bundle, arguments.showers, arguments.shower_cells, arguments.floors):
@@ -346,6 +347,7 @@ def main() -> None:
                 shown = f"{shower.hidden_beta or 0:6.1f}{shower.control_error or 0:8.0%}"
                 print(
                     f"{topology:12}{shower.sample:8}{shown}{shower.showers:8d}{shower.holes or 0:6d}"
+                    f"{shower.refine_sweeps or 0:7d}"
                     f"{shower.beta or 1.0:8.3f}{1e3 * shower.fpd:10.3f} ± {1e3 * shower.fpd_error:.3f}"
                     f"{1e3 * shower.kpd:10.3f} ± {1e3 * shower.kpd_error:.3f}",
                     flush=True,

@@ -14,9 +14,6 @@ from sampler.gibbs.sampler import GibbsSampler
 from sampler.request import SamplerOptions
 
 ROWS_PER_CONDITION = 8000
-SWEEPS = 128
-STRONG_SWEEPS = 1024
-"""Enough where a few strong couplings make valleys that 128 sweeps do not leave."""
 
 MACHINES = {
     "five spins": {"free": 5, "condition": 2, "coupling": 0.7},
@@ -47,10 +44,11 @@ def test_distribution_is_the_exact_one(
     levels = rng.permutation(levels)[:3]
     # Rows of the conditions are mixed, so that a sampler that groups them has to put them back.
     conditions = rng.permutation(np.repeat(levels, ROWS_PER_CONDITION, axis=0))
-    sweeps = STRONG_SWEEPS if "strong" in kind else SWEEPS
-    batch = sampler.sample(latent_request(machine, conditions, seed=base_seed, options=SamplerOptions(sweeps=sweeps)))
+    laws = {level.tobytes(): enumerate_law(machine, level) for level in levels}
+    options = SamplerOptions(sweeps=checks.sweeps_for(laws.values(), ROWS_PER_CONDITION))
+    batch = sampler.sample(latent_request(machine, conditions, seed=base_seed, options=options))
     assert np.array_equal(batch.spins[:, machine.condition_nodes], conditions)
-    judge(checks.exact({c.tobytes(): enumerate_law(machine, c) for c in levels}, batch.spins, conditions))
+    judge(checks.exact(laws, batch.spins, conditions))
 
 
 @hypothesis.seed(int(os.environ.get("QSHOWER_TEST_SEED", "1")))

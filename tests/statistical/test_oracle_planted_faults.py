@@ -15,7 +15,6 @@ from sampler.gibbs.sampler import GibbsSampler
 from sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
 
 ROWS_PER_CONDITION = 8000
-OPTIONS = SamplerOptions(sweeps=128)
 
 
 def answered(request, spins):
@@ -148,14 +147,15 @@ FAULTS = [
 
 
 @pytest.fixture(scope="module")
-def laws(base_seed, random_machine, random_spins, latent_request, enumerate_law):
+def laws(base_seed, random_machine, random_spins, latent_request, enumerate_law, checks):
     """A machine of 12 free spins, three conditions, a request that mixes them, and their exact laws."""
     rng = np.random.default_rng([base_seed, 77])
     machine = random_machine(rng, free=12, condition=4, coupling=0.5)
     levels = rng.permutation(np.unique(random_spins(rng, (32, 4)), axis=0))[:3]
     conditions = rng.permutation(np.repeat(levels, ROWS_PER_CONDITION, axis=0))
-    request = latent_request(machine, conditions, seed=base_seed, options=OPTIONS)
-    return request, {level.tobytes(): enumerate_law(machine, level) for level in levels}
+    exact = {level.tobytes(): enumerate_law(machine, level) for level in levels}
+    options = SamplerOptions(sweeps=checks.sweeps_for(exact.values(), ROWS_PER_CONDITION))
+    return latent_request(machine, conditions, seed=base_seed, options=options), exact
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)

@@ -126,7 +126,7 @@ def test_tempering_weighs_the_valleys_of_a_block_right_where_a_ramp_of_equal_cos
     machine, gauge = cluster_machine(lattice, clusters, rng)
     assert len(clusters) >= 5
     levels = random_spins(rng, (2, 40))
-    conditions = np.tile(levels, (500, 1))
+    conditions = np.tile(levels, (2000, 1))
     sweeps = 1024
     request = latent_request(machine, conditions, seed=base_seed, options=equal_cost(sweeps, machine))
     with GibbsSampler() as ramp:

@@ -19,7 +19,8 @@ from sampler.request import SamplerOptions
 from sampler.tempering import TemperingSampler
 
 SAMPLERS = {"gibbs": GibbsSampler, "annealing": AnnealingSampler, "tempering": TemperingSampler}
-ROWS = 384
+ROWS = 1024
+"""So many see a machine that is 3 % off by some eleven standard errors in the mean energy."""
 SWEEPS = 32
 PROJECTIONS = 8
 
