@@ -29,7 +29,7 @@ from sampler.protocol import Availability, Sampler, SamplerCapabilities
 from sampler.provenance import provenance_of_kept, provenance_to_json
 from sampler.request import LatentBatch, LatentRequest, SamplerOptions
 
-__all__ = ["BankInfo", "ReplayOrder", "ReplaySampler", "bank_info", "draw_bank", "machine_sha256"]
+__all__ = ["BankClaim", "BankInfo", "ReplayOrder", "ReplaySampler", "bank_info", "draw_bank", "machine_sha256"]
 
 ReplayOrder = Literal["file", "random"]
 
@@ -103,11 +103,11 @@ class ReplaySampler:
             raise InvalidInputError("order", order, "file or random")
         self._bank = open_bank(path)
         self._order = order
-        self._lock = threading.Lock()
-        self._left = self._bank.rows_by_condition()
-        if order == "random":
-            shuffle = np.random.default_rng(seed)
-            self._left = {key: shuffle.permutation(rows) for key, rows in self._left.items()}
+        rows = self._bank.info.rows
+        self._rows = np.random.default_rng(seed).permutation(rows) if order == "random" else np.arange(rows)
+        place = np.argsort(self._rows)
+        by_condition = self._bank.rows_by_condition()
+        self._unserved = _Unserved(path.name, {key: np.sort(place[found]) for key, found in by_condition.items()})
         self._closed = False
 
     @property
@@ -120,15 +120,18 @@ class ReplaySampler:
         """Not reproducible by stream; takes no option."""
         return SamplerCapabilities(reproducible=False, options=frozenset())
 
+    def drawn_from(self, machine: BoltzmannMachine) -> bool:
+        """Whether the bank's latents are draws from ``machine``."""
+        return machine_sha256(machine) == self._bank.info.machine_sha256
+
     def availability(self, machine: BoltzmannMachine) -> Availability:
         """Whether the bank is of this machine and has latents left; ``detail`` says how many."""
         if self._closed:
             return Availability(available=False, reason="the replay sampler is closed")
         info = self._bank.info
-        if machine_sha256(machine) != info.machine_sha256:
+        if not self.drawn_from(machine):
             return Availability(available=False, reason=f"the bank {info.path.name} was drawn from another machine")
-        with self._lock:
-            left = sum(map(len, self._left.values()))
+        left = self._unserved.count()
         detail = {"bank": info.path.name, "rows": info.rows, "left": left, "order": self._order}
         reason = None if left else f"every latent of the bank {info.path.name} has been served"
         return Availability(available=left > 0, reason=reason, detail=detail)
@@ -142,27 +145,25 @@ class ReplaySampler:
             SamplerTimeoutError: the deadline passed; none is used up.
             SamplerUnavailableError: the sampler is closed.
         """
-        start_s = time.monotonic()
+        return self.claim(request.conditions).sample(request)
+
+    def claim(self, conditions: NDArray[np.int8]) -> BankClaim:
+        """For a request for ``conditions`` (rows, condition nodes) that is drawn in several parts."""
+        return BankClaim(conditions, self._unserved, self._check, self._batch)
+
+    def _check(self, request: LatentRequest) -> None:
         for option, value in request.options.given().items():
             raise InvalidInputError(f"options.{option}", value, "nothing: replay takes no option")
         if self._closed:
             raise SamplerUnavailableError("the replay sampler is closed")
-        info = self._bank.info
-        found = machine_sha256(request.machine)
-        if found != info.machine_sha256:
+        if not self.drawn_from(request.machine):
+            info = self._bank.info
             allowed = f"the machine that the bank {info.path.name} was drawn from, {info.machine_sha256}"
-            raise InvalidInputError("machine", found, allowed)
-        wanted: dict[bytes, list[int]] = {}
-        for row, condition in enumerate(request.conditions):
-            wanted.setdefault(condition.tobytes(), []).append(row)
-        chosen = np.empty(request.rows, dtype=np.int64)
-        with self._lock:
-            self._check_enough(wanted)
-            if request.deadline_s is not None and time.monotonic() - start_s >= request.deadline_s:
-                raise SamplerTimeoutError(f"replay did not answer within {request.deadline_s} s")
-            for key, rows in wanted.items():
-                chosen[rows] = self._left[key][: len(rows)]
-                self._left[key] = self._left[key][len(rows) :]
+            raise InvalidInputError("machine", machine_sha256(request.machine), allowed)
+
+    def _batch(self, request: LatentRequest, places: NDArray[np.int64], start_s: float) -> LatentBatch:
+        """The latents that stand at ``places`` (rows,) of the order, as the answer to ``request``."""
+        info, chosen = self._bank.info, self._rows[places]
         spins = unpack_spins(self._bank.packed[chosen], info.nodes)
         sources = [info.draws[draw] for draw in np.unique(self._bank.draw[chosen])]
         drawn_by = ", ".join(dict.fromkeys(source.sampler for source in sources)) or "none"
@@ -171,19 +172,6 @@ class ReplaySampler:
         elapsed_s = {"sample": time.monotonic() - start_s}
         provenance = dataclasses.replace(kept, sampler=self.name, elapsed_s=elapsed_s)
         return LatentBatch(spins, energies, provenance).checked(request)
-
-    def _check_enough(self, wanted: dict[bytes, list[int]]) -> None:
-        """BankExhaustedError unless every condition has as many latents left as are asked for."""
-        short = [(key, len(rows)) for key, rows in wanted.items() if len(rows) > len(self._left.get(key, ()))]
-        if not short:
-            return
-        asked = sum(count for _, count in short)
-        left = sum(len(self._left.get(key, ())) for key, _ in short)
-        total = sum(map(len, self._left.values()))
-        raise BankExhaustedError(
-            f"the bank {self._bank.info.path.name} is exhausted: {asked} latents asked for and {left} left "
-            f"for {len(short)} of {len(wanted)} conditions ({total} left in all)"
-        )
 
     def close(self) -> None:
         """Refuse further requests. Idempotent."""
@@ -198,3 +186,98 @@ class ReplaySampler:
     ) -> None:
         """Close."""
         self.close()
+
+
+class BankClaim:
+    """A bank's latents for the rows of one request, taken at its first draw: all of them, or none. Thread-safe.
+
+    Made by ``ReplaySampler.claim``. The request may be drawn in several parts, one after the other.
+    """
+
+    def __init__(
+        self,
+        conditions: NDArray[np.int8],
+        unserved: _Unserved,
+        check: Callable[[LatentRequest], None],
+        batch: Callable[[LatentRequest, NDArray[np.int64], float], LatentBatch],
+    ) -> None:
+        self._conditions, self._unserved, self._check, self._batch = conditions, unserved, check, batch
+        self._lock = threading.Lock()
+        self._places: NDArray[np.int64] | None = None
+        self._drawn = 0
+        self._given_back = False
+
+    def sample(self, request: LatentRequest) -> LatentBatch:
+        """The latents of the next ``request.rows`` rows.
+
+        Raises:
+            SamplerUnavailableError: the sampler is closed, or the latents were given back.
+            QShowerError: as ``ReplaySampler.sample``.
+        """
+        start_s = time.monotonic()
+        self._check(request)
+        with self._lock:
+            if self._given_back:
+                raise SamplerUnavailableError("the latents of this request were given back to the bank")
+            if request.deadline_s is not None and time.monotonic() - start_s >= request.deadline_s:
+                raise SamplerTimeoutError(f"replay did not answer within {request.deadline_s} s")
+            if self._places is None:
+                self._places = self._unserved.take(self._conditions)
+            first, self._drawn = self._drawn, self._drawn + request.rows
+            places = self._places[first : self._drawn]
+        return self._batch(request, places, start_s)
+
+    def give_back(self) -> None:
+        """Let others have the latents, which were shown to nobody; what is not taken yet never is. Idempotent."""
+        with self._lock:
+            if self._places is not None and not self._given_back:
+                self._unserved.put(self._conditions, self._places)
+            self._given_back = True
+
+
+class _Unserved:
+    """The latents of a bank that nobody has, by condition: ascending places in the order of serving. Thread-safe."""
+
+    def __init__(self, bank: str, places: dict[bytes, NDArray[np.int64]]) -> None:
+        self._bank, self._places = bank, places
+        self._lock = threading.Lock()
+
+    def count(self) -> int:
+        """How many there are."""
+        with self._lock:
+            return sum(map(len, self._places.values()))
+
+    def take(self, conditions: NDArray[np.int8]) -> NDArray[np.int64]:
+        """(rows,) the next place for each of ``conditions``; BankExhaustedError, and none is taken, if one is short."""
+        wanted = _rows_by_condition(conditions)
+        taken = np.empty(conditions.shape[0], dtype=np.int64)
+        with self._lock:
+            self._check_enough(wanted)
+            for key, rows in wanted.items():
+                taken[rows], self._places[key] = np.split(self._places[key], [len(rows)])
+        return taken
+
+    def put(self, conditions: NDArray[np.int8], places: NDArray[np.int64]) -> None:
+        """Undo a ``take``: the places are again where they were in the order."""
+        with self._lock:
+            for key, rows in _rows_by_condition(conditions).items():
+                self._places[key] = np.sort(np.concatenate([places[rows], self._places[key]]))
+
+    def _check_enough(self, wanted: dict[bytes, list[int]]) -> None:
+        short = [(key, len(rows)) for key, rows in wanted.items() if len(rows) > len(self._places.get(key, ()))]
+        if not short:
+            return
+        asked = sum(count for _, count in short)
+        left = sum(len(self._places.get(key, ())) for key, _ in short)
+        total = sum(map(len, self._places.values()))
+        raise BankExhaustedError(
+            f"the bank {self._bank} is exhausted: {asked} latents asked for and {left} left "
+            f"for {len(short)} of {len(wanted)} conditions ({total} left in all)"
+        )
+
+
+def _rows_by_condition(conditions: NDArray[np.int8]) -> dict[bytes, list[int]]:
+    found: dict[bytes, list[int]] = {}
+    for row, condition in enumerate(conditions):
+        found.setdefault(condition.tobytes(), []).append(row)
+    return found

@@ -25,8 +25,8 @@ class DrawKey:
     """What requests must share to be drawn in one batch.
 
     ``stocked``: latents of a reservoir will do. ``account``: who pays for it, "" for nobody in particular. ``alone``:
-    a number of its own for a request that is not drawn at all, but found ready in whole: it shares no batch, and does
-    not wait for those that are drawn.
+    a number of its own for a request that is not drawn at all, but found ready in whole (kept QPU reads, a bank): it
+    shares no batch, and does not wait for those that are drawn.
     """
 
     bundle: str

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sampler.bank import ReplaySampler
 from sampler.errors import BankExhaustedError, InvalidInputError, SamplerUnavailableError
 from sampler.protocol import Availability, Sampler
 from sampler.registry import SamplerRegistry
@@ -69,7 +70,7 @@ class Generator:
         self._reservoirs = reservoirs
         self._accounts = accounts
         self._upkeep = upkeep
-        self._kept_requests = itertools.count(1)
+        self._lone_requests = itertools.count(1)
 
     def unbounded(self) -> Generator:
         """The same without a deadline or a bound on answers, for a program that draws for itself."""
@@ -201,6 +202,10 @@ class Generator:
         bundle, availability = await self._bundle(sampler, order)
         self._check_order(bundle, order)
         options, notes = self._options(sampler, bundle, order, failures)
+        if isinstance(sampler, ReplaySampler) and sampler.drawn_from(bundle.machine):
+            # What it has run out of it says itself, and better.
+            drawn = await self._from_bank(sampler, bundle, order, deadline_at)
+            return self._answer(bundle, order, drawn, failures, begun, notes)
         require(name, availability)
         stock = None
         if self._reservoirs is not None and order.takes_kept:
@@ -243,13 +248,24 @@ class Generator:
         """The answer from kept reads alone; None if others were faster to take them."""
         self._check_order(bundle, order)
         whole = kept.whole()
-        number = next(self._kept_requests)
+        number = next(self._lone_requests)
         key = DrawKey(bundle.name, "qpu", SamplerOptions(), order.threshold_of(bundle), stocked=True, alone=number)
         try:
             drawn = await self._drawn(key, bundle, whole, order, deadline_at, whole)
         except NoLongerKeptError:
             return None
         return self._answer(bundle, order, drawn, failures, begun, ())
+
+    async def _from_bank(self, replay: ReplaySampler, bundle: Bundle, order: Order, deadline_at: float | None) -> Drawn:
+        """Latents of the bank for all of the order, or none; what is shown to nobody goes back."""
+        claim = replay.claim(bundle.conditions(order.energies_mev))
+        number = next(self._lone_requests)
+        key = DrawKey(bundle.name, replay.name, SamplerOptions(), order.threshold_of(bundle), alone=number)
+        try:
+            return await self._drawn(key, bundle, claim, order, deadline_at, None)
+        except BaseException:
+            claim.give_back()
+            raise
 
     def _answer(
         self,

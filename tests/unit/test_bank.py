@@ -12,7 +12,7 @@ import pytest
 from sampler.annealing import AnnealingSampler
 from sampler.bank import ReplaySampler, bank_info, draw_bank, machine_sha256
 from sampler.bank_file import open_bank, pack_spins, unpack_spins
-from sampler.errors import BankExhaustedError, InvalidInputError, SamplerTimeoutError
+from sampler.errors import BankExhaustedError, InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
 from sampler.provenance import provenance_from_json, provenance_of_kept, provenance_to_json
 from sampler.request import Provenance, SamplerOptions
 
@@ -100,6 +100,39 @@ def test_exhaustion_is_told_with_numbers_and_uses_nothing_up(bank, machine, leve
         assert "served" in state.reason
         with pytest.raises(BankExhaustedError, match="1 latents asked for and 0 left"):
             replay.sample(latent_request(machine, levels[[1]]))
+
+
+def test_a_claim_is_drawn_in_parts_that_were_taken_together(bank, machine, levels, latent_request):
+    path, _ = bank
+    picks = [0, 2, 1, 2, 2, 0]
+    with ReplaySampler(path) as replay:
+        whole = replay.sample(latent_request(machine, levels[picks])).spins
+    with ReplaySampler(path) as replay:
+        claim = replay.claim(levels[picks])
+        first = claim.sample(latent_request(machine, levels[picks[:4]])).spins
+        assert replay.availability(machine).detail["left"] == 84
+        replay.sample(latent_request(machine, levels[[2] * 17]))
+        with pytest.raises(BankExhaustedError):
+            replay.sample(latent_request(machine, levels[[2]]))
+        rest = claim.sample(latent_request(machine, levels[picks[4:]])).spins
+    assert np.array_equal(np.concatenate([first, rest]), whole)
+
+
+@pytest.mark.parametrize("order", ["file", "random"])
+def test_what_is_given_back_stands_where_it_stood(bank, machine, levels, latent_request, order):
+    path, _ = bank
+    with ReplaySampler(path, order, seed=1) as replay:
+        expected = replay.sample(latent_request(machine, levels[[2] * 20])).spins
+    with ReplaySampler(path, order, seed=1) as replay:
+        claims = [replay.claim(levels[[2] * 5]) for _ in range(3)]
+        for claim in claims[:2]:
+            claim.sample(latent_request(machine, levels[[2] * 4]))
+        for claim in (*claims, *claims):
+            claim.give_back()
+        for claim in claims:
+            with pytest.raises(SamplerUnavailableError, match="given back"):
+                claim.sample(latent_request(machine, levels[[2]]))
+        assert np.array_equal(replay.sample(latent_request(machine, levels[[2] * 20])).spins, expected)
 
 
 def test_condition_the_bank_does_not_have(bank, machine, levels, latent_request):

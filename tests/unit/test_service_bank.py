@@ -1,0 +1,124 @@
+"""Banks in the service: requests are served whole or not at all, and fail nobody else."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from model.bundle import find_bundles, load_bundle
+from sampler.bank import ReplaySampler, draw_bank
+from sampler.bank_file import open_bank, unpack_spins
+from sampler.errors import BankExhaustedError
+from sampler.gibbs.sampler import GibbsSampler
+from sampler.request import SamplerOptions
+from service.app import running_service
+from service.catalogue import Catalogue
+from service.metrics import Metrics
+from service.orders import Order
+from service.settings import load_settings
+
+FEW_MEV, MANY_MEV = 2000.0, 500_000.0
+FEW, MANY = 5, 100
+BATCH_ROWS = 64
+
+
+@pytest.fixture(scope="module")
+def catalogue(untrained_bundles):
+    bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
+    return Catalogue(bundles, "test-zephyr")
+
+
+@pytest.fixture(scope="module")
+def bank_of(catalogue, tmp_path_factory):
+    """Draws a bank of FEW and MANY latents of two conditions of a model."""
+
+    def draw(model):
+        bundle, path = catalogue.get(model), tmp_path_factory.mktemp("banks") / f"{model}.hdf5"
+        conditions = bundle.conditions(np.repeat([FEW_MEV, MANY_MEV], [FEW, MANY]))
+        assert len(np.unique(conditions, axis=0)) == 2
+        with GibbsSampler(threads=1) as sampler:
+            draw_bank(path, sampler, bundle.machine, conditions, seed=3, options=SamplerOptions(sweeps=2))
+        return path
+
+    return draw
+
+
+@pytest.fixture(scope="module")
+def bank(bank_of):
+    return bank_of("test-zephyr")
+
+
+@pytest.fixture
+def on_service(catalogue):
+    """Runs a coroutine function with the generator of a service, in an event loop of its own."""
+
+    def run(work, **settings):
+        async def whole():
+            known = load_settings(qpu="off", max_batch_rows=BATCH_ROWS, **settings)
+            async with running_service(known, Metrics(), lambda _: catalogue, warm=False) as service:
+                return await asyncio.wait_for(work(service.generator), 60)
+
+        return asyncio.run(whole())
+
+    return run
+
+
+def order(energy_mev, rows, **changes):
+    return Order(np.full(rows, energy_mev), sampler="replay", **changes)
+
+
+def left(generator):
+    return generator.state_of("replay").detail.get("left", 0)
+
+
+def test_a_refused_request_uses_nothing_up_and_fails_nobody_else(on_service, bank):
+    async def work(generator):
+        # What comes while the first is drawn would go together, were it drawn.
+        orders = [order(MANY_MEV, 1), order(FEW_MEV, FEW + 1), order(MANY_MEV, 3), order(MANY_MEV, MANY + 1)]
+        answers = await asyncio.gather(*map(generator.generate, orders), return_exceptions=True)
+        return answers, left(generator), await generator.generate(order(MANY_MEV, MANY - 4))
+
+    (first, short, other, long), rest, last = on_service(work, bank=bank)
+    assert (first.showers_mev.shape[0], other.showers_mev.shape[0]) == (1, 3)
+    for refused in (short, long):
+        assert isinstance(refused, BankExhaustedError)
+        assert "1 of 1 conditions" in str(refused)
+    assert rest == FEW + MANY - 4
+    # Drawn and decoded in batches like any other.
+    assert last.showers_mev.shape[0] == MANY - 4 > BATCH_ROWS
+
+
+def test_a_request_of_several_batches_has_the_bank_in_order(on_service, catalogue, bank):
+    async def work(generator):
+        return await generator.generate(order(MANY_MEV, MANY, seed=1))
+
+    answer = on_service(work, bank=bank)
+    bundle = catalogue.get(None)
+    spins = unpack_spins(open_bank(bank).packed[FEW:], bundle.machine.node_count)
+    streams = np.stack([np.full(MANY, 1), np.arange(MANY)], axis=1).astype(np.uint64)
+    energies = np.full(MANY, MANY_MEV)
+    assert np.array_equal(answer.showers_mev, bundle.decode(spins, energies, streams, bundle.geometry.threshold_mev))
+
+
+def test_what_is_given_up_goes_back_to_its_place(on_service, bank, monkeypatch):
+    begun, gate = threading.Event(), threading.Event()
+    unpacked = ReplaySampler._batch
+
+    def slow(*arguments):
+        begun.set()
+        assert gate.wait(30)
+        return unpacked(*arguments)
+
+    async def work(generator):
+        with monkeypatch.context() as patch:
+            patch.setattr(ReplaySampler, "_batch", slow)
+            task = asyncio.create_task(generator.generate(order(FEW_MEV, 2)))
+            await asyncio.to_thread(begun.wait, 30)
+            held = left(generator)
+            task.cancel()
+            await asyncio.wait([task])
+            gate.set()
+        return held, left(generator)
+
+    assert on_service(work, bank=bank) == (FEW + MANY - 2, FEW + MANY)
