@@ -30,7 +30,7 @@ def build_registry(settings: Settings) -> SamplerRegistry:
     if settings.qpu == "on" or (settings.qpu == "auto" and ocean_is_configured()):
         samplers.append(_qpu(settings))
     if settings.bank is not None:
-        samplers.append(ReplaySampler(settings.bank))
+        samplers.append(ReplaySampler(settings.bank, settings.bank_order, seed=settings.bank_seed))
     return SamplerRegistry(samplers)
 
 

@@ -84,6 +84,10 @@ class Settings(BaseSettings):
         description="Age in seconds at which the service measures the QPU's temperature anew; 0: never by itself.",
     )
     bank: Path | None = Field(None, description="Bank of ready-made latents that the `replay` sampler serves.")
+    bank_order: Literal["file", "random"] = Field(
+        "file", description="Whether `replay` serves the bank's latents as they stand in the file or shuffled."
+    )
+    bank_seed: int | None = Field(None, ge=0, description="Seed of the shuffle; unset: another one at each start.")
     reservoir_bytes: int = Field(
         16 << 20,
         ge=0,

@@ -212,6 +212,8 @@ def _chunks(
     rows = order.energies_mev.shape[0]
     names = service.generator.candidates(order.sampler, order.fallback)
     size = QPU_CHUNK_ROWS if "qpu" in names and "qpu" in service.generator.registry.names() else CHUNK_ROWS
+    # A bank serves its latents in the order in which they are asked for.
+    ahead = 1 if "replay" in names and "replay" in service.generator.registry.names() else AHEAD
     starts = iter(range(0, rows, size))
     running: deque[tuple[int, Any]] = deque()
 
@@ -221,7 +223,7 @@ def _chunks(
             part = replace(order, energies_mev=order.energies_mev[first : first + size], first_row=first)
             running.append((first, portal.start_task_soon(service.generator.generate, part)))
 
-    for _ in range(AHEAD):
+    for _ in range(ahead):
         start_next()
     try:
         while running:

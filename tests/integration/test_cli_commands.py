@@ -1,5 +1,6 @@
 """The command line, command by command: what it prints, what it writes, and the one line where it cannot."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,11 +18,13 @@ import uvicorn
 
 from model.bundle import find_bundles, load_bundle, save_bundle
 from model.showers_file import write_showers
+from sampler.bank_file import open_bank, unpack_spins
 from sampler.emulator.config import EmulatorConfig
 from sampler.emulator.server import EmulatorServer
 from service.app import create_app
-from service.catalogue import Catalogue
+from service.catalogue import Catalogue, load_catalogue
 from service.cli import main
+from service.generation import Generator
 from service.settings import load_settings
 
 COMMANDS = (
@@ -353,6 +356,30 @@ def test_a_bank_is_drawn_told_and_replayed(qshower, fails, environment, tmp_path
     assert qshower(*flags, "-n", 5)[0] == 0
     assert read(out_path)[2]["sampler"] == "replay"
     assert "condition" in fails(1, *flags, "-n", 6)
+
+
+def test_chunks_have_a_bank_in_its_order_however_long_one_takes(qshower, environment, tmp_path):
+    bank, out_path = tmp_path / "bank.hdf5", tmp_path / "out.hdf5"
+    flags = ("--energies-mev", "2000", "-n", 25, "--seed", 1)
+    assert qshower("bank", "draw", *flags, "--sampler", "gibbs", "-o", bank)[0] == 0
+    generate = Generator.generate
+
+    async def first_is_slow(self, order):
+        if order.first_row == 0:
+            await asyncio.sleep(0.3)
+        return await generate(self, order)
+
+    environment.setattr(Generator, "generate", first_is_slow)
+    environment.setattr("service.commands.generate.CHUNK_ROWS", 10)
+    environment.setenv("QSHOWER_BANK", str(bank))
+    code, _, err = qshower("generate", *flags, "--sampler", "replay", "-o", out_path)
+    assert code == 0, err
+    bundle = load_catalogue(load_settings()).get(None)
+    content = open_bank(bank)
+    spins = unpack_spins(content.packed, bundle.machine.node_count)
+    streams = np.stack([np.full(25, 1), np.arange(25)], axis=1).astype(np.uint64)
+    expected = bundle.decode(spins, np.full(25, 2000.0), streams, bundle.geometry.threshold_mev)
+    assert np.array_equal(read(out_path)[1], expected)
 
 
 def test_tempering_is_there_for_the_asking(qshower, tmp_path):

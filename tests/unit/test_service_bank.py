@@ -122,3 +122,15 @@ def test_what_is_given_up_goes_back_to_its_place(on_service, bank, monkeypatch):
         return held, left(generator)
 
     assert on_service(work, bank=bank) == (FEW + MANY - 2, FEW + MANY)
+
+
+def test_the_order_and_its_seed_are_settings(on_service, bank):
+    async def work(generator):
+        return (await generator.generate(order(MANY_MEV, MANY, seed=1))).showers_mev
+
+    in_file = on_service(work, bank=bank)
+    one, again, other = (on_service(work, bank=bank, bank_order="random", bank_seed=seed) for seed in (1, 1, 2))
+    # A chance of 1/100! that a shuffle changes nothing, or that two seeds shuffle alike.
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, in_file)
+    assert not np.array_equal(one, other)
