@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from model.elementary import exp, log, normal_quantile, scale
+from sampler.compiling import kernel
 
 Floats = NDArray[np.float32]
 
@@ -23,7 +23,7 @@ HIGHEST_LOGIT = np.float32(60.0)
 _ONE = np.float32(1)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def mixture_values(outputs: Floats, uniforms: Floats, values: Floats) -> None:
     """Fill ``values`` (n,) with draws from mixtures with raw outputs (3K, ≥ n) and uniforms (≥ n,).
 
@@ -60,7 +60,7 @@ def mixture_values(outputs: Floats, uniforms: Floats, values: Floats) -> None:
         values[i] = mean[i] + scale(raw_scale[i]) * normal_quantile(within)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@kernel(error_model="numpy", fastmath={"contract"})
 def _affine(weight: Floats, bias: Floats, values: Floats, outputs: Floats) -> None:
     """outputs (o,) = values (i,) @ weight (i, o) + bias (o,)."""
     inputs, width = values.shape[0], outputs.shape[0]
@@ -77,7 +77,7 @@ def _affine(weight: Floats, bias: Floats, values: Floats, outputs: Floats) -> No
             outputs[o] += a * weight[i, o]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def affine(values: Floats, weight: Floats, bias: Floats) -> Floats:
     """(rows, o) = values (rows, i) @ weight (i, o) + bias (o,), each row by the same operations wherever it stands.
 
@@ -89,7 +89,7 @@ def affine(values: Floats, weight: Floats, bias: Floats) -> Floats:
     return outputs
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _hardswish(values: Floats) -> None:
     """x · min(max(x + 3, 0), 6) / 6, in place."""
     for i in range(values.shape[0]):
@@ -97,7 +97,7 @@ def _hardswish(values: Floats) -> None:
         values[i] = x * min(max(x + np.float32(3), np.float32(0)), np.float32(6)) * np.float32(1 / 6)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def profile_chain(
     layer_code: Floats,
     shared: Floats,
@@ -176,7 +176,7 @@ def profile_chain(
     return log_shares, counts
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def threshold_of_largest(values: Floats, count: int) -> np.float32:
     """A value that the ``count`` largest of ``values`` (n,), all ≥ 0, reach and no other does, equal ones apart."""
     # Floats that are not negative are in the order of their bits, which are halved until as many are above as wanted.
@@ -196,7 +196,7 @@ def threshold_of_largest(values: Floats, count: int) -> np.float32:
     return np.float32(np.int32(low).view(np.float32))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def voxel_energies(
     logits: Floats,
     codes: Floats,

@@ -7,15 +7,16 @@ own streams.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from sampler.compiling import kernel
 
 Words = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 _DOMAIN_TAG = np.uint64(0x53485752)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def philox_block(counter: Words, key: tuple[np.uint64, np.uint64]) -> Words:
     """Four 32-bit words of Philox4x32-10."""
     mask, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -30,7 +31,7 @@ def philox_block(counter: Words, key: tuple[np.uint64, np.uint64]) -> Words:
     return c0, c1, c2, c3
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _fill(streams: NDArray[np.uint64], out: NDArray[np.float32]) -> None:
     mask, shift, nine = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(9)
     half, unit = np.float32(0.5), np.float32(2.0**-23)

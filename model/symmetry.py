@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from model.grid import Grid
+from sampler.compiling import kernel
 from sampler.errors import InvalidInputError
 
 Symmetry = Literal["dihedral", "none"]
@@ -37,7 +37,7 @@ def turn(showers: NDArray[np.float32], elements: NDArray[np.int64], grid: Grid) 
     return turned
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _turn(showers: NDArray[np.float32], elements: NDArray[np.int64], turning: NDArray[np.bool_]) -> NDArray[np.float32]:
     rows, layers, angular, radial = showers.shape
     turned = np.empty_like(showers)

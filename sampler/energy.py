@@ -78,7 +78,7 @@ def _store(context: Any, totals: Any, target: Any, start: Any) -> Any:  # noqa: 
     return types.none(totals, target, start), emit
 
 
-@kernel
+@kernel()
 def _energies(
     spins: NDArray[np.int8],
     h: NDArray[np.float32],

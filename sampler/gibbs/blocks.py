@@ -169,7 +169,7 @@ def run_block_plain(
     spins[:, graph.order] = 2 * up.astype(np.int8) - 1
 
 
-@kernel
+@kernel()
 def pack(spins: NDArray[np.int8], nodes: NDArray[np.int32], bits: Any) -> None:
     """Bit l of ``bits[p]``: whether node ``nodes[p]`` of row l is up."""
     for position in range(nodes.shape[0]):
@@ -179,7 +179,7 @@ def pack(spins: NDArray[np.int8], nodes: NDArray[np.int32], bits: Any) -> None:
         bits[position] = word
 
 
-@kernel
+@kernel()
 def unpack(bits: Any, nodes: NDArray[np.int32], spins: NDArray[np.int8]) -> None:
     """Write what ``pack`` reads."""
     for position in range(nodes.shape[0]):
@@ -188,7 +188,7 @@ def unpack(bits: Any, nodes: NDArray[np.int32], spins: NDArray[np.int8]) -> None
             spins[row, nodes[position]] = np.int8(2 * np.int64((word >> np.uint64(row)) & np.uint64(1)) - 1)
 
 
-@kernel
+@kernel()
 def _fold(
     held: Any,
     base: NDArray[np.int16],
@@ -204,7 +204,7 @@ def _fold(
         lanes.store_words(field, fields, position)
 
 
-@kernel
+@kernel()
 def fold_plain(
     held: NDArray[np.uint8],
     base: NDArray[np.int32],

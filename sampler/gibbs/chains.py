@@ -190,7 +190,7 @@ def each_piece(work: Callable[[slice], None], rows: int, size: int, threads: int
         future.result()
 
 
-@kernel
+@kernel()
 def scatter_start(spins: NDArray[np.int8], order: NDArray[np.int32], keys: NDArray[np.uint64]) -> None:
     """Random spins for the updated nodes of each row of ``spins``, from the row's key."""
     for row in range(spins.shape[0]):

@@ -40,7 +40,7 @@ def exponent_factors(twice_betas: NDArray[np.float64]) -> NDArray[np.int32]:
     return np.stack([cap, np.minimum(whole, 65535.0), fraction], axis=1).astype(np.int32)
 
 
-@kernel
+@kernel()
 def run_fast(
     up: NDArray[Any],
     fields: NDArray[np.int16],
@@ -122,7 +122,7 @@ def run_fast(
         lanes32.store_pairs(odd, up, states, row, 1)
 
 
-@kernel
+@kernel()
 def settle(
     rare: Any, open_lanes: Any, field: Any, bits: Any, scratch: Any, keys: Any, twice_beta: Any, update: Any, apart: Any
 ) -> Any:

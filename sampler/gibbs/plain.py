@@ -22,7 +22,7 @@ from sampler.compiling import kernel
 from sampler.gibbs.streams import further_bits
 
 
-@kernel
+@kernel()
 def unlikely(bits: np.int64, size: float, key: np.uint64, update: int) -> Any:
     """Whether V < σ(−2β|x|), for the first 16 bits of V and size = 2β|x|."""
     chance = 65536.0 / (1.0 + np.exp(size))
@@ -32,7 +32,7 @@ def unlikely(bits: np.int64, size: float, key: np.uint64, update: int) -> Any:
     return np.float64(further_bits(key, update)) < (chance - whole) * 4294967296.0
 
 
-@kernel
+@kernel()
 def run_plain(
     up: NDArray[np.uint8],
     fields: NDArray[np.int32],

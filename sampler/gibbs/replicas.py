@@ -218,7 +218,7 @@ def _add_wide_where(context: Any, totals: Any, words: Any, bits: Any) -> Any:  #
     return totals(totals, words, bits), emit
 
 
-@kernel
+@kernel()
 def _exchanges(gain: np.float64, key: np.uint64, number: int) -> Any:
     """Whether an exchange that gains so much comes about; ``number`` is its own among those of the key."""
     if gain >= 0.0:
@@ -226,7 +226,7 @@ def _exchanges(gain: np.float64, key: np.uint64, number: int) -> Any:
     return np.float64(start_word(key, number) >> np.uint64(11)) * 2.0**-53 < np.exp(gain)
 
 
-@kernel
+@kernel()
 def _run_fast_replicas(
     up: NDArray[Any],
     fields: NDArray[np.int16],
@@ -286,7 +286,7 @@ def _run_fast_replicas(
                 up[lower + 1, position] ^= other
 
 
-@kernel
+@kernel()
 def _run_plain_replicas(
     up: NDArray[np.uint8],
     fields: NDArray[np.int32],

@@ -75,7 +75,7 @@ class Slices:
         return np.append(programme.step, np.int32(0))[self.entries]
 
 
-@kernel
+@kernel()
 def run_single(
     up: NDArray[np.int32],
     fields: NDArray[np.int32],

@@ -25,7 +25,7 @@ REFINE = np.uint64(0x7265_6669)
 """Purpose of a continuation of given states: independent of the draw with the same stream."""
 
 
-@kernel
+@kernel()
 def mix(value: np.uint64) -> np.uint64:
     """Finaliser of splitmix64: a bijection of 64-bit integers."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -33,7 +33,7 @@ def mix(value: np.uint64) -> np.uint64:
     return value ^ (value >> np.uint64(31))
 
 
-@kernel
+@kernel()
 def stream_keys(streams: NDArray[np.uint64], purpose: np.uint64) -> NDArray[np.uint64]:
     """(rows,) key of each stream, for streams (rows, 2)."""
     keys = np.empty(streams.shape[0], dtype=np.uint64)
@@ -43,7 +43,7 @@ def stream_keys(streams: NDArray[np.uint64], purpose: np.uint64) -> NDArray[np.u
     return keys
 
 
-@kernel
+@kernel()
 def generator_states(keys: NDArray[np.uint64]) -> NDArray[np.uint32]:
     """(4, rows) state of the xoshiro128++ of each key, never all zero."""
     states = np.empty((4, keys.shape[0]), dtype=np.uint32)
@@ -56,13 +56,13 @@ def generator_states(keys: NDArray[np.uint64]) -> NDArray[np.uint32]:
     return states
 
 
-@kernel
+@kernel()
 def start_word(key: np.uint64, word: int) -> Any:
     """64 start bits: those of updates 64·word … 64·word + 63 of the order, lowest first."""
     return mix(key ^ mix(_START + np.uint64(word)))
 
 
-@kernel
+@kernel()
 def further_bits(key: np.uint64, update: int) -> Any:
     """32 more bits of the uniform number of an update, by the update's number since the chain began."""
     return mix(key ^ mix(_TIES + np.uint64(update))) >> np.uint64(32)

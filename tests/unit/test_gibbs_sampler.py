@@ -146,7 +146,7 @@ def test_without_a_place_for_the_cache_kernels_are_compiled_and_it_is_said(caplo
     def some_kernel():
         return 3
 
-    assert compiling.kernel(some_kernel)() == 3
+    assert compiling.kernel()(some_kernel)() == 3
     assert "NUMBA_CACHE_DIR" in caplog.text
 
 
