@@ -100,14 +100,14 @@ class Generator:
             return SamplerState(
                 name=name, available=False, reason=str(error), reproducible=name != "qpu", options=[], detail={}
             )
-        bundle = self.catalogue.get(None)
+        bundle = self._default_for(sampler)
         state = sampler.availability(bundle.machine)
         for other in self.catalogue.defaults():
             if name != "qpu" or state.available:
                 break
             elsewhere = sampler.availability(other.machine)
             bundle, state = (other, elsewhere) if elsewhere.available else (bundle, state)
-        further: dict[str, Any] = {"model": bundle.name} if name == "qpu" else {}
+        further: dict[str, Any] = {"model": bundle.name} if name in ("qpu", "replay") else {}
         stocks = [] if self._reservoirs is None else self._reservoirs.status()
         kept = {model: dict(status) for stocked, model, status in stocks if stocked == name}
         if name == "qpu" and account and self._accounts is not None:
@@ -311,9 +311,10 @@ class Generator:
     async def _bundle(self, sampler: Sampler, order: Order) -> tuple[Bundle, Availability]:
         """The bundle to use and whether the sampler can draw from it.
 
-        By name, or the default one; on a QPU the default one for a topology that the solver has.
+        By name, or the default one; for a bank the one it was drawn from, on a QPU the default one for a topology that
+        the solver has.
         """
-        bundle = self.catalogue.get(order.model)
+        bundle = self._default_for(sampler) if order.model is None else self.catalogue.get(order.model)
         if sampler.name != "qpu":
             return bundle, await availability_of(sampler, bundle)
         solver = order.options.get("solver")
@@ -335,6 +336,14 @@ class Generator:
                     if fits.available:
                         raise self._unfit(bundle, [other])
         return wanted[0], states[0]
+
+    def _default_for(self, sampler: Sampler) -> Bundle:
+        """The bundle of an order that names none: the default, unless a bank was drawn from one other alone."""
+        default = self.catalogue.get(None)
+        if not isinstance(sampler, ReplaySampler) or sampler.drawn_from(default.machine):
+            return default
+        fitting = [bundle for bundle in self.catalogue.bundles() if sampler.drawn_from(bundle.machine)]
+        return fitting[0] if len(fitting) == 1 else default
 
     def _unfit(self, bundle: Bundle, fitting: Sequence[Bundle]) -> InvalidInputError:
         families = {other.machine.topology_family for other in fitting}

@@ -100,7 +100,8 @@ def problem_of(error: Exception, retry_after_s: float) -> tuple[Problem, dict[st
         problem.field, problem.value, problem.allowed = error.field, _echo(error.value), error.allowed
         problem.detail = f"{error.field}: {_shown(error.value)} is not allowed; allowed: {error.allowed}"
     headers = {401: {"WWW-Authenticate": "Bearer"}, 406: {"Vary": "Accept"}}.get(status, {}).copy()
-    if status in (429, 503):
+    # What a bank has run out of does not come again: no Retry-After, so that clients do not wait for it.
+    if status in (429, 503) and not isinstance(error, BankExhaustedError):
         wait = getattr(error, "retry_after_s", None)
         headers["Retry-After"] = str(max(1, math.ceil(retry_after_s if wait is None else wait)))
     return problem, headers

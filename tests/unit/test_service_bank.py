@@ -5,15 +5,20 @@ import threading
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
+from client import ShowerClient, UnavailableError
 from model.bundle import find_bundles, load_bundle
 from sampler.bank import ReplaySampler, draw_bank
 from sampler.bank_file import open_bank, unpack_spins
-from sampler.errors import BankExhaustedError
+from sampler.errors import BankExhaustedError, SamplerUnavailableError
 from sampler.gibbs.sampler import GibbsSampler
+from sampler.registry import SamplerRegistry
 from sampler.request import SamplerOptions
-from service.app import running_service
+from service.app import create_app, running_service
 from service.catalogue import Catalogue
+from service.engine import Engine, Limits
+from service.generation import Generator
 from service.metrics import Metrics
 from service.orders import Order
 from service.settings import load_settings
@@ -134,3 +139,48 @@ def test_the_order_and_its_seed_are_settings(on_service, bank):
     assert np.array_equal(one, again)
     assert not np.array_equal(one, in_file)
     assert not np.array_equal(one, other)
+
+
+def test_what_a_bank_has_run_out_of_is_not_waited_for(catalogue, bank):
+    settings = load_settings(qpu="off", bank=bank, reservoir_bytes=0)
+    pauses = []
+    with TestClient(create_app(settings, load_models=lambda _: catalogue)) as http:
+        client = ShowerClient("http://testserver", http=http, sleep=pauses.append)
+        client.generate([FEW_MEV] * FEW, sampler="replay")
+        client.generate([MANY_MEV] * (MANY - 1), sampler="replay")
+        # One condition has run out, then all of them have.
+        for left, of in ((1, 2), (0, 1)):
+            with pytest.raises(UnavailableError) as caught:
+                client.generate([FEW_MEV, MANY_MEV][:of], sampler="replay")
+            assert caught.value.retry_after_s is None
+            assert caught.value.problem["type"] == "urn:qshower:bank-exhausted"
+            ran_out = f"1 latents asked for and 0 left for 1 of {of} conditions ({left} left in all)"
+            assert caught.value.problem["detail"] == f"the bank {bank.name} is exhausted: {ran_out}"
+            if left:
+                client.generate([MANY_MEV], sampler="replay")
+    assert pauses == []
+
+
+def test_a_bank_chooses_its_model(on_service, bank_of):
+    async def work(generator):
+        first = await generator.generate(order(MANY_MEV, 2))
+        named = await generator.generate(order(MANY_MEV, 2, model="test-pegasus"))
+        with pytest.raises(SamplerUnavailableError, match="another machine"):
+            await generator.generate(order(MANY_MEV, 2, model="test-zephyr"))
+        return first.origin.model, named.origin.model, generator.state_of("replay")
+
+    first, named, state = on_service(work, bank=bank_of("test-pegasus"))
+    assert (first, named) == ("test-pegasus", "test-pegasus")
+    assert state.available
+    assert state.detail["model"] == "test-pegasus"
+
+
+def test_a_bank_that_fits_several_models_chooses_none(catalogue, bank_of):
+    """The same machine with two decoders: which one is meant is for the request to say."""
+    pegasus = catalogue.get("test-pegasus")
+    bundles = {"test-zephyr": catalogue.get("test-zephyr"), "test-pegasus": pegasus, "twin": pegasus}
+    with ReplaySampler(bank_of("test-pegasus")) as replay:
+        for default, chosen in (("test-zephyr", "test-zephyr"), ("test-pegasus", "test-pegasus")):
+            engine = Engine(Limits(64, 1000, 10, 1 << 30, 30.0), Metrics())
+            generator = Generator(Catalogue(bundles, default), SamplerRegistry([replay]), engine)
+            assert generator.state_of("replay").detail["model"] == chosen
