@@ -11,6 +11,7 @@ import structlog
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
+from sampler.gibbs.sampler import GibbsSampler
 from sampler.registry import SamplerRegistry
 from service import problems
 from service.accounts import Accounts
@@ -30,8 +31,8 @@ from service.upkeep import Upkeep
 from service.version import program_version
 from service.warmup import warm_up
 
-QPU_BATCH_ROWS = 10_000
-"""A QPU is given as many rows at once as can be: what it costs is programmings, not rows."""
+DEVICE_BATCH_ROWS = 10_000
+"""A QPU or a GPU is given as many rows at once as can be: what they cost is programmings and launches, not rows."""
 QPU_LANE_THREADS = 2
 KEPT_LANE = "qpu-kept"
 """Requests that kept reads answer in whole: not split either, so that they are served from them whole."""
@@ -107,7 +108,7 @@ async def running_service(
             ),
             metrics,
             lane_threads=lambda name: QPU_LANE_THREADS if name == "qpu" else 1,
-            lane_rows=lambda name: QPU_BATCH_ROWS if name in ("qpu", KEPT_LANE) else None,
+            lane_rows=lambda name: DEVICE_BATCH_ROWS if name in ("qpu", KEPT_LANE) or _on_gpu(registry, name) else None,
         )
         reservoirs = Reservoirs(
             catalogue,
@@ -152,6 +153,12 @@ async def running_service(
             "ready", models=catalogue.names(), samplers=registry.names(), start_s=round(time.monotonic() - begun, 2)
         )
         yield Service(settings, generator, engine, metrics)
+
+
+def _on_gpu(registry: SamplerRegistry, name: str) -> bool:
+    """Whether a lane's draws run on a GPU, which takes as long for a few hundred rows as for thousands."""
+    sampler = registry.get(name) if name in registry.names() else None
+    return isinstance(sampler, GibbsSampler) and sampler.device == "cuda"
 
 
 def _declare_problem(app: FastAPI) -> None:

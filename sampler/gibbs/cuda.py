@@ -14,12 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
+from threading import Lock
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sampler.errors import SamplerUnavailableError
 from sampler.gibbs.graph import Programme
 from sampler.gibbs.streams import GOLDEN, generator_states
 from sampler.machine import PARTITION_COUNT
@@ -39,6 +41,7 @@ CHUNK = 256
 """Sweeps between two looks at the clock."""
 
 _SIGNED = 2**63
+_CAPTURING = Lock()
 
 
 def missing() -> str | None:
@@ -65,13 +68,17 @@ def run_on_device(
 ) -> None:
     """Sweep ``spins`` (rows, nodes) in place, one sweep for each entry of ``betas``, rows seeded by ``keys``.
 
-    ``on_time`` is called every ``CHUNK`` sweeps; it raises to stop.
+    ``on_time`` is called every ``CHUNK`` sweeps; it raises to stop. SamplerUnavailableError if the device fails: it
+    has no memory left, or cannot run the kernel.
     """
     chosen = kernel or best_kernel()
     run, most = (_run_fused, FUSED_ROWS) if chosen == "fused" else (_run_dense, DENSE_ROWS)
     for start in range(0, spins.shape[0], most):
         rows = slice(start, start + most)
-        run(programme, spins[rows], betas, keys[rows], torch.device(device), on_time)
+        try:
+            run(programme, spins[rows], betas, keys[rows], torch.device(device), on_time)
+        except RuntimeError as error:  # torch's, for all that goes wrong on a device, memory included
+            raise SamplerUnavailableError(f"gibbs: the {device} device failed: {str(error).splitlines()[0]}") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -226,7 +233,8 @@ def _captured(sweep: _DenseSweep) -> Callable[[], None]:
         sweep()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # One capture at a time, which what other threads do on the device meanwhile does not spoil.
+    with _CAPTURING, torch.cuda.graph(graph, capture_error_mode="thread_local"):
         sweep()
     sweep.up.copy_(kept)
     return graph.replay

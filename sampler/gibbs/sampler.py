@@ -83,7 +83,11 @@ class GibbsSampler:
             device=self.device,
         )
         energies = request.machine.energies(spins)
-        provenance = Provenance(sampler=self.name, sweeps=sweeps, beta=1.0, elapsed_s={"sample": monotonic() - began})
+        notes = ("gibbs: dense kernel, whose spins differ from those of the others",) * (
+            state.detail.get("kernel") == "dense"
+        )
+        elapsed_s = {"sample": monotonic() - began}
+        provenance = Provenance(sampler=self.name, sweeps=sweeps, beta=1.0, elapsed_s=elapsed_s, notes=notes)
         return LatentBatch(spins=spins, energies=energies, provenance=provenance).checked(request)
 
     def close(self) -> None:

@@ -68,7 +68,7 @@ def _settle(
     tl.store(up + position * stride + lane, ((field < 0) != rare).to(tl.int8))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sweeps"])
 def sweep_kernel(
     up,
     fields,
@@ -96,7 +96,7 @@ def sweep_kernel(
         states: (4, stride) int32, the bits of the generators; left where the sweeps end.
         stride: chains; ``updates * stride`` below 2³¹.
         updates: updates in a sweep.
-        sweeps: number of sweeps.
+        sweeps: number of sweeps; no value of it has a kernel of its own, so that no request has to compile one.
         begun: (1,) int64, updates these chains have behind them, counted in whole pairs.
         DEGREE: neighbours of the node that has most.
         BLOCK: chains in a program.

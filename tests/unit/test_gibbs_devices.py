@@ -55,6 +55,7 @@ from sampler.gibbs.triton_kernel import sweep_kernel
 kinds = {"up": "*i8", "fields": "*i32", "neighbours": "*i32", "steps": "*i32", "twice_betas": "*fp64", "keys": "*i64",
          "states": "*i32", "begun": "*i64", "stride": "i32", "updates": "i32", "sweeps": "i32",
          "DEGREE": "constexpr", "BLOCK": "constexpr"}
+assert [p.name for p in sweep_kernel.params if p.do_not_specialize] == ["sweeps"]
 source = ASTSource(fn=sweep_kernel, signature=kinds, constexprs={"DEGREE": 16, "BLOCK": 32})
 built = compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1, "enable_fp_fusion": True})
 assert built.asm["cubin"]
@@ -124,6 +125,20 @@ def test_the_clock_is_looked_at(rng, random_machine, random_spins):
         cuda.run_on_device(
             programme_of(machine), spins, ramp_and_hold(5), keys, device="cpu", kernel="dense", on_time=late
         )
+
+
+def test_a_device_that_fails_is_unavailable(rng, random_machine, random_spins, monkeypatch):
+    """So that a request's fallback is tried."""
+
+    def fails(*_):
+        raise cuda.torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nand more of it")
+
+    monkeypatch.setattr(cuda, "_run_dense", fails)
+    machine = random_machine(rng)
+    spins, keys = random_spins(rng, (2, machine.node_count)), np.zeros(2, np.uint64)
+    with pytest.raises(SamplerUnavailableError, match=r"cpu device failed: .*2\.00 GiB$") as caught:
+        cuda.run_on_device(programme_of(machine), spins, ramp_and_hold(5), keys, device="cpu", kernel="dense")
+    assert isinstance(caught.value.__cause__, cuda.torch.OutOfMemoryError)
 
 
 def test_a_sampler_for_cuda_without_a_device_is_unavailable(rng, random_machine, latent_request, monkeypatch):
