@@ -97,7 +97,7 @@ class Settings(BaseSettings):
         256, ge=1, le=1_000_000, description="Most such latents for each condition of a model."
     )
     max_batch_rows: int = Field(
-        512, ge=1, le=65536, description="Most showers drawn and decoded at once on a classical sampler."
+        512, ge=1, le=65536, description="Most showers drawn and decoded at once with a classical sampler on a CPU."
     )
     max_queue_rows: int = Field(
         200_000, ge=1, description="Most showers that may wait or be in work; beyond it requests get 429."
