@@ -44,15 +44,17 @@ def draw_bank(
     options: SamplerOptions | None = None,
     rows_per_call: int = 1024,
     overwrite: bool = False,
+    keep_partial: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> BankInfo:
     """Draw a latent for each row of ``conditions`` (rows, condition nodes) into the file ``path``, whole or not at all.
 
-    Row i has stream (seed, i). ``progress`` is called with the rows done and the rows in all.
+    Row i has stream (seed, i). ``progress`` is called with the rows done and the rows in all. With ``keep_partial``,
+    for draws that are paid for, an error or interrupt leaves a bank of the rows that were done, if there are any.
 
     Raises:
         InvalidInputError: a bad argument, no such folder, or a file in the way without ``overwrite``.
-        SamplerError: what the sampler raised; nothing is left behind.
+        SamplerError: what the sampler raised; without ``keep_partial`` nothing is left behind.
         OSError: the disk is full, or the folder may not be written to; nothing is left behind.
     """
     if rows_per_call < 1:
@@ -70,17 +72,21 @@ def draw_bank(
     packed = np.empty((rows, -(-machine.node_count // 8)), dtype=np.uint8)
     draw = np.zeros(rows, dtype=np.uint32)
     provenances: list[str] = []
-    for start in range(0, rows, rows_per_call):
-        part = slice(start, min(start + rows_per_call, rows))
-        request = LatentRequest(machine, conditions[part], streams[part], options or SamplerOptions())
-        batch = sampler.sample(request).checked(request)
-        packed[part] = pack_spins(batch.spins)
-        draw[part] = len(provenances)
-        provenances.append(provenance_to_json(batch.provenance))
-        if progress is not None:
-            progress(part.stop, rows)
-    content = BankColumns(packed, streams, draw, provenances, machine)
-    write_bank(path, content)
+    done = 0
+    try:
+        while done < rows:
+            part = slice(done, min(done + rows_per_call, rows))
+            request = LatentRequest(machine, conditions[part], streams[part], options or SamplerOptions())
+            batch = sampler.sample(request).checked(request)
+            packed[part] = pack_spins(batch.spins)
+            draw[part] = len(provenances)
+            provenances.append(provenance_to_json(batch.provenance))
+            done = part.stop
+            if progress is not None:
+                progress(done, rows)
+    finally:
+        if done == rows or (keep_partial and done):
+            write_bank(path, BankColumns(packed[:done], streams[:done], draw[:done], provenances, machine))
     return bank_info(path)
 
 

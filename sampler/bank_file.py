@@ -61,6 +61,7 @@ class BankInfo:
         nodes: spins of each.
         machine_sha256: the law they were drawn from, see ``machine_sha256``.
         created_at: when, ISO 8601, UTC.
+        seeds: of the latents' streams.
         draws: provenance of each draw that went into it.
         size_bytes: of the file.
     """
@@ -70,6 +71,7 @@ class BankInfo:
     nodes: int
     machine_sha256: str
     created_at: str
+    seeds: tuple[int, ...]
     draws: tuple[Provenance, ...]
     size_bytes: int
 
@@ -151,6 +153,7 @@ def open_bank(path: Path) -> BankContent:
             if spins.dtype != np.uint8 or spins.ndim != 2 or shape[1] != -(-nodes // 8):
                 raise InvalidInputError("bank", str(path), f"{allowed}; its spins are {spins.dtype} {shape}")
             draw, clamped = file["draw"][:], file["condition_nodes"][:]
+            seeds = tuple(np.unique(file["streams"][:, 0]).tolist())
             draws = tuple(provenance_from_json(text) for text in file["provenance"].asstr()[:])
             machine_hash, expected = str(file.attrs["machine_sha256"]), str(file.attrs["spins_sha256"])
             created_at = str(file.attrs["created_at"])
@@ -165,7 +168,7 @@ def open_bank(path: Path) -> BankContent:
         raise InvalidInputError("bank", str(path), f"{allowed}; reading it failed: {error}") from error
     if hashlib.sha256(packed.data).hexdigest() != expected:
         raise InvalidInputError("bank", str(path), f"{allowed}; its spins were altered after it was written")
-    info = BankInfo(path, shape[0], nodes, machine_hash, created_at, draws, path.stat().st_size)
+    info = BankInfo(path, shape[0], nodes, machine_hash, created_at, seeds, draws, path.stat().st_size)
     return BankContent(info, packed, draw, clamped.astype(np.int64))
 
 

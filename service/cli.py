@@ -24,6 +24,18 @@ bank_app = typer.Typer(no_args_is_help=True, help="Store latents in a file, and 
 app.add_typer(bank_app, name="bank")
 
 
+EnergiesMev = Annotated[Optional[str], typer.Option(help="Incident energies, with commas between.")]
+LogUniformMev = Annotated[Optional[str], typer.Option(help="LOW:HIGH, energies uniform in the logarithm.")]
+Solver = Annotated[Optional[str], typer.Option(help="QPU solver by name, or pegasus / zephyr.")]
+Model = Annotated[Optional[str], typer.Option(help="Name of a bundle.")]
+NumReads = Annotated[Optional[int], typer.Option(help="qpu: reads of each programming.")]
+AnnealingTimeUs = Annotated[Optional[float], typer.Option(help="qpu: anneal time.")]
+Gauges = Annotated[Optional[int], typer.Option(help="qpu: gauges averaged over.")]
+RefineSweeps = Annotated[Optional[int], typer.Option(help="qpu: Gibbs sweeps after the draw.")]
+ConditionMode = Annotated[Optional[str], typer.Option(help="qpu: fold or flux_bias.")]
+MaxQpuAccessTimeUs = Annotated[Optional[float], typer.Option(help="qpu: refuse if the estimate is above.")]
+
+
 def main() -> None:
     """Run the command line. Errors are one line on standard error; exit code 2 for what was given, 1 for the rest."""
     from client.errors import InvalidRequestError, ShowerServiceError
@@ -90,8 +102,8 @@ def serve(
 )
 def generate(
     output: Annotated[Path, typer.Option("--output", "-o", help="HDF5 file to write, in the CaloChallenge's layout.")],
-    energies_mev: Annotated[Optional[str], typer.Option(help="Incident energies, with commas between.")] = None,
-    log_uniform_mev: Annotated[Optional[str], typer.Option(help="LOW:HIGH, energies uniform in the logarithm.")] = None,
+    energies_mev: EnergiesMev = None,
+    log_uniform_mev: LogUniformMev = None,
     like: Annotated[Optional[Path], typer.Option(help="One shower for each incident energy of this file.")] = None,
     count: Annotated[
         Optional[int], typer.Option("-n", help="Showers: of each energy, in all, or the first of --like's file.")
@@ -100,20 +112,18 @@ def generate(
     fallback: Annotated[
         Optional[str], typer.Option(help="Samplers to try if that is unavailable, with commas.")
     ] = None,
-    solver: Annotated[Optional[str], typer.Option(help="QPU solver by name, or pegasus / zephyr.")] = None,
-    model: Annotated[Optional[str], typer.Option(help="Name of a bundle.")] = None,
+    solver: Solver = None,
+    model: Model = None,
     seed: Annotated[Optional[int], typer.Option(help="Shower i uses stream (seed, i).")] = None,
     sweeps: Annotated[
         Optional[int], typer.Option(help="gibbs, annealing, tempering: updates of every free spin.")
     ] = None,
-    num_reads: Annotated[Optional[int], typer.Option(help="qpu: reads of each programming.")] = None,
-    annealing_time_us: Annotated[Optional[float], typer.Option(help="qpu: anneal time.")] = None,
-    gauges: Annotated[Optional[int], typer.Option(help="qpu: gauges averaged over.")] = None,
-    refine_sweeps: Annotated[Optional[int], typer.Option(help="qpu: Gibbs sweeps after the draw.")] = None,
-    condition_mode: Annotated[Optional[str], typer.Option(help="qpu: fold or flux_bias.")] = None,
-    max_qpu_access_time_us: Annotated[
-        Optional[float], typer.Option(help="qpu: refuse if the estimate is above.")
-    ] = None,
+    num_reads: NumReads = None,
+    annealing_time_us: AnnealingTimeUs = None,
+    gauges: Gauges = None,
+    refine_sweeps: RefineSweeps = None,
+    condition_mode: ConditionMode = None,
+    max_qpu_access_time_us: MaxQpuAccessTimeUs = None,
     threshold_mev: Annotated[
         Optional[float], typer.Option(help="Voxels below become 0; default: the geometry's.")
     ] = None,
@@ -251,21 +261,40 @@ def emulator(
 )
 def bank_draw(
     output: Annotated[Path, typer.Option("--output", "-o", help="Bank to write.")],
-    energies_mev: Annotated[Optional[str], typer.Option(help="Incident energies, with commas between.")] = None,
-    log_uniform_mev: Annotated[Optional[str], typer.Option(help="LOW:HIGH, energies uniform in the logarithm.")] = None,
+    energies_mev: EnergiesMev = None,
+    log_uniform_mev: LogUniformMev = None,
     like: Annotated[Optional[Path], typer.Option(help="One latent for each incident energy of this file.")] = None,
     count: Annotated[Optional[int], typer.Option("-n", help="As of generate.")] = None,
     sampler: Annotated[str, typer.Option(help="gibbs, annealing, tempering or qpu.")] = "gibbs",
-    model: Annotated[Optional[str], typer.Option(help="Name of a bundle.")] = None,
-    seed: Annotated[int, typer.Option(help="Latent i uses stream (seed, i).")] = 0,
+    solver: Solver = None,
+    model: Model = None,
+    seed: Annotated[
+        Optional[int], typer.Option(help="Latent i uses stream (seed, i); default: a random one, which is kept.")
+    ] = None,
     sweeps: Annotated[Optional[int], typer.Option(help="Default: the bundle's.")] = None,
+    num_reads: NumReads = None,
+    annealing_time_us: AnnealingTimeUs = None,
+    gauges: Gauges = None,
+    refine_sweeps: RefineSweeps = None,
+    condition_mode: ConditionMode = None,
+    max_qpu_access_time_us: MaxQpuAccessTimeUs = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
     """Draw latents into a bank, for the replay sampler."""
     from service.commands.bank import draw
     from service.commands.generate import Request
-    from service.commands.options import sampler_options
+    from service.commands.options import check_choice, sampler_options
 
+    check_choice(sampler, None, seed, None)
+    options = sampler_options(
+        sweeps=sweeps,
+        num_reads=num_reads,
+        annealing_time_us=annealing_time_us,
+        gauges=gauges,
+        refine_sweeps=refine_sweeps,
+        condition_mode=condition_mode,
+        max_qpu_access_time_us=max_qpu_access_time_us,
+    )
     request = Request(
         output=output,
         energies_mev=energies_mev,
@@ -273,9 +302,10 @@ def bank_draw(
         like=like,
         count=count,
         sampler=sampler,
+        solver=solver,
         model=model,
         seed=seed,
-        options=sampler_options(sweeps=sweeps),
+        options=options,
     )
     draw(request, overwrite=overwrite)
 
@@ -291,9 +321,9 @@ def bank_info(path: Annotated[Path, typer.Argument(help="A bank.")]) -> None:
 @app.command(epilog="Example: qshower calibrate --sampler gibbs --model NAME")
 def calibrate(
     sampler: Annotated[str, typer.Option(help="gibbs (sweeps needed) or qpu (effective temperature).")] = "gibbs",
-    model: Annotated[Optional[str], typer.Option(help="Name of a bundle.")] = None,
+    model: Model = None,
     solver: Annotated[Optional[str], typer.Option(help="qpu: solver by name, or pegasus / zephyr.")] = None,
-    annealing_time_us: Annotated[Optional[float], typer.Option(help="qpu: anneal time.")] = None,
+    annealing_time_us: AnnealingTimeUs = None,
     tolerance: Annotated[float, typer.Option(help="gibbs: agreement wanted, in standard deviations.")] = 0.1,
     save: Annotated[bool, typer.Option(help="gibbs: write the sweeps into the bundle's manifest.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="qpu: only say what it would take.")] = False,

@@ -56,6 +56,11 @@ class Request:
     url: str | None = None
     api_key: str | None = None
 
+    @property
+    def sampler_options(self) -> dict[str, Any]:
+        """By the names of SamplerOptions, the solver among them."""
+        return {**self.options, **({} if self.solver is None else {"solver": self.solver})}
+
 
 def run(request: Request) -> None:
     """Write the file, whole or not at all."""
@@ -138,14 +143,13 @@ def _from_server(request: Request, url: str, energies: NDArray[np.float64]) -> s
 def _in_process(request: Request, energies: NDArray[np.float64]) -> str:
     """Chunks are drawn in an event loop of their own, while this thread compresses and writes."""
     configure_logs(load_settings(log_level="warning"))
-    options = {**request.options, **({} if request.solver is None else {"solver": request.solver})}
     order = Order(
         energies_mev=energies,
         sampler=request.sampler,
         fallback=request.fallback,
         model=request.model,
         seed=request.seed,
-        options=options,
+        options=request.sampler_options,
         threshold_mev=request.threshold_mev,
         showers_per_energy=1 if request.energies_mev is None else request.count or 1,
     )
@@ -211,6 +215,7 @@ def _chunks(
 ) -> Iterator[NDArray[np.float32]]:
     rows = order.energies_mev.shape[0]
     names = service.generator.candidates(order.sampler, order.fallback)
+    # What a QPU costs is programmings, and each chunk programs all its conditions.
     size = QPU_CHUNK_ROWS if "qpu" in names and "qpu" in service.generator.registry.names() else CHUNK_ROWS
     # A bank serves its latents in the order in which they are asked for.
     ahead = 1 if "replay" in names and "replay" in service.generator.registry.names() else AHEAD
@@ -238,4 +243,4 @@ def _chunks(
             future.cancel()
 
 
-__all__ = ["Request", "incident_energies", "run"]
+__all__ = ["CHUNK_ROWS", "QPU_CHUNK_ROWS", "Request", "incident_energies", "run"]

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -18,9 +19,11 @@ import uvicorn
 
 from model.bundle import find_bundles, load_bundle, save_bundle
 from model.showers_file import write_showers
-from sampler.bank_file import open_bank, unpack_spins
+from sampler.bank_file import bank_info, open_bank, unpack_spins
 from sampler.emulator.config import EmulatorConfig
 from sampler.emulator.server import EmulatorServer
+from sampler.errors import SamplerUnavailableError
+from sampler.qpu.sampler import QpuSampler
 from service.app import create_app
 from service.catalogue import Catalogue, load_catalogue
 from service.cli import main
@@ -356,6 +359,55 @@ def test_a_bank_is_drawn_told_and_replayed(qshower, fails, environment, tmp_path
     assert qshower(*flags, "-n", 5)[0] == 0
     assert read(out_path)[2]["sampler"] == "replay"
     assert "condition" in fails(1, *flags, "-n", 6)
+
+
+def test_banks_without_a_seed_differ_and_tell_theirs(qshower, tmp_path):
+    seeds, held = [], []
+    for name in ("one.hdf5", "two.hdf5"):
+        flags = ("--log-uniform-mev", "1000:1000000", "-n", 4, "--sweeps", 2, "-o", tmp_path / name)
+        code, _, err = qshower("bank", "draw", *flags)
+        assert code == 0, err
+        seeds.append(re.search(r"seed (\d+)", err)[1])
+        assert seeds[-1] in qshower("bank", "info", tmp_path / name)[1]
+        held.append(open_bank(tmp_path / name).packed.tobytes())
+    assert len({*seeds}) == len({*held}) == 2
+    # The seed that was told draws the same bank, its energies included.
+    flags = ("--log-uniform-mev", "1000:1000000", "-n", 4, "--sweeps", 2, "--seed", seeds[0], "-o", tmp_path / "again")
+    assert qshower("bank", "draw", *flags)[0] == 0
+    assert open_bank(tmp_path / "again").packed.tobytes() == held[0]
+
+
+def test_a_bank_of_the_qpu(qshower, environment, tmp_path):
+    path = tmp_path / "bank.hdf5"
+    draw = ("bank", "draw", "--sampler", "qpu", "--energies-mev", "2000,500000", "-n", 3, "--overwrite", "-o", path)
+    requests, sample = [], QpuSampler.sample
+
+    def third_call_fails(self, request):
+        requests.append(request)
+        if len(requests) == 3:
+            raise SamplerUnavailableError("the line is cut")
+        return sample(self, request)
+
+    environment.setattr(QpuSampler, "sample", third_call_fails)
+    environment.setattr("service.commands.bank.CHUNK_ROWS", 2)
+    with EmulatorServer(EmulatorConfig(topology="zephyr:6", defects=0.0, sweeps=16)) as emulator:
+        environment.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
+        environment.setenv("DWAVE_API_TOKEN", "any")
+        options = ("--solver", "zephyr", "--num-reads", 5, "--gauges", 2, "--refine-sweeps", 3)
+        code, _, err = qshower(*draw, *options, "--max-qpu-access-time-us", 6e7)
+        assert code == 0, err
+        # One call, so that each condition is programmed once.
+        (drawn,) = bank_info(path).draws
+        assert (drawn.solver, drawn.refine_sweeps) == (emulator.solver_name, 3)
+        environment.setattr("service.commands.bank.QPU_CHUNK_ROWS", 4)
+        code, _, err = qshower(*draw)
+    assert [request.rows for request in requests] == [6, 4, 2]
+    given = {"solver": "zephyr", "num_reads": 5, "gauges": 2, "refine_sweeps": 3, "max_qpu_access_time_us": 6e7}
+    assert requests[0].options.given() == given
+    said, error = err.splitlines()
+    assert said.startswith("only 4 of 6 latents of test-zephyr by qpu")
+    assert (code, error) == (1, "qshower: the line is cut")
+    assert bank_info(path).rows == 4
 
 
 def test_chunks_have_a_bank_in_its_order_however_long_one_takes(qshower, environment, tmp_path):

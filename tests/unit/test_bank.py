@@ -243,6 +243,25 @@ def test_a_failed_draw_leaves_nothing_behind(tmp_path, machine, levels):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("error", [SamplerTimeoutError("late"), KeyboardInterrupt()])
+def test_what_was_paid_for_can_be_kept(tmp_path, machine, levels, latent_request, error):
+    path = tmp_path / "b.hdf5"
+    sampler = _Failing(error)
+    how = {"seed": 1, "rows_per_call": 3, "options": OPTIONS, "keep_partial": True}
+    with sampler.inner, pytest.raises(type(error)):
+        draw_bank(path, sampler, machine, levels[[0, 1, 2] * 3], **how)
+    info = bank_info(path)
+    assert (info.rows, len(info.draws), info.seeds) == (6, 2, (1,))
+    with AnnealingSampler() as source:
+        drawn = source.sample(latent_request(machine, levels[[0, 1, 2] * 2], seed=1, options=OPTIONS)).spins
+    with ReplaySampler(path) as replay:
+        assert np.array_equal(replay.sample(latent_request(machine, levels[[0, 1, 2] * 2])).spins, drawn)
+    # Before the first call there is nothing to keep.
+    with sampler.inner, pytest.raises(type(error)):
+        draw_bank(tmp_path / "none.hdf5", sampler, machine, levels, **how)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_failed_write_leaves_the_old_bank_as_it_was(bank, machine, levels, monkeypatch):
     path, _ = bank
     before = path.read_bytes()
