@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: serve test lint bench image clean
+.PHONY: serve test lint bench statistical image clean
 
 $(STAMP): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,13 @@ test: lint
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run
+
+# The statistical suite with other seeds: 20 runs of 2 to 3 minutes each.
+SEEDS ?= $(shell seq 1 20)
+statistical: $(STAMP)
+	for seed in $(SEEDS); do \
+		echo "seed $$seed" && QSHOWER_TEST_SEED=$$seed $(BIN)/python -m pytest -q tests/statistical || exit 1; \
+	done
 
 image:
 	docker build -t qshower $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) .

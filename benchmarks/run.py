@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(table(rows))
     report: dict[str, object] = {"machine": described_machine(), "repeats": options.repeats, "gibbs": rows}
     if torch.cuda.is_available():
-        report["gibbs_gpu"] = on_device = gibbs_gpu.measure(repeats=options.repeats, told=told)
+        on_device = gibbs_gpu.measure(repeats=options.repeats, told=told)
+        report["gibbs_gpu"] = {"machine": report["machine"], "rows": on_device}
         for row in on_device:
             print("  ".join(f"{name} {value}" for name, value in row.items()))
     else:

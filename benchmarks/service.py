@@ -138,8 +138,9 @@ def main(arguments: list[str] | None = None) -> int:
             f"{row['format']:>6}  {row['showers']:>7}  {row['showers_per_cpu_s']:>13.0f}  {row['cpu_s']:>5.2f}  "
             f"{row['wall_s']:>6.2f}  {int(str(row['answer_bytes'])) / 1e6:.1f}"
         )
-    report = json.loads(options.output.read_text()) if options.output.exists() else {"machine": described_machine()}
-    replace_text(options.output, json.dumps(report | {"service": rows}, indent=2) + "\n")
+    report = json.loads(options.output.read_text()) if options.output.exists() else {}
+    measured = {"machine": described_machine(), "rows": rows}
+    replace_text(options.output, json.dumps(report | {"service": measured}, indent=2) + "\n")
     return 0
 
 

@@ -11,8 +11,8 @@ def test_it_measures_every_format(tmp_path, capsys):
     assert main(["--showers", "40", "--repeats", "1", "-o", str(output)]) == 0
     report = json.loads(output.read_text())
     assert report["gibbs"] == []
-    assert [row["format"] for row in report["service"]] == ["arrow", "hdf5", "npz"]
-    for row in report["service"]:
+    assert [row["format"] for row in report["service"]["rows"]] == ["arrow", "hdf5", "npz"]
+    for row in report["service"]["rows"]:
         assert row["showers"] == 40
         assert row["answer_bytes"] > 40 * 8
         assert row["wall_s"] > 0
