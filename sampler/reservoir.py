@@ -91,8 +91,11 @@ class Reservoir:
         machine: the law.
         levels: (levels, condition nodes) int8, the conditions kept in stock.
         per_level: states kept of each.
-        max_bytes: bound on the memory of states and their bookkeeping (a level takes up to 2 kB beside them); what the
-            levels leave of it is for deposits of other conditions, of which those asked for longest ago go first.
+        max_bytes: bound on the memory of states, and of what else is kept of them (beside it come up to
+            ``sampler.stock.LEVEL_BYTES`` for each level, and ``LEVELS_SOURCES_BYTES``); what the levels leave of it is
+            for further deposits, of which those of conditions asked for longest ago go first.
+        conditions: how many conditions that are no levels deposits may have; None: each state may have its own. The
+            more there may be, the fewer states fit.
         options: for the sampler's draws.
         warm: how served states come back; None draws each state afresh.
         rows_per_refill: states drawn or advanced at once.
@@ -115,12 +118,20 @@ class Reservoir:
         deadline_s: float = 60.0,
         idle: Callable[[], bool] = lambda: True,
         note: str = "reservoir: drawn before the request",
+        conditions: int | None = None,
     ) -> None:
         for name, value in (("per_level", per_level), ("rows_per_refill", rows_per_refill)):
             if value < 1:
                 raise InvalidInputError(name, value, "an integer of at least 1")
         renew_after = 1 if warm is None else warm.renew_after
-        self._stock = Stock(machine, levels, per_level=per_level, max_bytes=max_bytes, renew_after=renew_after)
+        self._stock = Stock(
+            machine,
+            levels,
+            per_level=per_level,
+            max_bytes=max_bytes,
+            renew_after=renew_after,
+            conditions=conditions,
+        )
         self._sampler, self._machine, self._options = sampler, machine, options or SamplerOptions()
         self._per_level, self._warm, self._rows_per_refill = per_level, warm, rows_per_refill
         self._deadline_s, self._idle = deadline_s, idle
@@ -134,6 +145,12 @@ class Reservoir:
         self._thread: threading.Thread | None = None
         self._served = self._missed = self._refilled = self._discarded = 0
         self._last_error: str | None = None
+
+    @property
+    def lacks(self) -> bool:
+        """Whether ``refill`` would find something to do."""
+        with self._changed:
+            return self._stock.lacks
 
     def has(self, conditions: NDArray[np.int8]) -> NDArray[np.bool_]:
         """(rows,) which of ``conditions`` (rows, condition nodes) ``take`` would answer now.
@@ -163,7 +180,9 @@ class Reservoir:
             self._missed += rows - packed.shape[0]
             self._changed.notify_all()
         served = np.pad(served, (0, rows - served.shape[0]))
-        provenance = provenance_of_kept([source.provenance for source in sources], self._note, timing=True)
+        # Draws that are told alike share one provenance, and their timing counts once.
+        drawn = {id(source.provenance): source.provenance for source in sources}
+        provenance = provenance_of_kept(list(drawn.values()), self._note, timing=True)
         return Taken(served, unpack_spins(packed, self._machine.node_count), provenance, sources)
 
     def give_back(self, taken: Taken) -> int:
@@ -171,11 +190,10 @@ class Reservoir:
         with self._changed:
             return sum(self._stock.put(taken.spins[rows], source) for source, rows in taken.sources.items())
 
-    def discard(self, unwanted: Callable[[Provenance, float], bool]) -> int:
-        """Forget the states of draws that are ``unwanted``, by their provenance and age in seconds; how many."""
-        now = time.monotonic()
+    def discard(self, unwanted: Callable[[Provenance], bool], max_age_s: float = math.inf) -> int:
+        """Forget the states of draws that are ``unwanted``, by provenance, or older than ``max_age_s``; how many."""
         with self._changed:
-            dropped = self._stock.drop(lambda source: unwanted(source.provenance, now - source.since_s))
+            dropped = self._stock.drop(unwanted, time.monotonic() - max_age_s)
             self._discarded += dropped
             return dropped
 

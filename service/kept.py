@@ -84,13 +84,13 @@ class KeptReads:
     def _forget_what_does_not_hold(self) -> None:
         known: dict[tuple[str | None, ...], bool] = {}
 
-        def unwanted(provenance: Provenance, age_s: float) -> bool:
+        def unwanted(provenance: Provenance) -> bool:
             key = (provenance.solver, provenance.graph_id, provenance.beta_calibrated_at, str(provenance.beta))
             if key not in known:
                 known[key] = self._holds(provenance)
-            return age_s > self._max_age_s or not known[key]
+            return not known[key]
 
-        self._reservoir.discard(unwanted)
+        self._reservoir.discard(unwanted, self._max_age_s)
 
     def _holds(self, provenance: Provenance) -> bool:
         return self._qpu.still_holds(self._machine, provenance)

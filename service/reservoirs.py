@@ -12,7 +12,7 @@ from model.energy_code import ThermometerCode
 from sampler.registry import SamplerRegistry
 from sampler.request import LatentRequest, Provenance, SamplerOptions
 from sampler.reservoir import Reservoir
-from sampler.stock import BOOKKEEPING_BYTES
+from sampler.stock import LEVEL_BYTES, LEVELS_SOURCES_BYTES, state_bytes
 from service.availability import qpu_of
 from service.catalogue import Catalogue
 from service.kept import KeptReads
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from model.bundle import Bundle
 
 STOCKED_SAMPLER = "gibbs"
-LEVEL_BYTES = 2048
-"""What a level takes beside its states, at most."""
 ROWS_PER_REFILL = 64
 """Few, so that a request that comes in the midst of a refill waits for little."""
 
@@ -103,7 +101,7 @@ class Reservoirs:
             if isinstance(bundle.energy_code, ThermometerCode)
         ]
         for bundle, levels in stocked:
-            count, state_bytes = _per_level(bundle, len(levels), max_bytes // len(stocked), per_level)
+            count = _per_level(bundle, len(levels), max_bytes // len(stocked), per_level)
             if count < 1:
                 _log.warning("no reservoir", model=bundle.name, reason="QSHOWER_RESERVOIR_BYTES is too small")
                 continue
@@ -112,7 +110,7 @@ class Reservoirs:
                 bundle.machine,
                 levels,
                 per_level=count,
-                max_bytes=len(levels) * count * state_bytes,
+                max_bytes=len(levels) * count * state_bytes(bundle.machine),
                 options=SamplerOptions(sweeps=bundle.default_sweeps),
                 rows_per_refill=ROWS_PER_REFILL,
                 idle=idle,
@@ -124,7 +122,7 @@ class Reservoirs:
                 self._kept[bundle.name].keep(request, states, provenance)
 
 
-def _per_level(bundle: Bundle, levels: int, bytes_bound: int, wanted: int) -> tuple[int, int]:
-    """How many states of each level fit, at most ``wanted``, and the bytes of each."""
-    state_bytes = -(-bundle.machine.node_count // 8) + BOOKKEEPING_BYTES
-    return min(wanted, (bytes_bound // levels - LEVEL_BYTES) // state_bytes), state_bytes
+def _per_level(bundle: Bundle, levels: int, bytes_bound: int, wanted: int) -> int:
+    """How many states of each level fit, at most ``wanted``."""
+    of_level = (bytes_bound - LEVELS_SOURCES_BYTES) // levels - LEVEL_BYTES
+    return max(0, min(wanted, of_level // state_bytes(bundle.machine)))

@@ -57,7 +57,7 @@ def test_reads_beyond_those_asked_for_can_be_deposited(tmp_path, rng, lattice_ma
         settings = QpuSettings(endpoint=server.endpoint, token="any", state_dir=tmp_path, calibration_reads=50)
         with QpuSampler(settings) as sampler:
             batch = sampler.sample(latent_request(machine, np.repeat(levels, 30, axis=0)))
-            reservoir = Reservoir(sampler, machine, levels[:0], per_level=1, max_bytes=200 * 66)
+            reservoir = Reservoir(sampler, machine, levels[:0], per_level=1, max_bytes=20_000, conditions=3)
             assert reservoir.deposit(batch.spins[1:], batch.provenance) == 89
     # Solver and sampler are gone; the reads are not.
     taken = reservoir.take(np.repeat(levels, 30, axis=0))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import tracemalloc
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,10 +16,15 @@ from sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavai
 from sampler.gibbs.sampler import GibbsSampler, refine
 from sampler.request import LatentBatch, Provenance, SamplerOptions
 from sampler.reservoir import Reservoir, WarmChains
-from sampler.stock import BOOKKEEPING_BYTES
+from sampler.stock import BOOKKEEPING_BYTES, CONDITION_BYTES, LEVEL_BYTES, LEVELS_SOURCES_BYTES
 
 FREE, WIDTH = 45, 3
 PER_STATE = 6 + BOOKKEEPING_BYTES
+
+
+def room_for_others(states):
+    """Bytes that hold as many states, each of a condition of its own that is no level."""
+    return states * (PER_STATE + CONDITION_BYTES + 1) * 4 // 3 + 4
 
 
 @pytest.fixture
@@ -46,7 +53,8 @@ class Counting:
             raise self.failure
         spins = np.empty((request.rows, self.machine.node_count), np.int8)
         bits = (request.streams[:, 1:2] >> np.arange(FREE, dtype=np.uint64)) & np.uint64(1)
-        spins[:, self.machine.free_nodes] = bits.astype(np.int8) * 2 - 1
+        spins[:, self.machine.free_nodes] = 1
+        spins[:, self.machine.free_nodes[:FREE]] = bits.astype(np.int8) * 2 - 1
         spins[:, self.machine.condition_nodes] = request.conditions
         self.rows += request.rows
         provenance = Provenance("counting", sweeps=self.calls, solver="S", qpu_access_time_us=5.0)
@@ -119,7 +127,8 @@ def test_provenance_is_the_samplers_own_with_a_note(machine, levels):
 
 
 def test_deposits_of_levels_and_of_other_conditions(machine, rng, random_spins, levels):
-    reservoir = reservoir_of(machine, levels[:1], max_bytes=14 * PER_STATE)
+    bound = 10 * PER_STATE + room_for_others(4)
+    reservoir = reservoir_of(machine, levels[:1], max_bytes=bound)
     others = levels[1:]
 
     def states(condition, count):
@@ -128,8 +137,12 @@ def test_deposits_of_levels_and_of_other_conditions(machine, rng, random_spins, 
         return spins
 
     mine = Provenance("qpu", problem_ids=("p",))
-    assert reservoir.deposit(states(levels[0], 12), mine) == 10
+    assert reservoir.deposit(states(levels[0], 12), mine) == 12
+    # What is beyond a level's own places makes room for others.
     assert reservoir.deposit(states(others[0], 3), mine) == 3
+    assert reservoir.has(levels[[0] * 12]).tolist() == [True] * 11 + [False]
+    assert reservoir.take(levels[[0] * 12]).served.sum() == 11
+    assert reservoir.deposit(states(levels[0], 10), mine) == 10
     assert reservoir.deposit(states(others[1], 3), mine) == 3
     # Room for 4 in all: the oldest condition gave two of its states up.
     assert reservoir.take(others[[0] * 3 + [1] * 3]).served.tolist() == [True, False, False, True, True, True]
@@ -140,11 +153,11 @@ def test_deposits_of_levels_and_of_other_conditions(machine, rng, random_spins, 
     # More conditions in one deposit than there is room for: the last ones stay.
     mixed = np.concatenate([states(others[n % 3], 1) for n in range(12)])
     assert reservoir.deposit(mixed, mine) >= 4
-    assert reservoir.status()["bytes"] <= 14 * PER_STATE
+    assert reservoir.status()["bytes"] <= bound + LEVELS_SOURCES_BYTES
 
 
 def test_asked_for_conditions_outlive_others(machine, rng, random_spins, levels):
-    reservoir = reservoir_of(machine, levels[:0], max_bytes=4 * PER_STATE)
+    reservoir = reservoir_of(machine, levels[:0], max_bytes=room_for_others(4))
     spins = random_spins(rng, (6, FREE + WIDTH))
     spins[:, machine.condition_nodes] = levels[[0, 0, 1, 1, 2, 2]]
     assert reservoir.deposit(spins[:4], Provenance("qpu")) == 4
@@ -154,27 +167,179 @@ def test_asked_for_conditions_outlive_others(machine, rng, random_spins, levels)
     assert reservoir.take(levels[[0, 1, 1, 2, 2]]).served.tolist() == [True, True, False, True, True]
 
 
-def test_memory_stays_within_its_stated_bound(rng, random_machine, random_spins):
-    machine = random_machine(rng, free=800, condition=8, density=0.01)
-    levels = np.unique(random_spins(rng, (200, 8)), axis=0)
-    bound = 20_000 * (101 + BOOKKEEPING_BYTES)
-    spins = random_spins(rng, (5000, 808))
-    spins[:, machine.condition_nodes] = levels[rng.integers(0, len(levels), 5000)]
+@pytest.fixture
+def wide_machine(rng, random_machine):
+    return random_machine(rng, free=800, condition=200, density=0.01)
+
+
+def held_bytes(make):
+    """What ``make`` returns, and the memory that it left allocated."""
     tracemalloc.start()
     try:
-        reservoir = Reservoir(Counting(machine), machine, levels, per_level=60, max_bytes=bound)
-        for _ in range(5):
-            reservoir.deposit(spins, Provenance("qpu"))
-        del spins
-        held, _ = tracemalloc.get_traced_memory()
+        made = make()
+        # Empties CPython's own lists of free tuples, which are no part of what is held.
+        gc.collect()
+        return made, tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
+
+
+def states_of(machine, conditions, count, generator):
+    spins = generator.choice(np.array([-1, 1], np.int8), (count, machine.node_count))
+    spins[:, machine.condition_nodes] = conditions
+    return spins
+
+
+def qpu_provenance(number):
+    """Another draw each time, as long as that of a large one."""
+    ids = tuple(f"{number:08x}-0000-4000-8000-{part:012x}" for part in range(16))
+    timing = {f"qpu_{name}_time_per_sample": 1.5 * number for name in "abcdefgh"}
+    notes = (f"the reads look {number} times hotter than any temperature", "flux-bias shim")
+    return Provenance(
+        "qpu",
+        solver="S",
+        graph_id="g",
+        problem_ids=ids,
+        beta=4.0 + number,
+        qpu_timing_us=timing,
+        notes=notes,
+        elapsed_s={"draw": 0.1 * number, "refine": 0.2},
+    )
+
+
+def within_bound(reservoir, held, bound, levels=0):
     status = reservoir.status()
-    assert status["max_bytes"] <= bound
-    assert status["bytes"] <= bound
-    assert status["ready"] > 5000
-    # Beside the states: a deque and its condition for each of the levels.
-    assert held <= bound + 2000 * len(levels)
+    assert status["bytes"] <= status["max_bytes"] <= bound + LEVELS_SOURCES_BYTES
+    assert held <= bound + LEVELS_SOURCES_BYTES + LEVEL_BYTES * levels + 4096, (held, bound)
+    return status["ready"]
+
+
+def test_memory_of_large_deposits(wide_machine, rng, random_spins):
+    levels = random_spins(rng, (200, 200))
+    bound = 20_000 * (125 + BOOKKEEPING_BYTES)
+    spins = states_of(wide_machine, levels[rng.integers(0, 200, 5000)], 5000, rng)
+
+    def make():
+        reservoir = Reservoir(Counting(wide_machine), wide_machine, levels, per_level=60, max_bytes=bound)
+        for number in range(5):
+            reservoir.deposit(spins, qpu_provenance(number))
+        return reservoir
+
+    assert within_bound(*held_bytes(make), bound, 200) > 12_000
+
+
+def test_memory_of_refills_of_one_row(wide_machine, rng, random_spins):
+    levels = random_spins(rng, (4, 200))
+    bound = 4 * 500 * (125 + BOOKKEEPING_BYTES)
+
+    class Timed(Counting):
+        def sample(self, request):
+            batch = super().sample(request)
+            elapsed_s = {"draw": 0.001 * self.calls, "refine": 0.002}
+            return LatentBatch(batch.spins, batch.energies, Provenance("counting", sweeps=64, elapsed_s=elapsed_s))
+
+    def make():
+        # A sampler that remembers nothing of what it was asked.
+        sampler = Timed(wide_machine)
+        sampler.asked = deque(maxlen=0)
+        reservoir = Reservoir(sampler, wide_machine, levels, per_level=500, max_bytes=bound, rows_per_refill=1)
+        fill(reservoir)
+        return reservoir
+
+    assert within_bound(*held_bytes(make), bound, 4) == 2000
+
+
+@pytest.mark.parametrize("rows", [1, 100])
+def test_memory_of_deposits_of_many_conditions(rows, wide_machine, rng, random_spins):
+    bound = 1_000_000
+    conditions = random_spins(rng, (6000, 200))
+
+    def make():
+        reservoir = Reservoir(Counting(wide_machine), wide_machine, conditions[:0], per_level=1, max_bytes=bound)
+        for number in range(6000 // rows):
+            mine = conditions[number * rows : (number + 1) * rows]
+            reservoir.deposit(states_of(wide_machine, mine, rows, rng), qpu_provenance(number))
+        return reservoir
+
+    reservoir, held = held_bytes(make)
+    # What came last is there.
+    assert reservoir.take(conditions[-20:]).served.all()
+    assert within_bound(reservoir, held, bound) > (40 if rows == 1 else 1000)
+
+
+def test_few_conditions_leave_more_room_for_states(wide_machine, rng, random_spins):
+    bound = 1_000_000
+    conditions = random_spins(rng, (12, 200))
+
+    def make():
+        reservoir = Reservoir(
+            Counting(wide_machine), wide_machine, conditions[:0], per_level=1, max_bytes=bound, conditions=8
+        )
+        for number in range(60):
+            mine = conditions[rng.integers(0, 8, 100)]
+            reservoir.deposit(states_of(wide_machine, mine, 100, rng), Provenance("qpu", problem_ids=(str(number),)))
+        return reservoir
+
+    reservoir, held = held_bytes(make)
+    assert within_bound(reservoir, held, bound) > 3500
+    # Of more conditions than were announced, those asked for longest ago go.
+    assert reservoir.deposit(states_of(wide_machine, conditions[8:], 4, rng), Provenance("qpu")) == 4
+    assert reservoir.has(conditions).sum() == 8
+
+
+def test_draws_that_levels_have_no_room_for_are_not_asked_for_again(machine, levels):
+    class Wordy(Counting):
+        def sample(self, request):
+            batch = super().sample(request)
+            return LatentBatch(batch.spins, batch.energies, qpu_provenance(self.calls))
+
+    sampler = Wordy(machine)
+    reservoir = reservoir_of(machine, levels, sampler, max_bytes=40 * PER_STATE, rows_per_refill=4)
+    for _ in range(20):
+        reservoir.refill() if reservoir.lacks else None
+    assert 0 < reservoir.status()["ready"] < 40
+    assert sampler.calls < 10
+    # Serving a whole draw makes room again.
+    assert not reservoir.lacks
+    reservoir.take(np.repeat(levels, 10, axis=0))
+    assert reservoir.lacks
+
+
+def test_timing_of_a_draw_counts_once(machine, rng, levels):
+    reservoir = reservoir_of(machine, levels)
+    for _ in range(2):
+        reservoir.deposit(states_of(machine, levels, 4, rng), qpu_provenance(2))
+    taken = reservoir.take(levels[[0, 0, 1, 1]])
+    assert taken.served.all()
+    assert taken.provenance.qpu_timing_us == qpu_provenance(2).qpu_timing_us
+    reservoir.give_back(taken)
+    assert reservoir.take(levels[[0, 0, 1, 1]]).provenance.qpu_timing_us == qpu_provenance(2).qpu_timing_us
+
+
+def test_what_is_unwanted_or_old_is_forgotten(machine, rng, levels):
+    reservoir = reservoir_of(machine, levels[:1], per_level=3, max_bytes=3 * PER_STATE + room_for_others(10))
+    for number in range(2):
+        reservoir.deposit(states_of(machine, levels[[0, 0, 1, 1, 2]], 5, rng), qpu_provenance(number))
+    assert reservoir.discard(lambda known: known.beta == 4.0) == 5
+    assert reservoir.has(levels[[0, 0, 0, 1, 1, 1, 2, 2]]).tolist() == [
+        True,
+        True,
+        False,
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
+    taken = reservoir.take(levels[[0, 1]])
+    assert taken.provenance.problem_ids == qpu_provenance(1).problem_ids
+    assert reservoir.discard(lambda _: False, max_age_s=3600.0) == 0
+    assert reservoir.discard(lambda _: False, max_age_s=-1.0) == 3
+    assert reservoir.status()["bytes"] == 0
+    assert reservoir.status()["discarded"] == 8
+    # What comes back is as old as it was.
+    assert reservoir.give_back(taken) == 2
+    assert reservoir.discard(lambda _: False, max_age_s=0.0) == 2
 
 
 def test_concurrent_takers_never_get_the_same_state(machine, levels):
