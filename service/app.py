@@ -110,10 +110,12 @@ async def running_service(
             lane_threads=lambda name: QPU_LANE_THREADS if name == "qpu" else 1,
             lane_rows=lambda name: DEVICE_BATCH_ROWS if name in ("qpu", KEPT_LANE) or _on_gpu(registry, name) else None,
         )
+        activity = metrics.activity
+        engine.submit = activity.counted(engine.submit)  # type: ignore[method-assign]
         reservoirs = Reservoirs(
             catalogue,
             registry,
-            idle=lambda: engine.queued_requests == 0,
+            idle=lambda: activity.cpu_idle,
             max_bytes=settings.reservoir_bytes if warm else 0,
             per_level=settings.reservoir_per_level,
             kept_bytes=settings.qpu_kept_bytes if warm else 0,

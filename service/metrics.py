@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from sampler.errors import QShowerError
 from sampler.qpu.breaker import State
+from service.activity import Activity
 from service.batches import DrawKey
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Metrics:
 
     def __init__(self) -> None:
         own = CollectorRegistry()
+        self.activity = Activity()
         self.registry = own
         self.requests = Counter("qshower_requests", "Requests answered", ("route", "status"), registry=own)
         self.request_seconds = Histogram(
@@ -70,11 +72,13 @@ class Metrics:
 
     def batch_drawn(self, key: DrawKey, rows: int, seconds: float) -> None:
         """A sampler answered a batch."""
+        self.activity.batch_drawn(key)
         self.batch_rows.labels(key.sampler).observe(rows)
         self.sample_seconds.labels(key.sampler, key.bundle).observe(seconds)
 
     def batch_decoded(self, key: DrawKey, rows: int, seconds: float) -> None:
         """A batch was decoded."""
+        self.activity.batch_decoded(key)
         self.decode_seconds.labels(key.bundle).observe(seconds)
         self.showers.labels(key.sampler, key.bundle).inc(rows)
 

@@ -68,7 +68,8 @@ async def generate(request: Request, body: Annotated[GenerateRequest, Body()]) -
     outcome = "error"
     try:
         wanted = negotiate(request.headers.get("accept"))
-        response = await _unless_gone(request, _generated(service, body, wanted, _account(request)))
+        with service.metrics.activity.answering():
+            response = await _unless_gone(request, _generated(service, body, wanted, _account(request)))
         outcome = "ok" if response is not None else "client_gone"
         # A client that has gone reads nothing; the status is for the metrics alone.
         return response or Response(status_code=499)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import threading
 import time
 
 import numpy as np
@@ -17,6 +18,7 @@ from sampler.stock import LEVEL_BYTES
 from service.app import create_app
 from service.batches import DrawKey
 from service.catalogue import Catalogue
+from service.encoding import encode
 from service.engine import Engine, Limits
 from service.metrics import Metrics
 from service.provenance import Origin, provenance_json
@@ -166,6 +168,76 @@ def test_a_reservoir_waits_while_there_is_work(catalogue):
             time.sleep(0.01)
         reservoirs.close()
         assert all(state["ready"] == 32 and not state["running"] for _, _, state in reservoirs.status())
+
+
+def test_nothing_is_refilled_while_an_answer_is_encoded(client_of, monkeypatch):
+    client = client_of()
+    once_full(client)
+    reservoirs = client.app.state.service.generator._reservoirs
+    seen = []
+
+    def slowly(answer, wanted):
+        time.sleep(0.3)
+        seen.extend(state["ready"] for _, model, state in reservoirs.status() if model == "test-zephyr")
+        return encode(answer, wanted)
+
+    monkeypatch.setattr("service.routes.encode", slowly)
+    assert client.post("/generate", json=BODY).status_code == 200
+    assert seen == [16 * PER_LEVEL - 3]
+    once_full(client)
+
+
+def test_what_waits_for_a_qpu_leaves_the_cpu_idle(catalogue):
+    """Waiting and being drawn there is idle; being decoded is not, nor is any other request."""
+    bundle, drawing = catalogue.get(None), threading.Event()
+    gibbs, metrics, seen = GibbsSampler(threads=1), Metrics(), []
+    activity = metrics.activity
+
+    class Slow:
+        name, machine, geometry, conditions = bundle.name, bundle.machine, bundle.geometry, bundle.conditions
+
+        def __init__(self, failure=None):
+            self.failure = failure
+
+        def sample(self, request):
+            drawing.wait(30)
+            return gibbs.sample(request)
+
+        def decode(self, *latents):
+            seen.append((activity.idle, activity.cpu_idle))
+            if self.failure:
+                raise self.failure
+            return bundle.decode(*latents)
+
+    async def work():
+        engine = Engine(Limits(64, 1000, 10, 1 << 40, 1.0), metrics)
+        submit, streams = activity.counted(engine.submit), np.zeros((1, 2), np.uint64)
+
+        async def ask(sampler, failure=None):
+            key = DrawKey(bundle.name, sampler, SamplerOptions(sweeps=8), 0.0)
+            with activity.answering():
+                one = Slow(failure)
+                await submit(key, one, one, np.array([5e4]), streams).future
+
+        try:
+            tasks = [asyncio.create_task(ask("qpu")) for _ in range(2)]
+            await asyncio.sleep(0.01)
+            states = [(activity.idle, activity.cpu_idle)]
+            tasks.append(asyncio.create_task(ask("gibbs")))
+            await asyncio.sleep(0.01)
+            states.append((activity.idle, activity.cpu_idle))
+            drawing.set()
+            await asyncio.gather(*tasks)
+            states.append((activity.idle, activity.cpu_idle))
+            with pytest.raises(RuntimeError, match="no"):
+                await ask("qpu", RuntimeError("no"))
+            states.append((activity.idle, activity.cpu_idle))
+        finally:
+            await engine.close(10)
+        return states
+
+    assert asyncio.run(work()) == [(False, True), (False, False), (True, True), (True, True)]
+    assert set(seen) == {(False, False)}
 
 
 def test_drawn_and_kept_latents_go_to_the_rows_they_are_for(catalogue):

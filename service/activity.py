@@ -1,0 +1,67 @@
+"""What the service is busy with, for those who work in its idle time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec
+
+from service.batches import DrawKey, Ticket
+
+P = ParamSpec("P")
+QPU_LANE = "qpu"
+
+
+class Activity:
+    """Counts requests until their response is encoded, and those of them that wait for a QPU.
+
+    Lives in one event loop, like the engine; whether it is idle may be asked in any thread.
+    """
+
+    def __init__(self) -> None:
+        self._requests = self._at_qpu = self._decoding = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being answered."""
+        return not self._requests
+
+    @property
+    def cpu_idle(self) -> bool:
+        """Whether what is being answered waits for a QPU, all of it."""
+        return self._requests <= self._at_qpu and not self._decoding
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Around all that is done for one request."""
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+
+    def counted(self, submit: Callable[P, Ticket]) -> Callable[P, Ticket]:
+        """An engine's ``submit`` that tells of the requests that wait for a QPU."""
+
+        def submitted(*args: P.args, **kwargs: P.kwargs) -> Ticket:
+            ticket = submit(*args, **kwargs)
+            if ticket.key.lane == QPU_LANE:
+                self._at_qpu += 1
+                ticket.future.add_done_callback(lambda _: self._left_qpu())
+            return ticket
+
+        return submitted
+
+    def batch_drawn(self, key: DrawKey) -> None:
+        """The latents of a batch are there, and are decoded now."""
+        self._decoding += key.lane == QPU_LANE
+
+    def batch_decoded(self, key: DrawKey) -> None:
+        """Its showers are there."""
+        self._decoding = max(0, self._decoding - (key.lane == QPU_LANE))
+
+    def _left_qpu(self) -> None:
+        self._at_qpu -= 1
+        if not self._at_qpu:
+            # Of a batch whose decoding failed nobody hears that it was decoded.
+            self._decoding = 0
