@@ -45,6 +45,7 @@ DECODER_FILE, PRIOR_FILE, ENCODER_FILE = "decoder.safetensors", "prior.safetenso
 PRETRAINED = Path(__file__).parent / "pretrained"
 TILE_ROWS = 32
 DEFAULT_SWEEPS = 256
+"""Of a bundle that was not calibrated: an assumption."""
 
 Likelihood = Literal["sampled", "squared_error"]
 
@@ -72,8 +73,9 @@ class Lattice(_Part):
 class Manifest(_Part):
     """Everything about a model that is no tensor. Energies in MeV.
 
-    ``sweeps`` are the Gibbs sweeps a draw needs, measured as ``sweeps_measurement`` says; ``training`` tells data and
-    their hashes, configuration, seed and time; ``quality`` the figures on showers kept out of the training.
+    ``sweeps`` are the Gibbs sweeps a draw needs, measured as ``sweeps_measurement`` (``model.sweeps``) says, or assumed
+    where that is empty or not ``converged``; ``training`` tells data and their hashes, configuration, seed and time;
+    ``quality`` the figures on showers kept out of the training.
     """
 
     format_version: Literal[1] = 1
@@ -150,6 +152,13 @@ class Bundle:
     def default_sweeps(self) -> int:
         """Gibbs sweeps a draw needs."""
         return self.manifest.sweeps
+
+    @property
+    def sweeps_measured(self) -> bool:
+        """Whether ``default_sweeps`` were measured, by the last calibration; otherwise they are assumed."""
+        measurement = self.manifest.sweeps_measurement
+        # Measurements of before ``converged`` were only written where they succeeded.
+        return bool(measurement) and bool(measurement.get("converged", True))
 
     def conditions(self, incident_energies_mev: NDArray[np.float64]) -> NDArray[np.int8]:
         """Condition (rows, condition nodes) of each energy (rows,); InvalidInputError outside the domain."""

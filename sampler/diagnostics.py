@@ -1,13 +1,15 @@
 """How good draws are: effective temperature, autocorrelation, and whether cold starts reach what warm ones do.
 
 Autocorrelation in equilibrium is short even where a chain is stuck in one valley and never sees the others, so it says
-nothing of burn-in. Burn-in is measured here by starting cold (a random state and a short ramp) and warm (a long one)
-and asking whether energy and magnetisations agree; and whether the long ramp agrees with another sampler, because ramps
-of all lengths may well agree on wrong weights of the valleys that they froze into.
+nothing of burn-in. Burn-in is measured here by starting cold (a random state and a ramp) and warm (a state of another
+sampler, which finds the weights of valleys in another way) and asking whether energy and magnetisations agree after the
+same number of sweeps. A long ramp would be no warm start: ramps of all lengths may well agree on wrong weights of the
+valleys that they froze into.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,9 @@ Advance = Callable[[NDArray[np.int8], int], NDArray[np.int8]]
 
 Refine = Callable[[BoltzmannMachine, NDArray[np.int8], int, NDArray[np.uint64]], NDArray[np.int8]]
 """``sampler.gibbs.sampler.refine``: machine, states, sweeps, streams → the states so many sweeps later."""
+
+ROWS_FOR_TOLERANCE = 80.0
+"""Chains that each band of a calibration needs, times tolerance²: √(80 / 2) = 2 + 4.3 standard errors."""
 
 _MOST_BETA = 1e3
 
@@ -56,20 +61,26 @@ class SweepCalibration:
     """Outcome of ``calibrate_sweeps``.
 
     Attributes:
-        sweeps: the least number of sweeps that agrees with the long run, None if none does.
+        sweeps: the least number of sweeps after which cold and warm starts agree in every band, None if none is.
         tolerance: in standard deviations, see ``Agreement``.
-        reference_sweeps: length of the long run.
-        rows: chains compared.
-        table: for each number of sweeps tried, the agreement of energy and of each partition's magnetisation.
-        control: agreement of the long run with the control's draws.
+        rows: chains compared, of all bands together.
+        table: for each number of sweeps tried and each band, the agreement of energy and of each partition's
+            magnetisation.
     """
 
     sweeps: int | None
     tolerance: float
-    reference_sweeps: int
     rows: int
-    table: dict[int, dict[str, Agreement]]
-    control: dict[str, Agreement]
+    table: dict[int, tuple[dict[str, Agreement], ...]]
+
+    def worst(self, sweeps: int) -> dict[str, tuple[int, Agreement]]:
+        """Of each figure after ``sweeps``: the band in which cold and warm starts differ most, and by how much."""
+        bands = self.table[sweeps]
+        found = {}
+        for name in bands[0]:
+            band = max(range(len(bands)), key=lambda number: abs(bands[number][name].difference))
+            found[name] = (band, bands[band][name])
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,66 +321,75 @@ def agreement(machine: BoltzmannMachine, cold: NDArray[np.int8], warm: NDArray[n
 
 def calibrate_sweeps(
     machine: BoltzmannMachine,
-    conditions: NDArray[np.int8],
+    bands: Sequence[NDArray[np.int8]],
     draw: Draw,
     control: Draw,
+    refine: Refine,
     tolerance: float = 0.1,
     *,
     candidates: Sequence[int] = (8, 16, 32, 64, 128, 256, 512, 1024),
-    reference_sweeps: int = 2048,
     seed: int = 0,
-    progress: Callable[[int, dict[str, Agreement]], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> SweepCalibration:
-    """The least number of sweeps whose draws agree with those of a long run, for these conditions (rows, width).
+    """The least number of sweeps after which cold starts and warm ones agree, in each of some bands of conditions.
 
-    A number counts as enough if it *and every larger candidate* agree with the long run within ``tolerance`` in energy
-    and in each partition's magnetisation. The largest candidate is thereby a test of the long run itself, and
-    ``control`` is another: should either disagree with it, nothing is known to be equilibrated and ``sweeps`` is None
-    (ramps fail there: see sampler.tempering).
+    Cold starts are draws of so many sweeps. Warm starts are states of ``control``, advanced by ``refine`` by as many. A
+    number counts as enough if at it *and every larger candidate* both agree within ``tolerance`` in energy and in each
+    partition's magnetisation, in every band by itself: opposite errors of two bands do not make up for one another. If
+    they differ after the largest candidate, nothing is known to be equilibrated and ``sweeps`` is None (ramps fail
+    there: see sampler.tempering).
 
     Args:
         machine: the law.
-        conditions: one chain each; at least 72 / tolerance² of them. Two standard errors of the difference, √(2 / rows)
-            each, count against the tolerance, and samples that agree differ by four in 6e-5 of cases.
+        bands: conditions (rows, width) of each band, one chain a row; at least ``ROWS_FOR_TOLERANCE`` / tolerance² rows
+            each. Two standard errors of the difference, √(2 / rows) each, count against the tolerance, and figures that
+            agree differ by 4.3 in 1.6e-5 of cases.
         draw: a sampler's ``sample`` that takes ``sweeps``.
         control: that of a sampler which finds the weights of valleys in another way; it gets the largest of
             ``candidates`` as its ``sweeps``.
+        refine: the warm starts' sweeps.
         tolerance: in standard deviations of each figure at a fixed condition.
-        candidates: numbers of sweeps tried, ascending, below ``reference_sweeps``.
-        reference_sweeps: length of the long run.
+        candidates: numbers of sweeps tried, ascending.
         seed: streams (seed, i) are used for the draws.
-        progress: called after each candidate, with its agreement.
+        progress: called with band and candidate after each.
 
     Raises:
         InvalidInputError: a bad argument.
-        SamplerError: what ``draw`` raises.
+        SamplerError: what ``draw`` and ``control`` raise.
     """
-    rows = conditions.shape[0]
     if not (math.isfinite(tolerance) and tolerance > 0):
         raise InvalidInputError("tolerance", tolerance, "a finite number above 0")
-    least = math.ceil(72.0 / tolerance**2)
-    if rows < least:
-        raise InvalidInputError("conditions", f"{rows} rows", f"at least {least} rows for a tolerance of {tolerance}")
+    least = math.ceil(ROWS_FOR_TOLERANCE / tolerance**2)
+    sizes = [conditions.shape[0] for conditions in bands]
+    if not sizes or min(sizes) < least:
+        raise InvalidInputError("bands", f"{sizes} rows", f"at least {least} rows each for a tolerance of {tolerance}")
     ascending = sorted(set(candidates))
-    if not ascending or ascending[0] < 1 or ascending[-1] >= reference_sweeps:
-        raise InvalidInputError("candidates", list(candidates), f"numbers from 1 to below {reference_sweeps}")
+    if not ascending or ascending[0] < 1:
+        raise InvalidInputError("candidates", list(candidates), "numbers from 1")
+    numbers = itertools.count()
 
-    def drawn(sample: Draw, options: SamplerOptions, number: int) -> NDArray[np.int8]:
-        streams = np.empty((rows, 2), dtype=np.uint64)
-        streams[:, 0] = seed
-        streams[:, 1] = np.arange(rows, dtype=np.uint64) + np.uint64(rows * number)
-        return sample(LatentRequest(machine, conditions, streams, options)).spins
+    def streams(rows: int) -> NDArray[np.uint64]:
+        found = np.empty((rows, 2), dtype=np.uint64)
+        found[:, 0] = seed
+        found[:, 1] = np.arange(max(sizes), dtype=np.uint64)[:rows] + np.uint64(max(sizes) * next(numbers))
+        return found
 
-    warm = drawn(draw, SamplerOptions(sweeps=reference_sweeps), 0)
-    table: dict[int, dict[str, Agreement]] = {}
-    for number, sweeps in enumerate(ascending, 1):
-        table[sweeps] = agreement(machine, drawn(draw, SamplerOptions(sweeps=sweeps), number), warm)
-        if progress is not None:
-            progress(sweeps, table[sweeps])
-    known = agreement(machine, drawn(control, SamplerOptions(sweeps=ascending[-1]), len(ascending) + 1), warm)
+    def drawn(sample: Draw, conditions: NDArray[np.int8], sweeps: int) -> NDArray[np.int8]:
+        options = SamplerOptions(sweeps=sweeps)
+        return sample(LatentRequest(machine, conditions, streams(conditions.shape[0]), options)).spins
+
+    table: dict[int, list[dict[str, Agreement]]] = {sweeps: [] for sweeps in ascending}
+    for band, conditions in enumerate(bands):
+        warm, swept = drawn(control, conditions, ascending[-1]), 0
+        for sweeps in ascending:
+            # The same chains go on from candidate to candidate: each is compared with cold draws of its own.
+            warm, swept = refine(machine, warm, sweeps - swept, streams(conditions.shape[0])), sweeps
+            table[sweeps].append(agreement(machine, drawn(draw, conditions, sweeps), warm))
+            if progress is not None:
+                progress(band, sweeps)
     enough = None
     for sweeps in reversed(ascending):
-        if not all(found.within(tolerance) for found in (*table[sweeps].values(), *known.values())):
+        if not all(figure.within(tolerance) for figures in table[sweeps] for figure in figures.values()):
             break
         enough = sweeps
-    return SweepCalibration(enough, tolerance, reference_sweeps, rows, table, known)
+    return SweepCalibration(enough, tolerance, sum(sizes), {sweeps: tuple(found) for sweeps, found in table.items()})

@@ -394,8 +394,10 @@ class Generator:
                 notes.append(f"{_option_field(option)} left out: {sampler.name} does not have it")
             else:
                 raise InvalidInputError(_option_field(option), value, _allowed_options(sampler.name, known))
-        if sampler.name == "gibbs":
-            taken.setdefault("sweeps", bundle.default_sweeps)
+        if sampler.name == "gibbs" and "sweeps" not in taken:
+            taken["sweeps"] = bundle.default_sweeps
+            if not bundle.sweeps_measured:
+                notes.append(_assumed(bundle))
         return SamplerOptions(**taken), tuple(notes)
 
     def _all_failed(self, failures: list[_Failure]) -> Exception:
@@ -407,6 +409,14 @@ class Generator:
         known = [wait for wait in waits if wait is not None]
         message = "; ".join(f"{failure.name}: {failure.error}" for failure in failures)
         return SamplerUnavailableError(message, retry_after_s=min(known) if known else None)
+
+
+def _assumed(bundle: Bundle) -> str:
+    why = "the last calibration failed" if bundle.manifest.sweeps_measurement else "the model was not calibrated"
+    return (
+        f"{bundle.default_sweeps} sweeps were assumed, not measured: {why} "
+        f"(qshower calibrate --sampler gibbs --model {bundle.name})"
+    )
 
 
 def _option_field(option: str) -> str:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from model.bundle import DEFAULT_SWEEPS, EnergyCodeSpec, Manifest, lattice_of, save_bundle
+from model.bundle import DEFAULT_SWEEPS, EnergyCodeSpec, Manifest, lattice_of, load_bundle, save_bundle
+from model.sweeps import keep_failure, keep_sweeps, measure_sweeps
 from model.training.config import TrainingConfig, read_config
 from model.training.data import TrainingShowers, load_training_showers
 from model.training.loop import Report, Trainer, decoder_fields
+from sampler.errors import InvalidInputError, SamplerError
+from sampler.gibbs.sampler import GibbsSampler
+from sampler.tempering import TemperingSampler
+
+TOLERANCE = 0.2
+"""Of the sweeps that are measured after training: a quarter of the time of what `qshower calibrate` takes."""
 
 
 def train(config_path: Path, *, resume: bool = True, report: Report | None = None) -> Path:
-    """Train as the YAML file says and return the folder of the bundle it wrote.
+    """Train as the YAML file says, measure the sweeps that draws need, and return the folder of the bundle it wrote.
 
     A killed run goes on from its last checkpoint, to the same result, unless ``resume`` is False; a finished one only
-    writes its bundle again. ``report(step, figures)`` is called after every step. Errors: InvalidInputError naming the
-    key or file.
+    writes its bundle again and measures. ``report(step, figures)`` is called after every step, and with the last step
+    while sweeps are measured. Errors: InvalidInputError naming the key or file.
     """
     config = read_config(Path(config_path))
     config.output.mkdir(parents=True, exist_ok=True)
@@ -24,13 +32,38 @@ def train(config_path: Path, *, resume: bool = True, report: Report | None = Non
     trainer = Trainer(config, showers)
     if resume:
         trainer.restore(config.output)
-    trainer.run(config.output, report or _silent)
+    latest: dict[str, float] = {}
+
+    def told(step: int, figures: dict[str, float]) -> None:
+        latest.update(figures)
+        if report is not None:
+            report(step, figures)
+
+    trainer.run(config.output, told)
     figures = trainer.validate()
-    return _export(config, showers, trainer, figures, f"qshower train {Path(config_path).name}")
+    target = _export(config, showers, trainer, figures, f"qshower train {Path(config_path).name}")
+    _measure(target, config.schedule.threads, lambda sweeps: told(trainer.step, {**latest, "sweeps_tried": sweeps}))
+    return target
 
 
-def _silent(step: int, figures: dict[str, float]) -> None:
-    """No report."""
+def _measure(target: Path, threads: int, tried: Callable[[int], None]) -> None:
+    """Measure the sweeps that the bundle's draws need; what comes of it, a failure too, goes into its manifest."""
+    bundle = load_bundle(target)
+    with GibbsSampler(threads=threads) as gibbs, TemperingSampler(threads=threads) as tempering:
+        try:
+            measured = measure_sweeps(
+                bundle,
+                gibbs.sample,
+                tempering.sample,
+                TOLERANCE,
+                threads=threads,
+                progress=lambda _, sweeps: tried(sweeps),
+            )
+        except (InvalidInputError, SamplerError) as error:
+            # A machine too cold for tempering, say: hours of training are not lost for that.
+            keep_failure(bundle, str(error))
+        else:
+            keep_sweeps(bundle, measured)
 
 
 def _export(

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ import numpy as np
 import pytest
 import uvicorn
 
-from model.bundle import find_bundles, load_bundle, save_bundle
+from model.bundle import find_bundles, load_bundle, save_bundle, update_manifest
+from model.geometry import named_geometry
 from model.showers_file import write_showers
 from sampler.bank_file import bank_info, open_bank, unpack_spins
 from sampler.emulator.config import EmulatorConfig
@@ -456,18 +458,48 @@ def test_sweeps_are_measured_and_kept(qshower, environment, untrained_bundles, t
     manifest = load_bundle(folder).manifest
     assert manifest.sweeps in (8, 16, 32, 64, 128, 256, 512, 1024)
     measured = manifest.sweeps_measurement
+    assert measured["converged"]
     assert measured["tolerance_sigma"] == 0.5
+    assert np.allclose(measured["bands_mev"], np.geomspace(1e3, 1e6, 7), rtol=1e-4)
+    assert measured["chains"] == 6 * 320
     figures = {"energy", "magnetisation_1", "magnetisation_2", "magnetisation_3"}
     assert set(measured["autocorrelation_sweeps"]) == set(measured["autocorrelation_error_sweeps"]) == figures
     assert all(1.0 <= time < 20.0 for time in measured["autocorrelation_sweeps"].values())
     assert all(0.0 < error < 2.0 for error in measured["autocorrelation_error_sweeps"].values())
-    assert set(measured["tempering_differences_sigma"]) == figures
-    assert "tempering" in out
+    for differences in measured["differences_sigma"].values():
+        assert set(differences) == figures
+        assert all(len(bands) == 6 for bands in differences.values())
     assert "autocorrelation times in sweeps: energy" in err
     assert f"needs {manifest.sweeps} sweeps" in err
 
 
-def test_a_model_on_which_ramps_fail_is_left_as_it_was(qshower, environment, untrained_bundles, tmp_path):
+def test_the_sweeps_of_a_model_that_was_not_calibrated_are_said_to_be_assumed(
+    qshower, environment, untrained_bundles, tmp_path
+):
+    folder = tmp_path / "bundles" / "test-zephyr"
+    shutil.copytree(untrained_bundles / "test-zephyr", folder)
+    environment.setenv("QSHOWER_MODEL_FOLDER", str(tmp_path / "bundles"))
+
+    def notes_of(*flags):
+        path = tmp_path / "out.hdf5"
+        code, _, err = qshower("generate", "--energies-mev", "2000", "--seed", 1, "-o", path, *flags)
+        assert code == 0, err
+        return [note for note in read(path)[2]["notes"] if "sweeps" in note]
+
+    update_manifest(folder, sweeps_measurement={})
+    (note,) = notes_of("--sampler", "gibbs")
+    assert note.startswith("32 sweeps were assumed, not measured: the model was not calibrated")
+    assert "qshower calibrate --sampler gibbs --model test-zephyr" in note
+    assert notes_of("--sampler", "auto") == [note]
+    assert notes_of("--sampler", "gibbs", "--sweeps", 32) == []
+    assert notes_of("--sampler", "annealing") == []
+    update_manifest(folder, sweeps_measurement={"converged": False})
+    assert "the last calibration failed" in notes_of("--sampler", "gibbs")[0]
+    update_manifest(folder, sweeps_measurement={"tolerance_sigma": 0.1})
+    assert notes_of("--sampler", "gibbs") == []
+
+
+def test_a_model_on_which_ramps_fail_keeps_its_sweeps_and_says_so(qshower, environment, untrained_bundles, tmp_path):
     """A ferromagnet: ramps of all lengths agree on how many chains freeze the wrong way up, and all are wrong."""
     easy = load_bundle(untrained_bundles / "test-zephyr")
     machine = easy.machine
@@ -480,14 +512,48 @@ def test_a_model_on_which_ramps_fail_is_left_as_it_was(qshower, environment, unt
     save_bundle(folder, easy.manifest, hard, easy.decoder.state_dict())
     before = (folder / "manifest.json").read_bytes()
     environment.setenv("QSHOWER_MODEL_FOLDER", str(tmp_path / "bundles"))
-    code, table, err = qshower("calibrate", "--tolerance", 0.5)
-    assert code == 1
-    assert "yes" not in table
-    assert err.count("\n") == 1
-    assert err.startswith("qshower: ramps of test-zephyr do not converge within 1024 sweeps: ")
-    assert "parallel tempering" in err
-    assert "--sampler tempering" in err
-    assert (folder / "manifest.json").read_bytes() == before
+    for flags in (("--no-save",), ()):
+        code, table, err = qshower("calibrate", "--tolerance", 0.5, *flags)
+        assert code == 1
+        assert "yes" not in table
+        assert err.count("\n") == 1
+        assert err.startswith("qshower: ramps of test-zephyr do not converge within 1024 sweeps: ")
+        assert "parallel tempering" in err
+        assert "--sampler tempering" in err
+        assert (before == (folder / "manifest.json").read_bytes()) == bool(flags)
+    failed = load_bundle(folder)
+    assert failed.default_sweeps == easy.default_sweeps
+    assert not failed.sweeps_measured
+    assert not failed.manifest.sweeps_measurement["converged"]
+    assert failed.manifest.sweeps_measurement["differences_sigma"].keys() >= {"8", "1024"}
+
+
+def test_training_measures_the_sweeps_at_its_end(qshower, environment, tmp_path):
+    rng = np.random.default_rng(1)
+    energies = np.exp(rng.uniform(np.log(1e3), np.log(1e5), 60))
+    showers = rng.gamma(0.5, size=(60, named_geometry("1-photons").voxel_count)) * energies[:, None] / 200
+    write_showers(tmp_path / "toy.hdf5", energies, showers.astype(np.float32))
+    (tmp_path / "toy.yaml").write_text(
+        "{name: toy, output: out, data: {files: [{path: toy.hdf5}], geometry: 1-photons, domain_mev: [1000, 100000]},"
+        " latent: {nodes_per_partition: 20, levels: 8}, network: {symmetry: none, trunk: 8, layer_code: 4,"
+        " layer_hidden: 8, encoder_hidden: 8, level_hidden: 8},"
+        " schedule: {batch: 16, autoencoder_steps: 2, prior_steps: 1, chains: 16, chain_sweeps: 1, prior_batch: 16}}"
+    )
+    code, _, err = qshower("train", tmp_path / "toy.yaml")
+    assert code == 0, err
+    bundle = load_bundle(tmp_path / "out" / "toy")
+    assert bundle.sweeps_measured
+    assert bundle.default_sweeps in (8, 16, 32)
+    measured = bundle.manifest.sweeps_measurement
+    assert (measured["tolerance_sigma"], measured["converged"]) == (0.2, True)
+    # Where nothing can be measured the bundle is written all the same, and says so.
+    environment.setattr("sampler.tempering.MOST_REPLICAS", 1)
+    code, _, err = qshower("train", tmp_path / "toy.yaml")
+    assert code == 0, err
+    bundle = load_bundle(tmp_path / "out" / "toy")
+    assert not bundle.sweeps_measured
+    assert bundle.default_sweeps == 256
+    assert "weaker couplings" in bundle.manifest.sweeps_measurement["reason"]
 
 
 def test_the_emulator_serves_until_it_is_told_to_stop():

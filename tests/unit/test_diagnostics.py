@@ -216,45 +216,108 @@ def slow_draw(law, needed, rng):
     return draw
 
 
+def kept(machine, spins, sweeps, streams):
+    """Sweeps that keep a law to perfection."""
+    assert spins.shape[0] == streams.shape[0]
+    return spins
+
+
 def test_calibration_finds_where_a_slow_sampler_becomes_right(machine, rng, random_spins, enumerate_law):
     level = random_spins(rng, (1, 3))
     law = enumerate_law(machine, level[0])
-    conditions = np.repeat(level, 2000, axis=0)
+    bands = [np.repeat(level, 2000, axis=0)] * 2
+    right = slow_draw(law, 1, rng)
     seen = []
     found = calibrate_sweeps(
-        machine,
-        conditions,
-        slow_draw(law, 40, rng),
-        slow_draw(law, 1, rng),
-        0.2,
-        progress=lambda sweeps, figures: seen.append(sweeps),
+        machine, bands, slow_draw(law, 40, rng), right, kept, 0.2, progress=lambda *told: seen.append(told)
     )
     assert found.sweeps == 64
-    assert seen == [8, 16, 32, 64, 128, 256, 512, 1024]
-    assert not found.table[16]["energy"].within(0.2)
-    assert found.table[64]["energy"].within(0.2)
-    assert (found.rows, found.tolerance, found.reference_sweeps) == (2000, 0.2, 2048)
-    assert all(figure.within(0.2) for figure in found.control.values())
-    # The long run is itself in doubt when even the largest candidate differs from it ...
-    assert calibrate_sweeps(machine, conditions, slow_draw(law, 4000, rng), slow_draw(law, 1, rng), 0.2).sweeps is None
-    # ... or when runs of all lengths agree with one another, and not with another sampler.
-    colder = enumerate_law(scaled(machine, 1.5), level[0])
-    wrong = calibrate_sweeps(machine, conditions, slow_draw(colder, 1, rng), slow_draw(law, 1, rng), 0.2)
-    assert all(figure.within(0.2) for figures in wrong.table.values() for figure in figures.values())
-    assert not wrong.control["energy"].within(0.2)
+    assert seen == [(band, sweeps) for band in (0, 1) for sweeps in (8, 16, 32, 64, 128, 256, 512, 1024)]
+    for band in (0, 1):
+        assert not found.table[16][band]["energy"].within(0.2)
+        assert found.table[64][band]["energy"].within(0.2)
+    assert (found.rows, found.tolerance) == (4000, 0.2)
+    # Nothing is known to be equilibrated when even the largest candidate differs ...
+    assert calibrate_sweeps(machine, bands, slow_draw(law, 4000, rng), right, kept, 0.2).sweeps is None
+    # ... as where draws of all lengths agree with one another, and not with another sampler.
+    colder = slow_draw(enumerate_law(scaled(machine, 1.5), level[0]), 1, rng)
+    wrong = calibrate_sweeps(machine, bands, colder, right, kept, 0.2)
+    assert not any(band["energy"].within(0.2) for bands in wrong.table.values() for band in bands)
     assert wrong.sweeps is None
+
+
+def tilted(law, shift, rng):
+    """A sampler at the temperature at which the mean energy is off by ``shift`` of the law's standard deviations."""
+    energies = law.energies - law.mean(law.energies)
+    spread = math.sqrt(law.mean(energies**2))
+
+    def at(beta):
+        weights = law.probabilities * np.exp((1.0 - beta) * energies)
+        return dataclasses.replace(law, probabilities=weights / weights.sum())
+
+    low, high = 0.0, 20.0
+    for _ in range(60):
+        beta = (low + high) / 2
+        low, high = (beta, high) if at(beta).mean(energies) > shift * spread else (low, beta)
+    return slow_draw(at(low), 1, rng)
+
+
+def test_opposite_errors_at_two_energies_do_not_make_up_for_one_another(machine, rng, random_spins, enumerate_law):
+    """Wrong by +0.72 standard deviations in one band and by -0.72 in the other, at every length."""
+    first = random_spins(rng, (3,))
+    levels = np.stack([first, -first])
+    laws = [enumerate_law(machine, level) for level in levels]
+
+    def by_level(makers):
+        def draw(request):
+            number = int((request.conditions[0] == levels[1]).all())
+            return makers[number](request)
+
+        return draw
+
+    bands = [np.repeat(level[None], 2000, axis=0) for level in levels]
+    wrong = by_level([tilted(law, shift, rng) for law, shift in zip(laws, (0.72, -0.72), strict=True)])
+    right = by_level([slow_draw(law, 1, rng) for law in laws])
+    found = calibrate_sweeps(machine, bands, wrong, right, kept, 0.2)
+    assert found.sweeps is None
+    for energies in ([band["energy"].difference for band in bands] for bands in found.table.values()):
+        assert energies[0] > 0.4
+        assert energies[1] < -0.4
+        assert abs(np.mean(energies)) < 0.2, "errors cancel where bands are mixed"
+    band, figure = found.worst(8)["energy"]
+    assert abs(figure.difference) == max(abs(other["energy"].difference) for other in found.table[8])
+    assert figure == found.table[8][band]["energy"]
+    assert calibrate_sweeps(machine, bands, right, right, kept, 0.2).sweeps == 8
+
+
+def test_warm_starts_are_advanced_by_as_many_sweeps(machine, rng, random_spins, enumerate_law):
+    level = random_spins(rng, (1, 3))
+    bands = [np.repeat(level, 2000, axis=0)]
+    asked = []
+
+    def recorded(machine, spins, sweeps, streams):
+        asked.append(sweeps)
+        return refine(machine, spins, sweeps, streams)
+
+    # Cold draws and the warm starts' states share one wrong law; chains of the right one leave it.
+    colder = slow_draw(enumerate_law(scaled(machine, 1.5), level[0]), 1, rng)
+    found = calibrate_sweeps(machine, bands, colder, colder, recorded, 0.2, candidates=(8, 16, 64))
+    assert asked == [8, 8, 48]
+    assert found.sweeps is None
+    assert not found.table[64][0]["energy"].within(0.2)
+    assert calibrate_sweeps(machine, bands, colder, colder, kept, 0.2, candidates=(8, 16, 64)).sweeps == 8
 
 
 def test_calibration_of_the_real_sampler_on_an_easy_machine(machine, rng, random_spins):
     with GibbsSampler() as sampler, TemperingSampler() as control:
         found = calibrate_sweeps(
             machine,
-            random_spins(rng, (2000, 3)),
+            [random_spins(rng, (2000, 3)) for _ in range(2)],
             sampler.sample,
             control.sample,
+            refine,
             0.2,
             candidates=(1, 64, 128),
-            reference_sweeps=256,
         )
     # One sweep at beta = 1 from a random state is not enough, 64 are.
     assert found.sweeps == 64
@@ -265,30 +328,42 @@ def test_calibration_of_the_real_sampler_on_an_easy_machine(machine, rng, random
     [
         ("tolerance", {"tolerance": 0.0}),
         ("tolerance", {"tolerance": math.nan}),
-        ("conditions", {"tolerance": 0.1}),
+        ("bands", {"tolerance": 0.1}),
+        ("bands", {"bands": []}),
         ("candidates", {"candidates": ()}),
         ("candidates", {"candidates": (0, 4)}),
-        ("candidates", {"candidates": (8, 2048)}),
     ],
 )
 def test_bad_calibration_arguments_are_refused(field, changes, machine, rng, random_spins):
-    arguments = {"tolerance": 0.5} | changes
+    arguments = {"tolerance": 0.5, "bands": [random_spins(rng, (400, 3))]} | changes
+    bands = arguments.pop("bands")
     with GibbsSampler() as sampler, pytest.raises(InvalidInputError) as caught:
-        calibrate_sweeps(machine, random_spins(rng, (300, 3)), sampler.sample, sampler.sample, **arguments)
+        calibrate_sweeps(machine, bands, sampler.sample, sampler.sample, refine, **arguments)
     assert caught.value.field == field
 
 
+def test_every_band_needs_its_own_chains(machine, rng, random_spins):
+    bands = [random_spins(rng, (rows, 3)) for rows in (320, 319)]
+    with GibbsSampler() as sampler, pytest.raises(InvalidInputError, match="at least 320 rows each"):
+        calibrate_sweeps(machine, bands, sampler.sample, sampler.sample, refine, 0.5)
+
+
 def test_options_of_a_calibration_reach_the_sampler(machine, rng, random_spins):
-    asked = []
+    asked, seen = [], []
 
     def draw(request):
         asked.append(request)
+        seen.append(request.streams)
         with GibbsSampler() as sampler:
             return sampler.sample(dataclasses.replace(request, options=SamplerOptions(sweeps=2)))
 
-    conditions = random_spins(rng, (100, 3))
-    calibrate_sweeps(machine, conditions, draw, draw, 1.0, candidates=(3, 5), reference_sweeps=9, seed=4)
-    assert [request.options.sweeps for request in asked] == [9, 3, 5, 5]
-    streams = np.concatenate([request.streams for request in asked])
-    assert len(np.unique(streams, axis=0)) == 400
+    def recorded(machine, spins, sweeps, streams):
+        seen.append(streams)
+        return refine(machine, spins, sweeps, streams)
+
+    bands = [random_spins(rng, (rows, 3)) for rows in (100, 90)]
+    calibrate_sweeps(machine, bands, draw, draw, recorded, 1.0, candidates=(3, 5), seed=4)
+    assert [request.options.sweeps for request in asked] == [5, 3, 5, 5, 3, 5]
+    streams = np.concatenate(seen)
+    assert len(np.unique(streams, axis=0)) == 5 * 190
     assert (streams[:, 0] == 4).all()
