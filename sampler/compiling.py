@@ -5,7 +5,7 @@ folder, and picks it up in later processes on the same kind of processor. Where 
 are compiled anew in each process; that costs start-up time and is logged.
 
 numba looks only at a kernel's own file to tell whether what it kept is still its code. Kernels call others, so here
-every source beside them counts, and those of the Gibbs kernels: after any change they are compiled anew.
+every source beside them counts, and those of the Gibbs kernels and this one: after any change they are compiled anew.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from numba import njit
 
 _log = logging.getLogger(__name__)
-_SHARED = Path(__file__).parent / "gibbs"
+_SHARED = (Path(__file__), *(Path(__file__).parent / "gibbs").glob("*.py"))
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -44,6 +44,6 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 def _sources(folder: Path) -> str:
     """Hash of the sources in ``folder`` and of those that all kernels may use."""
     found = hashlib.sha256()
-    for path in sorted({*folder.glob("*.py"), *_SHARED.glob("*.py")}):
+    for path in sorted({*folder.glob("*.py"), *_SHARED}):
         found.update(path.name.encode() + b"\0" + path.read_bytes())
     return found.hexdigest()

@@ -31,8 +31,11 @@ from service.upkeep import Upkeep
 from service.version import program_version
 from service.warmup import warm_up
 
-DEVICE_BATCH_ROWS = 10_000
-"""A QPU or a GPU is given as many rows at once as can be: what they cost is programmings and launches, not rows."""
+QPU_BATCH_ROWS = 10_000
+"""A QPU is given as many rows at once as can be: what it costs is programmings, not rows."""
+GPU_BATCH_ROWS = 4096
+"""A warp on each multiprocessor of a large GPU. It draws these faster than any processor decodes them, so that more
+would gain nothing, and hold up for seconds whoever comes while they are decoded."""
 QPU_LANE_THREADS = 2
 KEPT_LANE = "qpu-kept"
 """Requests that kept reads answer in whole: not split either, so that they are served from them whole."""
@@ -108,7 +111,7 @@ async def running_service(
             ),
             metrics,
             lane_threads=lambda name: QPU_LANE_THREADS if name == "qpu" else 1,
-            lane_rows=lambda name: DEVICE_BATCH_ROWS if name in ("qpu", KEPT_LANE) or _on_gpu(registry, name) else None,
+            lane_rows=lambda name: _lane_rows(registry, name),
         )
         activity = metrics.activity
         engine.submit = activity.counted(engine.submit)  # type: ignore[method-assign]
@@ -157,10 +160,12 @@ async def running_service(
         yield Service(settings, generator, engine, metrics)
 
 
-def _on_gpu(registry: SamplerRegistry, name: str) -> bool:
-    """Whether a lane's draws run on a GPU, which takes as long for a few hundred rows as for thousands."""
+def _lane_rows(registry: SamplerRegistry, name: str) -> int | None:
+    """Most rows in a batch of a lane, None for ``max_batch_rows``."""
+    if name in ("qpu", KEPT_LANE):
+        return QPU_BATCH_ROWS
     sampler = registry.get(name) if name in registry.names() else None
-    return isinstance(sampler, GibbsSampler) and sampler.device == "cuda"
+    return GPU_BATCH_ROWS if isinstance(sampler, GibbsSampler) and sampler.device == "cuda" else None
 
 
 def _declare_problem(app: FastAPI) -> None:

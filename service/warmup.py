@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sampler.gibbs.sampler import SMALL_BATCH
 from sampler.gibbs.sampler import warm_up as compile_gibbs
 from sampler.request import LatentRequest, SamplerOptions
 from service.generation import Generator
@@ -12,14 +13,19 @@ WARM_SAMPLERS = ("gibbs", "annealing", "tempering")
 
 
 def warm_up(generator: Generator) -> None:
-    """Draw and decode a shower of every model with every classical sampler. Seconds; blocks."""
+    """Draw and decode a shower of every model with every classical sampler. Seconds; blocks.
+
+    ``gibbs`` draws more: a GPU is left out where there are few.
+    """
+    streams = np.zeros((SMALL_BATCH + 1, 2), dtype=np.uint64)
     compile_gibbs()
     for bundle in generator.catalogue.bundles():
-        energies = np.array([np.sqrt(bundle.domain_mev[0] * bundle.domain_mev[1])])
-        streams = np.zeros((1, 2), dtype=np.uint64)
+        energies = np.full(SMALL_BATCH + 1, np.sqrt(bundle.domain_mev[0] * bundle.domain_mev[1]))
+        conditions = bundle.conditions(energies)
         for name in WARM_SAMPLERS:
             if name in generator.registry.names():
                 sampler = generator.registry.get(name)
-                request = LatentRequest(bundle.machine, bundle.conditions(energies), streams, SamplerOptions(sweeps=2))
+                rows = SMALL_BATCH + 1 if name == "gibbs" else 1
+                request = LatentRequest(bundle.machine, conditions[:rows], streams[:rows], SamplerOptions(sweeps=2))
                 batch = sampler.sample(request)
-        bundle.decode(batch.spins, energies, streams, bundle.geometry.threshold_mev)
+        bundle.decode(batch.spins[:1], energies[:1], streams[:1], bundle.geometry.threshold_mev)

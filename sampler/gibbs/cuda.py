@@ -77,8 +77,18 @@ def run_on_device(
         rows = slice(start, start + most)
         try:
             run(programme, spins[rows], betas, keys[rows], torch.device(device), on_time)
-        except RuntimeError as error:  # torch's, for all that goes wrong on a device, memory included
-            raise SamplerUnavailableError(f"gibbs: the {device} device failed: {str(error).splitlines()[0]}") from error
+        except _failures() as error:
+            reason = str(error).partition("\n")[0]
+            raise SamplerUnavailableError(f"gibbs: the {device} device failed: {reason}") from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What torch raises for all that goes wrong on a device, memory included, and Triton for a kernel it cannot run."""
+    if find_spec("triton") is None:
+        return (RuntimeError,)
+    from triton.errors import TritonError
+
+    return RuntimeError, TritonError
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,6 +21,10 @@ from sampler.request import LatentBatch, LatentRequest, Provenance
 
 __all__ = ["GibbsSampler", "refine", "warm_up"]
 
+SMALL_BATCH = 64
+"""Rows up to which the CPU draws for a GPU whose spins are the CPU's: milliseconds, fewer than the way there and back.
+"""
+
 
 class GibbsSampler:
     """Draws from P(s_free | s_0 = c) ∝ exp(−E(s)) by block Gibbs sweeps after a ramp of beta.
@@ -29,7 +33,7 @@ class GibbsSampler:
     the bit alone, in any batch and on any number of threads. Safe to call from several threads.
 
     Args:
-        device: ``"cpu"`` or ``"cuda"``.
+        device: ``"cpu"`` or ``"cuda"``; up to ``SMALL_BATCH`` rows are drawn on the CPU where spins are the same.
         threads: worker threads on the CPU, None for one on each processor.
     """
 
@@ -73,6 +77,7 @@ class GibbsSampler:
         asked = request.options.sweeps
         sweeps = DEFAULT_SWEEPS if asked is None else checked_sweeps(asked, least=1, field="options.sweeps")
         deadline = None if request.deadline_s is None else began + request.deadline_s
+        small = request.rows <= SMALL_BATCH and state.detail.get("kernel") == "fused"
         spins = draw(
             request.machine,
             request.conditions,
@@ -80,7 +85,7 @@ class GibbsSampler:
             sweeps,
             threads=self.threads,
             deadline=deadline,
-            device=self.device,
+            device="cpu" if small else self.device,
         )
         energies = request.machine.energies(spins)
         notes = ("gibbs: dense kernel, whose spins differ from those of the others",) * (

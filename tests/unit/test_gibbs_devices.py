@@ -12,7 +12,7 @@ import pytest
 from sampler.errors import SamplerTimeoutError, SamplerUnavailableError
 from sampler.gibbs import cuda
 from sampler.gibbs.graph import programme_of
-from sampler.gibbs.sampler import GibbsSampler
+from sampler.gibbs.sampler import SMALL_BATCH, GibbsSampler
 from sampler.gibbs.schedule import ramp_and_hold
 from sampler.gibbs.streams import DRAW, stream_keys
 
@@ -49,13 +49,21 @@ for size in (0.7, 70.0):
 """
 
 COMPILED = """
+import torch
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile
+from triton.compiler import ASTSource, compile, make_backend
+from triton.runtime.jit import create_function_from_signature
 from sampler.gibbs.triton_kernel import sweep_kernel
 kinds = {"up": "*i8", "fields": "*i32", "neighbours": "*i32", "steps": "*i32", "twice_betas": "*fp64", "keys": "*i64",
          "states": "*i32", "begun": "*i64", "stride": "i32", "updates": "i32", "sweeps": "i32",
          "DEGREE": "constexpr", "BLOCK": "constexpr"}
-assert [p.name for p in sweep_kernel.params if p.do_not_specialize] == ["sweeps"]
+backend = make_backend(GPUTarget("cuda", 90, 32))
+bind = create_function_from_signature(sweep_kernel.signature, sweep_kernel.params, backend)
+pointers = [torch.zeros(16, dtype=getattr(torch, kind)) for kind in
+            ("int8", "int32", "int32", "int32", "float64", "int64", "int32", "int64")]
+of = {(rows, sweeps): str(bind(*pointers, rows, 906, sweeps, DEGREE=16, BLOCK=32)[1])
+      for rows in (32, 96, 4096) for sweeps in (1, 2, 16, 23, 256)}
+assert len(set(of.values())) == 1, of
 source = ASTSource(fn=sweep_kernel, signature=kinds, constexprs={"DEGREE": 16, "BLOCK": 32})
 built = compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1, "enable_fp_fusion": True})
 assert built.asm["cubin"]
@@ -79,7 +87,8 @@ def test_fused_kernel_gives_the_plain_rules_spins_in_the_interpreter(tmp_path):
     run_python(INTERPRETED, "5", TRITON_INTERPRET="1", TRITON_CACHE_DIR=str(tmp_path))
 
 
-def test_fused_kernel_compiles_for_hopper(tmp_path):
+def test_one_fused_kernel_for_all_requests_compiles_for_hopper(tmp_path):
+    """Compiled for a machine once, whatever the rows and sweeps."""
     pytest.importorskip("triton", reason="Triton is not installed, so the fused kernel cannot be compiled")
     run_python(COMPILED, TRITON_CACHE_DIR=str(tmp_path))
 
@@ -127,18 +136,45 @@ def test_the_clock_is_looked_at(rng, random_machine, random_spins):
         )
 
 
-def test_a_device_that_fails_is_unavailable(rng, random_machine, random_spins, monkeypatch):
+FAILURES = {
+    r"cpu device failed: .*2\.00 GiB$": ("torch", "OutOfMemoryError", ("Tried to allocate 2.00 GiB\nand more of it",)),
+    "cpu device failed: out of resource: shared": ("triton.runtime.errors", "OutOfResources", (2, 1, "shared")),
+    "cpu device failed: $": ("builtins", "RuntimeError", ()),
+}
+
+
+@pytest.mark.parametrize("said", FAILURES)
+def test_a_device_that_fails_is_unavailable(rng, random_machine, random_spins, monkeypatch, said):
     """So that a request's fallback is tried."""
+    module, name, arguments = FAILURES[said]
+    kind = getattr(pytest.importorskip(module), name)
 
     def fails(*_):
-        raise cuda.torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nand more of it")
+        raise kind(*arguments)
 
     monkeypatch.setattr(cuda, "_run_dense", fails)
     machine = random_machine(rng)
     spins, keys = random_spins(rng, (2, machine.node_count)), np.zeros(2, np.uint64)
-    with pytest.raises(SamplerUnavailableError, match=r"cpu device failed: .*2\.00 GiB$") as caught:
+    with pytest.raises(SamplerUnavailableError, match=said) as caught:
         cuda.run_on_device(programme_of(machine), spins, ramp_and_hold(5), keys, device="cpu", kernel="dense")
-    assert isinstance(caught.value.__cause__, cuda.torch.OutOfMemoryError)
+    assert isinstance(caught.value.__cause__, kind)
+
+
+@pytest.mark.parametrize("kernel", ["fused", "dense"])
+def test_few_rows_stay_on_the_cpu_where_spins_are_the_same(rng, random_machine, latent_request, monkeypatch, kernel):
+    """And the other kernel is named."""
+    on_device = []
+    monkeypatch.setattr(cuda, "missing", lambda: None)
+    monkeypatch.setattr(cuda, "best_kernel", lambda: kernel)
+    monkeypatch.setattr(cuda, "run_on_device", lambda _, spins, *__, **___: on_device.append(len(spins)))
+    machine = random_machine(rng)
+    for rows in (SMALL_BATCH, SMALL_BATCH + 1):
+        request = latent_request(machine, np.ones((rows, 3), np.int8))
+        batch = GibbsSampler(device="cuda").sample(request)
+        if not on_device:
+            assert np.array_equal(batch.spins, GibbsSampler().sample(request).spins)
+        assert ("dense kernel" in " ".join(batch.provenance.notes)) == (kernel == "dense")
+    assert on_device == ([65] if kernel == "fused" else [64, 65])
 
 
 def test_a_sampler_for_cuda_without_a_device_is_unavailable(rng, random_machine, latent_request, monkeypatch):
