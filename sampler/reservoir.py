@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +25,19 @@ from sampler.bank_file import unpack_spins
 from sampler.diagnostics import Refine
 from sampler.errors import InvalidInputError, SamplerAnswerError, SamplerUnavailableError
 from sampler.machine import BoltzmannMachine
-from sampler.protocol import Sampler
 from sampler.provenance import provenance_of_kept
-from sampler.request import LatentRequest, Provenance, SamplerOptions
+from sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
 from sampler.stock import Shelf, Source, Stock
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _IDLE_POLL_S = 0.02
+
+
+class Draws(Protocol):
+    """What a reservoir asks of a sampler."""
+
+    def sample(self, request: LatentRequest) -> LatentBatch:
+        """One latent per row of ``request``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +112,7 @@ class Reservoir:
 
     def __init__(
         self,
-        sampler: Sampler,
+        sampler: Draws,
         machine: BoltzmannMachine,
         levels: NDArray[np.int8],
         *,

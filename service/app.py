@@ -121,8 +121,11 @@ async def running_service(
             idle=lambda: activity.cpu_idle,
             max_bytes=settings.reservoir_bytes if warm else 0,
             per_level=settings.reservoir_per_level,
+            samplers=settings.stocked_samplers,
             kept_bytes=settings.qpu_kept_bytes if warm else 0,
             kept_max_age_s=settings.qpu_kept_max_age_s,
+            refill_per_level=settings.qpu_refill_per_level,
+            qpu_idle=lambda: activity.idle,
         )
         stack.push_async_callback(asyncio.to_thread, reservoirs.close)
         metrics.watch_reservoirs(reservoirs.status)

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
+from sampler.errors import SamplerAnswerError, SamplerUnavailableError
 from sampler.request import LatentBatch, LatentRequest, Provenance
 from sampler.reservoir import Reservoir, Taken
+from service.catalogue import Catalogue
 from service.schemas import Estimate
+from service.upkeep import BackgroundWork
 
 if TYPE_CHECKING:
     from model.bundle import Bundle
     from sampler.qpu.sampler import QpuSampler
 
 NOTE = "reservoir: reads kept from an earlier draw, billed to that"
+REFILL_ROWS = 10_000
+REFILL_DEADLINE_S = 600.0
+"""Nobody waits for a refill, and the solver's queue may be long."""
+REFILL_POLL_S = 5.0
+
+_log = structlog.get_logger("qshower.service")
 
 
 class NoLongerKeptError(Exception):
@@ -35,12 +47,47 @@ class KeptReads:
         bundle: their model.
         max_bytes: bound on memory; of the conditions, those asked for longest ago go first.
         max_age_s: reads older than this are forgotten.
+        levels: (levels, condition nodes) int8, the conditions that ``refill`` draws; None for none.
+        per_level: how many reads of each it keeps ready.
     """
 
-    def __init__(self, qpu: QpuSampler, bundle: Bundle, *, max_bytes: int, max_age_s: float) -> None:
+    def __init__(
+        self,
+        qpu: QpuSampler,
+        bundle: Bundle,
+        *,
+        max_bytes: int,
+        max_age_s: float,
+        levels: NDArray[np.int8] | None = None,
+        per_level: int = 1,
+    ) -> None:
         self._qpu, self._machine, self._max_age_s = qpu, bundle.machine, max_age_s
-        nothing_drawn = np.empty((0, bundle.machine.condition_nodes.size), dtype=np.int8)
-        self._reservoir = Reservoir(qpu, bundle.machine, nothing_drawn, per_level=1, max_bytes=max_bytes, note=NOTE)
+        none = np.empty((0, bundle.machine.condition_nodes.size), dtype=np.int8)
+        self._reservoir = Reservoir(
+            _DrawsToKeep(qpu),
+            bundle.machine,
+            none if levels is None else levels,
+            per_level=per_level,
+            max_bytes=max_bytes,
+            rows_per_refill=REFILL_ROWS,
+            deadline_s=REFILL_DEADLINE_S,
+            note=NOTE,
+            conditions=bundle.energy_code.level_count,
+        )
+
+    @property
+    def lacks(self) -> bool:
+        """Whether ``refill`` would draw something."""
+        self._forget_what_does_not_hold()
+        return self._reservoir.lacks
+
+    def refill(self) -> int:
+        """Draw what is lacking, in one go, and bill it to nobody but the day; how many reads were kept of it.
+
+        Raises:
+            SamplerError: what the QPU raised, or that its reads do not hold by now; nothing of them is kept.
+        """
+        return self._reservoir.refill()
 
     def keep(self, request: LatentRequest, states: NDArray[np.int8], provenance: Provenance) -> int:
         """Take in the surplus ``states`` (rows, nodes) of a draw; how many were kept."""
@@ -94,6 +141,64 @@ class KeptReads:
 
     def _holds(self, provenance: Provenance) -> bool:
         return self._qpu.still_holds(self._machine, provenance)
+
+
+class _DrawsToKeep:
+    """Draws with a calibration that is there already, and only what a request without options would get."""
+
+    def __init__(self, qpu: QpuSampler) -> None:
+        self._qpu = qpu
+
+    def sample(self, request: LatentRequest) -> LatentBatch:
+        """As the QPU's. SamplerUnavailableError without a calibration, SamplerAnswerError if the solver has changed."""
+        if self._qpu.estimate(request).calibration_us:
+            raise SamplerUnavailableError("no calibration is kept for today's working graph")
+        batch = self._qpu.sample(request)
+        if not self._qpu.still_holds(request.machine, batch.provenance):
+            ids = batch.provenance.problem_ids or ()
+            raise SamplerAnswerError("the solver has drifted or changed; its reads are not kept", problem_ids=ids)
+        return batch
+
+
+class Refill(BackgroundWork):
+    """Draws QPU reads to be kept, for the levels that are short of them.
+
+    Only while nothing is being answered, the circuit is closed, and the model has a calibration that is neither stale
+    nor drifting; at the expense of the day's budget, and of no API key.
+
+    Args:
+        qpu: what draws.
+        catalogue: the models.
+        kept: what is kept, by the models' names.
+        idle: whether nothing is being answered.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        qpu: QpuSampler,
+        catalogue: Catalogue,
+        kept: Mapping[str, KeptReads],
+        idle: Callable[[], bool],
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        super().__init__("refill", REFILL_POLL_S, clock)
+        self._qpu, self._catalogue, self._kept, self._idle = qpu, catalogue, kept, idle
+
+    def _due(self) -> Bundle | None:
+        if not self._idle() or self._qpu.figures(()).circuit != "closed":
+            return None
+        for bundle in self._catalogue.defaults() + self._catalogue.bundles():
+            if not self._kept[bundle.name].lacks:
+                continue
+            state = self._qpu.availability(bundle.machine)
+            known = state.detail.get("calibration") if state.available else None
+            if known is not None and not known["stale"] and known["drift"] is None:
+                return bundle
+        return None
+
+    def _do(self, bundle: Bundle) -> None:
+        _log.info("refilled", model=bundle.name, sampler="qpu", kept=self._kept[bundle.name].refill())
 
 
 class WholeRequests:

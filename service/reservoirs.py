@@ -2,47 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import structlog
 from numpy.typing import NDArray
 
-from model.energy_code import ThermometerCode
+from sampler.protocol import Sampler
 from sampler.registry import SamplerRegistry
 from sampler.request import LatentRequest, Provenance, SamplerOptions
 from sampler.reservoir import Reservoir
 from sampler.stock import LEVEL_BYTES, LEVELS_SOURCES_BYTES, state_bytes
 from service.availability import qpu_of
 from service.catalogue import Catalogue
-from service.kept import KeptReads
+from service.kept import KeptReads, Refill
 
 if TYPE_CHECKING:
     import numpy as np
 
     from model.bundle import Bundle
+    from sampler.qpu.sampler import QpuSampler
 
-STOCKED_SAMPLER = "gibbs"
-ROWS_PER_REFILL = 64
-"""Few, so that a request that comes in the midst of a refill waits for little."""
+ROWS_PER_REFILL = {"gibbs": 64}
+FEWEST_ROWS = 16
+"""Few, so that a request that comes in the midst of a refill waits for little; of slower samplers, fewer."""
 
 _log = structlog.get_logger("qshower.service")
 
 
 class Reservoirs:
-    """What is kept for each bundle: Gibbs latents if its energies have a finite number of conditions, and QPU reads.
+    """What is kept for each bundle: latents of classical samplers if its energy code is finite, and QPU reads.
 
-    Every latent of the former is a fresh Gibbs draw of as many sweeps as a request without options gets. All are
-    served once.
+    Every latent of the former is a fresh draw of as many sweeps as a request without options gets. All are served
+    once.
 
     Args:
         catalogue: the bundles.
-        registry: has the samplers; without ``gibbs`` or ``qpu`` there are no reservoirs of it.
-        idle: whether to refill now.
-        max_bytes: bound on the memory of all Gibbs reservoirs; 0 for none.
+        registry: has the samplers; of one that it lacks there are no reservoirs.
+        idle: whether the processor is idle, so that classical samplers may refill.
+        max_bytes: bound on the memory of all classical reservoirs; 0 for none.
         per_level: most latents of each condition.
+        samplers: the classical samplers whose latents are kept.
         kept_bytes: bound on the memory of all kept QPU reads; 0 for none.
         kept_max_age_s: for how long QPU reads are kept.
+        refill_per_level: QPU reads of each condition that are drawn to be kept while ``qpu_idle``; 0: none are.
+        qpu_idle: whether nothing at all is being answered.
     """
 
     def __init__(
@@ -53,25 +57,32 @@ class Reservoirs:
         *,
         max_bytes: int,
         per_level: int,
+        samplers: Sequence[str] = ("gibbs",),
         kept_bytes: int = 0,
         kept_max_age_s: float = 0.0,
+        refill_per_level: int = 0,
+        qpu_idle: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._reservoirs: dict[str, Reservoir] = {}
+        self._reservoirs: dict[tuple[str, str], Reservoir] = {}
         self._kept: dict[str, KeptReads] = {}
         self._bundles = catalogue.bundles()
-        if max_bytes and STOCKED_SAMPLER in registry.names():
-            self._stock_gibbs(registry, idle, max_bytes, per_level)
+        self._refill: Refill | None = None
+        stocked = [registry.get(name) for name in samplers if name in registry.names()]
+        if max_bytes and stocked:
+            self._stock(stocked, idle, max_bytes, per_level)
         if kept_bytes and "qpu" in registry.names():
             qpu, each = qpu_of(registry.get("qpu")), kept_bytes // len(self._bundles)
             for bundle in self._bundles:
-                self._kept[bundle.name] = KeptReads(qpu, bundle, max_bytes=each, max_age_s=kept_max_age_s)
+                self._kept[bundle.name] = _kept_reads(qpu, bundle, each, kept_max_age_s, refill_per_level)
             qpu.keep_surplus(self._keep)
+            if refill_per_level:
+                self._refill = Refill(qpu, catalogue, self._kept, qpu_idle)
 
     def get(self, sampler: str, bundle: str) -> Reservoir | KeptReads | None:
         """The reservoir of a sampler and a bundle by their names, None if there is none."""
         if sampler == "qpu":
             return self._kept.get(bundle)
-        return self._reservoirs.get(bundle) if sampler == STOCKED_SAMPLER else None
+        return self._reservoirs.get((sampler, bundle))
 
     def kept(self, bundle: str) -> KeptReads | None:
         """The QPU reads of a bundle by its name, None if none are kept."""
@@ -79,40 +90,49 @@ class Reservoirs:
 
     def status(self) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
         """Sampler, bundle and status of each reservoir."""
-        for name, reservoir in self._reservoirs.items():
-            yield STOCKED_SAMPLER, name, reservoir.status()
+        for (sampler, name), reservoir in self._reservoirs.items():
+            yield sampler, name, reservoir.status()
+        refill = {} if self._refill is None else {"refill": self._refill.status()}
         for name, kept in self._kept.items():
-            yield "qpu", name, kept.status()
+            yield "qpu", name, {**kept.status(), **refill}
 
     def start(self) -> None:
         """Refill in the background from now on."""
         for reservoir in self._reservoirs.values():
             reservoir.start()
+        if self._refill is not None:
+            self._refill.start()
 
     def close(self) -> None:
-        """End the background threads. Idempotent; waits for the refills in hand."""
+        """End the background threads. Idempotent; waits for the refills in hand, for those of a QPU a little."""
+        if self._refill is not None:
+            self._refill.close()
         for reservoir in self._reservoirs.values():
             reservoir.close()
 
-    def _stock_gibbs(self, registry: SamplerRegistry, idle: Callable[[], bool], max_bytes: int, per_level: int) -> None:
+    def _stock(self, samplers: list[Sampler], idle: Callable[[], bool], max_bytes: int, per_level: int) -> None:
         stocked = [
-            (bundle, bundle.energy_code.alphabet())
+            (sampler, bundle, levels)
+            for sampler in samplers
             for bundle in self._bundles
-            if isinstance(bundle.energy_code, ThermometerCode)
+            if (levels := _alphabet(bundle)) is not None
         ]
-        for bundle, levels in stocked:
+        for sampler, bundle, levels in stocked:
             count = _per_level(bundle, len(levels), max_bytes // len(stocked), per_level)
             if count < 1:
-                _log.warning("no reservoir", model=bundle.name, reason="QSHOWER_RESERVOIR_BYTES is too small")
+                reason = "QSHOWER_RESERVOIR_BYTES is too small"
+                _log.warning("no reservoir", sampler=sampler.name, model=bundle.name, reason=reason)
                 continue
-            self._reservoirs[bundle.name] = Reservoir(
-                registry.get(STOCKED_SAMPLER),
+            # What a request without options is drawn with.
+            options = SamplerOptions(sweeps=bundle.default_sweeps) if sampler.name == "gibbs" else SamplerOptions()
+            self._reservoirs[sampler.name, bundle.name] = Reservoir(
+                sampler,
                 bundle.machine,
                 levels,
                 per_level=count,
                 max_bytes=len(levels) * count * state_bytes(bundle.machine),
-                options=SamplerOptions(sweeps=bundle.default_sweeps),
-                rows_per_refill=ROWS_PER_REFILL,
+                options=options,
+                rows_per_refill=ROWS_PER_REFILL.get(sampler.name, FEWEST_ROWS),
                 idle=idle,
             )
 
@@ -120,6 +140,34 @@ class Reservoirs:
         for bundle in self._bundles:
             if bundle.machine is request.machine:
                 self._kept[bundle.name].keep(request, states, provenance)
+
+
+@runtime_checkable
+class _Finite(Protocol):
+    """An energy code that can name all its conditions."""
+
+    def alphabet(self) -> NDArray[np.int8]:
+        """All of them (levels, width)."""
+
+
+def _alphabet(bundle: Bundle) -> NDArray[np.int8] | None:
+    """All conditions (levels, width) of a bundle, None if there is one for nearly every energy."""
+    code = bundle.energy_code
+    return code.alphabet() if code.level_count is not None and isinstance(code, _Finite) else None
+
+
+def _kept_reads(qpu: QpuSampler, bundle: Bundle, max_bytes: int, max_age_s: float, refill_per_level: int) -> KeptReads:
+    """The kept reads of a bundle; those drawn on purpose may take half of the memory."""
+    levels = _alphabet(bundle) if refill_per_level else None
+    count = 0 if levels is None else _per_level(bundle, len(levels), max_bytes // 2, refill_per_level)
+    if count < refill_per_level:
+        reason = "QSHOWER_QPU_KEPT_BYTES is too small" if levels is not None else "each energy is its own condition"
+        _log.warning("fewer QPU reads drawn to be kept", model=bundle.name, per_level=count, reason=reason)
+    if levels is None or not count:
+        own = max(0, max_bytes - LEVELS_SOURCES_BYTES)
+        return KeptReads(qpu, bundle, max_bytes=own, max_age_s=max_age_s)
+    own = max_bytes - LEVELS_SOURCES_BYTES - LEVEL_BYTES * len(levels)
+    return KeptReads(qpu, bundle, max_bytes=own, max_age_s=max_age_s, levels=levels, per_level=count)
 
 
 def _per_level(bundle: Bundle, levels: int, bytes_bound: int, wanted: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import SettingsError
@@ -18,6 +18,7 @@ from service.errors import SettingsError
 PREFIX = "QSHOWER_"
 DIGEST_BYTES = 32
 SHORTEST_RECALIBRATION_S = 600.0
+STOCKABLE = ("gibbs", "annealing", "tempering")
 
 
 class Settings(BaseSettings):
@@ -77,6 +78,12 @@ class Settings(BaseSettings):
     qpu_kept_max_age_s: float = Field(
         86400.0, gt=0, allow_inf_nan=False, description="Kept QPU reads older than this are forgotten, in seconds."
     )
+    qpu_refill_per_level: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="Reads of each condition of a model that a QPU draws while idle, to be kept; they are billed.",
+    )
     qpu_recalibrate_s: float = Field(
         0.0,
         ge=0,
@@ -92,6 +99,9 @@ class Settings(BaseSettings):
         16 << 20,
         ge=0,
         description="Most bytes of latents drawn while idle, for requests without seed and options; 0: none.",
+    )
+    reservoir_samplers: str = Field(
+        "gibbs", description="Samplers of such latents, comma separated: `gibbs`, `annealing`, `tempering`."
     )
     reservoir_per_level: int = Field(
         256, ge=1, le=1_000_000, description="Most such latents for each condition of a model."
@@ -137,12 +147,36 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["text", "json"] = Field("text", description="`json` writes one JSON object on each line.")
 
+    @field_validator("reservoir_samplers")
+    @classmethod
+    def _classical(cls, value: str) -> str:
+        if not set(_listed(value)) <= set(STOCKABLE):
+            raise ValueError(f"a comma separated list of {', '.join(STOCKABLE)}")
+        return value
+
+    @field_validator("qpu_refill_per_level")
+    @classmethod
+    def _not_forgotten_at_once(cls, value: int, info: ValidationInfo) -> int:
+        if value and info.data.get("qpu_kept_max_age_s", SHORTEST_RECALIBRATION_S) < SHORTEST_RECALIBRATION_S:
+            least = f"QSHOWER_QPU_KEPT_MAX_AGE_S is at least {SHORTEST_RECALIBRATION_S:g}"
+            raise ValueError(f"0 unless {least}: what is forgotten is drawn again, and billed")
+        return value
+
+    @property
+    def stocked_samplers(self) -> tuple[str, ...]:
+        """The samplers of ``reservoir_samplers``."""
+        return tuple(dict.fromkeys(_listed(self.reservoir_samplers)))
+
     @field_validator("qpu_recalibrate_s")
     @classmethod
     def _not_all_the_time(cls, value: float) -> float:
         if 0 < value < SHORTEST_RECALIBRATION_S:
             raise ValueError(f"0, or at least {SHORTEST_RECALIBRATION_S:g}: every calibration is billed")
         return value
+
+
+def _listed(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def load_settings(**overrides: Any) -> Settings:

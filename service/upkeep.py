@@ -1,8 +1,9 @@
-"""Keeping the QPU's calibrations fresh in the background, so that no request pays for one."""
+"""What the service does by itself in the background, and the first such: keeping the QPU's calibrations fresh."""
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from time import monotonic
@@ -33,24 +34,19 @@ def calibration_conditions(bundle: Bundle) -> NDArray[np.int8]:
     return bundle.conditions(np.geomspace(*bundle.domain_mev, CONDITIONS))
 
 
-class Upkeep:
-    """Calibrates the QPU when its calibration is older than ``every_s``, drifts, or is not there.
+class BackgroundWork(ABC):
+    """Work for one model after another, in a thread of its own, whenever some is due.
 
-    One at a time; only while the circuit is closed; at the expense of the day's budget, and of no API key. A model
-    that was never calibrated is so only if it is the one that requests get that name none. A failure is logged and
-    shown, and tried again later; the calibration there was stays in use, and the circuit breaker hears nothing of it.
+    A failure is logged and shown, and tried again later, the later the more there were.
 
     Args:
-        qpu: what to calibrate.
-        catalogue: the models.
-        every_s: age at which a calibration is renewed.
+        what: the work, in the log and as the thread's name.
+        poll_s: how often to look whether some is due.
         clock: seconds.
     """
 
-    def __init__(
-        self, qpu: QpuSampler, catalogue: Catalogue, every_s: float, clock: Callable[[], float] = monotonic
-    ) -> None:
-        self._qpu, self._catalogue, self._every_s, self._clock = qpu, catalogue, every_s, clock
+    def __init__(self, what: str, poll_s: float, clock: Callable[[], float]) -> None:
+        self._what, self._poll_s, self._clock = what, poll_s, clock
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
         self._running: str | None = None
@@ -60,19 +56,27 @@ class Upkeep:
         self._next_at = -np.inf
         self._pause_s = FIRST_PAUSE_S
 
+    @abstractmethod
+    def _due(self) -> Bundle | None:
+        """The first model that needs it, None if there is none or it is not the time."""
+
+    @abstractmethod
+    def _do(self, bundle: Bundle) -> None:
+        """Do it, and log that it was done."""
+
     def start(self) -> None:
-        """Look after the calibrations from now on, first of all at once."""
-        self._thread = threading.Thread(target=self._run, name="qpu-upkeep", daemon=True)
+        """Look after it from now on, first of all at once."""
+        self._thread = threading.Thread(target=self._run, name=f"qpu-{self._what}", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Calibrate no more. One that is under way is waited for a little, then left to end with the sampler."""
+        """Do no more. What is under way is waited for a little, then left to end with the sampler."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(CLOSE_S)
 
     def check(self) -> str | None:
-        """Calibrate for the first model that needs it, if it may be done now; its name, None if nothing was done.
+        """Do it for the first model that needs it, if it may be done now; its name, None if nothing was done.
 
         Blocks. A failure is not raised: ``status`` has it.
         """
@@ -84,7 +88,7 @@ class Upkeep:
         with self._lock:
             self._running = bundle.name
         try:
-            found = self._qpu.calibrate(bundle.machine, calibration_conditions(bundle), counted=False)
+            self._do(bundle)
         except Exception as error:  # whatever it is, the service goes on as before
             self._note_failure(bundle, error)
             return None
@@ -95,9 +99,6 @@ class Upkeep:
             self._done += 1
             self._last_done_at = datetime.now(UTC).isoformat(timespec="seconds")
             self._last_error, self._pause_s = None, FIRST_PAUSE_S
-        _log.info(
-            "calibrated", model=bundle.name, solver=found.solver, beta=round(found.beta, 4), error=found.beta_error
-        )
         return bundle.name
 
     def status(self) -> Mapping[str, Any]:
@@ -105,7 +106,6 @@ class Upkeep:
         with self._lock:
             wait_s = max(0.0, self._next_at - self._clock()) if self._last_error is not None else None
             return {
-                "every_s": self._every_s,
                 "running": self._running,
                 "done": self._done,
                 "failed": self._failed,
@@ -113,6 +113,58 @@ class Upkeep:
                 "last_error": self._last_error,
                 "next_attempt_in_s": wait_s,
             }
+
+    def _note_failure(self, bundle: Bundle, error: Exception) -> None:
+        after_s = getattr(error, "retry_after_s", None) or 0.0
+        with self._lock:
+            self._failed += 1
+            self._last_error = f"{type(error).__name__}: {error}"
+            self._next_at = self._clock() + max(self._pause_s, after_s)
+            self._pause_s = min(2.0 * self._pause_s, LONGEST_PAUSE_S)
+        _log.warning(f"{self._what} failed", model=bundle.name, error=self._last_error)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                done = self.check()
+            except Exception as error:  # of finding out what is due: nobody else would ever hear of it
+                with self._lock:
+                    self._last_error = f"{type(error).__name__}: {error}"
+                _log.warning(f"what {self._what} is due could not be found out", error=str(error))
+                done = None
+            if done is None:
+                self._stop.wait(self._poll_s)
+
+
+class Upkeep(BackgroundWork):
+    """Calibrates the QPU when its calibration is older than ``every_s``, drifts, or is not there.
+
+    One at a time; only while the circuit is closed; at the expense of the day's budget, and of no API key. A model
+    that was never calibrated is so only if it is the one that requests get that name none. After a failure the
+    calibration there was stays in use, and the circuit breaker hears nothing of it.
+
+    Args:
+        qpu: what to calibrate.
+        catalogue: the models.
+        every_s: age at which a calibration is renewed.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, qpu: QpuSampler, catalogue: Catalogue, every_s: float, clock: Callable[[], float] = monotonic
+    ) -> None:
+        super().__init__("calibration", min(LONGEST_POLL_S, every_s / 10.0), clock)
+        self._qpu, self._catalogue, self._every_s = qpu, catalogue, every_s
+
+    def status(self) -> Mapping[str, Any]:
+        """As of any work, and at which age a calibration is renewed."""
+        return {"every_s": self._every_s, **super().status()}
+
+    def _do(self, bundle: Bundle) -> None:
+        found = self._qpu.calibrate(bundle.machine, calibration_conditions(bundle), counted=False)
+        _log.info(
+            "calibrated", model=bundle.name, solver=found.solver, beta=round(found.beta, 4), error=found.beta_error
+        )
 
     def _due(self) -> Bundle | None:
         """The first model that needs a calibration, None if there is none or it is not the time."""
@@ -132,25 +184,3 @@ class Upkeep:
             if known["age_s"] > self._every_s or known["drift"] is not None:
                 return bundle
         return None
-
-    def _note_failure(self, bundle: Bundle, error: Exception) -> None:
-        after_s = getattr(error, "retry_after_s", None) or 0.0
-        with self._lock:
-            self._failed += 1
-            self._last_error = f"{type(error).__name__}: {error}"
-            self._next_at = self._clock() + max(self._pause_s, after_s)
-            self._pause_s = min(2.0 * self._pause_s, LONGEST_PAUSE_S)
-        _log.warning("calibration failed", model=bundle.name, error=self._last_error)
-
-    def _run(self) -> None:
-        poll_s = min(LONGEST_POLL_S, self._every_s / 10.0)
-        while not self._stop.is_set():
-            try:
-                done = self.check()
-            except Exception as error:  # of finding out what is due: nobody else would ever hear of it
-                with self._lock:
-                    self._last_error = f"{type(error).__name__}: {error}"
-                _log.warning("calibrations could not be looked at", error=str(error))
-                done = None
-            if done is None:
-                self._stop.wait(poll_s)

@@ -1,8 +1,11 @@
 """Reads of a QPU that a request did not need answer later ones, without a problem, a bill, or even a solver."""
 
+import hashlib
+import json
 import re
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,9 +24,10 @@ from sampler.registry import SamplerRegistry
 from sampler.tempering import TemperingSampler
 from service.app import create_app
 from service.catalogue import Catalogue
-from service.kept import NOTE
+from service.kept import NOTE, KeptReads, Refill
 from service.samplers import build_registry
 from service.settings import load_settings
+from service.upkeep import FIRST_PAUSE_S
 
 LOW, HIGH = 1000.0, 500000.0
 UNEVEN = {"incident_energies_mev": [LOW] * 27 + [HIGH], "sampler": "qpu"}
@@ -340,3 +344,172 @@ def test_reads_of_another_graph_are_forgotten(emulator_of, service_at, tmp_path)
         time.sleep(0.1)
     assert kept_of(client)["ready"] == 0
     assert kept_of(client)["discarded"] == 8
+
+
+# Reads drawn on purpose, while nobody asks.
+
+PER_LEVEL, LEVELS = 3, 16
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def refill_of(emulator, catalogue, tmp_path):
+    """Makes a sampler, what is kept of its reads, and what refills that."""
+    opened = []
+
+    def make(idle=lambda: True, clock=time.monotonic, **values):
+        quick = {"calibration_reads": 200, "availability_ttl_s": 0.0, "request_timeout_s": 5.0}
+        qpu = QpuSampler(
+            QpuSettings(endpoint=emulator.endpoint, token="any", state_dir=tmp_path / "state", **quick, **values)
+        )
+        opened.append(qpu)
+        kept = {
+            bundle.name: KeptReads(
+                qpu,
+                bundle,
+                max_bytes=1 << 20,
+                max_age_s=3600.0,
+                levels=bundle.energy_code.alphabet(),
+                per_level=PER_LEVEL,
+            )
+            for bundle in catalogue.bundles()
+        }
+        return qpu, kept, Refill(qpu, catalogue, kept, idle, clock)
+
+    yield make
+    for qpu in opened:
+        qpu.close()
+
+
+def calibrate(qpu, catalogue):
+    bundle = catalogue.get(None)
+    return qpu.calibrate(bundle.machine, bundle.conditions(np.array([LOW, HIGH])))
+
+
+def test_a_service_refills_while_idle_and_bills_nobody(emulator, service_on, monkeypatch, tmp_path):
+    monkeypatch.setattr("service.kept.REFILL_POLL_S", 0.05)
+    digest = hashlib.sha256(b"secret").hexdigest()
+    client = service_on(qpu_refill_per_level=PER_LEVEL, qpu_kept_bytes=1 << 20, api_keys=f"ada:{digest}")
+    client.headers["x-api-key"] = "secret"
+    time.sleep(0.3)
+    assert (submitted(emulator), kept_of(client)["wanted"]) == (0, PER_LEVEL * LEVELS), "it was never calibrated"
+    # With a seed: this draw leaves nothing, but there is a calibration now.
+    ask(client, for_high(1, seed=1))
+    while kept_of(client)["refill"]["done"] == 0:
+        time.sleep(0.02)
+    state = kept_of(client)
+    assert state["ready"] >= PER_LEVEL * LEVELS
+    assert (state["refill"]["failed"], state["refill"]["last_error"], state["refill"]["running"]) == (0, None, None)
+    (used,) = json.loads((tmp_path / "state" / "qpu_budget.json").read_text()).values()
+    assert set(used) == {"", "ada"}
+    # A whole spectrum is answered without the solver.
+    emulator.close()
+    energies = np.geomspace(1000.0, 500000.0, 24).tolist()
+    told = ask(client, {"incident_energies_mev": energies, "sampler": "qpu"})["provenance"]
+    assert (told["sampler"], told["qpu_access_time_us"], told["notes"][-1]) == ("qpu", 0.0, NOTE)
+
+
+def test_none_are_drawn_unless_told_to(emulator, service_on, monkeypatch):
+    monkeypatch.setattr("service.kept.REFILL_POLL_S", 0.05)
+    client = service_on()
+    ask(client, UNEVEN)
+    before = submitted(emulator)
+    time.sleep(0.3)
+    assert submitted(emulator) == before
+    assert "refill" not in kept_of(client)
+
+
+def test_one_draw_fills_what_is_short(emulator, refill_of, catalogue):
+    qpu, kept, refill = refill_of()
+    assert refill.check() is None, "without a calibration"
+    assert submitted(emulator) == 0
+    calibrate(qpu, catalogue)
+    before = submitted(emulator)
+    assert refill.check() == "test-zephyr"
+    # Sixteen levels, four side by side.
+    assert submitted(emulator) == before + 4
+    assert refill.check() is None
+    mine, bundle = kept["test-zephyr"], catalogue.get(None)
+    energies = np.array([LOW] * PER_LEVEL + [HIGH])
+    assert mine.take(bundle.conditions(energies)).served.all()
+    assert refill.check() == "test-zephyr"
+    assert submitted(emulator) == before + 5
+    assert mine.has(np.repeat(bundle.energy_code.alphabet(), PER_LEVEL, axis=0)).all()
+    assert refill.status()["done"] == 2
+
+
+def test_it_waits_while_something_is_answered_or_the_calibration_is_stale(emulator, refill_of, catalogue):
+    busy = [True]
+    qpu, _, refill = refill_of(idle=lambda: not busy[0])
+    calibrate(qpu, catalogue)
+    before = submitted(emulator)
+    assert refill.check() is None
+    _, _, doubtful = refill_of(calibration_max_age_s=1e-6)
+    assert doubtful.check() is None
+    assert submitted(emulator) == before
+    busy[0] = False
+    assert refill.check() == "test-zephyr"
+
+
+def test_failures_of_refills_back_off_and_an_open_circuit_ends_them(emulator, refill_of, catalogue):
+    clock = Clock()
+    qpu, kept, refill = refill_of(clock=clock, breaker_failures=2, breaker_cooldown_s=3600.0)
+    calibrate(qpu, catalogue)
+    emulator.arm("problem_failed")
+    for failures in (1, 2):
+        assert refill.check() is None
+        before = submitted(emulator)
+        clock.now += 0.9 * FIRST_PAUSE_S * failures
+        assert refill.check() is None
+        assert submitted(emulator) == before
+        status = refill.status()
+        assert (status["failed"], "failed the problem" in status["last_error"]) == (failures, True)
+        clock.now += 0.2 * FIRST_PAUSE_S * failures
+    emulator.faults.clear()
+    assert qpu.figures(()).circuit == "open"
+    clock.now += 3600.0
+    assert refill.check() is None
+    assert submitted(emulator) == before
+    assert kept["test-zephyr"].status()["ready"] == 0
+
+
+def test_refills_stay_within_the_day_s_budget(emulator, refill_of, catalogue, tmp_path):
+    qpu, _, _ = refill_of()
+    calibrate(qpu, catalogue)
+    _, kept, refill = refill_of(daily_budget_us=used_today(tmp_path) + 1000.0)
+    before = submitted(emulator)
+    assert refill.check() is None
+    assert refill.status()["last_error"].startswith("BudgetExceededError")
+    assert submitted(emulator) == before
+    assert kept["test-zephyr"].status()["ready"] == 0
+
+
+def test_a_refill_that_sees_a_drift_keeps_nothing(refill_of, catalogue):
+    qpu, kept, _ = refill_of()
+    found = calibrate(qpu, catalogue)
+    # As if the solver had been a third colder when it was calibrated; many reads, so that it is seen.
+    store = qpu._thermometer.store
+    store.put(replace(found, beta=1.5 * found.beta, beta_pseudolikelihood=1.5 * found.beta_pseudolikelihood))
+    bundle = catalogue.get(None)
+    many = KeptReads(
+        qpu, bundle, max_bytes=1 << 20, max_age_s=3600.0, levels=bundle.energy_code.alphabet(), per_level=40
+    )
+    drifting = Refill(qpu, catalogue, {**kept, bundle.name: many}, lambda: True)
+    assert drifting.check() is None
+    assert "drifted" in drifting.status()["last_error"]
+    assert many.status()["ready"] == 0
+
+
+def test_memory_limits_what_is_drawn(service_on):
+    client = service_on(qpu_refill_per_level=1000, qpu_kept_bytes=1 << 19)
+    state = kept_of(client)
+    assert 0 < state["wanted"] < 1000 * LEVELS
+    assert state["max_bytes"] <= 1 << 18

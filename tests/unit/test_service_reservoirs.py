@@ -20,6 +20,7 @@ from service.batches import DrawKey
 from service.catalogue import Catalogue
 from service.encoding import encode
 from service.engine import Engine, Limits
+from service.errors import SettingsError
 from service.metrics import Metrics
 from service.provenance import Origin, provenance_json
 from service.reservoirs import Reservoirs
@@ -52,15 +53,15 @@ def client_of(catalogue):
         client.__exit__(None, None, None)
 
 
-def states_of(client):
+def states_of(client, sampler="gibbs"):
     samplers = {state["name"]: state for state in client.get("/samplers").json()["samplers"]}
-    return samplers["gibbs"]["detail"].get("reservoirs")
+    return samplers[sampler]["detail"].get("reservoirs")
 
 
-def once_full(client):
+def once_full(client, sampler="gibbs"):
     """The reservoirs' states when all of them are full."""
     for _ in range(3000):
-        states = states_of(client)
+        states = states_of(client, sampler)
         if all(state["ready"] == state["wanted"] for state in states.values()):
             return states
         time.sleep(0.01)
@@ -96,6 +97,36 @@ def test_a_plain_request_is_served_from_stock_and_says_so(client_of):
     assert counts["wanted"] == 16 * PER_LEVEL
     # It fills up again.
     assert once_full(client)["test-zephyr"]["served"] == 3
+
+
+def test_any_classical_sampler_can_be_stocked(client_of, monkeypatch):
+    monkeypatch.setenv("QSHOWER_RESERVOIR_SAMPLERS", "annealing, tempering")
+    client = client_of(reservoir_per_level=2)
+    assert states_of(client) is None, "gibbs is not asked for"
+    drawn = []
+    for sampler in ("annealing", "tempering"):
+        states = once_full(client, sampler)
+        assert set(states) == {"test-zephyr", "test-pegasus"}
+        seeded, plain = (
+            client.post("/generate", json={**BODY, "sampler": sampler, **change}).json()["provenance"]
+            for change in ({"seed": 1}, {})
+        )
+        assert (kept_notes(seeded), kept_notes(plain)) == ([], [NOTE])
+        # As the request would have had it drawn.
+        assert (plain["sampler"], plain["sweeps"]) == (sampler, seeded["sweeps"])
+        drawn.append(once_full(client, sampler)["test-zephyr"]["max_bytes"])
+    assert sum(drawn) <= 16 << 20
+
+
+@pytest.mark.parametrize("value", ["qpu", "gibbs;annealing", "gibbs,replay"])
+def test_samplers_that_cannot_be_stocked_are_refused(value):
+    with pytest.raises(SettingsError, match="QSHOWER_RESERVOIR_SAMPLERS"):
+        load_settings(reservoir_samplers=value)
+
+
+def test_reads_that_are_forgotten_at_once_are_not_drawn_on_purpose():
+    with pytest.raises(SettingsError, match="QSHOWER_QPU_REFILL_PER_LEVEL"):
+        load_settings(qpu_refill_per_level=1, qpu_kept_max_age_s=10.0)
 
 
 @pytest.mark.parametrize(
