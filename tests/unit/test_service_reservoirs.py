@@ -4,6 +4,7 @@ import asyncio
 import re
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,10 +22,12 @@ from service.catalogue import Catalogue
 from service.encoding import encode
 from service.engine import Engine, Limits
 from service.errors import SettingsError
+from service.kept import NOTE as KEPT_NOTE
 from service.metrics import Metrics
 from service.provenance import Origin, provenance_json
 from service.reservoirs import Reservoirs
-from service.settings import load_settings
+from service.schemas import Estimate
+from service.settings import Settings, load_settings
 
 NOTE = "reservoir: drawn before the request"
 PER_LEVEL = 6
@@ -116,6 +119,17 @@ def test_any_classical_sampler_can_be_stocked(client_of, monkeypatch):
         assert (plain["sampler"], plain["sweeps"]) == (sampler, seeded["sweeps"])
         drawn.append(once_full(client, sampler)["test-zephyr"]["max_bytes"])
     assert sum(drawn) <= 16 << 20
+
+
+def test_the_interface_s_page_tells_of_them():
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    dry_run = page[page.index("**Dry run.**") : page.index("### Latents kept ready")]
+    assert [name for name in Estimate.model_fields if f"`{name}`" not in dry_run] == []
+    kept = page[page.index("### Latents kept ready") :].split("\n### ")[0]
+    assert f"`{NOTE}`" in kept
+    assert f"`{KEPT_NOTE}`" in kept
+    named = re.findall(r"QSHOWER_[A-Z_]+", kept)
+    assert {name.removeprefix("QSHOWER_").lower() for name in named} <= Settings.model_fields.keys()
 
 
 @pytest.mark.parametrize("value", ["qpu", "gibbs;annealing", "gibbs,replay"])
