@@ -92,10 +92,7 @@ def measure_sweeps(
     # Powers may end a rounding error outside the domain.
     edges[[0, -1]] = bundle.domain_mev
     rows = math.ceil(ROWS_FOR_TOLERANCE / tolerance**2)
-    bands = [
-        bundle.conditions(np.clip(np.geomspace(low, high, rows), low, high))
-        for low, high in pairwise(edges)
-    ]
+    bands = [bundle.conditions(np.clip(np.geomspace(low, high, rows), low, high)) for low, high in pairwise(edges)]
     advance = partial(refine, threads=threads)
     found = calibrate_sweeps(
         bundle.machine, bands, draw, control, advance, tolerance, candidates=SWEEPS_TRIED, progress=progress

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import uvicorn
 
-from model.bundle import find_bundles, load_bundle, save_bundle, update_manifest
+from model.bundle import find_bundles, load_bundle, read_manifest, save_bundle, update_manifest
 from model.geometry import named_geometry
 from model.showers_file import write_showers
 from sampler.bank_file import bank_info, open_bank, unpack_spins
@@ -471,6 +472,22 @@ def test_sweeps_are_measured_and_kept(qshower, environment, untrained_bundles, t
         assert all(len(bands) == 6 for bands in differences.values())
     assert "autocorrelation times in sweeps: energy" in err
     assert f"needs {manifest.sweeps} sweeps" in err
+
+
+def test_the_pretrained_models_were_calibrated_band_by_band():
+    for folder in find_bundles().values():
+        manifest, sha256 = read_manifest(folder)
+        measured = manifest.sweeps_measurement
+        assert measured["converged"], manifest.name
+        assert measured["tolerance_sigma"] == 0.1
+        assert len(measured["bands_mev"]) == 7
+        for sweeps, figures in measured["differences_sigma"].items():
+            if int(sweeps) >= manifest.sweeps:
+                most = max(abs(difference) for bands in figures.values() for difference in bands)
+                assert most + 2 * measured["difference_error_sigma"] <= 0.1, (manifest.name, sweeps)
+        if manifest.default:
+            readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+            assert f'"model_sha256": "{sha256}"' in readme
 
 
 def test_the_sweeps_of_a_model_that_was_not_calibrated_are_said_to_be_assumed(
