@@ -33,7 +33,7 @@ class ContractCase:
     """A sampler and what the suite may ask of it.
 
     Attributes:
-        build: makes another sampler of the kind (the suite closes it).
+        build: makes another sampler of the kind (the suite closes it), of a number of ``threads`` if reproducible.
         sampler: one that the suite shares and does not close.
         machine: 16 nodes on a Zephyr block, 4 of them the condition's.
         levels: (4, condition nodes) int8, conditions it can draw for.
@@ -43,7 +43,7 @@ class ContractCase:
     """
 
     name: str
-    build: Callable[[], Sampler]
+    build: Callable[..., Sampler]
     sampler: Sampler
     machine: BoltzmannMachine
     levels: NDArray[np.int8]

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
 from sampler.protocol import Sampler
@@ -135,6 +137,40 @@ def test_a_row_depends_on_its_own_stream_and_condition_alone(case, mixed):
     tail = case.sampler.sample(mixed(11, picks=picks[30:], seed=9, first_index=30))
     assert np.array_equal(tail.spins, whole[30:])
     assert not np.array_equal(whole, case.sampler.sample(mixed(41, picks=picks, seed=10)).spins)
+
+
+@given(
+    seed=st.integers(0, 2**64 - 1),
+    first_index=st.integers(0, 2**64 - 1),
+    picks=st.lists(st.integers(0, 3), min_size=1, max_size=40).map(np.array),
+    cuts=st.sets(st.integers(1, 39), max_size=4),
+    order=st.randoms(use_true_random=False),
+    strength=st.sampled_from([0.0, 1.0, 4.0]),
+    sweeps=st.integers(1, 20),
+    threads=st.integers(1, 4),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_row_is_the_same_in_any_batch_on_any_threads_for_any_seed(
+    case, latent_request, seed, first_index, picks, cuts, order, strength, sweeps, threads
+):
+    if not case.sampler.capabilities.reproducible:
+        pytest.skip("does not claim to be reproducible")
+    machine = case.machine.with_parameters(case.machine.h, case.machine.j * np.float32(strength))
+    streams = np.stack(
+        [np.full(len(picks), seed, np.uint64), np.uint64(first_index) + np.arange(len(picks), dtype=np.uint64)], axis=1
+    )
+
+    def drawn(sampler, rows):
+        options = dataclasses.replace(case.options, sweeps=sweeps)
+        request = latent_request(machine, case.levels[picks[rows]], options=options)
+        request.streams[:] = streams[rows]
+        return sampler.sample(request).spins
+
+    whole = drawn(case.sampler, np.arange(len(picks)))
+    rows = order.sample(range(len(picks)), len(picks))
+    with case.build(threads=threads) as another:
+        for batch in np.split(np.array(rows), sorted(cuts)):
+            assert np.array_equal(drawn(another, batch), whole[batch])
 
 
 def test_several_threads_may_share_it(case, mixed):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +68,35 @@ def test_dense_kernel_is_the_same_on_the_device_and_off_it(rng, lattice_machine,
         cuda.run_on_device(programme_of(machine), spins, ramp_and_hold(30), keys, device=device, kernel="dense")
         found.append(spins)
     assert np.array_equal(*found)
+
+
+def test_dense_draws_of_several_threads_do_not_spoil_each_others_graphs(rng, random_machine, random_spins):
+    """While one thread captures its graph the others have memory allotted, run kernels and copy."""
+    machine = random_machine(rng, free=30)
+    start, keys = random_spins(rng, (200, machine.node_count)), stream_keys(streams_of(4, 200), DRAW)
+
+    def drawn(_):
+        spins = start.copy()
+        cuda.run_on_device(programme_of(machine), spins, ramp_and_hold(9), keys, kernel="dense")
+        return spins
+
+    alone = drawn(0)
+    with ThreadPoolExecutor(6) as pool:
+        for spins in pool.map(drawn, range(24)):
+            assert np.array_equal(spins, alone)
+
+
+@pytest.mark.skipif(cuda.best_kernel() != "fused", reason="Triton is not installed")
+def test_no_number_of_sweeps_or_rows_has_a_fused_kernel_of_its_own(rng, random_machine, random_spins):
+    from sampler.gibbs.triton_kernel import sweep_kernel
+
+    machine = random_machine(rng)
+    compiled = set()
+    for rows, sweeps in ((70, 2), (70, 1), (1000, 16), (96, 23), (65, 256)):
+        spins, keys = random_spins(rng, (rows, machine.node_count)), stream_keys(streams_of(1, rows), DRAW)
+        cuda.run_on_device(programme_of(machine), spins, np.ones(sweeps), keys, kernel="fused")
+        compiled.add(sum(len(kernels[0]) for kernels in sweep_kernel.device_caches.values()))
+    assert len(compiled) == 1
 
 
 def test_sampler_on_cuda_answers_a_request(rng, lattice_machine, random_spins, latent_request):
