@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ParamSpec
 
 from service.batches import DrawKey, Ticket
 
-P = ParamSpec("P")
 QPU_LANE = "qpu"
 
 
@@ -40,17 +38,11 @@ class Activity:
         finally:
             self._requests -= 1
 
-    def counted(self, submit: Callable[P, Ticket]) -> Callable[P, Ticket]:
-        """An engine's ``submit`` that tells of the requests that wait for a QPU."""
-
-        def submitted(*args: P.args, **kwargs: P.kwargs) -> Ticket:
-            ticket = submit(*args, **kwargs)
-            if ticket.key.lane == QPU_LANE:
-                self._at_qpu += 1
-                ticket.future.add_done_callback(lambda _: self._left_qpu())
-            return ticket
-
-        return submitted
+    def queued(self, ticket: Ticket) -> None:
+        """A request is in the engine until its ``future`` is done."""
+        if ticket.key.lane == QPU_LANE:
+            self._at_qpu += 1
+            ticket.future.add_done_callback(lambda _: self._left_qpu())
 
     def batch_drawn(self, key: DrawKey) -> None:
         """The latents of a batch are there, and are decoded now."""

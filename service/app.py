@@ -114,7 +114,6 @@ async def running_service(
             lane_rows=lambda name: _lane_rows(registry, name),
         )
         activity = metrics.activity
-        engine.submit = activity.counted(engine.submit)  # type: ignore[method-assign]
         reservoirs = Reservoirs(
             catalogue,
             registry,

@@ -55,6 +55,9 @@ class _Lane:
 class EngineObserver(Protocol):
     """What the engine tells the metrics."""
 
+    def queued(self, ticket: Ticket) -> None:
+        """A request was taken in."""
+
     def batch_drawn(self, key: DrawKey, rows: int, seconds: float) -> None:
         """A sampler answered a batch."""
 
@@ -136,6 +139,7 @@ class Engine:
         self._bytes += ticket.bytes
         ticket.future.add_done_callback(lambda _: self._forget(ticket))
         lane.waiting.append(ticket)
+        self._observer.queued(ticket)
         self._dispatch(lane)
         return ticket
 

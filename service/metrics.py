@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from sampler.errors import QShowerError
 from sampler.qpu.breaker import State
 from service.activity import Activity
-from service.batches import DrawKey
+from service.batches import DrawKey, Ticket
 
 if TYPE_CHECKING:
     from sampler.qpu.state import QpuFigures
@@ -69,6 +69,10 @@ class Metrics:
     ) -> None:
         """Read the QPU's ``figures``, those of ``models`` in order, and its ``upkeep`` when metrics are asked for."""
         self.registry.register(_QpuCollector(figures, models, upkeep))
+
+    def queued(self, ticket: Ticket) -> None:
+        """A request was taken in."""
+        self.activity.queued(ticket)
 
     def batch_drawn(self, key: DrawKey, rows: int, seconds: float) -> None:
         """A sampler answered a batch."""
