@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import contextvars
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -14,6 +17,17 @@ from sampler.request import LatentRequest, SamplerOptions
 if TYPE_CHECKING:
     from model.bundle import Bundle
     from sampler.qpu.sampler import QpuSampler
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_ASKING = ThreadPoolExecutor(16, thread_name_prefix="asking")
+"""For what may have to wait for the solver API: threads of its own, so that whoever encodes answers does not wait."""
+
+
+async def asked(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """``function`` of the arguments, in one of the threads for what may have to wait for the solver API."""
+    context = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(_ASKING, lambda: context.run(function, *args, **kwargs))
 
 
 def qpu_of(sampler: Sampler) -> QpuSampler:
@@ -51,4 +65,4 @@ async def availability_of(sampler: Sampler, bundle: Bundle) -> Availability:
     """Whether a sampler can draw from ``bundle``, asked in a thread where it may have to wait."""
     if sampler.name in ("gibbs", "annealing", "tempering"):
         return sampler.availability(bundle.machine)
-    return await asyncio.to_thread(sampler.availability, bundle.machine)
+    return await asked(sampler.availability, bundle.machine)

@@ -18,7 +18,7 @@ from sampler.protocol import Availability, Sampler
 from sampler.registry import SamplerRegistry
 from sampler.request import LatentRequest, SamplerOptions
 from service.accounts import Accounts
-from service.availability import availability_of, qpu_availability, qpu_of, require
+from service.availability import asked, availability_of, qpu_availability, qpu_of, require
 from service.batches import DrawKey, Drawn, Draws, Stock
 from service.catalogue import FAMILIES, Catalogue
 from service.engine import Engine
@@ -172,7 +172,7 @@ class Generator:
         conditions = bundle.conditions(order.energies_mev)
         request = LatentRequest(bundle.machine, conditions, streams, options, limit_s)
         kept = self._reservoirs.kept(bundle.name) if self._reservoirs is not None and order.takes_kept else None
-        return await asyncio.to_thread(estimated, qpu_of(sampler), bundle.name, request, kept)
+        return await asked(estimated, qpu_of(sampler), bundle.name, request, kept)
 
     async def _tried_in_order(self, order: Order, begun: float, deadline_at: float | None) -> Answer:
         names = self.candidates(order.sampler, order.fallback)
@@ -232,7 +232,7 @@ class Generator:
             if kept is None or order.outside(bundle).size:
                 continue
             conditions = bundle.conditions(order.energies_mev)
-            if await asyncio.to_thread(kept.covers, conditions):
+            if await asked(kept.covers, conditions):
                 return bundle, kept
         return None
 
@@ -325,14 +325,14 @@ class Generator:
             raise self._unfit(bundle, defaults)
         states = []
         for candidate in wanted:
-            state = await asyncio.to_thread(qpu_availability, sampler, candidate, solver)
+            state = await asked(qpu_availability, sampler, candidate, solver)
             if state.available:
                 return candidate, state
             states.append(state)
         if order.model is not None and not order.fallback:
             for other in defaults:
                 if other.machine.topology_family != bundle.machine.topology_family:
-                    fits = await asyncio.to_thread(qpu_availability, sampler, other, solver)
+                    fits = await asked(qpu_availability, sampler, other, solver)
                     if fits.available:
                         raise self._unfit(bundle, [other])
         return wanted[0], states[0]

@@ -12,6 +12,7 @@ from fastapi.responses import Response
 
 from model.bundle import Bundle, describe
 from sampler.errors import InvalidInputError
+from service.availability import asked
 from service.encoding import BYTES_PER_VOXEL, FILE_NAMES, encode
 from service.errors import NotReadyError
 from service.generation import AUTO_ORDER
@@ -186,7 +187,7 @@ def _summary(service: Service, bundle: Bundle) -> ModelSummary:
 async def samplers(request: Request) -> SamplerList:
     """Which samplers can be used now, and why not."""
     generator, account = _service(request).generator, _account(request)
-    states = await asyncio.gather(*(asyncio.to_thread(generator.state_of, name, account) for name in SAMPLER_NAMES))
+    states = await asyncio.gather(*(asked(generator.state_of, name, account) for name in SAMPLER_NAMES))
     usable = {state.name for state in states if state.available}
     auto = next((name for name in AUTO_ORDER if name in usable), None)
     return SamplerList(auto=auto, samplers=list(states))

@@ -79,17 +79,22 @@ def refuses(error: BaseException) -> bool:
 
 def cause_of(typed: SamplerError, error: BaseException, secret: str | None) -> BaseException | None:
     """What ``typed`` is to be raised from: ``error``, unless that is itself or would carry the secret into a log."""
-    if typed is error or (secret and secret in f"{error!r} {error}"):
-        return None
-    return error
+    said = f"{error!r} {error}"
+    return None if typed is error or any(form in said for form in _forms(secret)) else error
 
 
 def redacted(text: str, secret: str | None) -> str:
     """``text`` without ``secret``, on one line of bounded length."""
-    if secret:
-        text = text.replace(secret, "***")
+    for form in _forms(secret):
+        text = text.replace(form, "***")
     text = " ".join(text.split())
     return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _forms(secret: str | None) -> list[str]:
+    """How ``secret`` may stand in a text, longest first: libraries quote it, or leave out the blanks around it."""
+    forms = {secret, secret.strip(), repr(secret)[1:-1]} if secret else set()
+    return sorted(forms - {""}, key=len, reverse=True)
 
 
 def _malformed(error: BaseException, phase: Phase, problem_ids: tuple[str, ...], text: str) -> SamplerError:

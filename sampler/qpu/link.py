@@ -34,6 +34,8 @@ from sampler.qpu.solver import SolverInfo, solver_info
 Result = TypeVar("Result")
 FAMILIES = ("zephyr", "pegasus")
 _LONGEST_RECONNECT_S = 60.0
+_LONGEST_POLLING_S = 3600.0
+"""Ocean gives a problem up at this age: later than any deadline, which is ours to keep."""
 
 
 @dataclass(slots=True, eq=False)
@@ -305,11 +307,11 @@ class SolverLink:
                 config_file=settings.config_file,
                 profile=settings.profile,
                 endpoint=settings.endpoint,
-                token=settings.token,
+                token=None if settings.token is None else settings.token.strip(),
                 request_timeout=settings.request_timeout_s,
                 poll_wait_time=settings.poll_wait_s,
                 poll_pause=settings.poll_pause_s,
-                polling_timeout=settings.deadline_s,
+                polling_timeout=max(settings.deadline_s, _LONGEST_POLLING_S),
                 http_retry_total=0,
                 cache_enabled=False,
             )

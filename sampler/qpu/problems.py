@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -73,12 +74,14 @@ class Submission:
         future: Ocean's future of it.
         retried: whether its answer was asked for a second time.
         refused: whether the API said that it does not take it, so that it is certainly not billed.
+        cancelled: whether it was cancelled from here.
     """
 
     problem: Problem
     future: Any
     retried: bool = False
     refused: bool = False
+    cancelled: bool = False
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -134,14 +137,22 @@ class Collector:
                 if not self._ask_again(submission, typed):
                     raise typed from cause_of(typed, error, self._link.secret)
 
-    def abandon(self, submission: Submission) -> None:
-        """Cancel a problem nobody waits for; retire the connection if that does not bring it to an end."""
-        future = submission.future
-        if future.done():
-            return
-        future.cancel()
-        if not future.wait(self._settings.cancel_grace_s):
+    def abandon(self, submissions: Iterable[Submission]) -> None:
+        """Cancel problems nobody waits for; retire the connection if that does not bring all of them to an end."""
+        given_up = list(submissions)
+        self._cancel(given_up)
+        if not all(one.future.done() for one in given_up):
             self._link.retire(self._connection)
+
+    def _cancel(self, submissions: Iterable[Submission]) -> None:
+        """Cancel what is still under way, all of it at once, and wait a little for it to end."""
+        going = [one for one in submissions if not one.future.done() and not one.cancelled]
+        for one in going:
+            one.cancelled = True
+            one.future.cancel()
+        until = monotonic() + self._settings.cancel_grace_s
+        for one in going:
+            one.future.wait(max(0.0, until - monotonic()))
 
     def _wait(self, submission: Submission, deadline: float) -> None:
         future = submission.future
@@ -149,7 +160,7 @@ class Collector:
         while not future.wait(max(0.0, min(_SLICE_S, deadline - monotonic()))):
             now = monotonic()
             if now >= deadline:
-                self.abandon(submission)
+                self._cancel([submission])
                 if future.done() and future.remote_status == _DONE:
                     return
                 raise SamplerTimeoutError(

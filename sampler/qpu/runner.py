@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from time import monotonic
 
 from sampler.errors import SamplerError, SamplerUnavailableError
 from sampler.qpu.budget import BudgetLedger, current_key
@@ -101,10 +100,7 @@ class Runner:
                 bill.enter(answer, problems[number].reads, spent.estimate_us(number))
                 answers.append(answer)
         finally:
-            started = monotonic()
-            for submission in under_way.values():
-                if monotonic() - started < self._settings.cancel_grace_s:
-                    collector.abandon(submission)
+            collector.abandon(under_way.values())
         return answers
 
 

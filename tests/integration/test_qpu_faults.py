@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -370,6 +371,40 @@ def test_the_token_reaches_no_log_and_no_repr(
     shown = "".join(map(repr, (sampler, sampler._link, sampler._settings, batch.provenance)))
     assert TOKEN not in shown + caplog.text + "".join(capfd.readouterr())
     assert TOKEN not in repr(sampler.availability(machine))
+
+
+@pytest.mark.parametrize("token", ["SECRET-123456789\n", " SECRET-123456789", "SECRET-1234\t56789"])
+def test_a_token_with_blanks_reaches_no_text(emulator: EmulatorServer, machine, tmp_path, monkeypatch, token) -> None:
+    """Such a token makes the client's HTTP library quote it; it comes from the environment, as a file's last line."""
+    monkeypatch.setenv("DWAVE_API_TOKEN", token)
+    with QpuSampler(QpuSettings(endpoint=emulator.endpoint, state_dir=tmp_path, request_timeout_s=2.0)) as sampler:
+        shown = repr(sampler.availability(machine))
+        try:
+            sampler.sample(request_of(machine))
+        except SamplerError as error:
+            shown += "".join(traceback.format_exception(error))
+    assert "SECRET" not in shown
+
+
+def test_all_problems_under_way_are_cancelled_at_the_deadline(
+    emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
+) -> None:
+    sampler = make_sampler(cancel_grace_s=2.0, gauges=4)
+    sampler.sample(request_of(machine, deadline_s=60.0))
+    emulator.arm("slow_queue")
+    with pytest.raises(SamplerTimeoutError):
+        sampler.sample(request_of(machine, deadline_s=2.0))
+    jobs = emulator.backend.state()["jobs"]
+    assert jobs["CANCELLED"] == 4
+    assert "PENDING" not in jobs
+
+
+def test_a_request_may_wait_longer_than_the_deadline_of_others(
+    make_sampler: Callable[..., QpuSampler], emulator: EmulatorServer, machine: BoltzmannMachine
+) -> None:
+    """Ocean's own limit on a problem's age is not in the way."""
+    sampler = make_sampler(deadline_s=30.0)
+    assert sampler._link._build().config.polling_timeout > 3000
 
 
 def open_sockets() -> int:

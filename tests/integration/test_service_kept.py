@@ -332,7 +332,7 @@ def test_reads_of_a_solver_that_has_drifted_are_forgotten(service_at, emulator_o
 
 
 def test_reads_of_another_graph_are_forgotten(emulator_of, service_at, tmp_path):
-    emulator = emulator_of(maintenance_s=0.1)
+    emulator = emulator_of(maintenance_s=3.0)
     hasty = QpuSettings(state_dir=tmp_path, availability_ttl_s=0.1)
     classical = [GibbsSampler(threads=1), AnnealingSampler(1), TemperingSampler(1)]
     client = service_at(emulator, make_samplers=lambda _: SamplerRegistry([*classical, QpuSampler(hasty)]))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -241,3 +242,28 @@ def test_a_wrong_token(emulator_of, service_on):
     assert response.status_code == 503
     assert "token" in response.json()["detail"]
     assert "wrong-token-of-mine" not in response.text
+
+
+def test_other_samplers_answer_while_the_solver_api_hangs(emulator_of, service_on):
+    """Twelve requests wait for an API that says nothing; a large answer of Gibbs comes before any of them ends."""
+    emulator = emulator_of("zephyr:12")
+    client = service_on(emulator.endpoint)
+    emulator.arm("solvers_hang")
+    ended = []
+
+    def wait_for_the_qpu():
+        ended.append(client.post("/generate", json=BODY | {"deadline_s": 40}).status_code)
+
+    waiting = [threading.Thread(target=wait_for_the_qpu) for _ in range(12)]
+    for thread in waiting:
+        thread.start()
+    while emulator.backend.state()["calls"].get("solvers", 0) < 1:
+        time.sleep(0.05)
+    many = {"incident_energies_mev": [5e4] * 30, "sampler": "gibbs", "seed": 1}
+    answer = client.post("/generate", json=many)
+    assert answer.status_code == 200
+    assert len(answer.content) > 1 << 18
+    assert not ended
+    for thread in waiting:
+        thread.join()
+    assert set(ended) <= {503, 504}

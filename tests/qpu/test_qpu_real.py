@@ -44,7 +44,11 @@ def machine(family: str) -> BoltzmannMachine:
 @pytest.fixture(scope="module")
 def sampler(family: str, machine: BoltzmannMachine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[QpuSampler]:
     settings = QpuSettings(
-        state_dir=tmp_path_factory.mktemp("qpu"), request_cap_us=CAP_US, deadline_s=600.0, solver=family
+        state_dir=tmp_path_factory.mktemp("qpu"),
+        request_cap_us=CAP_US,
+        calibration_access_us=0.5 * CAP_US,
+        deadline_s=600.0,
+        solver=family,
     )
     with QpuSampler(settings) as built:
         availability = built.availability(machine)
