@@ -1,5 +1,6 @@
 """The C++ client: compiled with warnings as errors, against the service and against servers that misbehave."""
 
+import contextlib
 import io
 import json
 import shutil
@@ -138,8 +139,14 @@ def answering():
             except OSError:
                 return
             with connection:
+                connection.settimeout(10)
                 connection.recv(65536)
                 connection.sendall(content[0])
+                # What is closed with a part of the request unread is reset, and the answer with it.
+                connection.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(OSError):
+                    while connection.recv(65536):
+                        pass
 
     thread = threading.Thread(target=serve)
     thread.start()
