@@ -16,6 +16,7 @@ from model.bundle import find_bundles, load_bundle
 from sampler.annealing import AnnealingSampler
 from sampler.emulator.config import EmulatorConfig
 from sampler.emulator.server import EmulatorServer
+from sampler.errors import SamplerUnavailableError
 from sampler.gibbs.sampler import GibbsSampler
 from sampler.qpu.budget import BudgetLedger
 from sampler.qpu.sampler import QpuSampler
@@ -479,6 +480,28 @@ def test_failures_of_refills_back_off_and_an_open_circuit_ends_them(emulator, re
     assert refill.check() is None
     assert submitted(emulator) == before
     assert kept["test-zephyr"].status()["ready"] == 0
+
+
+def test_refills_are_no_probes_of_a_solver_that_has_failed(emulator, refill_of, catalogue):
+    clock = Clock()
+    qpu, _, refill = refill_of(clock=clock, breaker_failures=1, breaker_cooldown_s=0.01)
+    calibrate(qpu, catalogue)
+    emulator.arm("problem_failed")
+    assert refill.check() is None
+    emulator.faults.clear()
+    clock.now += 2.0 * FIRST_PAUSE_S
+    before = submitted(emulator)
+    while qpu.figures(()).circuit != "half_open":
+        time.sleep(0.01)
+    assert refill.check() is None
+    assert submitted(emulator) == before
+
+
+def test_a_refill_never_pays_for_a_calibration(emulator, refill_of):
+    _, kept, _ = refill_of()
+    with pytest.raises(SamplerUnavailableError, match="no calibration"):
+        kept["test-zephyr"].refill()
+    assert submitted(emulator) == 0
 
 
 def test_refills_stay_within_the_day_s_budget(emulator, refill_of, catalogue, tmp_path):
