@@ -24,6 +24,7 @@ _PROBE_J = 0.03
 """Weak enough for the graph to stay far from freezing at any beta_eff seen, strong enough to tell beta_eff."""
 _PAIRS_OF_PROBES = 4
 _CHECKS = 2
+COUPLER_PROGRAMMINGS = 2 * _PAIRS_OF_PROBES + _CHECKS
 _NEWTON_STEPS = 3
 _RIDGE = 1e-3
 

@@ -36,7 +36,7 @@ from sampler.qpu.options import OPTIONS, calibration_request, check_options, dra
 from sampler.qpu.planner import Plan, Planner, QpuEstimate
 from sampler.qpu.runner import Bill, Runner
 from sampler.qpu.settings import QpuSettings
-from sampler.qpu.shim import Shim, ShimStore, measure_shim
+from sampler.qpu.shim import Shim, ShimStore, measure_shim, shim_cost
 from sampler.qpu.solver import SolverInfo
 from sampler.qpu.state import QpuFigures, QpuState
 from sampler.qpu.surplus import OnSurplus, drawn_by_default, hand_over
@@ -202,20 +202,25 @@ class QpuSampler:
 
         Three programmings of ``reads`` reads, and ten more for what the couplers are off by if ``couplers`` is set;
         draws at the same annealing time use it from then on, until the graph changes. Calibrate again afterwards.
+        Nothing is submitted unless all of it is within cap and budget. If the couplers' part fails, that of the qubits
+        is kept, beside what was known of the couplers before.
         """
-        condition = np.ones((1, machine.condition_nodes.size), dtype=np.int8)
-        streams = np.zeros((1, 2), dtype=np.uint64)
-        request = LatentRequest(machine, condition, streams, options or SamplerOptions(), deadline_s)
-        check_options(request.options)
+        any_condition = np.ones((1, machine.condition_nodes.size), dtype=np.int8)
+        request = calibration_request(machine, any_condition, options, deadline_s)
         deadline = self._deadline(deadline_s)
         with self._guarded():
             info = self._find(request, deadline)
             asked = draw_options(request.options, self._settings, info)
+            anneal_us = asked.annealing_time_us
+            earlier = self._shims.get(info, anneal_us)
+            cost = shim_cost(info, reads, anneal_us, couplers=couplers)
+            self._ledger.check(cost.access_time_us, asked.cap_us, current_key())
             with self._link.borrow(info) as connection:
-                runner = Runner(self._link, connection, info, self._ledger, self._settings)
-                bill, anneal_us = Bill(), asked.annealing_time_us
+                runner, bill = Runner(self._link, connection, info, self._ledger, self._settings), Bill()
                 shim = measure_shim(runner, anneal_us, reads, asked.cap_us, deadline, bill, self._shims.now())
                 if couplers:
+                    known = None if earlier is None else earlier.couplers
+                    self._shims.put(replace(shim, couplers=known))
                     left_us = None if asked.cap_us is None else asked.cap_us - bill.access_time_us
                     rng = self._rng.spawn(1)[0]
                     biases = shim.nominal(info)
@@ -223,6 +228,36 @@ class QpuSampler:
                     shim = replace(shim, couplers=off)
             self._shims.put(shim)
             return shim
+
+    def estimate_shim(
+        self,
+        machine: BoltzmannMachine,
+        options: SamplerOptions | None = None,
+        reads: int = 1000,
+        deadline_s: float | None = None,
+        *,
+        couplers: bool = False,
+    ) -> QpuEstimate:
+        """What ``shim`` would take: a dry run that submits nothing and bills nothing.
+
+        All of the graph is programmed as it is, so there are no conditions, copies or holes.
+        """
+        any_condition = np.ones((1, machine.condition_nodes.size), dtype=np.int8)
+        request = calibration_request(machine, any_condition, options, deadline_s)
+        info = self._find(request, self._deadline(deadline_s))
+        asked = draw_options(request.options, self._settings, info)
+        cost = shim_cost(info, reads, asked.annealing_time_us, couplers=couplers)
+        return QpuEstimate(
+            solver=info.name,
+            graph_id=info.graph.graph_id,
+            access_time_us=cost.access_time_us,
+            calibration_us=0.0,
+            problems=cost.problems,
+            reads=cost.reads,
+            conditions=0,
+            copies=0,
+            holes=0,
+        )
 
     def calibrations(self) -> tuple[Calibration, ...]:
         """Every calibration that is kept."""

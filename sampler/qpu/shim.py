@@ -17,13 +17,44 @@ from numpy.typing import NDArray
 
 from sampler.errors import InvalidInputError, SamplerAnswerError
 from sampler.qpu.budget import timestamp, utc_now
-from sampler.qpu.couplers import CouplerOffsets
+from sampler.qpu.couplers import COUPLER_PROGRAMMINGS, CouplerOffsets
 from sampler.qpu.files import locked, read_json, write_json
 from sampler.qpu.problems import Problem
 from sampler.qpu.runner import Bill, Runner
 from sampler.qpu.solver import SolverInfo
 
 _PROBE_PHI0 = 1e-4
+_QUBIT_PROGRAMMINGS = 3
+_LEAST_READS = 2
+"""One read says nothing of an offset."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShimCost:
+    """What measuring a shim takes: problems, reads over all of them, and QPU access time."""
+
+    problems: int
+    reads: int
+    access_time_us: float
+
+
+def shim_cost(info: SolverInfo, reads: int, annealing_time_us: float, *, couplers: bool) -> ShimCost:
+    """What programmings of ``reads`` reads of the whole graph take, with or without those for the couplers.
+
+    Raises:
+        InvalidInputError: the solver takes no flux biases, or not as many reads in one problem.
+    """
+    if not info.takes_flux_biases:
+        raise InvalidInputError("solver", info.name, "a solver that takes flux biases")
+    qubits = info.graph.qubits.size
+    low = max(_LEAST_READS, info.num_reads_range[0])
+    high = info.most_reads(qubits, annealing_time_us)
+    if isinstance(reads, bool) or not isinstance(reads, int) or not low <= reads <= high:
+        raise InvalidInputError(
+            "reads", reads, f"an integer from {low} to {high}, on {info.name} at an anneal of {annealing_time_us:g} µs"
+        )
+    problems = _QUBIT_PROGRAMMINGS + (COUPLER_PROGRAMMINGS if couplers else 0)
+    return ShimCost(problems, problems * reads, problems * info.access_time_us(qubits, reads, annealing_time_us))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +123,12 @@ class ShimStore:
 def measure_shim(
     runner: Runner, annealing_time_us: float, reads: int, cap_us: float | None, deadline: float, bill: Bill, now: str
 ) -> Shim:
-    """Measure the offsets of all working qubits, three programmings of ``reads`` reads each.
+    """Measure the offsets of all working qubits, three programmings of ``reads`` reads each, as ``shim_cost`` allows.
 
     Raises:
-        InvalidInputError: the solver takes no flux biases.
-        SamplerAnswerError: the qubits do not respond to them.
+        SamplerAnswerError: the qubits do not respond to flux biases.
     """
     info = runner.info
-    if not info.takes_flux_biases:
-        raise InvalidInputError("solver", info.name, "a solver that takes flux biases")
     qubits = info.graph.qubits
 
     def problem(flux_phi0: NDArray[np.float64]) -> Problem:
@@ -128,7 +156,7 @@ def measure_shim(
         flux_biases_phi0=biases.tolist(),
         offset_before_kt=_spread(offsets, (_noise(up) + _noise(down)) / 4, reads),
         offset_after_kt=_spread(left, _noise(left), reads),
-        reads=3 * reads,
+        reads=_QUBIT_PROGRAMMINGS * reads,
         measured_at=now,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sampler.errors import InvalidInputError, SamplerUnavailableError
+from sampler.errors import BudgetExceededError, SamplerUnavailableError
 from sampler.request import SamplerOptions
 from service.availability import qpu_of
 from service.catalogue import FAMILIES, Catalogue, load_catalogue
@@ -37,11 +37,10 @@ def run(
     """Measure, keep and print; with ``dry_run`` only say what it would take. A running service takes it up by itself.
 
     With ``shim`` what the solver's qubits and couplers are off by is measured first: the temperature is another then.
+    Both have to fit into what is left of the day's budget before anything is submitted.
 
     The model is the one that is named, or the default one for a topology that is online.
     """
-    if dry_run and shim:
-        raise InvalidInputError("--shim", shim, "not with --dry-run, which tells what a calibration takes")
     catalogue = load_catalogue(settings)
     options = SamplerOptions(solver=solver, annealing_time_us=annealing_time_us)
     with build_registry(settings) as registry:
@@ -49,13 +48,17 @@ def run(
             raise SamplerUnavailableError(HOW_TO_CONFIGURE["qpu"])
         qpu = qpu_of(registry.get("qpu"))
         bundle = catalogue.get(model) if model is not None else _by_default(catalogue, qpu, solver)
-        conditions = calibration_conditions(bundle)
+        machine, conditions = bundle.machine, calibration_conditions(bundle)
+        steps = {"shim": qpu.estimate_shim(machine, options, couplers=True)} if shim else {}
+        if dry_run or shim:
+            steps["calibration"] = qpu.estimate_calibration(machine, conditions, options)
         if dry_run:
-            _print_estimate(bundle, qpu.estimate_calibration(bundle.machine, conditions, options))
-        else:
-            if shim:
-                _print_shim(qpu.shim(bundle.machine, options, deadline_s=SHIM_DEADLINE_S, couplers=True))
-            _print_calibration(bundle, qpu.calibrate(bundle.machine, conditions, options))
+            _print_estimate(bundle, steps)
+            return
+        if shim:
+            _check_budget(qpu, steps)
+            _print_shim(qpu.shim(machine, options, deadline_s=SHIM_DEADLINE_S, couplers=True))
+        _print_calibration(bundle, qpu.calibrate(machine, conditions, options))
 
 
 def _by_default(catalogue: Catalogue, qpu: QpuSampler, solver: str | None) -> Bundle:
@@ -68,16 +71,33 @@ def _by_default(catalogue: Catalogue, qpu: QpuSampler, solver: str | None) -> Bu
     return (*candidates, catalogue.get(None))[0]
 
 
-def _print_estimate(bundle: Bundle, estimate: QpuEstimate) -> None:
+def _check_budget(qpu: QpuSampler, steps: dict[str, QpuEstimate]) -> None:
+    """BudgetExceededError if what is left of the day does not last for all of ``steps``."""
+    total_us, left_us = _total_us(steps), qpu.figures([]).left_today_us
+    if left_us is not None and total_us > left_us:
+        raise BudgetExceededError(
+            f"{' and '.join(steps)} would take {_ms(total_us)} of QPU access time; {_ms(left_us)} are left until "
+            "midnight UTC"
+        )
+
+
+def _print_estimate(bundle: Bundle, steps: dict[str, QpuEstimate]) -> None:
     table = two_columns()
+    calibration = steps["calibration"]
     table.add_row("model", bundle.name)
-    table.add_row("solver", estimate.solver)
-    table.add_row("graph", estimate.graph_id)
-    table.add_row("problems", str(estimate.problems))
-    table.add_row("reads", str(estimate.reads))
-    table.add_row("copies", str(estimate.copies))
-    table.add_row("holes", str(estimate.holes))
-    table.add_row("access time", f"{estimate.access_time_us / 1000:.1f} ms")
+    table.add_row("solver", calibration.solver)
+    table.add_row("graph", calibration.graph_id)
+    if "shim" in steps:
+        table.add_row("shim: problems", str(steps["shim"].problems))
+        table.add_row("shim: reads", str(steps["shim"].reads))
+        table.add_row("shim: access time", _ms(steps["shim"].access_time_us))
+    table.add_row("problems", str(calibration.problems))
+    table.add_row("reads", str(calibration.reads))
+    table.add_row("copies", str(calibration.copies))
+    table.add_row("holes", str(calibration.holes))
+    table.add_row("access time", _ms(calibration.access_time_us))
+    if "shim" in steps:
+        table.add_row("access time of both", _ms(_total_us(steps)))
     console().print(table)
     say("a dry run: nothing was submitted, nothing billed")
 
@@ -111,3 +131,11 @@ def _print_calibration(bundle: Bundle, found: Calibration) -> None:
     table.add_row("correction", f"{found.correction:.4f}")
     table.add_row("at", found.calibrated_at)
     console().print(table)
+
+
+def _total_us(steps: dict[str, QpuEstimate]) -> float:
+    return sum(step.access_time_us for step in steps.values())
+
+
+def _ms(value_us: float) -> str:
+    return f"{value_us / 1000:.1f} ms"

@@ -26,6 +26,7 @@ from sampler.bank_file import bank_info, open_bank, unpack_spins
 from sampler.emulator.config import EmulatorConfig
 from sampler.emulator.server import EmulatorServer
 from sampler.errors import SamplerUnavailableError
+from sampler.qpu.budget import BudgetLedger
 from sampler.qpu.sampler import QpuSampler
 from service.app import create_app
 from service.catalogue import Catalogue, load_catalogue
@@ -294,14 +295,38 @@ def test_a_wrong_token_is_one_line(fails, environment, tmp_path):
     assert "wrong-token-of-mine" not in said
 
 
-def test_the_qpu_from_the_command_line(qshower, environment, tmp_path):
+def table_of(out):
+    """The rows of a table of names and values."""
+    return dict(re.findall(r"^│ *(\S.*?) *│ *(\S.*?) *│$", out, re.MULTILINE))
+
+
+def test_the_qpu_from_the_command_line(qshower, fails, environment, tmp_path):
     with EmulatorServer(EmulatorConfig(topology="zephyr:6", defects=0.0, sweeps=16)) as emulator:
         environment.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
         environment.setenv("DWAVE_API_TOKEN", "any")
+        code, out, err = qshower("calibrate", "--sampler", "qpu", "--shim", "--dry-run")
+        assert code == 0, err
+        assert "nothing was submitted" in err
+        costs = table_of(out)
+        shim_ms, calibration_ms, both_ms = (
+            float(costs[name].removesuffix(" ms"))
+            for name in ("shim: access time", "access time", "access time of both")
+        )
+        assert both_ms == pytest.approx(shim_ms + calibration_ms, abs=0.11)
+        # A budget that would last for the shim, but not for the calibration that it wants after it.
+        environment.setenv("QSHOWER_QPU_DAILY_BUDGET_US", str(1000 * (shim_ms + calibration_ms / 2)))
+        said = fails(1, "calibrate", "--sampler", "qpu", "--shim")
+        assert f"would take {both_ms:.1f} ms" in said
+        assert emulator.backend.state()["submitted"] == 0
+        environment.setenv("QSHOWER_QPU_DAILY_BUDGET_US", str(1000 * both_ms + 100))
         code, out, err = qshower("calibrate", "--sampler", "qpu", "--shim")
+        environment.delenv("QSHOWER_QPU_DAILY_BUDGET_US")
         assert code == 0, err
         assert emulator.solver_name in out
         assert "couplers off by" in out
+        assert emulator.backend.state()["submitted"] == int(costs["shim: problems"]) + int(costs["problems"])
+        billed = BudgetLedger(tmp_path / "state" / "qpu_budget.json", None, None).state()["used_today_us"]
+        assert billed / 1000 == pytest.approx(both_ms, rel=0.02)
         path = tmp_path / "out.hdf5"
         code, _, err = qshower("generate", "--energies-mev", "2000", "-n", 4, "--sampler", "qpu", "-o", path)
         assert code == 0, err

@@ -1,7 +1,8 @@
-"""Flux-bias shims against planted offsets, and gauges against planted control errors."""
+"""Shims against planted offsets, what they cost and what of them a failure leaves; gauges against control errors."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 
 from sampler.emulator.config import EmulatorConfig
 from sampler.emulator.server import EmulatorServer
+from sampler.errors import BudgetExceededError, InvalidInputError, SamplerUnavailableError
 from sampler.gibbs.sampler import GibbsSampler
 from sampler.lattice import compact_lattice
 from sampler.machine import BoltzmannMachine
+from sampler.qpu.couplers import CouplerOffsets, measure_couplers
 from sampler.qpu.sampler import QpuSampler
 from sampler.qpu.settings import QpuSettings
 from sampler.request import LatentRequest, SamplerOptions
@@ -99,3 +102,109 @@ def test_gauges_average_systematic_errors_away(sampler: QpuSampler, machine: Bol
     one, many = (magnetisation_error(machine, sampler, gauges=gauges) for gauges in (1, 24))
     assert one > 0.08
     assert many < 0.5 * one
+
+
+@pytest.fixture
+def emulator() -> Iterator[EmulatorServer]:
+    with EmulatorServer(EmulatorConfig(topology="zephyr:3", defects=0.0, seed=3, sweeps=16)) as server:
+        yield server
+
+
+def sampler_on(server: EmulatorServer, folder: Path, **changes: object) -> QpuSampler:
+    return QpuSampler(QpuSettings(endpoint=server.endpoint, token="any", state_dir=folder, **changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("couplers", [False, True], ids=["qubits", "qubits and couplers"])
+def test_the_estimate_of_a_shim_submits_nothing_and_is_the_bill(
+    emulator: EmulatorServer, machine: BoltzmannMachine, tmp_path: Path, couplers: bool
+) -> None:
+    with sampler_on(emulator, tmp_path) as built:
+        estimate = built.estimate_shim(machine, SamplerOptions(annealing_time_us=50.0), 60, couplers=couplers)
+        assert emulator.backend.state()["submitted"] == 0
+        assert built.figures([]).used_today_us == 0.0
+        shim = built.shim(machine, SamplerOptions(annealing_time_us=50.0), 60, couplers=couplers)
+        assert emulator.backend.state()["submitted"] == estimate.problems
+        assert built.figures([]).used_today_us == pytest.approx(estimate.access_time_us, rel=0.02)
+    assert (estimate.solver, estimate.graph_id) == (shim.solver, shim.graph_id)
+    assert estimate.reads == shim.reads + (0 if shim.couplers is None else shim.couplers.reads)
+    assert (shim.couplers is not None) == couplers
+
+
+@pytest.mark.parametrize("limit", ["cap", "day"])
+def test_a_shim_is_refused_as_a_whole(
+    emulator: EmulatorServer, machine: BoltzmannMachine, tmp_path: Path, limit: str
+) -> None:
+    with sampler_on(emulator, tmp_path) as built:
+        total_us = built.estimate_shim(machine, reads=60, couplers=True).access_time_us
+
+    def shim_within(most_us: float) -> None:
+        changes = {"daily_budget_us": most_us} if limit == "day" else {}
+        options = SamplerOptions(max_qpu_access_time_us=most_us) if limit == "cap" else SamplerOptions()
+        with sampler_on(emulator, tmp_path, **changes) as built:
+            built.shim(machine, options, 60, couplers=True)
+
+    with pytest.raises(BudgetExceededError, match=f"would take {total_us / 1000:.1f} ms"):
+        shim_within(0.999 * total_us)
+    assert emulator.backend.state()["submitted"] == 0
+    shim_within(1.001 * total_us)
+    assert emulator.backend.state()["submitted"] == 13
+
+
+def test_what_was_measured_outlives_a_failure_at_the_couplers(
+    emulator: EmulatorServer, machine: BoltzmannMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*arguments: object) -> CouplerOffsets:
+        emulator.arm("problem_failed")
+        return measure_couplers(*arguments)  # type: ignore[arg-type]
+
+    def note_of_a_draw(built: QpuSampler) -> str:
+        notes = built.sample(request_of(machine, refine_sweeps=0)).provenance.notes
+        return next(note for note in notes if "shim" in note)
+
+    with sampler_on(emulator, tmp_path, calibration_reads=40) as built:
+        with monkeypatch.context() as patched:
+            patched.setattr("sampler.qpu.sampler.measure_couplers", failing)
+            with pytest.raises(SamplerUnavailableError, match="Internal error"):
+                built.shim(machine, reads=60, couplers=True)
+            emulator.faults.clear()
+        assert note_of_a_draw(built).startswith("flux-bias shim of")
+        whole = built.shim(machine, reads=60, couplers=True)
+        assert note_of_a_draw(built) == f"flux-bias and coupler shim of {whole.measured_at}"
+        with monkeypatch.context() as patched:
+            patched.setattr("sampler.qpu.sampler.measure_couplers", failing)
+            with pytest.raises(SamplerUnavailableError, match="Internal error"):
+                built.shim(machine, reads=60, couplers=True)
+            emulator.faults.clear()
+        # The qubits' offsets are new, and those of the couplers are still there.
+        note = note_of_a_draw(built)
+        assert note.startswith("flux-bias and coupler shim of")
+        assert not note.endswith(whole.measured_at)
+
+
+@pytest.mark.parametrize(
+    ("reads", "annealing_time_us", "most"),
+    # A run may last a second, which leaves fewer reads of long anneals.
+    [(1, 20.0, 10_000), (10_001, 20.0, 10_000), (-5, 20.0, 10_000), (50.5, 20.0, 10_000), (True, 20.0, 10_000),
+     (600, 2000.0, 475)],
+)  # fmt: skip
+def test_reads_that_no_problem_can_have_are_refused(
+    emulator: EmulatorServer,
+    machine: BoltzmannMachine,
+    tmp_path: Path,
+    reads: int,
+    annealing_time_us: float,
+    most: int,
+) -> None:
+    options = SamplerOptions(annealing_time_us=annealing_time_us)
+    with sampler_on(emulator, tmp_path) as built:
+        for ask in (built.shim, built.estimate_shim):
+            with pytest.raises(InvalidInputError) as refused:
+                ask(machine, options, reads)
+            error = refused.value
+            assert (error.field, error.value) == ("reads", reads)
+            allowed = re.search(r"an integer from 2 to (\d+), on " + emulator.solver_name, error.allowed)
+            assert allowed is not None
+            assert int(allowed[1]) == pytest.approx(most, rel=0.05)
+        assert emulator.backend.state()["submitted"] == 0
+        built.shim(machine, options, min(int(allowed[1]), 500))
+        assert emulator.backend.state()["submitted"] == 3
