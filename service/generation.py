@@ -28,6 +28,7 @@ from service.orders import Answer, Order
 from service.provenance import Origin
 from service.reservoirs import Reservoirs
 from service.schemas import Estimate, SamplerState
+from service.settings import PREFIX
 from service.upkeep import Upkeep
 from service.version import program_version
 
@@ -172,7 +173,10 @@ class Generator:
         conditions = bundle.conditions(order.energies_mev)
         request = LatentRequest(bundle.machine, conditions, streams, options, limit_s)
         kept = self._reservoirs.kept(bundle.name) if self._reservoirs is not None and order.takes_kept else None
-        return await asked(estimated, qpu_of(sampler), bundle.name, request, kept)
+        try:
+            return await asked(estimated, qpu_of(sampler), bundle.name, request, kept)
+        except InvalidInputError as error:
+            raise _wrong_setting(error, name, order) or error from None
 
     async def _tried_in_order(self, order: Order, begun: float, deadline_at: float | None) -> Answer:
         names = self.candidates(order.sampler, order.fallback)
@@ -187,6 +191,11 @@ class Generator:
                 return await self._with_sampler(name, order, failures, begun, deadline_at)
             except (SamplerUnavailableError, BankExhaustedError) as error:
                 failures.append(_Failure(name, error))
+            except InvalidInputError as error:
+                wrong = _wrong_setting(error, name, order)
+                if wrong is None:
+                    raise
+                failures.append(_Failure(name, wrong))
         raise self._all_failed(failures)
 
     async def _with_sampler(
@@ -417,6 +426,15 @@ def _assumed(bundle: Bundle) -> str:
         f"{bundle.default_sweeps} sweeps were assumed, not measured: {why} "
         f"(qshower calibrate --sampler gibbs --model {bundle.name})"
     )
+
+
+def _wrong_setting(error: InvalidInputError, sampler: str, order: Order) -> SamplerUnavailableError | None:
+    """What to tell of an option that is refused and that ``order`` does not have: it is a setting of the service."""
+    option = error.field.removeprefix("options.")
+    if option == error.field or option in order.options:
+        return None
+    variable = f"{PREFIX}{sampler}_{option}".upper()
+    return SamplerUnavailableError(f"{variable}: {error.value!r} is not allowed; allowed: {error.allowed}")
 
 
 def _option_field(option: str) -> str:

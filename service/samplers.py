@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ from sampler.annealing import AnnealingSampler
 from sampler.bank import ReplaySampler
 from sampler.gibbs.sampler import GibbsSampler
 from sampler.protocol import Sampler
+from sampler.qpu.settings import QpuSettings
 from sampler.registry import SamplerRegistry
 from sampler.tempering import TemperingSampler
 from service.errors import SettingsError
@@ -43,28 +45,16 @@ def ocean_is_configured() -> bool:
 
 def qpu_ledger_path(settings: Settings) -> Path:
     """The file in which the QPU sampler keeps what was used."""
-    from sampler.qpu.settings import QpuSettings
-
     return QpuSettings(state_dir=settings.qpu_state_folder).state_folder / "qpu_budget.json"
 
 
 def _qpu(settings: Settings) -> Sampler:
     from sampler.qpu.sampler import QpuSampler  # brings Ocean along; not everybody has a QPU
-    from sampler.qpu.settings import QpuSettings
 
-    own = QpuSettings(
-        state_dir=settings.qpu_state_folder,
-        refine_sweeps=settings.qpu_refine_sweeps,
-        gauges=settings.qpu_gauges,
-        condition_mode=settings.qpu_condition_mode,
-        range_policy=settings.qpu_range_policy,
-        max_hole_fraction=settings.qpu_max_hole_fraction,
-        request_cap_us=settings.qpu_request_cap_us,
-        daily_budget_us=settings.qpu_daily_budget_us,
-        recalibrate_on_drift=settings.qpu_recalibrate_on_drift,
-        spare_reads=settings.qpu_spare_reads,
-    )
-    return QpuSampler(own)
+    # Each setting of the service that has a name of QpuSettings is that one.
+    named = {field.name: f"qpu_{field.name}" for field in fields(QpuSettings)}
+    own = {name: getattr(settings, qpu) for name, qpu in named.items() if qpu in Settings.model_fields}
+    return QpuSampler(QpuSettings(state_dir=settings.qpu_state_folder, **own))
 
 
 def _device(settings: Settings) -> Literal["cpu", "cuda"]:

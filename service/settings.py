@@ -13,12 +13,22 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from sampler.qpu.settings import LIMITS, QpuSettings
 from service.errors import SettingsError
 
 PREFIX = "QSHOWER_"
 DIGEST_BYTES = 32
 SHORTEST_RECALIBRATION_S = 600.0
 STOCKABLE = ("gibbs", "annealing", "tempering")
+_QPU = QpuSettings()
+
+
+def _of_qpu(name: str, description: str) -> Any:
+    """The field of a number of QpuSettings: its default and its limits are those there."""
+    low, high = LIMITS[name]
+    default = getattr(_QPU, name)
+    finite: dict[str, Any] = {} if isinstance(default, int) else {"allow_inf_nan": False}
+    return Field(default, ge=low, le=high, description=description, **finite)
 
 
 class Settings(BaseSettings):
@@ -46,20 +56,52 @@ class Settings(BaseSettings):
     qpu_state_folder: Path | None = Field(
         None, description="Folder of QPU calibrations and budgets; unset: `$XDG_STATE_HOME/qshower`."
     )
-    qpu_refine_sweeps: int = Field(16, ge=0, le=1_000_000, description="Gibbs sweeps after a QPU draw.")
-    qpu_gauges: int = Field(1, ge=1, le=1000, description="Spin-reversal gauges of a QPU draw.")
+    qpu_annealing_time_us: float | None = _of_qpu(
+        "annealing_time_us", "Annealing time of a QPU draw, in µs; unset: the solver's own default."
+    )
+    qpu_refine_sweeps: int = _of_qpu("refine_sweeps", "Gibbs sweeps after a QPU draw.")
+    qpu_gauges: int = _of_qpu("gauges", "Spin-reversal gauges of a QPU draw.")
     qpu_condition_mode: Literal["fold", "flux_bias"] = Field("fold", description="How a QPU holds the condition.")
+    qpu_flux_bias_phi0: float = _of_qpu(
+        "flux_bias_phi0", "Magnitude of the flux biases that hold it in `flux_bias` mode, in Φ0."
+    )
     qpu_range_policy: Literal["rescale", "refuse"] = Field(
         "rescale", description="If (h, J)/beta leaves the solver's ranges: draw hotter and say so, or refuse."
     )
-    qpu_max_hole_fraction: float = Field(
-        0.1, ge=0, le=1, description="Largest share of a model's spins without a qubit; more is refused."
+    qpu_min_rescale: float = _of_qpu("min_rescale", "Least factor that `rescale` multiplies by; below it is refused.")
+    qpu_max_copies: int = _of_qpu("max_copies", "Most conditions that are programmed side by side.")
+    qpu_max_hole_fraction: float = _of_qpu(
+        "max_hole_fraction", "Largest share of a model's spins without a qubit; more is refused."
     )
-    qpu_request_cap_us: float = Field(
-        60e6, gt=0, allow_inf_nan=False, description="Most QPU access time of one request that sets no cap, in µs."
+    qpu_request_cap_us: float = _of_qpu(
+        "request_cap_us", "Most QPU access time of one request that sets no cap, in µs."
     )
-    qpu_daily_budget_us: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="Most QPU access time of one UTC day, in µs; unset: no limit."
+    qpu_daily_budget_us: float | None = _of_qpu(
+        "daily_budget_us", "Most QPU access time of one UTC day, in µs; unset: no limit."
+    )
+    qpu_deadline_s: float = _of_qpu(
+        "deadline_s", "Limit of what sets no deadline itself, such as a calibration or a bank's draw, in seconds."
+    )
+    qpu_request_timeout_s: float = _of_qpu(
+        "request_timeout_s", "Limit of one HTTP exchange with the solver API, in seconds."
+    )
+    qpu_calibration_reads: int = _of_qpu(
+        "calibration_reads", "Reads of each copy that a calibration measures the temperature with, all gauges together."
+    )
+    qpu_calibration_gauges: int = _of_qpu(
+        "calibration_gauges", "Most spin-reversal gauges of a calibration, each a programming of its own."
+    )
+    qpu_calibration_access_us: float = _of_qpu(
+        "calibration_access_us", "QPU access time that a calibration may take, in µs; at least four gauges it has."
+    )
+    qpu_calibration_spread_kt: float = _of_qpu(
+        "calibration_spread_kt", "Spread of energies that weak machines are amplified to in it, in kT; 0: never."
+    )
+    qpu_calibration_max_age_s: float = _of_qpu(
+        "calibration_max_age_s", "Age at which a calibration is marked stale, in seconds."
+    )
+    qpu_drift_tolerance: float = _of_qpu(
+        "drift_tolerance", "Relative change of the apparent beta that marks draws as drifting."
     )
     qpu_recalibrate_on_drift: bool = Field(
         default=False, description="Measure the QPU's temperature again once its answers drift."
@@ -69,11 +111,9 @@ class Settings(BaseSettings):
         ge=0,
         description="Most bytes of QPU reads beyond those asked for that are kept for later requests; 0: none.",
     )
-    qpu_spare_reads: int = Field(
-        0,
-        ge=0,
-        le=10_000,
-        description="Further reads of each condition that QPU draws without options take, to be kept; they are billed.",
+    qpu_spare_reads: int = _of_qpu(
+        "spare_reads",
+        "Further reads of each condition that QPU draws without options take, to be kept; they are billed.",
     )
     qpu_kept_max_age_s: float = Field(
         86400.0, gt=0, allow_inf_nan=False, description="Kept QPU reads older than this are forgotten, in seconds."

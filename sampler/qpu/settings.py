@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -105,7 +106,7 @@ class QpuSettings:
     breaker_cooldown_s: float = 15.0
 
     def __post_init__(self) -> None:
-        for name, low, high in _LIMITS:
+        for name, (low, high) in LIMITS.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise InvalidInputError(name, value, f"{low:g} to {high:g}")
@@ -123,36 +124,37 @@ class QpuSettings:
         return (Path(base) if base else Path.home() / ".local" / "state") / "qshower"
 
 
-_LIMITS = (
-    ("annealing_time_us", 1e-3, 1e6),
-    ("gauges", 1, 1000),
-    ("refine_sweeps", 0, 1_000_000),
-    ("max_copies", 1, 64),
-    ("max_hole_fraction", 0.0, 1.0),
-    ("min_rescale", 0.0, 1.0),
-    ("request_cap_us", 0.0, 1e12),
-    ("daily_budget_us", 0.0, 1e12),
-    ("key_budget_us", 0.0, 1e12),
-    ("initial_beta", 0.1, 100.0),
-    ("calibration_reads", 10, 10_000),
-    ("calibration_gauges", 1, 1000),
-    ("calibration_access_us", 0.0, 1e9),
-    ("calibration_spread_kt", 0.0, 1e3),
-    ("calibration_max_age_s", 0.0, 1e9),
-    ("drift_tolerance", 0.0, 1.0),
-    ("spare_reads", 0, 10_000),
-    ("flux_bias_phi0", 0.0, 1.0),
-    ("request_timeout_s", 0.05, 600.0),
-    ("poll_wait_s", 1, 30),
-    ("poll_pause_s", 0.0, 10.0),
-    ("answer_wait_s", 0.05, 600.0),
-    ("cancel_grace_s", 0.0, 60.0),
-    ("close_timeout_s", 0.0, 60.0),
-    ("deadline_s", 0.1, 86400.0),
-    ("max_in_flight", 1, 1000),
-    ("solver_check_s", 0.0, 86400.0),
-    ("availability_ttl_s", 0.0, 3600.0),
-    ("reconnect_wait_s", 0.0, 600.0),
-    ("breaker_failures", 1, 1000),
-    ("breaker_cooldown_s", 0.01, 3600.0),
-)
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "annealing_time_us": (1e-3, 1e6),
+    "gauges": (1, 1000),
+    "refine_sweeps": (0, 1_000_000),
+    "max_copies": (1, 64),
+    "max_hole_fraction": (0.0, 1.0),
+    "min_rescale": (0.0, 1.0),
+    "request_cap_us": (0.0, 1e12),
+    "daily_budget_us": (0.0, 1e12),
+    "key_budget_us": (0.0, 1e12),
+    "initial_beta": (0.1, 100.0),
+    "calibration_reads": (10, 10_000),
+    "calibration_gauges": (1, 1000),
+    "calibration_access_us": (0.0, 1e9),
+    "calibration_spread_kt": (0.0, 1e3),
+    "calibration_max_age_s": (0.0, 1e9),
+    "drift_tolerance": (0.0, 1.0),
+    "spare_reads": (0, 10_000),
+    "flux_bias_phi0": (0.0, 1.0),
+    "request_timeout_s": (0.05, 600.0),
+    "poll_wait_s": (1, 30),
+    "poll_pause_s": (0.0, 10.0),
+    "answer_wait_s": (0.05, 600.0),
+    "cancel_grace_s": (0.0, 60.0),
+    "close_timeout_s": (0.0, 60.0),
+    "deadline_s": (0.1, 86400.0),
+    "max_in_flight": (1, 1000),
+    "solver_check_s": (0.0, 86400.0),
+    "availability_ttl_s": (0.0, 3600.0),
+    "reconnect_wait_s": (0.0, 600.0),
+    "breaker_failures": (1, 1000),
+    "breaker_cooldown_s": (0.01, 3600.0),
+}
+"""Least and largest value of each number."""

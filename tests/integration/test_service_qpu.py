@@ -120,6 +120,31 @@ def test_options_of_the_qpu(emulator_of, service_on):
     assert int(capped.headers["retry-after"]) >= 1
 
 
+def test_the_annealing_time_is_a_setting(emulator_of, service_on):
+    client = service_on(emulator_of("zephyr:6", defects=0.0).endpoint, qpu_annealing_time_us=35.0)
+    plain = client.post("/generate", json=BODY).json()["provenance"]
+    asked = client.post("/generate", json={**BODY, "options": {"annealing_time_us": 40.0}}).json()["provenance"]
+    assert (plain["annealing_time_us"], asked["annealing_time_us"]) == (35.0, 40.0)
+    # Each has a calibration of its own.
+    assert plain["beta_calibrated_at"] != asked["beta_calibrated_at"]
+
+
+def test_a_setting_that_the_solver_does_not_take_is_no_fault_of_the_request(emulator_of, service_on):
+    emulator = emulator_of("zephyr:6", defects=0.0)
+    client = service_on(emulator.endpoint, qpu_annealing_time_us=0.001)
+    for body in (BODY, {**BODY, "dry_run": True}):
+        refused = client.post("/generate", json=body)
+        assert refused.status_code == 503, refused.text
+        assert "QSHOWER_QPU_ANNEALING_TIME_US: 0.001 is not allowed; allowed: " in refused.json()["detail"]
+    told = client.post("/generate", json={**BODY, "sampler": "auto"}).json()["provenance"]
+    assert (told["sampler"], told["fallback_from"]) == ("gibbs", "qpu")
+    assert "QSHOWER_QPU_ANNEALING_TIME_US" in told["fallback_reason"]
+    # A request's own option is the request's fault.
+    wrong = client.post("/generate", json={**BODY, "options": {"annealing_time_us": 0.001}})
+    assert (wrong.status_code, wrong.json()["field"]) == (422, "options.annealing_time_us")
+    assert client.post("/generate", json={**BODY, "options": {"annealing_time_us": 20.0}}).status_code == 200
+
+
 def test_a_dry_run_draws_nothing(emulator_of, service_on, tmp_path):
     emulator = emulator_of("zephyr:6", defects=0.03)
     client = service_on(emulator.endpoint)

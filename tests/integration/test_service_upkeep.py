@@ -229,6 +229,9 @@ def test_a_running_service_takes_up_a_calibration_of_the_command_line(
         assert done.exit_code == 0, done.output
         return dict(re.findall(r"^│ *(\S.*?) *│ *(\S.*?) *│$", done.output, re.MULTILINE))
 
+    monkeypatch.setenv("QSHOWER_QPU_CALIBRATION_GAUGES", "4")
+    assert shown("--dry-run")["problems"] == "5", "one to begin with, and one for each gauge"
+    monkeypatch.delenv("QSHOWER_QPU_CALIBRATION_GAUGES")
     dry = shown("--dry-run")
     assert (dry["model"], dry["solver"]) == ("test-zephyr", emulator.solver_name)
     assert emulator.backend.state()["submitted"] == 0

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from sampler.qpu.settings import LIMITS, QpuSettings
 from service.errors import SettingsError
+from service.samplers import build_registry
 from service.settings import Settings, check_exposure, load_api_keys, load_settings
 
 KEY = "a long secret"
@@ -48,6 +50,53 @@ def test_the_table_of_settings_is_complete():
             shown = str(shown).lower()
         assert default == ("unset" if shown in (None, "") else f"`{shown}`"), name
         assert meaning == field.description, name
+
+
+OF_QPU = [name for name in LIMITS if f"qpu_{name}" in Settings.model_fields]
+
+
+def test_an_operator_can_set_the_qpu():
+    needed = {
+        "flux_bias_phi0", "annealing_time_us", "gauges", "refine_sweeps", "min_rescale", "max_copies",
+        "max_hole_fraction", "request_cap_us", "daily_budget_us", "deadline_s", "request_timeout_s", "drift_tolerance",
+        "calibration_reads", "calibration_gauges", "calibration_access_us", "calibration_spread_kt",
+        "calibration_max_age_s", "spare_reads",
+    }  # fmt: skip
+    assert needed == set(OF_QPU)
+    for name in OF_QPU:
+        assert Settings.model_fields[f"qpu_{name}"].default == getattr(QpuSettings(), name), name
+
+
+@pytest.mark.parametrize("name", OF_QPU)
+def test_numbers_of_the_qpu_are_bounded_as_the_sampler_s_are(monkeypatch, name):
+    variable = f"QSHOWER_QPU_{name.upper()}"
+    for allowed in LIMITS[name]:
+        monkeypatch.setenv(variable, str(allowed))
+        assert getattr(load_settings(), f"qpu_{name}") == allowed
+    least, largest = LIMITS[name]
+    for refused in (least - 1.0, 2.0 * largest + 1.0, "nan", "inf"):
+        monkeypatch.setenv(variable, str(refused))
+        with pytest.raises(SettingsError) as caught:
+            load_settings()
+        assert caught.value.field == variable
+        assert str(refused) in str(caught.value)
+
+
+def test_the_environment_reaches_the_sampler(monkeypatch, tmp_path):
+    """Every command builds its samplers this way."""
+    values = {name: LIMITS[name][1] for name in OF_QPU}
+    for name, value in values.items():
+        assert value != getattr(QpuSettings(), name), name
+        monkeypatch.setenv(f"QSHOWER_QPU_{name.upper()}", str(value))
+    for name, value in {"QPU": "on", "QPU_STATE_FOLDER": tmp_path, "QPU_CONDITION_MODE": "flux_bias"}.items():
+        monkeypatch.setenv(f"QSHOWER_{name}", str(value))
+    monkeypatch.setenv("QSHOWER_QPU_RANGE_POLICY", "refuse")
+    monkeypatch.setenv("QSHOWER_QPU_RECALIBRATE_ON_DRIFT", "true")
+    expected = QpuSettings(
+        state_dir=tmp_path, condition_mode="flux_bias", range_policy="refuse", recalibrate_on_drift=True, **values
+    )
+    with build_registry(load_settings()) as registry:
+        assert registry.get("qpu")._settings == expected
 
 
 def test_keys_come_from_the_variable_and_the_file(tmp_path):
