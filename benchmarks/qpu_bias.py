@@ -8,7 +8,10 @@ The reads of one draw are refined further and further. For each number of sweeps
 * *total variation* of the energy, by its rank among reference energies of the same condition, in 20 classes, and of
   the number of free spins that are up, likewise; beside the *floor*: another set of as many Gibbs draws.
 
-    python -m benchmarks.qpu_bias --topology zephyr:12 pegasus:16 --machine bundle strong -o benchmarks/qpu_bias.json
+At each noise level of the emulator: ``none`` shows what holes alone bend; the others add control errors, readout errors
+and flux offsets.
+
+    python -m benchmarks.qpu_bias --topology zephyr:12 pegasus:16 --machine bundle random -o results.json
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from numpy.typing import NDArray
 
 from benchmarks.qpu_acceptance import BUNDLES
 from model.bundle import find_bundles, load_bundle
-from sampler.emulator.config import EmulatorConfig
+from sampler.emulator.config import NOISE_LEVELS, EmulatorConfig
 from sampler.emulator.server import EmulatorServer
 from sampler.gibbs.chains import refine
 from sampler.gibbs.sampler import GibbsSampler
@@ -39,18 +42,22 @@ MADE_UP = {"random": 0.2, "strong": 0.3}
 """Standard deviation of the couplings (kT) of machines made for this; the pretrained ones' is about 0.002."""
 REFERENCE_SWEEPS = 1024
 CLASSES = 20
+FLOOR = "floor"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One machine, noise level and number of sweeps; see the module's docstring.
 
-    ``noise`` is the standard deviation of the errors of h and J, −1 for the floor.
+    ``noise`` is a noise level of the emulator, or ``floor``; what it stands for is beside it: the standard deviation of
+    the errors of h and J, that of the qubits' flux offsets, and the chance that a spin is read wrongly.
     """
 
     topology: str
     machine: str
-    noise: float
+    noise: str
+    control_error: float
+    flux_offset_phi0: float
     readout_flip: float
     gauges: int
     holes: int
@@ -141,7 +148,7 @@ def machine_of(name: str, topology: str, conditions: int) -> tuple[BoltzmannMach
     return bundle.machine, bundle.conditions(np.geomspace(*bundle.domain_mev, conditions + 2)[1:-1])
 
 
-def measure(topology: str, name: str, noises: list[float], arguments: argparse.Namespace) -> Iterator[Row]:
+def measure(topology: str, name: str, noises: list[str], arguments: argparse.Namespace) -> Iterator[Row]:
     """Rows for one chip and machine, all noise levels."""
     machine, conditions = machine_of(name, topology, arguments.conditions)
     plain = SamplerOptions(sweeps=REFERENCE_SWEEPS)
@@ -151,20 +158,21 @@ def measure(topology: str, name: str, noises: list[float], arguments: argparse.N
         return GibbsSampler(threads=1).sample(request).spins
 
     reference = Reference(machine, np.split(gibbs(4 * arguments.rows, 1), len(conditions)))
-    nowhere = {"topology": topology, "machine": name, "readout_flip": 0.0, "gauges": 1, "holes": 0, "beta": 1.0}
-    floor = reference.compare(gibbs(arguments.rows, 2))
-    yield Row(**nowhere, noise=-1.0, sweeps=REFERENCE_SWEEPS, **dict(zip(FIGURES, floor, strict=True)))  # type: ignore[arg-type]
+    yield Row(
+        topology=topology,
+        machine=name,
+        noise=FLOOR,
+        control_error=0.0,
+        flux_offset_phi0=0.0,
+        readout_flip=0.0,
+        gauges=1,
+        holes=0,
+        beta=1.0,
+        sweeps=REFERENCE_SWEEPS,
+        **dict(zip(FIGURES, reference.compare(gibbs(arguments.rows, 2)), strict=True)),
+    )
     for noise in noises:
-        config = EmulatorConfig(
-            topology=topology,
-            defects=0.03,
-            beta=4.4,
-            seed=3,
-            sweeps=256,
-            control_error_h=noise,
-            control_error_j=noise,
-            readout_flip=arguments.readout_flip,
-        )
+        config = EmulatorConfig(topology=topology, defects=0.03, beta=4.4, seed=3, sweeps=256).with_noise(noise)
         with tempfile.TemporaryDirectory() as folder, EmulatorServer(config) as emulator:
             settings = QpuSettings(
                 endpoint=emulator.endpoint,
@@ -186,7 +194,9 @@ def measure(topology: str, name: str, noises: list[float], arguments: argparse.N
                 topology=topology,
                 machine=name,
                 noise=noise,
-                readout_flip=arguments.readout_flip,
+                control_error=config.control_error_j,
+                flux_offset_phi0=config.flux_offset_phi0,
+                readout_flip=config.readout_flip,
                 gauges=arguments.gauges,
                 holes=made.holes or 0,
                 beta=made.beta or 0.0,
@@ -215,8 +225,7 @@ def main() -> None:
         default=["bundle"],
         help="bundle (the pretrained one), random or strong (couplings of 0.2 or 0.3 kT), or a bundle's folder",
     )
-    parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.01, 0.02, 0.03])
-    parser.add_argument("--readout-flip", type=float, default=0.0, help="chance that a spin is read wrongly")
+    parser.add_argument("--noise", nargs="+", choices=list(NOISE_LEVELS), default=list(NOISE_LEVELS))
     parser.add_argument("--rows", type=int, default=400, help="rows of each condition")
     parser.add_argument("--conditions", type=int, default=4)
     parser.add_argument("--gauges", type=int, default=1)
@@ -224,7 +233,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help="write the rows as JSON")
     arguments = parser.parse_args()
     print(
-        f"{'topology':11}{'machine':9}{'noise':>6}{'holes':>6}{'beta':>7}{'sweeps':>7}{'energy shift':>17}"
+        f"{'topology':11}{'machine':9}{'noise':>9}{'holes':>6}{'beta':>7}{'sweeps':>7}{'energy shift':>17}"
         f"{'rms dm':>8}{'rms dc':>8}{'TV of E':>9}{'TV of up':>9}"
     )
     rows = []
@@ -232,9 +241,8 @@ def main() -> None:
         for name in arguments.machine:
             for row in measure(topology, name, arguments.noise, arguments):
                 rows.append(asdict(row))
-                noise = "floor" if row.noise < 0 else f"{row.noise:.0%}"
                 print(
-                    f"{topology:11}{name[-8:]:9}{noise:>6}{row.holes:6d}{row.beta:7.3f}{row.sweeps:7d}"
+                    f"{topology:11}{name[-8:]:9}{row.noise:>9}{row.holes:6d}{row.beta:7.3f}{row.sweeps:7d}"
                     f"{row.energy_shift:9.3f} ± {row.energy_shift_error:.3f}{row.magnetisation_error:8.4f}"
                     f"{row.correlation_error:8.4f}{row.energy_variation:9.3f}{row.up_variation:9.3f}",
                     flush=True,
