@@ -32,47 +32,54 @@ class CircuitBreaker:
     _failures: int = 0
     _opened_at: float | None = None
     _wait_s: float = 0.0
-    _probing: bool = False
+    _entered: int = 0
+    _probe: int | None = None
     _last_error: str | None = None
 
-    def enter(self) -> None:
-        """Ask to make a call; to be followed by ``succeeded``, ``failed`` or ``abandoned``.
+    def enter(self) -> int:
+        """Ask to make a call: its number, to be given to ``failed`` or ``abandoned`` unless it has ``succeeded``.
 
         Raises:
             CircuitOpenError: the circuit is open; its ``retry_after_s`` says until when.
         """
         with self._lock:
+            self._entered += 1
             if self._opened_at is None:
-                return
+                return self._entered
             left = self._opened_at + self._wait_s - self.clock()
-            if left > 0 or self._probing:
+            if left > 0 or self._probe is not None:
                 raise CircuitOpenError(
                     f"the QPU failed {self._failures} times in a row, last: {self._last_error}",
                     retry_after_s=max(left, 1.0),
                 )
-            self._probing = True
+            self._probe = self._entered
+            return self._probe
 
     def succeeded(self) -> bool:
         """The call worked: the circuit closes. Returns whether it was open."""
         with self._lock:
             was_open = self._opened_at is not None
-            self._failures, self._opened_at, self._wait_s, self._probing, self._last_error = 0, None, 0.0, False, None
+            self._failures, self._opened_at, self._wait_s, self._probe, self._last_error = 0, None, 0.0, None, None
             return was_open
 
-    def failed(self, error: BaseException) -> None:
-        """The call failed for a reason that lies with the QPU."""
+    def failed(self, call: int, error: BaseException) -> None:
+        """The call of that number failed for a reason that lies with the QPU.
+
+        One that began before the circuit opened says nothing new while the probe is awaited: it is only counted.
+        """
         with self._lock:
             self._failures += 1
             self._last_error = f"{type(error).__name__}: {error}"
-            if self._probing or (self._opened_at is None and self._failures >= self.failures_allowed):
+            if call == self._probe or (self._opened_at is None and self._failures >= self.failures_allowed):
                 self._wait_s = min(max(self.cooldown_s, 2 * self._wait_s), _LONGEST * self.cooldown_s)
                 self._opened_at = self.clock()
-            self._probing = False
+                self._probe = None
 
-    def abandoned(self) -> None:
-        """The call ended for a reason that says nothing about the QPU, such as a bad option."""
+    def abandoned(self, call: int) -> None:
+        """The call of that number ended for a reason that says nothing about the QPU, such as a bad option."""
         with self._lock:
-            self._probing = False
+            if call == self._probe:
+                self._probe = None
 
     @property
     def state(self) -> State:
@@ -80,7 +87,7 @@ class CircuitBreaker:
         with self._lock:
             if self._opened_at is None:
                 return "closed"
-            if self._probing or self.clock() >= self._opened_at + self._wait_s:
+            if self._probe is not None or self.clock() >= self._opened_at + self._wait_s:
                 return "half_open"
             return "open"
 

@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any
 
 from sampler.errors import BudgetExceededError
-from sampler.qpu.files import locked, read_json, write_json
+from sampler.qpu.files import altered, locked, read_json, write_json
 
 NO_KEY = ""
 _DAYS_KEPT = 32
@@ -157,10 +157,13 @@ class BudgetLedger:
                 )
 
     def _days(self) -> dict[str, dict[str, float]]:
-        return {
-            str(day): {str(key): float(value) for key, value in used.items()}
-            for day, used in read_json(self._path).items()
-        }
+        try:
+            return {
+                str(day): {str(key): float(value) for key, value in used.items()}
+                for day, used in read_json(self._path).items()
+            }
+        except (AttributeError, TypeError, ValueError):
+            raise altered(self._path, "a day's use is not in figures") from None
 
     def _write(self, days: dict[str, dict[str, float]]) -> None:
         write_json(self._path, {day: days[day] for day in sorted(days)[-_DAYS_KEPT:]})

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.errors import InvalidInputError
 from sampler.gibbs.chains import draw
 from sampler.machine import BoltzmannMachine
 from sampler.qpu.budget import utc_now
 from sampler.qpu.draw import PartReads, programming_of_reads
-from sampler.qpu.files import locked, read_json, write_json
+from sampler.qpu.files import altered, known_fields, locked, read_json, write_json
 from sampler.qpu.gauge import GAUGES_OF_A_SET
 from sampler.qpu.temperature import MIN_BLOCKS, Estimate, energy_scale, pseudolikelihood_scale
 
@@ -126,15 +125,14 @@ class CalibrationStore:
 
     def _parse(self, entry: Any) -> Calibration:
         try:
-            calibration = Calibration(**entry)
-            sound = math.isfinite(calibration.beta) and calibration.beta > 0
+            calibration = Calibration(**known_fields(Calibration, entry))
+            numbers = (calibration.beta, calibration.beta_pseudolikelihood)
+            sound = all(math.isfinite(number) and number > 0 for number in numbers)
             calibration.age_s(self._clock())
-        except (TypeError, ValueError) as error:
-            raise InvalidInputError(
-                str(self._path), str(entry)[:80], "calibrations as this program wrote them"
-            ) from error
+        except (TypeError, ValueError, AttributeError):
+            raise altered(self._path, "a calibration lacks a field") from None
         if not sound:
-            raise InvalidInputError(str(self._path), calibration.beta, "beta above 0")
+            raise altered(self._path, "a calibration has no beta above 0")
         return calibration
 
 

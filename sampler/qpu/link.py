@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from threading import Event, Lock, RLock, Thread
+from threading import Condition, Event, Lock, RLock, Thread
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -33,6 +33,11 @@ from sampler.qpu.solver import SolverInfo, solver_info
 
 Result = TypeVar("Result")
 FAMILIES = ("zephyr", "pegasus")
+_NAMES = {"name", "name__eq", "identity", "identity__eq"}
+"""Features of a solver that name it."""
+_LOG = logging.getLogger(__name__)
+SLICE_S = 0.1
+"""How long a thread waits for anything before it looks at the clock and for ``close``."""
 _LONGEST_RECONNECT_S = 60.0
 _LONGEST_POLLING_S = 3600.0
 """Ocean gives a problem up at this age: later than any deadline, which is ours to keep."""
@@ -53,12 +58,13 @@ class Connection:
         return self.retired and self.users == 0
 
 
-def in_time(work: Callable[[], Result], timeout_s: float, what: str) -> Result:
-    """The result of ``work``, run in a daemon thread that is left behind if it takes longer.
+def in_time(work: Callable[[], Result], timeout_s: float, what: str, closing: Event) -> Result:
+    """The result of ``work``, run in a daemon thread that is left behind if it takes longer, or once ``closing`` is set.
 
     Raises:
-        SamplerUnavailableError: it took longer.
+        SamplerUnavailableError: it took longer, or nobody wants it any more.
     """
+    until = monotonic() + timeout_s
     outcome: list[Result] = []
     failure: list[BaseException] = []
     done = Event()
@@ -72,11 +78,21 @@ def in_time(work: Callable[[], Result], timeout_s: float, what: str) -> Result:
             done.set()
 
     Thread(target=run, name=f"qpu-{what}", daemon=True).start()
-    if not done.wait(max(0.0, timeout_s)):
-        raise SamplerUnavailableError(f"the solver API did not answer within {timeout_s:.1f} s", retry_after_s=RETRY_S)
+    while not done.wait(max(0.0, min(SLICE_S, until - monotonic()))):
+        if closing.is_set():
+            raise closed_error()
+        if monotonic() >= until:
+            raise SamplerUnavailableError(
+                f"the solver API did not answer within {timeout_s:.1f} s", retry_after_s=RETRY_S
+            )
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def closed_error(problem_ids: tuple[str, ...] = ()) -> SamplerUnavailableError:
+    """What a draw ends with once the sampler is closed."""
+    return SamplerUnavailableError("the QPU sampler is closed", problem_ids=problem_ids)
 
 
 def silence_ocean() -> None:
@@ -94,11 +110,14 @@ class SolverLink:
     def __init__(self, settings: QpuSettings) -> None:
         self._settings = settings
         self._lock = RLock()
+        self._idle = Condition(self._lock)
         self._asking = Lock()
         self._pid = os.getpid()
         self._connection: Connection | None = None
         self._solvers: dict[str, SolverInfo] = {}
         self._not_for_us: set[tuple[str, str]] = set()
+        self._unusable: dict[str, str] = {}
+        self._eligible: tuple[str, ...] | None = None
         self._last_seen: dict[str, SolverInfo] = {}
         self._checked_at = -1e9
         self._lacking = False
@@ -106,12 +125,22 @@ class SolverLink:
         self._failed_at = -1e9
         self._wait_s = 0.0
         self._token: str | None = settings.token
-        self._closed = False
+        self._closing = Event()
 
     @property
     def secret(self) -> str | None:
         """The token, to keep it out of messages."""
         return self._token
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called: draws under way come to an end at their next step."""
+        return self._closing.is_set()
+
+    def refuse_if_closed(self, problem_ids: tuple[str, ...] = ()) -> None:
+        """SamplerUnavailableError once ``close`` was called."""
+        if self._closing.is_set():
+            raise closed_error(problem_ids)
 
     def __repr__(self) -> str:
         """Without the token."""
@@ -125,7 +154,7 @@ class SolverLink:
         Raises:
             SamplerUnavailableError: the API cannot be reached or refuses; at once, with the reason of the last
                 attempt, while waiting between two attempts.
-            SolverNotFoundHereError: no such solver is online.
+            SolverNotFoundHereError: no such solver is online, or none that could be used.
         """
         solvers = self.online(timeout_s)
         try:
@@ -139,6 +168,8 @@ class SolverLink:
         if name is not None and name not in FAMILIES:
             name, _, pinned = name.partition(";graph_id=")
             if name not in solvers:
+                if name in self._unusable:
+                    raise SolverNotFoundHereError(self._unusable[name], retry_after_s=OFFLINE_RETRY_S)
                 online = ", ".join(sorted(solvers)) or "none"
                 raise SolverNotFoundHereError(
                     f"no solver named {name} is online; online: {online}", retry_after_s=OFFLINE_RETRY_S
@@ -149,8 +180,15 @@ class SolverLink:
                 )
             return solvers[name]
         fitting = [info for info in solvers.values() if info.graph.family == (name or family)]
+        among = ""
+        if wanted is None and self._settings.solver is None and self._eligible is not None:
+            fitting = [info for info in fitting if info.name in self._eligible]
+            among = " with the features that Ocean's configuration asks for"
         if not fitting:
-            raise SolverNotFoundHereError(f"no {name or family} solver is online", retry_after_s=OFFLINE_RETRY_S)
+            reasons = "".join(f"; {reason}" for reason in self._unusable.values())
+            raise SolverNotFoundHereError(
+                f"no {name or family} solver{among} is online{reasons}", retry_after_s=OFFLINE_RETRY_S
+            )
         return max(fitting, key=lambda info: (info.graph.qubits.size, info.name))
 
     def online(self, timeout_s: float) -> dict[str, SolverInfo]:
@@ -159,8 +197,10 @@ class SolverLink:
             if self._fresh():
                 return self._solvers
         deadline = monotonic() + timeout_s
-        if not self._asking.acquire(timeout=max(0.0, timeout_s)):
-            raise SamplerUnavailableError("the solver API has not answered yet", retry_after_s=RETRY_S)
+        while not self._asking.acquire(timeout=max(0.0, min(SLICE_S, deadline - monotonic()))):
+            self.refuse_if_closed()
+            if monotonic() >= deadline:
+                raise SamplerUnavailableError("the solver API has not answered yet", retry_after_s=RETRY_S)
         try:
             with self._lock:
                 if self._fresh():
@@ -194,6 +234,7 @@ class SolverLink:
     def borrow(self, info: SolverInfo) -> Iterator[Connection]:
         """The connection that ``info`` belongs to, kept open while in use."""
         with self._lock:
+            self.refuse_if_closed()
             connection = self._connection
             if connection is None or connection.retired or info.solver.client is not connection.client:
                 self.forget()
@@ -202,9 +243,10 @@ class SolverLink:
         try:
             yield connection
         finally:
-            with self._lock:
+            with self._idle:
                 connection.users -= 1
                 idle = connection.left_behind
+                self._idle.notify_all()
             if idle:
                 self._shut(connection)
 
@@ -216,13 +258,21 @@ class SolverLink:
                 self._connection, self._solvers, self._checked_at = None, {}, -1e9
 
     def close(self) -> None:
-        """Close the connection, within ``close_timeout_s``. Idempotent."""
-        with self._lock:
-            self._closed = True
+        """Close the connection, within ``close_timeout_s``. Idempotent.
+
+        Draws under way cancel their problems and end with SamplerUnavailableError; they are waited for, and not for
+        ever.
+        """
+        until = monotonic() + self._settings.close_timeout_s
+        self._closing.set()
+        with self._idle:
             connection, self._connection, self._solvers = self._connection, None, {}
-        if connection is not None:
+            if connection is None:
+                return
+            # Whoever uses it last would shut it: so that it is not shut beneath the others, that is left to this call.
+            self._idle.wait_for(lambda: connection.users == 0, max(0.0, until - monotonic()))
             connection.retired = True
-            self._shut(connection)
+        self._shut(connection, until)
 
     def _fresh(self) -> bool:
         if os.getpid() != self._pid:
@@ -235,8 +285,7 @@ class SolverLink:
         return bool(self._connection) and monotonic() - self._checked_at < most_s
 
     def _refuse_while_waiting(self) -> None:
-        if self._closed:
-            raise SamplerUnavailableError("the QPU sampler is closed")
+        self.refuse_if_closed()
         left = self._failed_at + self._wait_s - monotonic()
         failure = self._failure
         if failure is None or left <= 0:
@@ -248,8 +297,10 @@ class SolverLink:
     def _ask(self, deadline: float) -> dict[str, SolverInfo]:
         try:
             connection = self._connect(deadline)
-            solvers = in_time(lambda: self._fetch(connection.client), deadline - monotonic(), "solvers")
+            solvers = in_time(lambda: self._fetch(connection.client), deadline - monotonic(), "solvers", self._closing)
         except Exception as error:  # Ocean raises almost anything: typed_error sorts it
+            if self.closed:
+                raise closed_error() from None
             typed = self._note_failure(error)
             raise typed from cause_of(typed, error, self._token)
         with self._lock:
@@ -276,8 +327,7 @@ class SolverLink:
 
     def _connect(self, deadline: float) -> Connection:
         with self._lock:
-            if self._closed:
-                raise SamplerUnavailableError("the QPU sampler is closed")
+            self.refuse_if_closed()
             if self._connection is not None:
                 return self._connection
         silence_ocean()
@@ -290,14 +340,17 @@ class SolverLink:
             return client
 
         try:
-            client = in_time(build, deadline - monotonic(), "connect")
+            client = in_time(build, deadline - monotonic(), "connect", self._closing)
         except SamplerUnavailableError:
             given_up.set()
             raise
         connection = Connection(client)
         with self._lock:
-            self._connection = connection
-        return connection
+            if not self.closed:
+                self._connection = connection
+                return connection
+        self._shut(connection)
+        raise closed_error()
 
     def _build(self) -> Any:
         settings = self._settings
@@ -325,7 +378,10 @@ class SolverLink:
         return client
 
     def _fetch(self, client: Any) -> dict[str, SolverInfo]:
-        """Online solvers; full definitions only of those whose graph_id is new."""
+        """Online solvers; full definitions only of those whose graph_id is new.
+
+        A solver that cannot be used, because its definition lacks something, hides no other one.
+        """
         known = {info.key: info for info in self._solvers.values() if info.solver.client is client}
         # In a session of its own: Ocean's keeps the type of answer it expects in itself, and threads of Ocean's may be
         # using it, as may one of ours that a time-out has left behind.
@@ -338,13 +394,20 @@ class SolverLink:
         }
         if known and online <= known.keys() | self._not_for_us:
             return {key[0]: info for key, info in known.items() if key in online}
-        found = {}
+        found: dict[str, SolverInfo] = {}
+        unusable: dict[str, str] = {}
         for solver in client.get_solvers(refresh=True):
             if solver.properties.get("topology", {}).get("type") not in FAMILIES:
                 continue
             solver.return_matrix = True
-            info = known.get((solver.name, solver.graph_id)) or solver_info(solver)
+            try:
+                info = known.get((solver.name, solver.graph_id)) or solver_info(solver)
+            except SamplerUnavailableError as error:
+                unusable[str(solver.name)] = str(error)
+                _LOG.warning("%s", error)
+                continue
             found[info.name] = info
+        self._unusable, self._eligible = unusable, _eligible(client)
         self._not_for_us = online - {info.key for info in found.values()}
         return found
 
@@ -355,22 +418,38 @@ class SolverLink:
         chosen = (connection.client.config.solver or {}) if connection is not None else {}
         identity = chosen.get("identity__eq") or chosen.get("identity") or {}
         name = chosen.get("name__eq") or chosen.get("name") or identity.get("name")
-        name = name or chosen.get("topology__type__eq") or chosen.get("topology__type")
         pinned = (identity.get("version") or {}).get("graph_id")
         return f"{name};graph_id={pinned}" if name and pinned else name
 
-    def _shut(self, connection: Connection) -> None:
+    def _shut(self, connection: Connection, until: float | None = None) -> None:
+        """Close the client; waits for that until the instant ``until``, or for ``close_timeout_s``."""
         with self._lock:
             if connection.closed:
                 return
             connection.closed = True
         closing = Thread(target=_close_quietly, args=(connection.client,), name="qpu-close", daemon=True)
         closing.start()
-        closing.join(self._settings.close_timeout_s)
+        closing.join(self._settings.close_timeout_s if until is None else max(0.0, until - monotonic()))
+
+
+def _eligible(client: Any) -> tuple[str, ...] | None:
+    """Names of the solvers with the features that Ocean's configuration asks for; None if it asks for a name at most.
+
+    An order among them is not heeded: of those that fit a model the largest is taken.
+    """
+    features = {name: value for name, value in (client.config.solver or {}).items() if name != "order_by"}
+    if not features.keys() - _NAMES:
+        return None
+    try:
+        return tuple(str(solver.name) for solver in client.get_solvers(refresh=True, order_by=None, **features))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise SamplerUnavailableError(
+            f"DWAVE_API_SOLVER: {features!r} is not allowed; allowed: features that Ocean's get_solvers takes ({error})"
+        ) from error
 
 
 def _close_quietly(client: Any) -> None:
     try:
         client.close(wait=False)
     except (api.RequestError, OSError, RuntimeError) as error:
-        logging.getLogger(__name__).warning("closing the solver client: %s", type(error).__name__)
+        _LOG.warning("closing the solver client: %s", type(error).__name__)

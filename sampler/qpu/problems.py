@@ -19,11 +19,10 @@ from sampler.errors import (
     SolverNotFoundHereError,
 )
 from sampler.qpu.faults import cause_of, refuses, typed_error
-from sampler.qpu.link import Connection, SolverLink
+from sampler.qpu.link import SLICE_S, Connection, SolverLink, closed_error
 from sampler.qpu.settings import QpuSettings
 from sampler.qpu.solver import SolverInfo
 
-_SLICE_S = 0.1
 _DONE = "COMPLETED"
 
 
@@ -123,6 +122,7 @@ class Collector:
 
         Raises:
             SamplerTimeoutError: no answer by the deadline; the problem was cancelled.
+            SamplerUnavailableError: among others, that the link was closed; the problem was cancelled.
             SamplerAnswerError: the answer is not a valid draw.
             SamplerError: whatever else went wrong, with its cause.
         """
@@ -131,6 +131,8 @@ class Collector:
             try:
                 return verified(submission.problem, submission.future.result(), submission.ids)
             except Exception as error:
+                if self._link.closed:
+                    raise closed_error(submission.ids) from None
                 phase = "answer" if submission.ids else "submit"
                 typed = typed_error(error, phase, submission.ids, self._link.secret)  # type: ignore[arg-type]
                 submission.refused = not submission.ids and refuses(error)
@@ -150,14 +152,21 @@ class Collector:
         for one in going:
             one.cancelled = True
             one.future.cancel()
-        until = monotonic() + self._settings.cancel_grace_s
+        grace_s = self._settings.cancel_grace_s
+        if self._link.closed:
+            # ``close`` waits for this, and has to shut the client in the time that is left.
+            grace_s = min(grace_s, self._settings.close_timeout_s / 2.0)
+        until = monotonic() + grace_s
         for one in going:
             one.future.wait(max(0.0, until - monotonic()))
 
     def _wait(self, submission: Submission, deadline: float) -> None:
         future = submission.future
         completed_at: float | None = None
-        while not future.wait(max(0.0, min(_SLICE_S, deadline - monotonic()))):
+        while not future.wait(max(0.0, min(SLICE_S, deadline - monotonic()))):
+            if self._link.closed:
+                self._cancel([submission])
+                raise closed_error(submission.ids)
             now = monotonic()
             if now >= deadline:
                 self._cancel([submission])

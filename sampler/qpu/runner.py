@@ -85,6 +85,7 @@ class Runner:
         try:
             for number in range(len(problems)):
                 while sent < len(problems) and len(under_way) < self._settings.max_in_flight:
+                    self._link.refuse_if_closed()
                     under_way[sent] = submit(self.info, problems[sent], self._link.secret)
                     spent.sent(sent)
                     sent += 1

@@ -286,25 +286,26 @@ class QpuSampler:
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """Ask the circuit breaker first, and tell it how the call ended."""
-        self._breaker.enter()
+        call = self._breaker.enter()
         began = monotonic()
         try:
             yield
         except (InvalidInputError, BudgetExceededError, ProblemRangeError):
-            self._breaker.abandoned()
+            self._breaker.abandoned(call)
             raise
         except QShowerError as error:
             impatient = min(_IMPATIENT_S, 0.9 * self._settings.deadline_s)
             in_haste = isinstance(error, SamplerTimeoutError) and monotonic() - began < impatient
-            if in_haste or isinstance(error, (PlacementError, SolverNotFoundHereError)):
-                self._breaker.abandoned()
+            ours = self._link.closed or isinstance(error, (PlacementError, SolverNotFoundHereError))
+            if in_haste or ours:
+                self._breaker.abandoned(call)
             else:
-                self._breaker.failed(error)
+                self._breaker.failed(call, error)
             self._link.forget()
             self._state.forget()
             raise
         except BaseException:
-            self._breaker.abandoned()
+            self._breaker.abandoned(call)
             raise
         if self._breaker.succeeded():
             self._state.forget()

@@ -8,7 +8,7 @@ made up for, measures what is left. No constant of the chip is needed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sampler.errors import InvalidInputError, SamplerAnswerError
 from sampler.qpu.budget import timestamp, utc_now
 from sampler.qpu.couplers import COUPLER_PROGRAMMINGS, CouplerOffsets
-from sampler.qpu.files import locked, read_json, write_json
+from sampler.qpu.files import altered, known_fields, locked, read_json, write_json
 from sampler.qpu.problems import Problem
 from sampler.qpu.runner import Bill, Runner
 from sampler.qpu.solver import SolverInfo
@@ -104,10 +104,11 @@ class ShimStore:
         if entry is None:
             return None
         try:
-            couplers = entry.pop("couplers", None)
-            return Shim(**entry, couplers=None if couplers is None else CouplerOffsets(**couplers))
-        except (AttributeError, TypeError) as error:
-            raise InvalidInputError(str(self._path), str(entry)[:80], "shims as this program wrote them") from error
+            shim = Shim(**known_fields(Shim, entry))
+            off = shim.couplers
+            return shim if off is None else replace(shim, couplers=CouplerOffsets(**known_fields(CouplerOffsets, off)))
+        except (AttributeError, TypeError):
+            raise altered(self._path, "a shim lacks a field") from None
 
     def put(self, shim: Shim) -> None:
         """Keep ``shim`` in place of an earlier one."""

@@ -19,8 +19,7 @@ def clock() -> Clock:
 
 
 def fail(breaker: CircuitBreaker) -> None:
-    breaker.enter()
-    breaker.failed(SamplerTimeoutError("late"))
+    breaker.failed(breaker.enter(), SamplerTimeoutError("late"))
 
 
 def test_only_failures_in_a_row_open_it(clock: Clock) -> None:
@@ -68,8 +67,27 @@ def test_a_probe_that_was_the_callers_fault_leaves_room_for_another(clock: Clock
     breaker = CircuitBreaker(1, 1.0, clock)
     fail(breaker)
     clock.now = 2.0
-    breaker.enter()
-    breaker.abandoned()
+    breaker.abandoned(breaker.enter())
     assert breaker.state == "half_open"
     breaker.enter()
     assert breaker.detail()["failures"] == 1
+
+
+@pytest.mark.parametrize("end", ["failed", "abandoned"])
+def test_the_late_end_of_an_older_call_lets_no_second_probe_through(clock: Clock, end: str) -> None:
+    breaker = CircuitBreaker(2, 10.0, clock)
+    older = breaker.enter()
+    fail(breaker)
+    fail(breaker)
+    clock.now = 10.0
+    probe = breaker.enter()
+    if end == "failed":
+        breaker.failed(older, SamplerTimeoutError("late"))
+    else:
+        breaker.abandoned(older)
+    with pytest.raises(CircuitOpenError):
+        breaker.enter()
+    # Nor is the older one taken for the probe: that alone sets the next wait.
+    assert breaker.retry_after_s == 0.0
+    breaker.failed(probe, SamplerTimeoutError("late"))
+    assert breaker.retry_after_s == pytest.approx(20.0)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sampler.errors import BudgetExceededError, InvalidInputError, SamplerUnavailableError
+from sampler.errors import BudgetExceededError, SamplerUnavailableError
 from sampler.qpu.budget import BudgetLedger, billed_to, current_key
+from sampler.qpu.files import locked
 
 NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
 
@@ -87,11 +88,26 @@ def test_threads_cannot_overdraw(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["budget.json", "budget.json.lock"]
 
 
-def test_a_file_that_is_no_ledger_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["[1, 2", "[77]", '{"2026-07-01": 77}', '{"2026-07-01": {"key": "much"}}'])
+def test_a_file_that_is_no_ledger_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "budget.json"
-    path.write_text("[1, 2")
-    with pytest.raises(InvalidInputError, match=r"budget\.json"):
+    path.write_text(text)
+    with pytest.raises(SamplerUnavailableError, match=r"budget\.json is not as this program wrote it") as caught:
         BudgetLedger(path, 1000.0, None).reserve(1.0, None)
+    assert "77" not in str(caught.value)
+    assert path.read_text() == text
+
+
+def test_a_lock_that_nobody_lets_go_of_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sampler.qpu.files.LOCK_S", 0.05)
+    ledger = BudgetLedger(tmp_path / "budget.json", None, None)
+    with locked(tmp_path / "budget.json"), pytest.raises(SamplerUnavailableError, match="does not let go") as caught:
+        ledger.reserve(1.0, None)
+    assert caught.value.retry_after_s
+    ledger.reserve(1.0, None)
+    assert ledger.state()["used_today_us"] == 1.0
 
 
 def test_a_folder_that_cannot_be_written_refuses_before_anything_is_spent(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sampler.errors import InvalidInputError
+from sampler.errors import SamplerUnavailableError
 from sampler.qpu.calibration import Calibration, CalibrationStore
 from sampler.qpu.temperature import Estimate, combined, energy_scale, pseudolikelihood_scale
 
@@ -40,12 +41,27 @@ def test_calibrations_are_kept_by_all_that_they_belong_to(tmp_path: Path) -> Non
     assert store.get(CALIBRATION.key) == replace(CALIBRATION, beta=4.5)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"a": {"beta": 1}}', '{"a": 3}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": {"beta": 1.77}}', '{"a": 1.77}'])
 def test_a_file_that_is_no_store_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "calibrations.json"
     path.write_text(text)
-    with pytest.raises(InvalidInputError, match=r"calibrations\.json"):
+    with pytest.raises(SamplerUnavailableError, match=r"calibrations\.json is not as this program wrote it") as caught:
         CalibrationStore(path).all()
+    assert "1.77" not in str(caught.value)
+
+
+def test_a_calibration_may_hold_more_than_this_version_knows(tmp_path: Path) -> None:
+    path = tmp_path / "calibrations.json"
+    path.write_text(json.dumps({str(CALIBRATION.key): asdict(CALIBRATION) | {"of_a_later_version": [1]}}))
+    assert CalibrationStore(path).get(CALIBRATION.key) == CALIBRATION
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, float("nan")])
+def test_a_calibration_without_a_temperature_is_refused(tmp_path: Path, beta: float) -> None:
+    store = CalibrationStore(tmp_path / "calibrations.json")
+    store.put(replace(CALIBRATION, beta=beta))
+    with pytest.raises(SamplerUnavailableError, match="no beta above 0"):
+        store.get(CALIBRATION.key)
 
 
 def test_age_and_agreement() -> None:

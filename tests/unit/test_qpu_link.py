@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import binascii
-import time
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -40,7 +40,7 @@ class Account:
     def __init__(self) -> None:
         self.graph_id = "g1"
         self.full_fetches = 0
-        self.config = SimpleNamespace()
+        self.config = SimpleNamespace(solver=None)
 
     def list_solvers(self, **_: object) -> list[Listed]:
         return [Listed("qpu", self.graph_id), Listed("hybrid", None), Listed("asleep", "g0", "offline")]
@@ -59,6 +59,11 @@ class Account:
             "annealing_time_range": [1, 100],
         }
         return [SimpleNamespace(name="qpu", graph_id=self.graph_id, properties=properties, client=self)]
+
+
+def closing_session(account: Account) -> SimpleNamespace:
+    """A session of solver lists."""
+    return SimpleNamespace(list_solvers=account.list_solvers, close=lambda: None)
 
 
 def test_full_definitions_are_fetched_only_when_a_graph_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,10 +139,64 @@ def test_a_token_echoed_by_a_server_is_taken_out() -> None:
 
 
 def test_work_in_time_gives_its_result_or_its_error_and_late_work_is_left_behind() -> None:
-    assert in_time(lambda: 7, 5.0, "test") == 7
+    closing, never = Event(), Event()
+    assert in_time(lambda: 7, 5.0, "test", closing) == 7
     with pytest.raises(ZeroDivisionError):
-        in_time(lambda: 1 // 0, 5.0, "test")
-    began = time.monotonic()
+        in_time(lambda: 1 // 0, 5.0, "test", closing)
     with pytest.raises(SamplerUnavailableError, match="did not answer within"):
-        in_time(lambda: time.sleep(3.0), 0.05, "test")
-    assert time.monotonic() - began < 2.5
+        in_time(never.wait, 0.05, "test", closing)
+    closing.set()
+    with pytest.raises(SamplerUnavailableError, match="closed"):
+        in_time(never.wait, 1e6, "test", closing)
+    never.set()
+
+
+def test_a_solver_that_lacks_a_property_hides_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    link, account = SolverLink(QpuSettings(token="t")), Account()
+    whole = account.get_solvers
+
+    def with_an_odd_one(**_: object) -> list[SimpleNamespace]:
+        (sound,) = whole()
+        odd = {name: value for name, value in sound.properties.items() if name != "h_range"}
+        return [SimpleNamespace(name="odd", graph_id="g3", properties=odd, client=account), sound]
+
+    monkeypatch.setattr(account, "get_solvers", with_an_odd_one)
+    monkeypatch.setattr("sampler.qpu.link.Solvers.from_config", lambda **_: closing_session(account))
+    solvers = link._fetch(account)
+    assert set(solvers) == {"qpu"}
+    assert link._chosen(solvers, None, "zephyr").name == "qpu"
+    with pytest.raises(SolverNotFoundHereError, match="odd lacks a usable property: KeyError\\('h_range'\\)"):
+        link._chosen(solvers, "odd", "zephyr")
+    with pytest.raises(SolverNotFoundHereError, match="no pegasus solver is online; solver odd lacks"):
+        link._chosen(solvers, None, "pegasus")
+
+
+def test_features_that_ocean_is_configured_with_choose_among_solvers(monkeypatch: pytest.MonkeyPatch) -> None:
+    link, account = SolverLink(QpuSettings(token="t")), Account()
+    account.config.solver = {"num_active_qubits__gte": 4000, "order_by": "-num_active_qubits"}
+    asked: list[dict[str, object]] = []
+    whole = account.get_solvers
+
+    def filtered(**features: object) -> list[SimpleNamespace]:
+        asked.append(features)
+        return [] if "num_active_qubits__gte" in features else whole()
+
+    monkeypatch.setattr(account, "get_solvers", filtered)
+    monkeypatch.setattr("sampler.qpu.link.Solvers.from_config", lambda **_: closing_session(account))
+    solvers = link._fetch(account)
+    assert asked[-1] == {"refresh": True, "order_by": None, "num_active_qubits__gte": 4000}
+    with pytest.raises(SolverNotFoundHereError, match="no zephyr solver with the features that Ocean's configuration"):
+        link._chosen(solvers, None, "zephyr")
+    # A request may name another one all the same.
+    assert link._chosen(solvers, "qpu", "zephyr").name == "qpu"
+    account.config.solver = {"num_active_qubits__about": "many"}
+    account.graph_id = "g2"
+
+    def refusing(**features: object) -> list[SimpleNamespace]:
+        if len(features) > 1:
+            raise ValueError("no such operator")
+        return whole()
+
+    monkeypatch.setattr(account, "get_solvers", refusing)
+    with pytest.raises(SamplerUnavailableError, match="DWAVE_API_SOLVER: .*num_active_qubits__about.* is not allowed"):
+        link._fetch(account)
