@@ -4,7 +4,8 @@ All couplers at once: the whole graph is programmed with h = 0 and J_ij = ±j0 a
 coupler as often with + as with −. In each programming the effective coupling K_ij (kT) of every pair is found by
 regression: given its neighbours, a spin follows P(s_i | s) ∝ exp(−s_i (a_i + Σ_j K_ij s_j)), whatever the rest of the
 graph does, so indirect paths between i and j do not blur K_ij as they blur a correlation. The slope of K on the
-programmed J is the chip's β, and the mean of K_ij over programmings, divided by β, is what the coupler is off by.
+programmed J is the chip's β, and the mean of K_ij over programmings, divided by β, is what the coupler is off by. It is
+known to within noise only, so that part of it is made up for which the offsets' spread has of the spread seen.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class CouplerOffsets:
     """What every coupler of a graph is off by.
 
     Attributes:
-        offsets: offset of each coupler in programmed units, in the order of the couplers' labels.
+        offsets: what each coupler is taken to be off by, in programmed units, in the order of the couplers' labels.
         beta: effective inverse temperature seen on the way, in 1/(programmed unit).
         before: root mean square offset, in programmed units, its own error taken off.
         after: the same with the offsets made up for.
@@ -110,13 +111,16 @@ def measure_couplers(
         )
     off = found / beta - probes
     offsets = off.mean(axis=0)
+    seen = float(np.square(offsets).mean())
+    own = max(0.0, seen - float(off.var(axis=0, ddof=1).mean()) / len(probes))
+    offsets *= own / seen
     left = permitted(info, limits, nothing, -offsets)
     answers = runner.run([problem(left)] * _CHECKS, cap_us, deadline, bill)
     one, other = (fitted_couplings(answer.spins, ends) / beta for answer in answers)
     return CouplerOffsets(
         offsets=offsets.round(6).tolist(),
         beta=beta,
-        before=_root(float((offsets**2 - off.var(axis=0, ddof=1) / len(probes)).mean())),
+        before=_root(own),
         # Two independent looks at the same rest: what differs between them is noise and drops out.
         after=_root(float((one * other).mean())),
         reads=reads * (len(probes) + _CHECKS),

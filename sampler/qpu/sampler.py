@@ -200,7 +200,7 @@ class QpuSampler:
     ) -> Shim:
         """Measure every qubit's own offset on the solver that ``machine`` would be drawn on, and make up for it.
 
-        Three programmings of ``reads`` reads, and ten more for what the couplers are off by if ``couplers`` is set;
+        Four programmings of ``reads`` reads, and ten more for what the couplers are off by if ``couplers`` is set;
         draws at the same annealing time use it from then on, until the graph changes. Calibrate again afterwards.
         Nothing is submitted unless all of it is within cap and budget. If the couplers' part fails, that of the qubits
         is kept, beside what was known of the couplers before.

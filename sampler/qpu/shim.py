@@ -1,8 +1,13 @@
 """Flux-bias shims: making up for each qubit's own offset, which no gauge of the problem removes within one programming.
 
 With h = 0 and J = 0 a qubit with offset o reads m = −tanh(o), o in kT. Two programmings, with the flux biases of all
-qubits at +δ and −δ, give the chip's mean response to a flux bias and every qubit's offset; a third, with the offsets
-made up for, measures what is left. No constant of the chip is needed.
+qubits at +δ and −δ, give the chip's mean response to a flux bias and every qubit's offset. Through errors of J a qubit
+also feels its neighbours' magnetisations; so δ is small, and a second pair, with the first one's offsets made up for,
+corrects them. No constant of the chip is needed.
+
+Half the sum of a pair is the offset, half its difference shows how much of that is noise: sampling, and errors that are
+new with each programming. What is made up for is the expectation given both, σ²/(σ² + noise) of the offset seen, with σ
+the spread of the chip's own offsets. So a shim takes away more than it adds, whatever the chip.
 """
 
 from __future__ import annotations
@@ -23,8 +28,10 @@ from sampler.qpu.problems import Problem
 from sampler.qpu.runner import Bill, Runner
 from sampler.qpu.solver import SolverInfo
 
-_PROBE_PHI0 = 1e-4
-_QUBIT_PROGRAMMINGS = 3
+_PROBE_PHI0 = 1e-5
+"""Some 0.1 kT: weak enough for errors of J to do little, and seen well enough in the mean over all qubits."""
+_PAIRS_OF_PROBES = 2
+_QUBIT_PROGRAMMINGS = 2 * _PAIRS_OF_PROBES
 _LEAST_READS = 2
 """One read says nothing of an offset."""
 
@@ -67,8 +74,8 @@ class Shim:
         annealing_time_us: anneal time they were measured at.
         qubits: labels.
         flux_biases_phi0: flux bias of each of ``qubits``, Φ0.
-        offset_before_kt: root mean square offset of the qubits without them, in kT, sampling noise taken off.
-        offset_after_kt: the same with them.
+        offset_before_kt: root mean square of the qubits' own offsets without them, in kT, noise taken off.
+        offset_after_kt: the same with them, as expected from how well they are known.
         reads: reads behind it.
         measured_at: UTC, ISO 8601.
         couplers: what the couplers are off by, if that was measured too.
@@ -124,7 +131,7 @@ class ShimStore:
 def measure_shim(
     runner: Runner, annealing_time_us: float, reads: int, cap_us: float | None, deadline: float, bill: Bill, now: str
 ) -> Shim:
-    """Measure the offsets of all working qubits, three programmings of ``reads`` reads each, as ``shim_cost`` allows.
+    """Measure the offsets of all working qubits, four programmings of ``reads`` reads each, as ``shim_cost`` allows.
 
     Raises:
         SamplerAnswerError: the qubits do not respond to flux biases.
@@ -138,25 +145,26 @@ def measure_shim(
         nothing = np.zeros((0, 2), dtype=np.int64)
         return Problem(qubits, np.zeros(qubits.size), nothing, np.zeros(0), reads, annealing_time_us, biases)
 
-    probes = [problem(np.full(qubits.size, sign * _PROBE_PHI0)) for sign in (1.0, -1.0)]
-    up, down = (_offsets(answer.spins) for answer in runner.run(probes, cap_us, deadline, bill))
-    response = float((up - down).mean()) / (2 * _PROBE_PHI0)
-    if not response < 0:
-        raise SamplerAnswerError(
-            f"the qubits of {info.name} do not respond to flux biases", problem_ids=tuple(bill.problem_ids)
-        )
-    offsets = (up + down) / 2
-    biases = -offsets / response
-    (answer,) = runner.run([problem(biases)], cap_us, deadline, bill)
-    left = _offsets(answer.spins)
+    biases, seen, left = np.zeros(qubits.size), [], 0.0
+    for _ in range(_PAIRS_OF_PROBES):
+        probes = [problem(biases + sign * _PROBE_PHI0) for sign in (1.0, -1.0)]
+        up, down = (_offsets(answer.spins) for answer in runner.run(probes, cap_us, deadline, bill))
+        response = float((up - down).mean()) / (2 * _PROBE_PHI0)
+        if not response < 0:
+            raise SamplerAnswerError(
+                f"the qubits of {info.name} do not respond to flux biases", problem_ids=tuple(bill.problem_ids)
+            )
+        offsets, own, left = _expected(up, down, reads)
+        seen.append(own)
+        biases -= offsets / response
     return Shim(
         solver=info.name,
         graph_id=info.graph.graph_id,
         annealing_time_us=annealing_time_us,
         qubits=qubits.tolist(),
         flux_biases_phi0=biases.tolist(),
-        offset_before_kt=_spread(offsets, (_noise(up) + _noise(down)) / 4, reads),
-        offset_after_kt=_spread(left, _noise(left), reads),
+        offset_before_kt=seen[0],
+        offset_after_kt=left,
         reads=_QUBIT_PROGRAMMINGS * reads,
         measured_at=now,
     )
@@ -170,15 +178,17 @@ def _offsets(spins: NDArray[np.int8]) -> NDArray[np.float64]:
     return offsets
 
 
-def _noise(offsets: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sampling variance of each offset, times the number of reads."""
-    noise: NDArray[np.float64] = np.cosh(offsets) ** 2
-    return noise
-
-
-def _spread(offsets: NDArray[np.float64], noise: NDArray[np.float64], reads: int) -> float:
-    """Root mean square of offsets, their sampling variance taken off."""
-    return float(np.sqrt(max(0.0, float((offsets**2 - noise / reads).mean()))))
+def _expected(
+    up: NDArray[np.float64], down: NDArray[np.float64], reads: int
+) -> tuple[NDArray[np.float64], float, float]:
+    """(qubits,) offsets as expected from a pair of probes; root mean square of the chip's own, and of what is left."""
+    offsets = (up + down) / 2
+    sampling = (np.cosh(up) ** 2 + np.cosh(down) ** 2) / (4 * reads)
+    fresh = max(0.0, float((up - down).var() / 4 - sampling.mean()))
+    noise = sampling + fresh
+    own = max(0.0, float((offsets**2 - noise).mean()))
+    share = own / (own + noise)
+    return share * offsets, float(np.sqrt(own)), float(np.sqrt((share * noise).mean()))
 
 
 def _key(solver: str, graph_id: str, annealing_time_us: float) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sampler.qpu.shim import Shim
 
 SHIM_DEADLINE_S = 1800.0
-"""A shim's thirteen programmings wait in the solver's queue like any other, and nobody waits for an answer."""
+"""A shim's fourteen programmings wait in the solver's queue like any other, and nobody waits for an answer."""
 
 
 def run(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.qpu_shim import static_offsets
 from sampler.emulator.config import EmulatorConfig
 from sampler.emulator.server import EmulatorServer
 from sampler.errors import BudgetExceededError, InvalidInputError, SamplerUnavailableError
@@ -96,6 +97,28 @@ def test_a_coupler_shim_removes_planted_offsets(sampler: QpuSampler, machine: Bo
     assert any("coupler shim" in note for note in provenance.notes)
 
 
+@pytest.mark.parametrize("level", ["none", "low", "typical", "high"])
+def test_a_shim_takes_away_more_than_it_adds(machine: BoltzmannMachine, tmp_path: Path, level: str) -> None:
+    config = EmulatorConfig(topology="zephyr:4", defects=0.0, beta=4.4, seed=3, sweeps=64).with_noise(level)
+    with EmulatorServer(config) as server, sampler_on(server, tmp_path) as built:
+        shim = built.shim(machine, couplers=True)
+        off = shim.couplers
+        assert off is not None
+        qubits, couplers = static_offsets(config, server.backend.chip, None)
+        qubits_left, couplers_left = static_offsets(config, server.backend.chip, shim)
+    if level == "none":
+        assert (qubits, couplers) == (0.0, 0.0)
+        assert qubits_left < 0.01
+        assert couplers_left < 1e-3
+        return
+    assert shim.offset_before_kt == pytest.approx(qubits, rel=0.25)
+    assert qubits_left < {"low": 0.8, "typical": 0.55, "high": 0.45}[level] * qubits
+    assert shim.offset_after_kt == pytest.approx(qubits_left, rel=0.3)
+    assert off.before == pytest.approx(couplers, rel=0.1)
+    assert couplers_left < 0.5 * couplers
+    assert off.after == pytest.approx(couplers_left, rel=0.2)
+
+
 @pytest.mark.parametrize("sampler", [{"control_error_h": 0.05, "systematic_share": 1.0}], indirect=True)
 def test_gauges_average_systematic_errors_away(sampler: QpuSampler, machine: BoltzmannMachine) -> None:
     sampler.calibrate(machine, request_of(machine).conditions[:1], SamplerOptions(gauges=1))
@@ -147,7 +170,7 @@ def test_a_shim_is_refused_as_a_whole(
         shim_within(0.999 * total_us)
     assert emulator.backend.state()["submitted"] == 0
     shim_within(1.001 * total_us)
-    assert emulator.backend.state()["submitted"] == 13
+    assert emulator.backend.state()["submitted"] == 14
 
 
 def test_what_was_measured_outlives_a_failure_at_the_couplers(
@@ -207,4 +230,4 @@ def test_reads_that_no_problem_can_have_are_refused(
             assert int(allowed[1]) == pytest.approx(most, rel=0.05)
         assert emulator.backend.state()["submitted"] == 0
         built.shim(machine, options, min(int(allowed[1]), 500))
-        assert emulator.backend.state()["submitted"] == 3
+        assert emulator.backend.state()["submitted"] == 4
