@@ -18,6 +18,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from time import monotonic
 
@@ -51,6 +52,7 @@ couplings are those of a spin glass near its transition: 32 sweeps leave it almo
 GAUGES_AT_ONCE = 32
 BINS = 4096
 MOST_GAUGES = 1600
+DEFAULT_SEED = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class CalibrationRow:
     """One calibration; errors are one standard error, ``deviation`` is beta / best − 1."""
 
     topology: str
+    seed: int
     hidden_beta: float
     control_error: float
     beta: float
@@ -93,15 +96,15 @@ class ShowerRow:
     kpd_error: float
 
 
-def emulator_of(topology: str, hidden: float, error: float) -> EmulatorConfig:
-    """The emulated solver of one cell."""
+def emulator_of(topology: str, hidden: float, error: float, seed: int = DEFAULT_SEED) -> EmulatorConfig:
+    """The emulated solver of one cell: chip ``seed``."""
     return EmulatorConfig(
         topology=topology,
         defects=0.03,
         beta=hidden,
         control_error_h=error,
         control_error_j=error,
-        seed=7,
+        seed=seed,
         sweeps=EMULATOR_SWEEPS,
     )
 
@@ -123,15 +126,21 @@ def request_of(bundle: Bundle, energies: NDArray[np.float64], seed: int, options
 
 
 def best_fit(
-    bundle: Bundle, conditions: NDArray[np.int8], settings: QpuSettings, beta: float, reads: int, error: float
+    bundle: Bundle,
+    conditions: NDArray[np.int8],
+    settings: QpuSettings,
+    beta: float,
+    reads: int,
+    error: float,
+    rng: np.random.Generator,
 ) -> tuple[float, float, int]:
     """The beta of largest pseudolikelihood, its standard error, and the gauges behind it.
 
-    ``reads`` reads in each gauge, and gauges until the relative error is ``error``.
+    ``reads`` reads in each gauge, gauges of ``rng``, until the relative error is ``error``.
     """
     link = SolverLink(settings)
     try:
-        planner, rng = Planner(settings), np.random.default_rng(99)
+        planner = Planner(settings)
         streams = np.zeros((len(conditions), 2), dtype=np.uint64)
         request = LatentRequest(bundle.machine, conditions, streams)
         info = link.find(None, bundle.machine.topology_family, 60.0)
@@ -206,6 +215,7 @@ def fitted_scale(sets: list[PullCounts]) -> tuple[float, float]:
 def calibrate(
     topology: str,
     bundle: Bundle,
+    seed: int,
     hidden: float,
     error: float,
     reads: int,
@@ -214,16 +224,20 @@ def calibrate(
 ) -> CalibrationRow:
     """One emulator, calibrated; ``fit`` is what ``best_fit`` found before on an emulator of the same settings."""
     conditions = bundle.conditions(np.geomspace(*bundle.domain_mev, CONDITIONS + 2)[1:-1])
-    with tempfile.TemporaryDirectory() as folder, EmulatorServer(emulator_of(topology, hidden, error)) as emulator:
+    config = emulator_of(topology, hidden, error, seed)
+    with tempfile.TemporaryDirectory() as folder, EmulatorServer(config) as emulator:
         settings = settings_for(emulator, folder)
         with QpuSampler(settings) as sampler:
             found = sampler.calibrate(bundle.machine, conditions, deadline_s=1200.0)
             used_us = sampler.availability(bundle.machine).detail["budget"]["used_today_us"]
         target = (hidden, 0.0, 0) if fit is None else fit
         if error and fit is None:
-            target = best_fit(bundle, conditions, settings, found.beta, reads, fit_error)
+            # Gauges of its own for each cell: with the same ones, what they happen to be off by is the same in all.
+            rng = np.random.default_rng([99, seed, round(1000 * hidden), round(1e4 * error)])
+            target = best_fit(bundle, conditions, settings, found.beta, reads, fit_error, rng)
     return CalibrationRow(
         topology=topology,
+        seed=seed,
         hidden_beta=hidden,
         control_error=error,
         beta=found.beta,
@@ -305,6 +319,7 @@ def main() -> None:
     """Print the tables; write them as JSON if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--topology", nargs="+", choices=list(BUNDLES), default=list(BUNDLES))
+    parser.add_argument("--seed", type=int, nargs="+", default=[DEFAULT_SEED], help="chips: seeds of the emulator")
     parser.add_argument("--beta", type=float, nargs="*", default=[3.2, 4.4, 7.0])
     parser.add_argument("--control-error", type=float, nargs="+", default=[0.01, 0.02, 0.03])
     parser.add_argument("--showers", type=int, default=2000, help="showers of each set; 0 leaves them out")
@@ -329,10 +344,10 @@ def main() -> None:
         if arguments.output is not None:
             arguments.output.write_text(json.dumps(found, indent=1) + "\n")
 
-    fits: dict[tuple[str, float, float], tuple[float, float, int]] = {}
+    fits: dict[tuple[str, int, float, float], tuple[float, float, int]] = {}
     if arguments.fits is not None:
         for one in json.loads(arguments.fits.read_text())["calibration"]:
-            cell = (one["topology"], one["hidden_beta"], one["control_error"])
+            cell = (one["topology"], one["seed"], one["hidden_beta"], one["control_error"])
             fits[cell] = (one["best_fit"], one["best_fit_error"], one["best_fit_gauges"])
     folders = find_bundles()
     bundles = {topology: load_bundle(folders[BUNDLES[topology]]) for topology in arguments.topology}
@@ -352,25 +367,20 @@ def main() -> None:
                     f"{1e3 * shower.kpd:10.3f} ± {1e3 * shower.kpd_error:.3f}",
                     flush=True,
                 )
-    print(f"{'topology':12}{'hidden':>7}{'errors':>8}{'beta':>16}{'best fit':>18}{'deviation':>11}{'access ms':>11}")
-    for error in arguments.control_error:
-        for hidden in arguments.beta:
-            for topology, bundle in bundles.items():
-                row = calibrate(
-                    topology,
-                    bundle,
-                    hidden,
-                    error,
-                    arguments.reads,
-                    arguments.fit_error,
-                    fits.get((topology, hidden, error)),
-                )
-                keep("calibration", row)
-                print(
-                    f"{topology:12}{hidden:7.1f}{error:8.0%}{row.beta:9.3f} ± {row.beta_error:.3f}"
-                    f"{row.best_fit:10.3f} ± {row.best_fit_error:.3f}{row.deviation:+11.2%}{row.access_time_ms:11.0f}",
-                    flush=True,
-                )
+    print(
+        f"{'topology':12}{'seed':>5}{'hidden':>7}{'errors':>8}{'beta':>16}{'best fit':>18}{'deviation':>11}"
+        f"{'access ms':>11}"
+    )
+    for seed, error, hidden in product(arguments.seed, arguments.control_error, arguments.beta):
+        for topology, bundle in bundles.items():
+            fit = fits.get((topology, seed, hidden, error))
+            row = calibrate(topology, bundle, seed, hidden, error, arguments.reads, arguments.fit_error, fit)
+            keep("calibration", row)
+            print(
+                f"{topology:12}{seed:5d}{hidden:7.1f}{error:8.0%}{row.beta:9.3f} ± {row.beta_error:.3f}"
+                f"{row.best_fit:10.3f} ± {row.best_fit_error:.3f}{row.deviation:+11.2%}{row.access_time_ms:11.0f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,15 @@ programmed k times stronger is polarised more, feels stronger random fields, and
 from the reads, by how far each spin's mean strays from −tanh(x) in each programming; with them the scale that would
 have been found at strength 1 follows from the one found at strength k.
 
+The random fields n of one programming also move its reads' score, the slope Σ a σ(−a), a = −2 s x, of their log
+pseudolikelihood: by Σ x_i (tanh(x_i + n_i) − tanh x_i) a read, nought on average and of variance
+
+    Σ x_i² (1 − m_i²)² v_i = v c,    c = Σ x_i² (1 − m_i²),
+
+c being the score's own curvature a read. This v is what a machine's strength has little part in, so that amplified
+reads tell how far the score of a draw may be off. An error of J_ij moves the scores of both its ends, in one direction
+if the coupling is weak: v_i's part that is due to J counts twice.
+
 Errors are all of the local field; what they do to the model's own couplings is left out. Meant for weakly coupled
 machines, the only ones that are amplified.
 """
@@ -29,6 +38,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from sampler.qpu.draw import PartReads, programming_of_reads
+from sampler.qpu.temperature import Estimate, slopes_and_curves
 
 _POINTS, _WEIGHTS = np.polynomial.hermite_e.hermegauss(11)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
@@ -99,12 +109,30 @@ def correction(parts: Sequence[PartReads], scale: float, strengths: Sequence[flo
     if all(strength == 1.0 for strength in strengths):
         return 1.0
     seen = [_Seen.of(reads, gauges) for reads in parts]
-    true, noise = scale, RandomFields(_LEAST_VARIANCE, 0.0)
-    # The scale without errors says how far spins stray, and that says by how much the apparent one is lower.
-    for _ in range(_ROUNDS):
-        noise = _fitted(seen, true, noise)
-        true = scale / _attenuation_of(seen, [true] * len(seen), noise)
+    true, noise = _without_errors(seen, scale)
     return true * _attenuation_of(seen, [true / strength for strength in strengths], noise) / scale
+
+
+def field_variance(parts: Sequence[PartReads], scale: float, strengths: Sequence[float], gauges: int) -> float:
+    """The v by which the score of one programming of n reads and curvature C differs from another's: by v n C.
+
+    That is beside the variance that the reads have by themselves. From how far spins stray; or, if the scores of the
+    programmings themselves say by more than two standard errors that it is larger, from these.
+    """
+    seen = [_Seen.of(reads, gauges) for reads in parts]
+    true, noise = _without_errors(seen, scale)
+    moved = curve = 0.0
+    for one, strength in zip(seen, strengths, strict=True):
+        x = true / strength * one.felt.mean(axis=0)
+        left = 1.0 - np.tanh(x) ** 2
+        variances = noise.variances(x, one.adjacency)
+        moved += float((x**2 * left**2 * (2.0 * variances - noise.alone)).sum())
+        curve += float((x**2 * left).sum())
+    expected = moved / max(curve, 1e-12)
+    seen_directly = _spread_of_scores(seen, scale)
+    if seen_directly is not None and seen_directly.value - 2.0 * seen_directly.error > expected:
+        return seen_directly.value
+    return expected
 
 
 def random_fields(parts: Sequence[PartReads], scale: float, gauges: int) -> RandomFields:
@@ -133,6 +161,37 @@ def polarisation(fields: NDArray[np.float64], variances: NDArray[np.float64]) ->
     """(n,) ⟨tanh²(x + n)⟩."""
     squares: NDArray[np.float64] = _noisy_tanh(fields, variances) ** 2 @ _WEIGHTS
     return squares
+
+
+def _without_errors(seen: Sequence[_Seen], scale: float) -> tuple[float, RandomFields]:
+    """The scale there would be without errors, of which ``scale`` is seen, and the random fields."""
+    true, noise = scale, RandomFields(_LEAST_VARIANCE, 0.0)
+    # The scale without errors says how far spins stray, and that says by how much the apparent one is lower.
+    for _ in range(_ROUNDS):
+        noise = _fitted(seen, true, noise)
+        true = scale / _attenuation_of(seen, [true] * len(seen), noise)
+    return true, noise
+
+
+def _spread_of_scores(seen: Sequence[_Seen], scale: float) -> Estimate | None:
+    """v from how the scores of the programmings differ on each copy; None if no copy has two of them."""
+    between = within = weight = 0.0
+    freedom = 0
+    for one in seen:
+        count = int(one.programming.max(initial=-1)) + 1
+        if count < 2:
+            continue
+        slopes, curves = slopes_and_curves(-2.0 * one.spins * one.felt, scale)
+        sizes = np.bincount(one.programming)
+        sums, squares = np.bincount(one.programming, slopes), np.bincount(one.programming, slopes**2)
+        between += float(((sums - sizes * slopes.mean()) ** 2).sum()) * count / (count - 1)
+        within += float((sizes / np.maximum(sizes - 1, 1) * (squares - sums**2 / sizes)).sum())
+        weight += float((sizes * np.bincount(one.programming, curves)).sum())
+        freedom += count - 1
+    if not freedom:
+        return None
+    weight = max(weight, 1e-12)
+    return Estimate((between - within) / weight, float(np.sqrt(2.0 / freedom)) * between / weight)
 
 
 def _fitted(seen: Sequence[_Seen], scale: float, noise: RandomFields) -> RandomFields:

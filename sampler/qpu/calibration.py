@@ -18,14 +18,16 @@ from sampler.qpu.budget import utc_now
 from sampler.qpu.draw import PartReads, programming_of_reads
 from sampler.qpu.files import altered, known_fields, locked, read_json, write_json
 from sampler.qpu.gauge import GAUGES_OF_A_SET
-from sampler.qpu.temperature import MIN_BLOCKS, Estimate, energy_scale, pseudolikelihood_scale
+from sampler.qpu.temperature import Blocks, Scale, energy_scale, pseudolikelihood_scale
 
 _CHAIN_SWEEPS = 256
-_CHAINS = 300
-_SPINS_WATCHED = 200_000
-"""Spins of each part that a draw's apparent temperature is estimated from; more would only cost time."""
+_CHAINS = 600
+_LEAST_FREEDOM = 10
+"""Gauges, or sets of them, of fewer degrees of freedom, all copies together, do not show how much they differ."""
 MOST_AMPLIFIED = 8.0
 MOST_FIELD_KT = 1.0
+SPINS_WATCHED = 200_000
+"""Spins of each part that a draw's apparent temperature is estimated from; more would only cost time."""
 SPINS_MEASURED = 3_000_000
 """The same for a calibration: all reads, unless they would take much memory."""
 
@@ -61,6 +63,10 @@ class Calibration:
         gauges: programmings behind it, each with gauges of its own.
         amplification: what (h, J) was multiplied by in them, beside what a draw programs: the largest of the copies.
         correction: what the estimates were multiplied by for the heat that control errors add to an amplified machine.
+        field_variance: of the random fields that control errors act as, in kT²: how much the score of one programming
+            differs from that of another, as ``sampler.qpu.attenuation.field_variance`` has it. Files that do not say
+            are taken to be of a noisy chip.
+        after_drift: whether it was made because reads had drifted away from the one before.
     """
 
     solver: str
@@ -79,6 +85,8 @@ class Calibration:
     gauges: int = 1
     amplification: float = 1.0
     correction: float = 1.0
+    field_variance: float = 0.1
+    after_drift: bool = False
 
     @property
     def key(self) -> CalibrationKey:
@@ -136,45 +144,41 @@ class CalibrationStore:
         return calibration
 
 
-def apparent_scale(
-    parts: Sequence[PartReads], rng: np.random.Generator, spins_used: int = _SPINS_WATCHED, gauges: int = 1
-) -> Estimate:
+def apparent_scale(parts: Sequence[PartReads], spins_used: int = SPINS_WATCHED, gauges: int = 1) -> Scale:
     """Pseudolikelihood estimate of r from the reads of some parts: 1 where the assumed beta_eff is right.
 
     At most ``spins_used`` spins of each part are looked at. ``gauges`` is the number of programmings that the reads of
     each part are shared out over.
     """
-    pulls, blocks = pulls_of(parts, spins_used, gauges)
-    return pseudolikelihood_scale(pulls, rng, blocks)
-
-
-def pulls_of(
-    parts: Sequence[PartReads], spins_used: int = _SPINS_WATCHED, gauges: int = 1
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """(reads, n) −2 s_i f_i of the reads of some parts, in kT at the assumed beta_eff, and each read's programming."""
     pulls, blocks = [], []
     for reads in parts:
         count = reads.spins.shape[0]
         # Spread over all reads, so that every programming has its say.
         picked = np.linspace(0, count - 1, min(count, max(1, spins_used // reads.spins.shape[1]))).round().astype(int)
-        spins = reads.spins[picked]
-        blocks.append(_blocks(count, gauges)[picked])
-        felt = reads.site.layout.local_fields(reads.fields, spins)
-        free = reads.site.layout.machine.partitions[reads.site.layout.nodes] != 0
-        pull = -2.0 * reads.factor * spins * felt
-        pull[:, ~free] = 0.0
-        pulls.append(pull)
-    return _padded(pulls), np.concatenate(blocks)
+        blocks.append(np.unique(_blocks(count, gauges, len(parts))[picked], return_inverse=True)[1].astype(np.int64))
+        pulls.append(pulls_of(reads, picked))
+    return pseudolikelihood_scale(_padded(pulls), Blocks.of(blocks))
+
+
+def pulls_of(reads: PartReads, picked: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+    """(reads, n) −2 s_i f_i of a part's reads, or of those ``picked``, in kT at the assumed beta_eff.
+
+    0 for spins that the condition holds.
+    """
+    layout = reads.site.layout
+    spins = reads.spins if picked is None else reads.spins[picked]
+    pulls: NDArray[np.float64] = -2.0 * reads.factor * spins * layout.local_fields(reads.fields, spins)
+    pulls[:, layout.machine.partitions[layout.nodes] == 0] = 0.0
+    return pulls
 
 
 def matched_scale(
     parts: Sequence[PartReads],
     start: float,
     seed: int,
-    rng: np.random.Generator,
     deadline: float | None,
     gauges: int = 1,
-) -> Estimate:
+) -> Scale:
     """Energy matching of the reads of some parts, all of the same number of reads, against Gibbs chains."""
     machines = [programmed_machine(reads) for reads in parts]
     energies = np.stack([_energies(reads) for reads in parts])
@@ -192,8 +196,8 @@ def matched_scale(
         return np.stack(drawn)
 
     # Two Newton steps: the start is the estimate by pseudolikelihood, a percent or so away.
-    blocks = _blocks(energies.shape[1], gauges)
-    return energy_scale(energies, chains, start, rng, rounds=2, blocks=blocks)
+    blocks = Blocks.of([_blocks(energies.shape[1], gauges, len(parts))] * len(parts))
+    return energy_scale(energies, chains, start, blocks, rounds=2)
 
 
 def amplifications(parts: Sequence[PartReads], energy_spread_kt: float) -> tuple[float, ...]:
@@ -224,13 +228,16 @@ def programmed_machine(reads: PartReads) -> BoltzmannMachine:
     return layout.machine.with_parameters(h.astype(np.float32), j.astype(np.float32))
 
 
-def _blocks(reads: int, gauges: int) -> NDArray[np.int64]:
-    """(reads,) which set of gauges each read belongs to, or which gauge if there are few sets.
+def _blocks(reads: int, gauges: int, copies: int) -> NDArray[np.int64]:
+    """(reads,) the block of each read of a part: its set of gauges, or its gauge if sets are few, or just itself.
 
     What one gauge of a set is off by is partly made up for by the others: only whole sets differ by chance.
     """
     programming = programming_of_reads(reads, gauges)
-    return programming // GAUGES_OF_A_SET if gauges >= MIN_BLOCKS * GAUGES_OF_A_SET else programming
+    for block in (programming // GAUGES_OF_A_SET, programming):
+        if copies * int(block.max(initial=0)) >= _LEAST_FREEDOM:
+            return block
+    return np.arange(reads)
 
 
 def _energies(reads: PartReads, spins: NDArray[np.int8] | None = None) -> NDArray[np.float64]:

@@ -14,10 +14,11 @@ import numpy as np
 from sampler.errors import SamplerTimeoutError
 from sampler.machine import BoltzmannMachine
 from sampler.placement import machine_fingerprint
-from sampler.qpu.attenuation import correction
+from sampler.qpu.attenuation import correction, field_variance
 from sampler.qpu.budget import timestamp
 from sampler.qpu.calibration import (
     SPINS_MEASURED,
+    SPINS_WATCHED,
     Calibration,
     CalibrationKey,
     CalibrationStore,
@@ -26,8 +27,8 @@ from sampler.qpu.calibration import (
     matched_scale,
     pulls_of,
 )
-from sampler.qpu.draw import Drawer, DrawOptions, PartReads
-from sampler.qpu.drift import DriftWatch
+from sampler.qpu.draw import Drawer, DrawOptions, PartReads, programming_of_reads
+from sampler.qpu.drift import DriftWatch, Look
 from sampler.qpu.packing import Programming
 from sampler.qpu.planner import Plan
 from sampler.qpu.runner import Bill
@@ -37,6 +38,9 @@ from sampler.qpu.temperature import combined
 
 _DOUBT = 0.1
 """Share of a correction for random fields that it may be off by; see docs/qpu.md."""
+DRIFT_PAUSE_S = 3600.0
+"""A calibration made because of a drift is not made anew for another one before this: if the alarm is a false one that
+keeps coming back, it must not cost a calibration with each request."""
 
 
 def calibration_key(machine: BoltzmannMachine, plan: Plan) -> CalibrationKey:
@@ -59,9 +63,9 @@ class Thermometer:
     def kept(self, key: CalibrationKey) -> Calibration | None:
         """The calibration to draw with, unless it has to be measured anew."""
         calibration = self.store.get(key)
-        if self._settings.recalibrate_on_drift and calibration is not None and self._drift_of(calibration) is not None:
-            return None
-        return calibration
+        if not self._settings.recalibrate_on_drift or calibration is None or self._drift_of(calibration) is None:
+            return calibration
+        return calibration if self._pausing(calibration) else None
 
     def measure(
         self,
@@ -98,7 +102,7 @@ class Thermometer:
             beta = self._settings.initial_beta if earlier is None else earlier.beta
             beta = max(beta, drawer.least_beta(sites, plan.conditions))
             first = drawer.draw([programmings[0]], sites, plan.conditions, beta, options, deadline, self._rng, bill)
-            beta *= apparent_scale(first, self._rng).value
+            beta *= apparent_scale(first).value
             # Hot enough to be programmed without rescaling; the estimates below are relative to it anyway.
             beta = max(beta, drawer.least_beta(sites, plan.conditions))
             strengths = [
@@ -109,12 +113,12 @@ class Thermometer:
             reads = drawer.draw(
                 [programmings[1]], sites, plan.conditions, beta, gauged, deadline, self._rng, bill, strengths
             )
-            by_pull = apparent_scale(reads, self._rng, SPINS_MEASURED, gauges)
-            seed = int(self._rng.integers(2**62))
-            by_energy = matched_scale(reads, by_pull.value, seed, self._rng, deadline, gauges)
-            corrected_by = correction(reads, by_pull.value, strengths, gauges)
-            by_pull, by_energy = (one.times(corrected_by, _DOUBT) for one in (by_pull, by_energy))
-            best = combined(by_pull, by_energy)
+            by_pull = apparent_scale(reads, SPINS_MEASURED, gauges)
+            by_energy = matched_scale(reads, by_pull.value, int(self._rng.integers(2**62)), deadline, gauges)
+            factor = correction(reads, by_pull.value, strengths, gauges)
+            best, pull, energy = (
+                scale.estimate.times(factor, _DOUBT) for scale in (combined(by_pull, by_energy), by_pull, by_energy)
+            )
             calibration = Calibration(
                 solver=key.solver,
                 graph_id=key.graph_id,
@@ -122,22 +126,27 @@ class Thermometer:
                 annealing_time_us=key.annealing_time_us,
                 beta=beta * best.value,
                 beta_error=beta * best.error,
-                beta_pseudolikelihood=beta * by_pull.value,
-                beta_pseudolikelihood_error=beta * by_pull.error,
+                beta_pseudolikelihood=beta * pull.value,
+                beta_pseudolikelihood_error=beta * pull.error,
                 reads=sum(part.spins.shape[0] for part in reads),
                 calibrated_at=timestamp(self.store.now()),
                 method="pseudolikelihood and energy matching, by inverse variance",
-                beta_energies=beta * by_energy.value,
-                beta_energies_error=beta * by_energy.error,
+                beta_energies=beta * energy.value,
+                beta_energies_error=beta * energy.error,
                 gauges=gauges,
                 amplification=max(strengths),
-                correction=corrected_by,
+                correction=factor,
+                field_variance=field_variance(reads, by_pull.value, strengths, gauges),
+                after_drift=earlier is not None and self._drift_of(earlier) is not None,
             )
             self.store.put(calibration)
             return calibration
 
-    def watch(self, parts: Sequence[PartReads], calibration: Calibration, bill: Bill) -> None:
-        """Note a stale calibration, methods that disagree, or reads that look hotter or colder than they did then."""
+    def watch(self, parts: Sequence[PartReads], calibration: Calibration, bill: Bill, gauges: int = 1) -> None:
+        """Note a stale calibration, methods that disagree, or reads that look hotter or colder than they did then.
+
+        Each of ``parts`` was drawn in ``gauges`` programmings.
+        """
         age_s = calibration.age_s(self.store.now())
         if age_s > self._settings.calibration_max_age_s:
             bill.note(f"stale calibration: beta_eff was measured {age_s / 86400:.1f} days ago")
@@ -149,10 +158,17 @@ class Thermometer:
             )
         before = calibration.beta_pseudolikelihood / calibration.beta
         error = calibration.beta_pseudolikelihood_error / calibration.beta
-        pulls, _ = pulls_of(parts)
-        change = self._drift.see(str(calibration.key), calibration.calibrated_at, pulls, before, error)
+        looks = [look for part in parts for look in _looks(part, before, gauges)]
+        change = self._drift.see(
+            str(calibration.key), calibration.calibrated_at, looks, before, error, calibration.field_variance
+        )
         if change is not None:
             bill.note(f"drift: the solver looks {change:+.1%} in beta_eff against its calibration; calibrate again")
+            if self._settings.recalibrate_on_drift and self._pausing(calibration):
+                bill.note(
+                    f"beta_eff was not measured again: a drift has had it measured {age_s / 60:.0f} minutes ago, and "
+                    f"will not again within {DRIFT_PAUSE_S / 60:.0f} minutes"
+                )
 
     def detail(self, key: CalibrationKey) -> dict[str, Any] | None:
         """What users want to know of the calibration of ``key``, None if there is none."""
@@ -173,6 +189,10 @@ class Thermometer:
         """The drift seen since ``calibration``; one of an earlier calibration, perhaps another process's, is over."""
         return self._drift.of(str(calibration.key), calibration.calibrated_at)
 
+    def _pausing(self, calibration: Calibration) -> bool:
+        """Whether a drift is no reason to replace ``calibration`` yet."""
+        return calibration.after_drift and calibration.age_s(self.store.now()) < DRIFT_PAUSE_S
+
     @contextmanager
     def _turn(self, deadline: float) -> Iterator[None]:
         """One measurement at a time; SamplerTimeoutError if the others' last until ``deadline``."""
@@ -182,3 +202,14 @@ class Thermometer:
             yield
         finally:
             self._measuring.release()
+
+
+def _looks(reads: PartReads, r: float, gauges: int) -> Iterator[Look]:
+    """What each programming of a part says at the scale ``r``; of many reads, some of each."""
+    count = reads.spins.shape[0]
+    programming = programming_of_reads(count, gauges)
+    picked = np.linspace(0, count - 1, min(count, max(1, SPINS_WATCHED // reads.spins.shape[1]))).round().astype(int)
+    pulls = pulls_of(reads, picked)
+    for number in np.unique(programming[picked]):
+        mine = pulls[programming[picked] == number]
+        yield Look.at(mine, r, reads.part.copy if gauges == 1 else None)

@@ -7,7 +7,7 @@ import pytest
 
 from sampler.lattice import compact_lattice
 from sampler.placement import Placement
-from sampler.qpu.attenuation import RandomFields, attenuation, correction, random_fields
+from sampler.qpu.attenuation import RandomFields, attenuation, correction, field_variance, random_fields
 from sampler.qpu.draw import PartReads, programming_of_reads
 from sampler.qpu.layout import Layout
 from sampler.qpu.packing import Part
@@ -18,8 +18,8 @@ GAUGES, READS = 60, 40
 STRENGTH = 4.0
 
 
-def reads_of(error_h: float, error_j: float, seed: int) -> PartReads:
-    """Reads of independent spins in fields of up to some kT, each programming with random fields of its own."""
+def reads_of(error_h: float, error_j: float, seed: int, jitter: float = 0.0) -> PartReads:
+    """Reads of independent spins in fields of up to some kT, each programming with errors and a temperature of its own."""
     rng = np.random.default_rng(seed)
     lattice = compact_lattice("zephyr")
     fields = rng.normal(0, 0.3, lattice.node_count) * rng.choice([1.0, 6.0], lattice.node_count, p=[0.8, 0.2])
@@ -33,7 +33,8 @@ def reads_of(error_h: float, error_j: float, seed: int) -> PartReads:
     spread = np.sqrt(RandomFields(error_h**2, error_j**2).variances(felt, adjacency))
     noise = spread * rng.standard_normal((GAUGES, felt.size))
     count = GAUGES * READS
-    up = rng.random((count, felt.size)) < 1 / (1 + np.exp(2 * (felt + noise)[programming_of_reads(count, GAUGES)]))
+    shaken = (felt + noise) * rng.normal(1.0, jitter, (GAUGES, 1))
+    up = rng.random((count, felt.size)) < 1 / (1 + np.exp(2 * shaken[programming_of_reads(count, GAUGES)]))
     spins = np.where(up, 1, -1).astype(np.int8)
     part = Part(0, 0, np.arange(count))
     return PartReads(part, Site(layout, CouplingLimits(nothing, nothing, 0)), felt, 1.0, spins)
@@ -53,6 +54,20 @@ def test_without_errors_nothing_is_corrected() -> None:
     noisy = reads_of(0.3, 0.3, 2)
     assert correction([noisy], 1.0, [1.0], GAUGES) == 1.0
     assert correction([noisy], 1.0, [STRENGTH], GAUGES) > 1.005
+
+
+def test_what_random_fields_do_to_the_score_of_a_programming_is_found() -> None:
+    for error in (0.05, 0.3):
+        reads = reads_of(error, 0.0, 4)
+        x = reads.fields
+        left = 1 - np.tanh(x) ** 2
+        expected = error**2 * (x**2 * left**2).sum() / (x**2 * left).sum()
+        assert field_variance([reads], 1.0, [1.0], GAUGES) == pytest.approx(expected, rel=0.15)
+    # Whole programmings hotter or colder by 5 %: nothing that strays from spin to spin, seen in the scores alone.
+    # Their 60 curvatures of c kT² a read, scaled by 0.05, are a v of 0.05² c, to 2 sqrt(2/59).
+    expected = 0.05**2 * (x**2 * left).sum()
+    assert field_variance([reads_of(0.0, 0.0, 4)], 1.0, [1.0], GAUGES) < 0.02 * expected
+    assert field_variance([reads_of(0.0, 0.0, 4, 0.05)], 1.0, [1.0], GAUGES) == pytest.approx(expected, rel=0.4)
 
 
 def test_attenuation_is_the_scale_that_noisy_means_look_like() -> None:
