@@ -315,7 +315,7 @@ class QpuSampler:
         bill = Bill()
         plan, calibration, parts = self._draw(request, deadline, bill)
         drawn = monotonic()
-        self._thermometer.watch(parts, calibration, bill)
+        self._thermometer.watch(parts, calibration, bill, plan.options.gauges)
         asked = request.options.refine_sweeps
         sweeps = self._settings.refine_sweeps if asked is None else asked
         spins = assemble(request, parts, sweeps, deadline, bill)

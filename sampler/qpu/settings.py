@@ -82,7 +82,7 @@ class QpuSettings:
     daily_budget_us: float | None = None
     key_budget_us: float | None = None
     initial_beta: float = 5.0
-    calibration_reads: int = 960
+    calibration_reads: int = 1440
     calibration_gauges: int = 48
     calibration_access_us: float = 9.5e5
     calibration_spread_kt: float = 14.0

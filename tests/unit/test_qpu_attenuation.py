@@ -19,7 +19,7 @@ STRENGTH = 4.0
 
 
 def reads_of(error_h: float, error_j: float, seed: int, jitter: float = 0.0) -> PartReads:
-    """Reads of independent spins in fields of up to some kT, each programming with errors and a temperature of its own."""
+    """Reads of independent spins in fields of up to some kT, errors and temperature those of each programming."""
     rng = np.random.default_rng(seed)
     lattice = compact_lattice("zephyr")
     fields = rng.normal(0, 0.3, lattice.node_count) * rng.choice([1.0, 6.0], lattice.node_count, p=[0.8, 0.2])
