@@ -77,6 +77,11 @@ def refuses(error: BaseException) -> bool:
     return code is not None and 400 <= code < 500
 
 
+def too_many(error: BaseException) -> bool:
+    """Whether ``error`` is the API's word that there are too many requests, or problems, now."""
+    return _status(error) == 429
+
+
 def cause_of(typed: SamplerError, error: BaseException, secret: str | None) -> BaseException | None:
     """What ``typed`` is to be raised from: ``error``, unless that is itself or would carry the secret into a log."""
     said = f"{error!r} {error}"

@@ -59,7 +59,7 @@ class Connection:
 
 
 def in_time(work: Callable[[], Result], timeout_s: float, what: str, closing: Event) -> Result:
-    """The result of ``work``, run in a daemon thread that is left behind if it takes longer, or once ``closing`` is set.
+    """The result of ``work``, run in a daemon thread that is left behind if it takes longer or ``closing`` is set.
 
     Raises:
         SamplerUnavailableError: it took longer, or nobody wants it any more.
@@ -136,6 +136,11 @@ class SolverLink:
     def closed(self) -> bool:
         """Whether ``close`` was called: draws under way come to an end at their next step."""
         return self._closing.is_set()
+
+    def pause(self, pause_s: float) -> None:
+        """Wait for ``pause_s``; SamplerUnavailableError as soon as the link is closed."""
+        self._closing.wait(pause_s)
+        self.refuse_if_closed()
 
     def refuse_if_closed(self, problem_ids: tuple[str, ...] = ()) -> None:
         """SamplerUnavailableError once ``close`` was called."""

@@ -18,7 +18,7 @@ from sampler.errors import (
     SolverAuthenticationFailedError,
     SolverNotFoundHereError,
 )
-from sampler.qpu.faults import cause_of, refuses, typed_error
+from sampler.qpu.faults import cause_of, refuses, too_many, typed_error
 from sampler.qpu.link import SLICE_S, Connection, SolverLink, closed_error
 from sampler.qpu.settings import QpuSettings
 from sampler.qpu.solver import SolverInfo
@@ -73,6 +73,7 @@ class Submission:
         future: Ocean's future of it.
         retried: whether its answer was asked for a second time.
         refused: whether the API said that it does not take it, so that it is certainly not billed.
+        untimely: whether it was refused only because there were too many others.
         cancelled: whether it was cancelled from here.
     """
 
@@ -80,12 +81,23 @@ class Submission:
     future: Any
     retried: bool = False
     refused: bool = False
+    untimely: bool = False
     cancelled: bool = False
 
     @property
     def ids(self) -> tuple[str, ...]:
         """The problem's id, once it is known."""
         return (str(self.future.id),) if self.future.id else ()
+
+    def was_refused(self) -> bool:
+        """Whether the API has said that it does not take it, asked once nobody waits for its answer."""
+        if self.ids or not self.future.done():
+            return self.refused
+        try:
+            self.future.exception()
+        except Exception as error:  # that is how Ocean hands it out
+            return refuses(error)
+        return False
 
 
 def submit(info: SolverInfo, problem: Problem, secret: str | None, label: str = "qshower") -> Submission:
@@ -136,6 +148,7 @@ class Collector:
                 phase = "answer" if submission.ids else "submit"
                 typed = typed_error(error, phase, submission.ids, self._link.secret)  # type: ignore[arg-type]
                 submission.refused = not submission.ids and refuses(error)
+                submission.untimely = submission.refused and too_many(error)
                 if not self._ask_again(submission, typed):
                     raise typed from cause_of(typed, error, self._link.secret)
 

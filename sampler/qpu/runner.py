@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 
 from sampler.errors import SamplerError, SamplerUnavailableError
 from sampler.qpu.budget import BudgetLedger, current_key
@@ -14,6 +15,8 @@ from sampler.qpu.settings import QpuSettings
 from sampler.qpu.solver import SolverInfo
 
 _LOG = logging.getLogger(__name__)
+_PAUSES_S = (0.25, 0.5, 1.0, 2.0)
+"""Before a problem is sent again that was refused because there were too many: that is certain not to be billed."""
 
 
 @dataclass(slots=True)
@@ -89,20 +92,33 @@ class Runner:
                     under_way[sent] = submit(self.info, problems[sent], self._link.secret)
                     spent.sent(sent)
                     sent += 1
-                submission = under_way[number]
-                try:
-                    answer = collector.collect(submission, deadline)
-                except SamplerError:
-                    if submission.refused:
-                        spent.refused(number)
-                    raise
+                answer = self._collected(collector, under_way, number, deadline)
                 del under_way[number]
                 spent.answered(number, answer.timing_us.get("qpu_access_time"))
                 bill.enter(answer, problems[number].reads, spent.estimate_us(number))
                 answers.append(answer)
         finally:
             collector.abandon(under_way.values())
+            for number, submission in under_way.items():
+                if submission.was_refused():
+                    spent.refused(number)
         return answers
+
+    def _collected(
+        self, collector: Collector, under_way: dict[int, Submission], number: int, deadline: float
+    ) -> Answer:
+        """The answer to problem ``number``, which is sent again if there were too many others for it."""
+        pauses_s = iter(_PAUSES_S)
+        while True:
+            submission = under_way[number]
+            try:
+                return collector.collect(submission, deadline)
+            except SamplerError:
+                pause_s = next(pauses_s, None)
+                if not submission.untimely or pause_s is None or monotonic() + pause_s >= deadline:
+                    raise
+            self._link.pause(pause_s)
+            under_way[number] = submit(self.info, submission.problem, self._link.secret)
 
 
 class _Spending:

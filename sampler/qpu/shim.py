@@ -13,7 +13,7 @@ the spread of the chip's own offsets. So a shim takes away more than it adds, wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -111,9 +111,9 @@ class ShimStore:
         if entry is None:
             return None
         try:
-            shim = Shim(**known_fields(Shim, entry))
-            off = shim.couplers
-            return shim if off is None else replace(shim, couplers=CouplerOffsets(**known_fields(CouplerOffsets, off)))
+            found = known_fields(Shim, entry)
+            off = found.pop("couplers", None)
+            return Shim(**found, couplers=None if off is None else CouplerOffsets(**known_fields(CouplerOffsets, off)))
         except (AttributeError, TypeError):
             raise altered(self._path, "a shim lacks a field") from None
 

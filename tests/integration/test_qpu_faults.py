@@ -442,6 +442,32 @@ def test_all_problems_under_way_are_cancelled_at_the_deadline(
     assert "PENDING" not in jobs
 
 
+def test_problems_refused_because_there_were_too_many_are_sent_again(
+    emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
+) -> None:
+    sampler = make_sampler(gauges=4, deadline_s=HANG_S)
+    used_us = sampler.sample(request_of(machine, deadline_s=HANG_S)).provenance.qpu_access_time_us or 0.0
+    jobs = emulator.backend.state()["submitted"]
+    emulator.arm("submit_429:3")
+    provenance = sampler.sample(request_of(machine, deadline_s=HANG_S)).provenance
+    assert len(provenance.problem_ids or ()) == 4
+    assert emulator.backend.state()["submitted"] == jobs + 4
+    used_us += provenance.qpu_access_time_us or 0.0
+    assert sampler._ledger.state()["used_today_us"] == pytest.approx(used_us)
+
+
+@pytest.mark.parametrize("fault", ["submit_429", "submit_400", "submit_refused"])
+def test_whatever_the_solver_refuses_is_not_charged(
+    fault: str, emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
+) -> None:
+    sampler = make_sampler(gauges=4)
+    sampler.sample(request_of(machine, deadline_s=30.0))
+    used_us = sampler._ledger.state()["used_today_us"]
+    emulator.arm(fault)
+    assert type(error_of(sampler, request_of(machine, deadline_s=PATIENT_S))) is TABLE[fault]
+    assert sampler._ledger.state()["used_today_us"] == pytest.approx(used_us)
+
+
 def test_closing_in_mid_draw_cancels_its_problems_and_says_so(
     emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
 ) -> None:
@@ -522,8 +548,9 @@ def test_two_hundred_failures_leak_no_thread_and_no_socket(
     emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
 ) -> None:
     quick = ["problem_failed", "energies_wrong", "answer_bad_base64", "submit_403", "solvers_500", "answer_404"]
-    quick += ["submit_drop", "answer_truncated", "solvers_drop", "submit_truncated", "poll_drop"]
-    stuck = ["answer_missing", "slow_queue", "poll_omits_id", "submit_hang", "poll_hang", "answer_hang", "solvers_hang"]
+    quick += ["submit_drop", "answer_truncated", "solvers_drop", "submit_truncated"]
+    stuck = ["answer_missing", "slow_queue", "poll_omits_id", "poll_drop"]
+    stuck += ["submit_hang", "poll_hang", "answer_hang", "solvers_hang"]
     sampler = make_sampler(cancel_grace_s=0.1, request_timeout_s=1.5)
     sampler.sample(request_of(machine, deadline_s=30.0))
     sampler.sample(request_of(machine, deadline_s=30.0))

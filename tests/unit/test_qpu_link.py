@@ -198,5 +198,5 @@ def test_features_that_ocean_is_configured_with_choose_among_solvers(monkeypatch
         return whole()
 
     monkeypatch.setattr(account, "get_solvers", refusing)
-    with pytest.raises(SamplerUnavailableError, match="DWAVE_API_SOLVER: .*num_active_qubits__about.* is not allowed"):
+    with pytest.raises(SamplerUnavailableError, match=r"DWAVE_API_SOLVER: .*num_active_qubits__about.* is not allowed"):
         link._fetch(account)
