@@ -71,7 +71,7 @@ class QpuSampler:
         self._shims = ShimStore(folder / "shims.json")
         self._breaker = CircuitBreaker(self._settings.breaker_failures, self._settings.breaker_cooldown_s)
         self._state = QpuState(
-            self._link, self._planner, self._thermometer, self._ledger, self._breaker, self._settings
+            self._link, self._planner, self._thermometer, self._shims, self._ledger, self._breaker, self._settings
         )
         self._rng = np.random.default_rng()
 
@@ -114,8 +114,8 @@ class QpuSampler:
     def availability(self, machine: BoltzmannMachine) -> Availability:
         """Whether a solver that fits ``machine`` is online; an answer is kept for ``availability_ttl_s``.
 
-        ``detail`` holds solver, graph_id, holes, copies, calibration, circuit, budget, and ``retry_after_s`` if it is
-        not available.
+        ``detail`` holds solver, graph_id, holes, copies, calibration, shim, circuit, budget, and ``retry_after_s`` if
+        it is not available.
         """
         return self._state.availability(machine)
 

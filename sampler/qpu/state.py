@@ -19,6 +19,7 @@ from sampler.qpu.calibration import CalibrationKey
 from sampler.qpu.link import SolverLink
 from sampler.qpu.planner import Planner
 from sampler.qpu.settings import QpuSettings
+from sampler.qpu.shim import ShimStore
 from sampler.qpu.solver import SolverInfo
 from sampler.qpu.thermometer import Thermometer
 from sampler.request import LatentRequest, Provenance
@@ -52,11 +53,12 @@ class QpuState:
         link: SolverLink,
         planner: Planner,
         thermometer: Thermometer,
+        shims: ShimStore,
         ledger: BudgetLedger,
         breaker: CircuitBreaker,
         settings: QpuSettings,
     ) -> None:
-        self._link, self._planner, self._thermometer = link, planner, thermometer
+        self._link, self._planner, self._thermometer, self._shims = link, planner, thermometer, shims
         self._ledger, self._breaker, self._settings = ledger, breaker, settings
         self._answers: dict[str, tuple[float, Availability]] = {}
 
@@ -114,7 +116,10 @@ class QpuState:
             one = LatentRequest(machine, np.ones((1, width), dtype=np.int8), np.zeros((1, 2), dtype=np.uint64))
             sites = self._planner.sites(one, info, place_condition=settings.condition_mode == "flux_bias")
             detail |= {"holes": int(sites.single.unrealised.size), "copies": len(sites.copies)}
-            detail["calibration"] = self._thermometer.detail(self._key(machine, info))
+            key = self._key(machine, info)
+            detail["calibration"] = self._thermometer.detail(key)
+            shim = self._shims.get(info, key.annealing_time_us)
+            detail["shim"] = shim and {"measured_at": shim.measured_at, "couplers": shim.couplers is not None}
         except QShowerError as error:
             detail["retry_after_s"] = error.retry_after_s if isinstance(error, SamplerUnavailableError) else None
             return Availability(available=False, reason=str(error), detail=detail)

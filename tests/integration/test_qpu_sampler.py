@@ -17,6 +17,7 @@ from sampler.errors import (
     InvalidInputError,
     PlacementError,
     ProblemRangeError,
+    SamplerUnavailableError,
     SolverNotFoundHereError,
 )
 from sampler.gibbs.sampler import GibbsSampler
@@ -221,6 +222,31 @@ def test_a_machine_that_does_not_fit_is_refused(make_sampler: Callable[..., QpuS
     state = sampler.availability(big)
     assert not state.available
     assert "larger than the chip" in (state.reason or "")
+
+
+@pytest.mark.parametrize("name", ["calibrations.json", "shims.json", "qpu_budget.json"])
+def test_a_state_file_that_somebody_altered_makes_it_unavailable_until_it_is_put_right(
+    name: str, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine, tmp_path: Path
+) -> None:
+    sampler = make_sampler(availability_ttl_s=0.0)
+    sampler.sample(request_of(machine))
+    path = tmp_path / name
+    sound = path.read_text() if path.exists() else "{}"
+    path.write_text('{"secret-1.77": ')
+    state = sampler.availability(machine)
+    assert not state.available
+    for said in (state.reason or "", str(unavailable(sampler, machine))):
+        assert f"{name} is not as this program wrote it" in said
+        assert "1.77" not in said
+    path.write_text(sound)
+    assert sampler.availability(machine).available
+    sampler.sample(request_of(machine))
+
+
+def unavailable(sampler: QpuSampler, machine: BoltzmannMachine) -> SamplerUnavailableError:
+    with pytest.raises(SamplerUnavailableError) as caught:
+        sampler.sample(request_of(machine))
+    return caught.value
 
 
 def test_out_of_range_problems_are_refused_or_rescaled_in_the_open(
