@@ -13,8 +13,8 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -73,18 +73,35 @@ class Taken:
         served: (rows,) bool, which of the rows asked for are answered; the others are missing.
         spins: (served rows, nodes) int8, in the order asked for.
         provenance: of the served rows: the sampler's own, with a note that they come from the reservoir.
+        note: that note.
         sources: which of the served rows, by number, came from which draw.
     """
 
     served: NDArray[np.bool_]
     spins: NDArray[np.int8]
     provenance: Provenance
+    note: str
     sources: Mapping[Source, list[int]] = field(default_factory=dict)
 
     @property
     def missing(self) -> NDArray[np.int64]:
         """Indices of the rows that have to be drawn."""
         return np.flatnonzero(~self.served)
+
+    def part(self, start: int, stop: int) -> tuple[NDArray[np.int8], Provenance]:
+        """Spins and provenance of the served rows ``start`` to ``stop``.
+
+        The timing of a draw that several parts have latents of is told with the first of them.
+        """
+        first: dict[int, int] = {}
+        here: dict[int, Provenance] = {}
+        for source, rows in self.sources.items():
+            draw = id(source.provenance)
+            first[draw] = min(first.get(draw, stop), *rows)
+            if any(start <= row < stop for row in rows):
+                here[draw] = source.provenance
+        told = [one if first[draw] >= start else replace(one, qpu_timing_us=None) for draw, one in here.items()]
+        return self.spins[start:stop], _provenance_of(told, self.note)
 
 
 class Reservoir:
@@ -102,6 +119,8 @@ class Reservoir:
             for further deposits, of which those of conditions asked for longest ago go first.
         conditions: how many conditions that are no levels deposits may have; None: each state may have its own. The
             more there may be, the fewer states fit.
+        low: share of ``per_level`` below which a level has to fall before anything is drawn; then all levels are filled
+            that have less than the mean of that and all. For samplers whose draws are cheaper together.
         options: for the sampler's draws.
         warm: how served states come back; None draws each state afresh.
         rows_per_refill: states drawn or advanced at once.
@@ -125,7 +144,10 @@ class Reservoir:
         idle: Callable[[], bool] = lambda: True,
         note: str = "reservoir: drawn before the request",
         conditions: int | None = None,
+        low: float = 1.0,
     ) -> None:
+        if not 0.0 < low <= 1.0:
+            raise InvalidInputError("low", low, "above 0, up to 1")
         for name, value in (("per_level", per_level), ("rows_per_refill", rows_per_refill)):
             if value < 1:
                 raise InvalidInputError(name, value, "an integer of at least 1")
@@ -137,6 +159,7 @@ class Reservoir:
             max_bytes=max_bytes,
             renew_after=renew_after,
             conditions=conditions,
+            low=low,
         )
         self._sampler, self._machine, self._options = sampler, machine, options or SamplerOptions()
         self._per_level, self._warm, self._rows_per_refill = per_level, warm, rows_per_refill
@@ -154,7 +177,7 @@ class Reservoir:
 
     @property
     def lacks(self) -> bool:
-        """Whether ``refill`` would find something to do."""
+        """Whether something is to be drawn or advanced now."""
         with self._changed:
             return self._stock.lacks
 
@@ -167,6 +190,16 @@ class Reservoir:
         self._check(conditions)
         with self._changed:
             return self._stock.has(conditions)
+
+    def count(self, conditions: NDArray[np.int8]) -> NDArray[np.int64]:
+        """(rows,) how many states there are for each of ``conditions`` (rows, condition nodes), one row like another.
+
+        Raises:
+            InvalidInputError: conditions of another shape or type.
+        """
+        self._check(conditions)
+        with self._changed:
+            return self._stock.count(conditions)
 
     def take(self, conditions: NDArray[np.int8], *, whole: bool = False) -> Taken:
         """States for conditions (rows, condition nodes), as many as there are; none of them is served again.
@@ -186,10 +219,8 @@ class Reservoir:
             self._missed += rows - packed.shape[0]
             self._changed.notify_all()
         served = np.pad(served, (0, rows - served.shape[0]))
-        # Draws that are told alike share one provenance, and their timing counts once.
-        drawn = {id(source.provenance): source.provenance for source in sources}
-        provenance = provenance_of_kept(list(drawn.values()), self._note, timing=True)
-        return Taken(served, unpack_spins(packed, self._machine.node_count), provenance, sources)
+        provenance = _provenance_of([source.provenance for source in sources], self._note)
+        return Taken(served, unpack_spins(packed, self._machine.node_count), provenance, self._note, sources)
 
     def give_back(self, taken: Taken) -> int:
         """Take in again what was taken and shown to nobody; how many there was room for."""
@@ -338,3 +369,9 @@ class Reservoir:
             with self._changed:
                 self._last_error = None
                 self._changed.wait_for(lambda: self._stop.is_set() or self._stock.lacks)
+
+
+def _provenance_of(sources: Sequence[Provenance], note: str) -> Provenance:
+    """Draws that are told alike share one provenance, and their timing counts once."""
+    drawn = {id(provenance): provenance for provenance in sources}
+    return provenance_of_kept(list(drawn.values()), note, timing=True)

@@ -79,6 +79,9 @@ class Stock:
     ``max_bytes`` bounds the memory of all states, of up to ``conditions`` conditions that are no levels (None: each
     state may have its own), and of how states came to be: draws that differ in nothing but their costs share that.
     Beside it come ``LEVEL_BYTES`` for each level, and ``LEVELS_SOURCES_BYTES``.
+
+    Something is lacking once a level has less than the share ``low`` of ``per_level``. Then every level is filled that
+    has less than the mean of that and all: what is drawn at one go costs less than one level after another does.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Stock:
         max_bytes: int,
         renew_after: int,
         conditions: int | None = None,
+        low: float = 1.0,
     ) -> None:
         self.bytes_per_state: int = state_bytes(machine)
         width = machine.condition_nodes.shape[0]
@@ -103,6 +107,7 @@ class Stock:
             raise InvalidInputError("max_bytes", max_bytes, f"at least {needed} for {per_level} states of each level")
         self.levels = {key: Shelf(condition) for key, condition in distinct.items()}
         self._machine, self._per_level, self._renew_after = machine, per_level, renew_after
+        self._due_below, self._filled_below = low * per_level, 0.5 * (low + 1.0) * per_level
         self._bytes_per_condition: int = CONDITION_BYTES + -(-width // 8)
         for_sources = int(left * _LEFT_FOR_SOURCES)
         self._others_bound, self._conditions_bound = self._room(left - for_sources, conditions)
@@ -150,16 +155,26 @@ class Stock:
     def lacks(self) -> bool:
         """Whether something waits to be drawn or advanced, and there is room for it."""
         return not self._cramped and any(
-            shelf.spent or shelf.held + shelf.drawing < self._per_level for shelf in self.levels.values()
+            shelf.spent or self._had(key, shelf) < self._due_below for key, shelf in self.levels.items()
         )
+
+    def _had(self, key: bytes, shelf: Shelf) -> int:
+        """States of a level: those there, in whatever slots, and those that are being drawn."""
+        return shelf.held + shelf.drawing + len(self._others.get(key, ()))
+
+    def count(self, conditions: NDArray[np.int8]) -> NDArray[np.int64]:
+        """(rows,) how many states can be served for each of ``conditions`` (rows, width)."""
+        return np.array([self._ready_of(key) for key in _keys(conditions)], dtype=np.int64)
+
+    def _ready_of(self, key: bytes) -> int:
+        return (len(self.levels[key].ready) if key in self.levels else 0) + len(self._others.get(key, ()))
 
     def has(self, conditions: NDArray[np.int8]) -> NDArray[np.bool_]:
         """Which rows of ``conditions`` (rows, width) ``serve`` would serve."""
         wanted: Counter[bytes] = Counter()
         found = np.zeros(conditions.shape[0], dtype=np.bool_)
         for row, key in enumerate(_keys(conditions)):
-            ready = len(self.levels[key].ready) if key in self.levels else 0
-            found[row] = wanted[key] < ready + len(self._others.get(key, ()))
+            found[row] = wanted[key] < self._ready_of(key)
             wanted[key] += 1
         return found
 
@@ -337,7 +352,8 @@ class Stock:
     def take_lacking(self, most: int) -> list[Shelf]:
         """A shelf for each of up to ``most`` states to draw, those that have least first."""
         shelves = list(self.levels.values())
-        heap = [(shelf.held + shelf.drawing, number) for number, shelf in enumerate(shelves)]
+        had = [self._had(key, shelf) for key, shelf in self.levels.items()]
+        heap = [(count, number) for number, count in enumerate(had) if count < self._filled_below]
         heapq.heapify(heap)
         chosen: list[Shelf] = []
         while heap and len(chosen) < most and heap[0][0] < self._per_level:

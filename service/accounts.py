@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from sampler.errors import BudgetExceededError, SamplerTimeoutError
+from sampler.errors import BudgetExceededError, QShowerError, SamplerTimeoutError
 from sampler.qpu.budget import BudgetLedger, billed_to, utc_now
 from sampler.request import LatentBatch, LatentRequest
 from service.batches import Draws
@@ -37,9 +38,14 @@ class Accounts:
         return _Billed(sampler, self, name)
 
     def state(self, name: str) -> dict[str, Any]:
-        """What the key has used today and what is left, in µs; None where it has no limit."""
-        used, budget = self._ledger.used_by(name), self._budgets_us.get(name)
-        left = None if budget is None else max(0.0, budget - used)
+        """What the key has used today and what is left, in µs; None where it has no limit, or the ledger is unreadable.
+
+        What is wrong with the ledger is told by the sampler, which cannot be used without.
+        """
+        budget, used = self._budgets_us.get(name), None
+        with suppress(QShowerError):
+            used = self._ledger.used_by(name)
+        left = None if budget is None or used is None else max(0.0, budget - used)
         return {"name": name, "used_today_us": used, "daily_budget_us": budget, "left_today_us": left}
 
     def sample(self, sampler: Draws, name: str, request: LatentRequest) -> LatentBatch:
@@ -63,7 +69,7 @@ class Accounts:
     def _within(self, budget: float, sampler: Draws, name: str, request: LatentRequest) -> LatentBatch:
         left = max(0.0, budget - self._ledger.used_by(name))
         if left == 0.0:
-            raise BudgetExceededError(f"nothing is left of {_of(name, budget)}", retry_after_s=_until_midnight_s())
+            raise BudgetExceededError(f"nothing is left of {_of(name, budget)}", retry_after_s=until_midnight_s())
         asked = request.options.max_qpu_access_time_us
         own_cap = math.inf if asked is None else asked
         # The sampler checks its estimate, that of a calibration on the way included, before it submits anything.
@@ -74,7 +80,7 @@ class Accounts:
             if own_cap <= left or error.retry_after_s is not None:
                 raise
             message = f"{left / 1000:.1f} ms are left of {_of(name, budget)}: {error}"
-            raise BudgetExceededError(message, retry_after_s=_until_midnight_s()) from error
+            raise BudgetExceededError(message, retry_after_s=until_midnight_s()) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,7 @@ def _of(name: str, budget_us: float) -> str:
     return f"the {budget_us / 1000:.1f} ms of QPU access time that the key {name!r} has until midnight UTC"
 
 
-def _until_midnight_s() -> float:
+def until_midnight_s() -> float:
+    """Seconds until a budget of a UTC day renews."""
     now = utc_now()
     return (datetime.combine(now.date() + timedelta(days=1), time(), UTC) - now).total_seconds()

@@ -38,7 +38,7 @@ GPU_BATCH_ROWS = 4096
 would gain nothing, and hold up for seconds whoever comes while they are decoded."""
 QPU_LANE_THREADS = 2
 KEPT_LANE = "qpu-kept"
-"""Requests that kept reads answer in whole: not split either, so that they are served from them whole."""
+"""Requests that kept reads answer in whole."""
 
 _log = structlog.get_logger("qshower.service")
 
@@ -100,7 +100,9 @@ async def running_service(
     async with AsyncExitStack() as stack:
         catalogue = await asyncio.to_thread(load_models, settings)
         registry = await asyncio.to_thread(make_samplers, settings)
-        stack.callback(registry.close)
+        # Closing a QPU ends what is drawn on it, so threads that may be drawing are waited for after that.
+        background = await stack.enter_async_context(AsyncExitStack())
+        stack.push_async_callback(asyncio.to_thread, registry.close)
         engine = Engine(
             Limits(
                 settings.max_batch_rows,
@@ -123,10 +125,13 @@ async def running_service(
             samplers=settings.stocked_samplers,
             kept_bytes=settings.qpu_kept_bytes if warm else 0,
             kept_max_age_s=settings.qpu_kept_max_age_s,
+            spare_reads=settings.qpu_spare_reads,
             refill_per_level=settings.qpu_refill_per_level,
+            refill_budget_share=settings.qpu_refill_budget_share,
             qpu_idle=lambda: activity.idle,
         )
-        stack.push_async_callback(asyncio.to_thread, reservoirs.close)
+        background.push_async_callback(asyncio.to_thread, reservoirs.close)
+        stack.push_async_callback(asyncio.to_thread, reservoirs.stop)
         metrics.watch_reservoirs(reservoirs.status)
         stack.push_async_callback(engine.close, settings.drain_timeout_s)
         metrics.watch(lambda: engine.queued_rows, lambda: engine.queued_requests, lambda: float(engine.draining))
@@ -135,11 +140,14 @@ async def running_service(
             qpu, bundles = qpu_of(registry.get("qpu")), catalogue.bundles()
             if warm and settings.qpu_recalibrate_s:
                 upkeep = Upkeep(qpu, catalogue, settings.qpu_recalibrate_s)
-                stack.push_async_callback(asyncio.to_thread, upkeep.close)
+                background.push_async_callback(asyncio.to_thread, upkeep.close)
+                stack.callback(upkeep.stop)
             metrics.watch_qpu(
                 lambda: qpu.figures(bundle.machine for bundle in bundles),
                 [bundle.name for bundle in bundles],
-                None if upkeep is None else upkeep.status,
+                upkeep=None if upkeep is None else upkeep.status,
+                refill=None if reservoirs.refill is None else reservoirs.refill.status,
+                surplus=None if reservoirs.surplus is None else reservoirs.surplus.status,
             )
         generator = Generator(
             catalogue,

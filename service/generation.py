@@ -256,13 +256,16 @@ class Generator:
     ) -> Answer | None:
         """The answer from kept reads alone; None if others were faster to take them."""
         self._check_order(bundle, order)
-        whole = kept.whole()
+        claim = kept.claim(bundle.conditions(order.energies_mev))
         number = next(self._lone_requests)
-        key = DrawKey(bundle.name, "qpu", SamplerOptions(), order.threshold_of(bundle), stocked=True, alone=number)
+        key = DrawKey(bundle.name, "qpu", SamplerOptions(), order.threshold_of(bundle), alone=number)
         try:
-            drawn = await self._drawn(key, bundle, whole, order, deadline_at, whole)
-        except NoLongerKeptError:
-            return None
+            drawn = await self._drawn(key, bundle, claim, order, deadline_at, None)
+        except BaseException as error:
+            claim.give_back()
+            if isinstance(error, NoLongerKeptError):
+                return None
+            raise
         return self._answer(bundle, order, drawn, failures, begun, ())
 
     async def _from_bank(self, replay: ReplaySampler, bundle: Bundle, order: Order, deadline_at: float | None) -> Drawn:

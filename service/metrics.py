@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Status = Callable[[], Mapping[str, Any]]
 
 
 class Metrics:
@@ -65,10 +68,12 @@ class Metrics:
         self,
         figures: Callable[[], QpuFigures],
         models: Sequence[str],
-        upkeep: Callable[[], Mapping[str, Any]] | None,
+        upkeep: Status | None = None,
+        refill: Status | None = None,
+        surplus: Status | None = None,
     ) -> None:
-        """Read the QPU's ``figures``, those of ``models`` in order, and its ``upkeep`` when metrics are asked for."""
-        self.registry.register(_QpuCollector(figures, models, upkeep))
+        """Read the QPU's ``figures``, those of ``models`` in order, and how its background work stands when asked."""
+        self.registry.register(_QpuCollector(figures, models, upkeep, refill, surplus))
 
     def queued(self, ticket: Ticket) -> None:
         """A request was taken in."""
@@ -100,7 +105,11 @@ class _ReservoirCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Their metrics now."""
         labels = ("sampler", "model")
-        states = list(self._status())
+        states: list[tuple[str, str, Mapping[str, Any]]] = []
+        # What cannot be told must not take the whole page along.
+        with suppress(QShowerError):
+            for told in self._status():
+                states.append(told)  # noqa: PERF402 - those before the one that fails
         for name, text, field in (
             ("ready", "Latents ready to be served", "ready"),
             ("wanted", "Latents to keep ready", "wanted"),
@@ -128,9 +137,12 @@ class _QpuCollector(Collector):
         self,
         figures: Callable[[], QpuFigures],
         models: Sequence[str],
-        upkeep: Callable[[], Mapping[str, Any]] | None,
+        upkeep: Status | None,
+        refill: Status | None,
+        surplus: Status | None,
     ) -> None:
-        self._figures, self._models, self._upkeep = figures, models, upkeep
+        self._figures, self._models = figures, models
+        self._upkeep, self._refill, self._surplus = upkeep, refill, surplus
 
     def collect(self) -> Iterator[Metric]:
         """Its metrics now."""
@@ -138,7 +150,26 @@ class _QpuCollector(Collector):
             known = self._figures()
         except QShowerError:
             # A state folder that cannot be read must not take the whole page along; /samplers says what is wrong.
-            return
+            pass
+        else:
+            yield from self._told(known)
+        ends = ("done", "failed")
+        if self._upkeep is not None:
+            text = "Calibrations made in the background"
+            yield _by_outcome("qshower_qpu_recalibrations", text, self._upkeep(), ends)
+        if self._refill is not None:
+            status = self._refill()
+            yield _by_outcome("qshower_qpu_refills", "Refills of kept reads", status, ends)
+            text = "Reads drawn to be kept"
+            yield CounterMetricFamily("qshower_qpu_refilled_reads", text, value=status["reads"])
+        if self._surplus is not None:
+            status = self._surplus()
+            text = "Reads that draws left, by what became of them"
+            yield _by_outcome("qshower_qpu_surplus_reads", text, status, ("kept", "dropped"))
+            text = "Reads that draws left and that wait to be refined"
+            yield GaugeMetricFamily("qshower_qpu_surplus_waiting_reads", text, value=status["waiting"])
+
+    def _told(self, known: QpuFigures) -> Iterator[Metric]:
         circuit = GaugeMetricFamily("qshower_qpu_circuit", "1 for the circuit breaker's state", labels=("state",))
         for state in get_args(State):
             circuit.add_metric((state,), float(state == known.circuit))
@@ -161,14 +192,14 @@ class _QpuCollector(Collector):
                 if calibration is not None:
                     gauge.add_metric((model, calibration["solver"]), float(calibration[field] or 0.0))
             yield gauge
-        if self._upkeep is not None:
-            status = self._upkeep()
-            text = "Calibrations made in the background"
-            counter = CounterMetricFamily("qshower_qpu_recalibrations", text, labels=("outcome",))
-            for outcome in ("done", "failed"):
-                counter.add_metric((outcome,), status[outcome])
-            yield counter
 
     def describe(self) -> Iterator[Metric]:
         """No names beforehand: the QPU is asked when metrics are."""
         yield from ()
+
+
+def _by_outcome(name: str, text: str, counts: Mapping[str, Any], outcomes: Sequence[str]) -> Metric:
+    counter = CounterMetricFamily(name, text, labels=("outcome",))
+    for outcome in outcomes:
+        counter.add_metric((outcome,), counts[outcome])
+    return counter

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from sampler.protocol import Sampler
 from sampler.registry import SamplerRegistry
-from sampler.request import LatentRequest, Provenance, SamplerOptions
+from sampler.request import SamplerOptions
 from sampler.reservoir import Reservoir
 from sampler.stock import LEVEL_BYTES, LEVELS_SOURCES_BYTES, state_bytes
 from service.availability import qpu_of
 from service.catalogue import Catalogue
 from service.kept import KeptReads, Refill
+from service.surplus import SurplusQueue
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +46,9 @@ class Reservoirs:
         samplers: the classical samplers whose latents are kept.
         kept_bytes: bound on the memory of all kept QPU reads; 0 for none.
         kept_max_age_s: for how long QPU reads are kept.
+        spare_reads: most reads of each condition that QPU draws without options buy to be kept.
         refill_per_level: QPU reads of each condition that are drawn to be kept while ``qpu_idle``; 0: none are.
+        refill_budget_share: share of the day's budget that may be used, by whomever, for refills to use more.
         qpu_idle: whether nothing at all is being answered.
     """
 
@@ -60,23 +63,28 @@ class Reservoirs:
         samplers: Sequence[str] = ("gibbs",),
         kept_bytes: int = 0,
         kept_max_age_s: float = 0.0,
+        spare_reads: int = 0,
         refill_per_level: int = 0,
+        refill_budget_share: float = 1.0,
         qpu_idle: Callable[[], bool] = lambda: True,
     ) -> None:
         self._reservoirs: dict[tuple[str, str], Reservoir] = {}
         self._kept: dict[str, KeptReads] = {}
         self._bundles = catalogue.bundles()
-        self._refill: Refill | None = None
+        self.refill: Refill | None = None
+        self.surplus: SurplusQueue | None = None
         stocked = [registry.get(name) for name in samplers if name in registry.names()]
         if max_bytes and stocked:
             self._stock(stocked, idle, max_bytes, per_level)
         if kept_bytes and "qpu" in registry.names():
             qpu, each = qpu_of(registry.get("qpu")), kept_bytes // len(self._bundles)
+            how = {"max_age_s": kept_max_age_s, "spare_reads": spare_reads, "budget_share": refill_budget_share}
             for bundle in self._bundles:
-                self._kept[bundle.name] = _kept_reads(qpu, bundle, each, kept_max_age_s, refill_per_level)
-            qpu.keep_surplus(self._keep)
+                self._kept[bundle.name] = _kept_reads(qpu, bundle, each, refill_per_level, **how)
+            self.surplus = SurplusQueue([(bundle.machine, self._kept[bundle.name]) for bundle in self._bundles])
+            qpu.keep_surplus(self.surplus)
             if refill_per_level:
-                self._refill = Refill(qpu, catalogue, self._kept, qpu_idle)
+                self.refill = Refill(qpu, catalogue, self._kept, qpu_idle, budget_share=refill_budget_share)
 
     def get(self, sampler: str, bundle: str) -> Reservoir | KeptReads | None:
         """The reservoir of a sampler and a bundle by their names, None if there is none."""
@@ -92,23 +100,34 @@ class Reservoirs:
         """Sampler, bundle and status of each reservoir."""
         for (sampler, name), reservoir in self._reservoirs.items():
             yield sampler, name, reservoir.status()
-        refill = {} if self._refill is None else {"refill": self._refill.status()}
+        work = {"surplus": self.surplus, "refill": self.refill}
+        states = {name: one.status() for name, one in work.items() if one is not None}
         for name, kept in self._kept.items():
-            yield "qpu", name, {**kept.status(), **refill}
+            yield "qpu", name, {**kept.status(), **states}
 
     def start(self) -> None:
-        """Refill in the background from now on."""
+        """Refill in the background from now on, and keep what QPU draws leave."""
         for reservoir in self._reservoirs.values():
             reservoir.start()
-        if self._refill is not None:
-            self._refill.start()
+        if self.surplus is not None:
+            self.surplus.start()
+        if self.refill is not None:
+            self.refill.start()
 
-    def close(self) -> None:
-        """End the background threads. Idempotent; waits for the refills in hand, for those of a QPU a little."""
-        if self._refill is not None:
-            self._refill.close()
+    def stop(self) -> None:
+        """Begin no more refills; waits for those of classical samplers in hand. One of a QPU ends with its sampler."""
+        if self.refill is not None:
+            self.refill.stop()
         for reservoir in self._reservoirs.values():
             reservoir.close()
+
+    def close(self) -> None:
+        """Stop, and end the background threads. Idempotent; waits for a QPU's refill a little."""
+        self.stop()
+        if self.refill is not None:
+            self.refill.close()
+        if self.surplus is not None:
+            self.surplus.close()
 
     def _stock(self, samplers: list[Sampler], idle: Callable[[], bool], max_bytes: int, per_level: int) -> None:
         stocked = [
@@ -136,11 +155,6 @@ class Reservoirs:
                 idle=idle,
             )
 
-    def _keep(self, request: LatentRequest, states: NDArray[np.int8], provenance: Provenance) -> None:
-        for bundle in self._bundles:
-            if bundle.machine is request.machine:
-                self._kept[bundle.name].keep(request, states, provenance)
-
 
 @runtime_checkable
 class _Finite(Protocol):
@@ -156,7 +170,7 @@ def _alphabet(bundle: Bundle) -> NDArray[np.int8] | None:
     return code.alphabet() if code.level_count is not None and isinstance(code, _Finite) else None
 
 
-def _kept_reads(qpu: QpuSampler, bundle: Bundle, max_bytes: int, max_age_s: float, refill_per_level: int) -> KeptReads:
+def _kept_reads(qpu: QpuSampler, bundle: Bundle, max_bytes: int, refill_per_level: int, **how: Any) -> KeptReads:
     """The kept reads of a bundle; those drawn on purpose may take half of the memory."""
     levels = _alphabet(bundle) if refill_per_level else None
     count = 0 if levels is None else _per_level(bundle, len(levels), max_bytes // 2, refill_per_level)
@@ -164,10 +178,9 @@ def _kept_reads(qpu: QpuSampler, bundle: Bundle, max_bytes: int, max_age_s: floa
         reason = "QSHOWER_QPU_KEPT_BYTES is too small" if levels is not None else "each energy is its own condition"
         _log.warning("fewer QPU reads drawn to be kept", model=bundle.name, per_level=count, reason=reason)
     if levels is None or not count:
-        own = max(0, max_bytes - LEVELS_SOURCES_BYTES)
-        return KeptReads(qpu, bundle, max_bytes=own, max_age_s=max_age_s)
+        return KeptReads(qpu, bundle, max_bytes=max(0, max_bytes - LEVELS_SOURCES_BYTES), **how)
     own = max_bytes - LEVELS_SOURCES_BYTES - LEVEL_BYTES * len(levels)
-    return KeptReads(qpu, bundle, max_bytes=own, max_age_s=max_age_s, levels=levels, per_level=count)
+    return KeptReads(qpu, bundle, max_bytes=own, levels=levels, per_level=count, **how)
 
 
 def _per_level(bundle: Bundle, levels: int, bytes_bound: int, wanted: int) -> int:

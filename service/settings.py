@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     )
     qpu_spare_reads: int = _of_qpu(
         "spare_reads",
-        "Further reads of each condition that QPU draws without options take, to be kept; they are billed.",
+        "Reads of each condition to have kept, which QPU draws without options buy beside theirs; they are billed.",
     )
     qpu_kept_max_age_s: float = Field(
         86400.0, gt=0, allow_inf_nan=False, description="Kept QPU reads older than this are forgotten, in seconds."
@@ -123,6 +123,13 @@ class Settings(BaseSettings):
         ge=0,
         le=10_000,
         description="Reads of each condition of a model that a QPU draws while idle, to be kept; they are billed.",
+    )
+    qpu_refill_budget_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of the day's budget up to which such draws go on; the rest is left to requests.",
     )
     qpu_recalibrate_s: float = Field(
         0.0,

@@ -69,9 +69,13 @@ class BackgroundWork(ABC):
         self._thread = threading.Thread(target=self._run, name=f"qpu-{self._what}", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """Do no more. What is under way is waited for a little, then left to end with the sampler."""
+    def stop(self) -> None:
+        """Begin no more. What is under way ends when it is done, or with the sampler."""
         self._stop.set()
+
+    def close(self) -> None:
+        """Stop, and wait a little for what is under way."""
+        self.stop()
         if self._thread is not None:
             self._thread.join(CLOSE_S)
 

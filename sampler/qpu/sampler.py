@@ -39,7 +39,7 @@ from sampler.qpu.settings import QpuSettings
 from sampler.qpu.shim import Shim, ShimStore, measure_shim, shim_cost
 from sampler.qpu.solver import SolverInfo
 from sampler.qpu.state import QpuFigures, QpuState
-from sampler.qpu.surplus import OnSurplus, drawn_by_default, hand_over
+from sampler.qpu.surplus import Keeper, hand_over, may_buy_spare_reads
 from sampler.qpu.thermometer import Thermometer, calibration_key
 from sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
 
@@ -57,9 +57,9 @@ class QpuSampler:
     Building one opens no connection and starts no thread. Every draw is checked, paid for, and ends by its deadline.
     """
 
-    def __init__(self, settings: QpuSettings | None = None, on_surplus: OnSurplus | None = None) -> None:
-        """``on_surplus`` is as for ``keep_surplus``."""
-        self._on_surplus = on_surplus
+    def __init__(self, settings: QpuSettings | None = None, keeper: Keeper | None = None) -> None:
+        """``keeper`` is as for ``keep_surplus``."""
+        self._keeper = keeper
         self._settings = settings if settings is not None else QpuSettings()
         folder = self._settings.state_folder
         self._link = SolverLink(self._settings)
@@ -89,15 +89,15 @@ class QpuSampler:
         """Not reproducible; takes every option but ``sweeps``."""
         return SamplerCapabilities(reproducible=False, options=OPTIONS)
 
-    def keep_surplus(self, on_surplus: OnSurplus | None) -> None:
-        """Give the reads beyond the rows asked for to ``on_surplus`` from now on, as (request, states, provenance).
+    def keep_surplus(self, keeper: Keeper | None) -> None:
+        """Give the reads beyond the rows asked for to ``keeper`` from now on.
 
-        It is called in the thread of ``sample``, after the draw, with states (rows, nodes) that are completed and
-        refined like those returned, at most ``SURPLUS_ROWS`` of them beside the ``spare_reads`` of the settings: new
-        draws that nobody else is given. What it raises becomes a note of the draw's provenance, which is paid for and
-        stands.
+        It gets them in the thread of ``sample`` after each draw that leaves some, as they were read; what completes and
+        refines them is ``Surplus.states``, for the keeper to call when nobody waits. At most ``SURPLUS_ROWS`` of a draw
+        are handed over beside those bought. What ``keep`` raises becomes a note of the draw's provenance, which is paid
+        for and stands.
         """
-        self._on_surplus = on_surplus
+        self._keeper = keeper
 
     def still_holds(self, machine: BoltzmannMachine, provenance: Provenance) -> bool:
         """Whether a draw from ``machine`` made earlier would be made in the same way now.
@@ -320,10 +320,10 @@ class QpuSampler:
         sweeps = self._settings.refine_sweeps if asked is None else asked
         spins = assemble(request, parts, sweeps, deadline, bill)
         elapsed_s = {"draw": drawn - began, "refine": monotonic() - drawn}
-        if self._on_surplus is not None:
+        if self._keeper is not None:
             made = provenance_of(self.name, plan, calibration, bill, sweeps, elapsed_s)
-            spare = self._settings.spare_reads if drawn_by_default(request.options) else 0
-            bill.note(hand_over(self._on_surplus, request, parts, made, deadline, spare))
+            spare = self._settings.spare_reads if may_buy_spare_reads(request.options) else 0
+            bill.note(hand_over(self._keeper, request, parts, made, spare))
         provenance = provenance_of(self.name, plan, calibration, bill, sweeps, elapsed_s)
         return LatentBatch(spins, request.machine.energies(spins), provenance).checked(request)
 
@@ -371,12 +371,14 @@ class QpuSampler:
 
     def _with_spare_reads(self, plan: Plan, request: LatentRequest, spent_us: float) -> Plan:
         """``plan`` with the spare reads that its request allows for, once ``spent_us`` of its cap are gone."""
-        if self._on_surplus is None or not self._settings.spare_reads or not drawn_by_default(request.options):
+        most = self._settings.spare_reads if may_buy_spare_reads(request.options) else 0
+        spare = min(most, self._keeper.wanted(request)) if most and self._keeper is not None else 0
+        if spare <= 0:
             return plan
         left_us = self._ledger.left_us(current_key())
         if plan.options.cap_us is not None:
             left_us = min(left_us, plan.options.cap_us - spent_us)
-        return self._planner.with_spare_reads(plan, self._settings.spare_reads, left_us)
+        return self._planner.with_spare_reads(plan, spare, left_us)
 
     def _calibration_us(self, request: LatentRequest, plan: Plan) -> float:
         """QPU access time of a calibration on the way."""

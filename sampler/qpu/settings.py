@@ -46,8 +46,8 @@ class QpuSettings:
         calibration_max_age_s: an older calibration is marked stale.
         drift_tolerance: relative change of the apparent beta_eff that marks draws as drifting.
         recalibrate_on_drift: calibrate again at the next request after a drift was seen.
-        spare_reads: reads that each part of a programming takes beyond its rows, for who keeps the surplus of draws
-            without options; none are taken where nobody does, nor where they would pass a cap or a budget.
+        spare_reads: most reads that each part of a programming takes beyond its rows, for the keeper of the surplus of
+            draws without options, if it wants them; none where they would pass a cap or a budget.
         flux_bias_phi0: magnitude of the flux biases that hold the condition in ``flux_bias`` mode.
         request_timeout_s: limit of one HTTP exchange.
         poll_wait_s: how long the server may hold a status poll.

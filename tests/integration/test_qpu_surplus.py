@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from sampler.emulator.config import EmulatorConfig
 from sampler.emulator.server import EmulatorServer
+from sampler.errors import SamplerTimeoutError
 from sampler.lattice import compact_lattice
 from sampler.machine import BoltzmannMachine
 from sampler.qpu.sampler import QpuSampler
 from sampler.qpu.settings import QpuSettings
-from sampler.request import LatentRequest, Provenance, SamplerOptions
+from sampler.qpu.surplus import SURPLUS_ROWS, Surplus, drawn_by_default
+from sampler.request import LatentRequest, SamplerOptions
 from sampler.reservoir import Reservoir
 
 LEVELS = np.array([[1, 1, -1, 1], [-1, 1, -1, -1]], dtype=np.int8)
@@ -44,20 +46,34 @@ def settings_for(emulator: EmulatorServer, folder: Path) -> QpuSettings:
     return QpuSettings(endpoint=emulator.endpoint, token="any", state_dir=folder, calibration_reads=600, max_copies=2)
 
 
+class Listed:
+    """A keeper that lists what it gets, and wants some more each time."""
+
+    def __init__(self, wanted: int = 0) -> None:
+        self.given: list[Surplus] = []
+        self.asked: list[LatentRequest] = []
+        self.wants = wanted
+
+    def wanted(self, request: LatentRequest) -> int:
+        self.asked.append(request)
+        return self.wants
+
+    def keep(self, surplus: Surplus) -> None:
+        self.given.append(surplus)
+
+
 def test_surplus_reads_serve_later_requests(
     emulator: EmulatorServer, machine: BoltzmannMachine, tmp_path: Path
 ) -> None:
-    given: list[tuple[NDArray[np.int8], Provenance]] = []
-
-    def keep(request: LatentRequest, spins: NDArray[np.int8], provenance: Provenance) -> int:
-        assert request.machine is machine
-        given.append((spins, provenance))
-        return reservoir.deposit(spins, provenance)
-
-    with QpuSampler(settings_for(emulator, tmp_path), on_surplus=keep) as sampler:
+    keeper = Listed()
+    with QpuSampler(settings_for(emulator, tmp_path), keeper) as sampler:
         reservoir = Reservoir(sampler, machine, LEVELS, per_level=200, max_bytes=400 * 66)
         batch = sampler.sample(request_of(machine, [20, 5], num_reads=150))
-    ((spins, provenance),) = given
+    # The sampler is closed; what it left can be completed all the same.
+    (surplus,) = keeper.given
+    assert surplus.request.machine is machine
+    spins, provenance = surplus.states(), surplus.provenance
+    assert reservoir.deposit(spins, provenance) == surplus.rows
     assert batch.spins.shape == (25, 16)
     assert len(spins) == 2 * 150 - 25
     assert provenance.problem_ids == batch.provenance.problem_ids
@@ -75,10 +91,11 @@ def test_surplus_reads_serve_later_requests(
 def test_surplus_states_follow_the_law_of_their_condition(
     emulator: EmulatorServer, machine: BoltzmannMachine, tmp_path: Path, enumerate_law
 ) -> None:
-    given: list[NDArray[np.int8]] = []
-    with QpuSampler(settings_for(emulator, tmp_path), on_surplus=lambda _, spins, __: given.append(spins)) as sampler:
+    keeper = Listed()
+    with QpuSampler(settings_for(emulator, tmp_path), keeper) as sampler:
         sampler.sample(request_of(machine, [1, 1], num_reads=1000, refine_sweeps=16))
-    spins = np.concatenate(given)
+    (surplus,) = keeper.given
+    spins = np.concatenate([piece.states() for piece in surplus.pieces(300)])
     assert len(spins) == 1998
     for level in LEVELS:
         law = enumerate_law(machine, level)
@@ -94,11 +111,73 @@ def test_surplus_states_follow_the_law_of_their_condition(
 def test_rows_asked_for_survive_a_keeper_that_fails(
     emulator: EmulatorServer, machine: BoltzmannMachine, tmp_path: Path
 ) -> None:
-    def fail(*_: object) -> None:
-        raise OSError("no room")
+    class Failing(Listed):
+        def keep(self, surplus: Surplus) -> None:
+            raise OSError("no room")
 
-    with QpuSampler(settings_for(emulator, tmp_path), on_surplus=fail) as sampler:
+    with QpuSampler(settings_for(emulator, tmp_path), Failing()) as sampler:
         batch = sampler.sample(request_of(machine, [4, 4], num_reads=50))
         assert "surplus reads were not kept: OSError: no room" in batch.provenance.notes
         # Without surplus there is nothing to hand over.
         assert sampler.sample(request_of(machine, [4, 4])).provenance.notes == ()
+
+
+def test_a_keeper_says_how_many_it_wants(emulator: EmulatorServer, machine: BoltzmannMachine, tmp_path: Path) -> None:
+    """No more than the settings allow, and none where options say how to draw."""
+    settings = replace(settings_for(emulator, tmp_path), spare_reads=30)
+    for wanted, bought in ((0, 0), (7, 7), (31, 30)):
+        keeper = Listed(wanted)
+        with QpuSampler(settings, keeper) as sampler:
+            request = request_of(machine, [4, 4])
+            sampler.sample(request_of(machine, [1]))
+            keeper.given.clear()
+            assert sampler.estimate(request).reads == 4 + bought
+            assert sampler.sample(request).provenance.num_reads == 4 + bought
+            assert keeper.asked[-1] is request
+            assert [surplus.rows for surplus in keeper.given] == [2 * bought] * bool(bought)
+            asked = len(keeper.asked)
+            for options in ({"num_reads": 9}, {"gauges": 1}):
+                assert sampler.sample(request_of(machine, [4, 4], **options)).provenance.num_reads in (4, 9)
+            assert len(keeper.asked) == asked
+
+
+def test_pieces_are_the_whole(emulator: EmulatorServer, machine: BoltzmannMachine, tmp_path: Path) -> None:
+    keeper = Listed()
+    with QpuSampler(settings_for(emulator, tmp_path), keeper) as sampler:
+        sampler.sample(request_of(machine, [20, 5], num_reads=150))
+    (surplus,) = keeper.given
+    pieces = list(surplus.pieces(100))
+    assert [piece.rows for piece in pieces] == [100, 100, 75]
+    # The streams are the rows' own, so that the same states come out.
+    assert np.array_equal(np.concatenate([piece.states() for piece in pieces]), surplus.states())
+    with pytest.raises(SamplerTimeoutError):
+        surplus.states(deadline_s=0.0)
+
+
+def test_what_is_handed_over_is_bounded_and_shared_by_the_conditions(
+    emulator: EmulatorServer, machine: BoltzmannMachine, tmp_path: Path
+) -> None:
+    keeper = Listed()
+    with QpuSampler(settings_for(emulator, tmp_path), keeper) as sampler:
+        sampler.sample(request_of(machine, [1, 400], num_reads=5000))
+    (surplus,) = keeper.given
+    assert surplus.rows == SURPLUS_ROWS
+    counts = [int((surplus.request.conditions == level).all(axis=1).sum()) for level in LEVELS]
+    assert counts == [SURPLUS_ROWS // 2] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "like_any"),
+    [
+        ({}, True),
+        ({"num_reads": 50}, True),
+        ({"num_reads": 50, "max_qpu_access_time_us": 1e6}, True),
+        ({"num_reads": 50, "gauges": 1}, False),
+        ({"refine_sweeps": 16}, False),
+        ({"condition_mode": "fold"}, False),
+        ({"annealing_time_us": 20.0}, False),
+        ({"solver": "zephyr"}, False),
+    ],
+)
+def test_which_reads_are_like_those_of_a_request_without_options(options: dict[str, object], like_any: bool) -> None:
+    assert drawn_by_default(SamplerOptions(**options)) is like_any  # type: ignore[arg-type]
