@@ -8,12 +8,13 @@ over n the mean is weaker than −tanh(x), so that reads look hotter than they a
 
 On a graph of many small errors (the cavity argument for spin glasses above their transition)
 
-    v_i = a + b Σ_j q_j,    q_j = ⟨tanh²(x_j + n_j)⟩,
+    v_i = a + b Σ_j q_ji,    q_j = ⟨tanh²(x_j + n_j)⟩,
 
-over the neighbours j of i: an error of h acts always, one of J_ij only as far as spin j is polarised. A machine that is
-programmed k times stronger is polarised more, feels stronger random fields, and looks hotter still. a and b are found
-from the reads, by how far each spin's mean strays from −tanh(x) in each programming; with them the scale that would
-have been found at strength 1 follows from the one found at strength k.
+over all j that a coupler joins to i, whatever J it has: copies side by side feel each other's spins. An error of h acts
+always, one of J_ij only as far as spin j would be polarised without i: by q_ji = q_j − b q_i dq_j/dv_j. A machine that
+is programmed k times stronger is polarised more, feels stronger random fields, and looks hotter still. a and b are
+found from the reads, by how far each spin's mean strays from −tanh(x) in each programming; with them the scale that
+would have been found at strength 1 follows from the one found at strength k.
 
 The random fields n of one programming also move its reads' score, the slope Σ a σ(−a), a = −2 s x, of their log
 pseudolikelihood: by Σ x_i (tanh(x_i + n_i) − tanh x_i) a read, nought on average and of variance
@@ -36,13 +37,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
+from scipy.sparse import csr_array
 
 from sampler.qpu.draw import PartReads, programming_of_reads
 from sampler.qpu.temperature import Estimate, slopes_and_curves
 
 _POINTS, _WEIGHTS = np.polynomial.hermite_e.hermegauss(11)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
-_ROUNDS = 6
+_ROUNDS = 10
 _STEPS = 20
 _LEAST_READS = 4
 """Fewer reads of a programming say nothing of how far its spins stray."""
@@ -56,39 +58,65 @@ class RandomFields:
     alone: float
     each: float
 
-    def variances(self, fields: NDArray[np.float64], adjacency: NDArray[np.float64]) -> NDArray[np.float64]:
+    def variances(self, fields: NDArray[np.float64], adjacency: csr_array) -> NDArray[np.float64]:
         """(n,) variance at each spin, for ``fields`` (n,) without errors and ``adjacency`` (n, n)."""
         found = np.full(fields.shape, self.alone)
         for _ in range(_STEPS):
-            found = self.alone + self.each * (adjacency @ polarisation(fields, found))
+            found = self.alone + self.each * self.polarised(fields, found, adjacency)
         return found
+
+    def polarised(
+        self, fields: NDArray[np.float64], variances: NDArray[np.float64], adjacency: csr_array
+    ) -> NDArray[np.float64]:
+        """(n,) Σ_j q_ji, at least 0."""
+        q, step = polarisation(fields, variances), 0.02 * variances + 1e-6
+        slope = (polarisation(fields, variances + step) - q) / step
+        sums: NDArray[np.float64] = adjacency @ q - self.each * q * (adjacency @ slope)
+        return np.maximum(sums, 0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
-    """The reads of one part at the assumed beta_eff.
+    """The reads of all parts of one calibration, side by side, at the assumed beta_eff.
 
     Attributes:
         spins: (reads, n) int8.
         felt: (reads, n) local fields, in kT.
+        copies: (n,) which part each spin is of.
         programming: (reads,) which programming each read came from.
-        adjacency: (n, n) 1 where two spins are coupled.
+        adjacency: (n, n) 1 where a coupler joins two spins.
     """
 
     spins: NDArray[np.int8]
     felt: NDArray[np.float64]
+    copies: NDArray[np.int64]
     programming: NDArray[np.int64]
-    adjacency: NDArray[np.float64]
+    adjacency: csr_array
 
     @classmethod
-    def of(cls, reads: PartReads, gauges: int) -> _Seen:
-        """From a part drawn in ``gauges`` programmings."""
-        layout = reads.site.layout
-        adjacency = np.zeros((layout.nodes.size, layout.nodes.size))
-        adjacency[layout.ends[:, 0], layout.ends[:, 1]] = 1.0
-        adjacency[layout.ends[:, 1], layout.ends[:, 0]] = 1.0
-        felt = reads.factor * layout.local_fields(reads.fields, reads.spins)
-        return cls(reads.spins, felt, programming_of_reads(reads.spins.shape[0], gauges), adjacency)
+    def of(cls, parts: Sequence[PartReads], couplers: NDArray[np.int64], gauges: int) -> _Seen:
+        """From parts of one programming, each drawn in ``gauges``; ``couplers`` (m, 2) are pairs of the chip's qubits.
+
+        Raises:
+            ValueError: the parts differ in their number of reads.
+        """
+        spins = np.concatenate([part.spins for part in parts], axis=1)
+        felt = [part.factor * part.site.layout.local_fields(part.fields, part.spins) for part in parts]
+        qubits = np.concatenate([part.site.layout.qubits for part in parts])
+        column = np.full(1 + int(max(qubits.max(), couplers.max(initial=0))), -1)
+        column[qubits] = np.arange(qubits.size)
+        ends = column[couplers]
+        one, other = ends[(ends >= 0).all(axis=1)].T
+        rows, columns = np.concatenate([one, other]), np.concatenate([other, one])
+        adjacency = csr_array((np.ones(rows.size), (rows, columns)), shape=(qubits.size, qubits.size))
+        copies = np.repeat(np.arange(len(parts)), [part.spins.shape[1] for part in parts])
+        return cls(spins, np.concatenate(felt, axis=1), copies, programming_of_reads(len(spins), gauges), adjacency)
+
+    @property
+    def fields(self) -> NDArray[np.float64]:
+        """(n,) mean local fields, in kT."""
+        means: NDArray[np.float64] = self.felt.mean(axis=0)
+        return means
 
     def strayed(self, scale: float) -> NDArray[np.float64]:
         """(n,) mean square over programmings of how far a spin's mean strays, its sampling variance taken off."""
@@ -101,43 +129,44 @@ class _Seen:
         return np.mean(found, axis=0) if found else np.zeros(self.felt.shape[1])
 
 
-def correction(parts: Sequence[PartReads], scale: float, strengths: Sequence[float], gauges: int) -> float:
+def correction(
+    parts: Sequence[PartReads], couplers: NDArray[np.int64], scale: float, strengths: Sequence[float], gauges: int
+) -> float:
     """What to multiply ``scale``, found with parts of ``strengths``, by to have what reads at strength 1 would show.
 
-    1 if the reads were not amplified or show no random fields.
+    1 if the reads were not amplified or show no random fields. ``couplers`` (m, 2) are all pairs of qubits that the
+    chip couples.
     """
     if all(strength == 1.0 for strength in strengths):
         return 1.0
-    seen = [_Seen.of(reads, gauges) for reads in parts]
+    seen = _Seen.of(parts, couplers, gauges)
     true, noise = _without_errors(seen, scale)
-    return true * _attenuation_of(seen, [true / strength for strength in strengths], noise) / scale
+    return true * _attenuation_of(seen, true / np.array(strengths)[seen.copies], noise) / scale
 
 
-def field_variance(parts: Sequence[PartReads], scale: float, strengths: Sequence[float], gauges: int) -> float:
+def field_variance(
+    parts: Sequence[PartReads], couplers: NDArray[np.int64], scale: float, strengths: Sequence[float], gauges: int
+) -> float:
     """The v by which the score of one programming of n reads and curvature C differs from another's: by v n C.
 
     That is beside the variance that the reads have by themselves. From how far spins stray; or, if the scores of the
     programmings themselves say by more than two standard errors that it is larger, from these.
     """
-    seen = [_Seen.of(reads, gauges) for reads in parts]
+    seen = _Seen.of(parts, couplers, gauges)
     true, noise = _without_errors(seen, scale)
-    moved = curve = 0.0
-    for one, strength in zip(seen, strengths, strict=True):
-        x = true / strength * one.felt.mean(axis=0)
-        left = 1.0 - np.tanh(x) ** 2
-        variances = noise.variances(x, one.adjacency)
-        moved += float((x**2 * left**2 * (2.0 * variances - noise.alone)).sum())
-        curve += float((x**2 * left).sum())
-    expected = moved / max(curve, 1e-12)
-    seen_directly = _spread_of_scores(seen, scale)
-    if seen_directly is not None and seen_directly.value - 2.0 * seen_directly.error > expected:
-        return seen_directly.value
+    x = true / np.array(strengths)[seen.copies] * seen.fields
+    left = 1.0 - np.tanh(x) ** 2
+    twice = 2.0 * noise.variances(x, seen.adjacency) - noise.alone
+    expected = float((x**2 * left**2 * twice).sum()) / max(float((x**2 * left).sum()), 1e-12)
+    direct = _spread_of_scores(seen, scale)
+    if direct is not None and direct.value - 2.0 * direct.error > expected:
+        return direct.value
     return expected
 
 
-def random_fields(parts: Sequence[PartReads], scale: float, gauges: int) -> RandomFields:
+def random_fields(parts: Sequence[PartReads], couplers: NDArray[np.int64], scale: float, gauges: int) -> RandomFields:
     """The random fields in reads of ``parts``, each in ``gauges`` programmings, if ``scale`` is the true one."""
-    seen, noise = [_Seen.of(reads, gauges) for reads in parts], RandomFields(_LEAST_VARIANCE, 0.0)
+    seen, noise = _Seen.of(parts, couplers, gauges), RandomFields(_LEAST_VARIANCE, 0.0)
     for _ in range(_ROUNDS):
         noise = _fitted(seen, scale, noise)
     return noise
@@ -163,49 +192,43 @@ def polarisation(fields: NDArray[np.float64], variances: NDArray[np.float64]) ->
     return squares
 
 
-def _without_errors(seen: Sequence[_Seen], scale: float) -> tuple[float, RandomFields]:
+def _without_errors(seen: _Seen, scale: float) -> tuple[float, RandomFields]:
     """The scale there would be without errors, of which ``scale`` is seen, and the random fields."""
     true, noise = scale, RandomFields(_LEAST_VARIANCE, 0.0)
     # The scale without errors says how far spins stray, and that says by how much the apparent one is lower.
     for _ in range(_ROUNDS):
         noise = _fitted(seen, true, noise)
-        true = scale / _attenuation_of(seen, [true] * len(seen), noise)
+        true = scale / _attenuation_of(seen, np.array(true), noise)
     return true, noise
 
 
-def _spread_of_scores(seen: Sequence[_Seen], scale: float) -> Estimate | None:
-    """v from how the scores of the programmings differ on each copy; None if no copy has two of them."""
+def _spread_of_scores(seen: _Seen, scale: float) -> Estimate | None:
+    """v from how the scores of the programmings differ on each copy; None if there is but one of them."""
+    count = int(seen.programming.max(initial=-1)) + 1
+    if count < 2:
+        return None
     between = within = weight = 0.0
-    freedom = 0
-    for one in seen:
-        count = int(one.programming.max(initial=-1)) + 1
-        if count < 2:
-            continue
-        slopes, curves = slopes_and_curves(-2.0 * one.spins * one.felt, scale)
-        sizes = np.bincount(one.programming)
-        sums, squares = np.bincount(one.programming, slopes), np.bincount(one.programming, slopes**2)
+    copies = int(seen.copies.max()) + 1
+    sizes = np.bincount(seen.programming)
+    for copy in range(copies):
+        mine = seen.copies == copy
+        slopes, curves = slopes_and_curves(-2.0 * seen.spins[:, mine] * seen.felt[:, mine], scale)
+        sums, squares = np.bincount(seen.programming, slopes), np.bincount(seen.programming, slopes**2)
         between += float(((sums - sizes * slopes.mean()) ** 2).sum()) * count / (count - 1)
         within += float((sizes / np.maximum(sizes - 1, 1) * (squares - sums**2 / sizes)).sum())
-        weight += float((sizes * np.bincount(one.programming, curves)).sum())
-        freedom += count - 1
-    if not freedom:
-        return None
-    weight = max(weight, 1e-12)
+        weight += float((sizes * np.bincount(seen.programming, curves)).sum())
+    weight, freedom = max(weight, 1e-12), copies * (count - 1)
     return Estimate((between - within) / weight, float(np.sqrt(2.0 / freedom)) * between / weight)
 
 
-def _fitted(seen: Sequence[_Seen], scale: float, noise: RandomFields) -> RandomFields:
+def _fitted(seen: _Seen, scale: float, noise: RandomFields) -> RandomFields:
     """One Gauss-Newton step from ``noise`` to the random fields by which spins stray as far as they do."""
-    slopes, sums, targets = [], [], []
-    for one in seen:
-        fields = scale * one.felt.mean(axis=0)
-        v = np.maximum(noise.variances(fields, one.adjacency), _LEAST_VARIANCE)
-        strays, more = _straying(fields, v), _straying(fields, 1.05 * v)
-        slope = (more - strays) / (0.05 * v)
-        slopes.append(slope)
-        sums.append(slope * (one.adjacency @ polarisation(fields, v)))
-        targets.append(one.strayed(scale) - strays + slope * v)
-    (alone, each), _ = nnls(np.stack([np.concatenate(slopes), np.concatenate(sums)], axis=1), np.concatenate(targets))
+    fields = scale * seen.fields
+    v = np.maximum(noise.variances(fields, seen.adjacency), _LEAST_VARIANCE)
+    strays, more = _straying(fields, v), _straying(fields, 1.05 * v)
+    slope = (more - strays) / (0.05 * v)
+    sums = slope * noise.polarised(fields, v, seen.adjacency)
+    (alone, each), _ = nnls(np.stack([slope, sums], axis=1), seen.strayed(scale) - strays + slope * v)
     return RandomFields(float(alone), float(each))
 
 
@@ -221,8 +244,7 @@ def _noisy_tanh(fields: NDArray[np.float64], variances: NDArray[np.float64]) -> 
     return values
 
 
-def _attenuation_of(seen: Sequence[_Seen], scales: Sequence[float], noise: RandomFields) -> float:
-    """The attenuation over all parts, each at a scale of its own."""
-    fields = [scale * one.felt.mean(axis=0) for one, scale in zip(seen, scales, strict=True)]
-    variances = [noise.variances(x, one.adjacency) for x, one in zip(fields, seen, strict=True)]
-    return attenuation(np.concatenate(fields), np.concatenate(variances))
+def _attenuation_of(seen: _Seen, scales: NDArray[np.float64], noise: RandomFields) -> float:
+    """The attenuation over all spins, each at a scale of its own."""
+    fields = scales * seen.fields
+    return attenuation(fields, noise.variances(fields, seen.adjacency))

@@ -115,7 +115,8 @@ class Thermometer:
             )
             by_pull = apparent_scale(reads, SPINS_MEASURED, gauges)
             by_energy = matched_scale(reads, by_pull.value, int(self._rng.integers(2**62)), deadline, gauges)
-            factor = correction(reads, by_pull.value, strengths, gauges)
+            couplers = plan.info.graph.couplers
+            factor = correction(reads, couplers, by_pull.value, strengths, gauges)
             best, pull, energy = (
                 scale.estimate.times(factor, _DOUBT) for scale in (combined(by_pull, by_energy), by_pull, by_energy)
             )
@@ -136,7 +137,7 @@ class Thermometer:
                 gauges=gauges,
                 amplification=max(strengths),
                 correction=factor,
-                field_variance=field_variance(reads, by_pull.value, strengths, gauges),
+                field_variance=field_variance(reads, couplers, by_pull.value, strengths, gauges),
                 after_drift=earlier is not None and self._drift_of(earlier) is not None,
             )
             self.store.put(calibration)
