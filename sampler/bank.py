@@ -44,17 +44,18 @@ def draw_bank(
     options: SamplerOptions | None = None,
     rows_per_call: int = 1024,
     overwrite: bool = False,
-    keep_partial: bool = False,
+    partial: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> BankInfo:
     """Draw a latent for each row of ``conditions`` (rows, condition nodes) into the file ``path``, whole or not at all.
 
-    Row i has stream (seed, i). ``progress`` is called with the rows done and the rows in all. With ``keep_partial``,
-    for draws that are paid for, an error or interrupt leaves a bank of the rows that were done, if there are any.
+    Row i has stream (seed, i). ``progress`` is called with the rows done and the rows in all. An error or interrupt
+    leaves ``path`` as it was. ``partial``, for draws that are paid for, is a file that does not exist yet; it gets a
+    bank of the rows that were done by then, if there are any.
 
     Raises:
         InvalidInputError: a bad argument, no such folder, or a file in the way without ``overwrite``.
-        SamplerError: what the sampler raised; without ``keep_partial`` nothing is left behind.
+        SamplerError: what the sampler raised; without ``partial`` nothing is left behind.
         OSError: the disk is full, or the folder may not be written to; nothing is left behind.
     """
     if rows_per_call < 1:
@@ -65,6 +66,8 @@ def draw_bank(
         raise InvalidInputError("path", str(path), "a file in a folder that exists")
     if path.exists() and not overwrite:
         raise InvalidInputError("path", str(path), "a file that does not exist yet, or overwrite")
+    if partial is not None and partial.exists():
+        raise InvalidInputError("partial", str(partial), "a file that does not exist yet")
     rows = conditions.shape[0]
     streams = np.empty((rows, 2), dtype=np.uint64)
     streams[:, 0] = seed
@@ -85,8 +88,9 @@ def draw_bank(
             if progress is not None:
                 progress(done, rows)
     finally:
-        if done == rows or (keep_partial and done):
-            write_bank(path, BankColumns(packed[:done], streams[:done], draw[:done], provenances, machine))
+        into = path if done == rows else partial if done else None
+        if into is not None:
+            write_bank(into, BankColumns(packed[:done], streams[:done], draw[:done], provenances, machine))
     return bank_info(path)
 
 

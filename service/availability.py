@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -59,6 +59,16 @@ def qpu_availability(sampler: Sampler, bundle: Bundle, solver: str | None) -> Av
     except SamplerUnavailableError as error:
         return Availability(available=False, reason=str(error), detail={"retry_after_s": error.retry_after_s})
     return Availability(available=True, detail={"solver": solver})
+
+
+def first_on_qpu(sampler: Sampler, candidates: Sequence[Bundle], solver: str | None) -> tuple[Bundle, Availability]:
+    """The first of ``candidates``, at least one, that a QPU can draw from, else the first, and what is the matter."""
+    states = []
+    for bundle in candidates:
+        states.append(qpu_availability(sampler, bundle, solver))
+        if states[-1].available:
+            return bundle, states[-1]
+    return candidates[0], states[0]
 
 
 async def availability_of(sampler: Sampler, bundle: Bundle) -> Availability:

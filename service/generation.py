@@ -18,7 +18,7 @@ from sampler.protocol import Availability, Sampler
 from sampler.registry import SamplerRegistry
 from sampler.request import LatentRequest, SamplerOptions
 from service.accounts import Accounts
-from service.availability import asked, availability_of, qpu_availability, qpu_of, require
+from service.availability import asked, availability_of, first_on_qpu, qpu_availability, qpu_of, require
 from service.batches import DrawKey, Drawn, Draws, Stock
 from service.catalogue import FAMILIES, Catalogue
 from service.engine import Engine
@@ -335,19 +335,16 @@ class Generator:
         misfit = solver in FAMILIES and bundle.machine.topology_family != solver
         if not wanted or (order.model is not None and misfit):
             raise self._unfit(bundle, defaults)
-        states = []
-        for candidate in wanted:
-            state = await asked(qpu_availability, sampler, candidate, solver)
-            if state.available:
-                return candidate, state
-            states.append(state)
+        chosen, state = await asked(first_on_qpu, sampler, wanted, solver)
+        if state.available:
+            return chosen, state
         if order.model is not None and not order.fallback:
             for other in defaults:
                 if other.machine.topology_family != bundle.machine.topology_family:
                     fits = await asked(qpu_availability, sampler, other, solver)
                     if fits.available:
                         raise self._unfit(bundle, [other])
-        return wanted[0], states[0]
+        return chosen, state
 
     def _default_for(self, sampler: Sampler) -> Bundle:
         """The bundle of an order that names none: the default, unless a bank was drawn from one other alone."""
@@ -420,6 +417,9 @@ class Generator:
         waits = [getattr(failure.error, "retry_after_s", None) for failure in failures]
         known = [wait for wait in waits if wait is not None]
         message = "; ".join(f"{failure.name}: {failure.error}" for failure in failures)
+        if not known and any(isinstance(failure.error, BankExhaustedError) for failure in failures):
+            # Nothing more comes of the bank, and of none of the others is it known when.
+            return BankExhaustedError(message)
         return SamplerUnavailableError(message, retry_after_s=min(known) if known else None)
 
 

@@ -125,7 +125,9 @@ class ModelDetail(ModelSummary):
     energy_code: dict[str, Any]
     default_sweeps: int
     sweeps_measurement: dict[str, Any] = Field(
-        description="How `qshower calibrate` found default_sweeps, and autocorrelation times; {} before it ran."
+        description="How `qshower calibrate` found default_sweeps, and autocorrelation times. `converged` is false "
+        "where no number of sweeps was enough: default_sweeps is assumed then, and `reason` may say why. {} before it "
+        "ran."
     )
     nodes: int
     couplers: int

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from model.bundle import Bundle
 from sampler.bank import bank_info, draw_bank
-from sampler.errors import SamplerError
+from sampler.errors import SamplerError, SamplerUnavailableError
+from sampler.protocol import Sampler
 from sampler.request import SamplerOptions
-from service.catalogue import load_catalogue
+from service.availability import first_on_qpu, require
+from service.catalogue import FAMILIES, Catalogue, load_catalogue
 from service.commands.generate import CHUNK_ROWS, QPU_CHUNK_ROWS, Request, incident_energies
 from service.commands.terminal import console, progress, say, two_columns
+from service.generation import HOW_TO_CONFIGURE
 from service.logs import configure_logs
 from service.samplers import build_registry
 from service.settings import load_settings
@@ -21,18 +26,23 @@ from service.settings import load_settings
 def draw(request: Request, *, overwrite: bool) -> None:
     """Draw a latent for each incident energy into a bank.
 
-    What a QPU has drawn when a later draw fails is paid for, and is kept.
+    What a QPU has drawn when a later draw fails is paid for, and is kept in a file beside it. Without ``model`` a QPU
+    draws from the default one for its topology.
     """
     settings = load_settings(log_level="warning")
     configure_logs(settings)
     seed = secrets.randbits(64) if request.seed is None else request.seed
     energies = incident_energies(replace(request, seed=seed))
-    bundle = load_catalogue(settings).get(request.model)
+    catalogue = load_catalogue(settings)
     options = request.sampler_options
+    partial = _unused(request.output) if request.sampler == "qpu" else None
     done = 0
     try:
         with build_registry(settings) as registry, progress("showers") as bar:
+            if request.sampler == "qpu" and "qpu" not in registry.names():
+                raise SamplerUnavailableError(HOW_TO_CONFIGURE["qpu"])
             sampler = registry.get(request.sampler)
+            bundle = _bundle(catalogue, sampler, request)
             if sampler.name == "gibbs":
                 options.setdefault("sweeps", bundle.default_sweeps)
             task = bar.add_task("drawing", total=energies.shape[0])
@@ -51,14 +61,30 @@ def draw(request: Request, *, overwrite: bool) -> None:
                 options=SamplerOptions(**options),
                 rows_per_call=QPU_CHUNK_ROWS if sampler.name == "qpu" else CHUNK_ROWS,
                 overwrite=overwrite,
-                keep_partial=sampler.name == "qpu",
+                partial=partial,
                 progress=advance,
             )
     except (SamplerError, KeyboardInterrupt):
-        if done and request.sampler == "qpu":
-            say(f"only {done} of {energies.shape[0]} latents of {bundle.name} by qpu, seed {seed}, in {request.output}")
+        if partial is not None and partial.exists():
+            say(f"only {done} of {energies.shape[0]} latents of {bundle.name} by qpu, seed {seed}, in {partial}")
         raise
     say(f"{done} latents of {bundle.name} by {request.sampler}, seed {seed}, in {request.output}")
+
+
+def _bundle(catalogue: Catalogue, sampler: Sampler, request: Request) -> Bundle:
+    if request.model is not None or sampler.name != "qpu":
+        return catalogue.get(request.model)
+    candidates = catalogue.defaults((request.solver,) if request.solver in FAMILIES else FAMILIES)
+    bundle, state = first_on_qpu(sampler, candidates or (catalogue.get(None),), request.solver)
+    require(sampler.name, state)
+    return bundle
+
+
+def _unused(path: Path) -> Path:
+    """A name beside ``path`` for what is drawn of a bank: no draw that failed earlier loses what it left."""
+    numbered = (f"-{number}" for number in itertools.count(2))
+    names = (path.with_name(f"{path.stem}.partial{end}{path.suffix}") for end in itertools.chain([""], numbered))
+    return next(name for name in names if not name.exists())
 
 
 def info(path: Path) -> None:

@@ -428,14 +428,37 @@ def test_a_bank_of_the_qpu(qshower, environment, tmp_path):
         (drawn,) = bank_info(path).draws
         assert (drawn.solver, drawn.refine_sweeps) == (emulator.solver_name, 3)
         environment.setattr("service.commands.bank.QPU_CHUNK_ROWS", 4)
+        whole = path.read_bytes()
         code, _, err = qshower(*draw)
-    assert [request.rows for request in requests] == [6, 4, 2]
+        assert [request.rows for request in requests] == [6, 4, 2]
+        # The old bank is whole, and stays; so does what an earlier failure left.
+        assert path.read_bytes() == whole
+        del requests[1:]
+        again, _, said_again = qshower(*draw)
     given = {"solver": "zephyr", "num_reads": 5, "gauges": 2, "refine_sweeps": 3, "max_qpu_access_time_us": 6e7}
     assert requests[0].options.given() == given
-    said, error = err.splitlines()
-    assert said.startswith("only 4 of 6 latents of test-zephyr by qpu")
-    assert (code, error) == (1, "qshower: the line is cut")
-    assert bank_info(path).rows == 4
+    for number, ended in enumerate(((code, err), (again, said_again))):
+        partial = path.with_name(("bank.partial.hdf5", "bank.partial-2.hdf5")[number])
+        said, error = ended[1].splitlines()
+        assert said.startswith("only 4 of 6 latents of test-zephyr by qpu")
+        assert said.endswith(f"in {partial}")
+        assert (ended[0], error) == (1, "qshower: the line is cut")
+        assert bank_info(partial).rows == 4
+
+
+def test_a_bank_of_the_qpu_is_of_the_model_for_its_topology(qshower, fails, environment, tmp_path):
+    path = tmp_path / "bank.hdf5"
+    draw = ("bank", "draw", "--sampler", "qpu", "--energies-mev", "2000", "-o", path)
+    assert "no QPU is configured" in fails(1, *draw)
+    with EmulatorServer(EmulatorConfig(topology="pegasus:16", defects=0.0, sweeps=16)) as emulator:
+        environment.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
+        environment.setenv("DWAVE_API_TOKEN", "any")
+        for solver in ((), ("--solver", emulator.solver_name)):
+            code, _, err = qshower(*draw, "--overwrite", *solver)
+            assert (code, "pegasus by qpu" in err) == (0, True), err
+        assert "zephyr" in fails(1, *draw, "--overwrite", "--model", "test-zephyr")
+        assert "no zephyr solver" in fails(1, *draw, "--overwrite", "--solver", "zephyr")
+    assert sorted(tmp_path.glob("bank*")) == [path]
 
 
 def test_chunks_have_a_bank_in_its_order_however_long_one_takes(qshower, environment, tmp_path):

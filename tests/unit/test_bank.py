@@ -245,20 +245,31 @@ def test_a_failed_draw_leaves_nothing_behind(tmp_path, machine, levels):
 
 @pytest.mark.parametrize("error", [SamplerTimeoutError("late"), KeyboardInterrupt()])
 def test_what_was_paid_for_can_be_kept(tmp_path, machine, levels, latent_request, error):
-    path = tmp_path / "b.hdf5"
+    old, path = tmp_path / "b.hdf5", tmp_path / "b.partial.hdf5"
+    old.write_bytes(b"a whole bank")
     sampler = _Failing(error)
-    how = {"seed": 1, "rows_per_call": 3, "options": OPTIONS, "keep_partial": True}
+    how = {"seed": 1, "rows_per_call": 3, "options": OPTIONS, "overwrite": True}
     with sampler.inner, pytest.raises(type(error)):
-        draw_bank(path, sampler, machine, levels[[0, 1, 2] * 3], **how)
+        draw_bank(old, sampler, machine, levels[[0, 1, 2] * 3], partial=path, **how)
+    assert old.read_bytes() == b"a whole bank"
     info = bank_info(path)
     assert (info.rows, len(info.draws), info.seeds) == (6, 2, (1,))
     with AnnealingSampler() as source:
         drawn = source.sample(latent_request(machine, levels[[0, 1, 2] * 2], seed=1, options=OPTIONS)).spins
     with ReplaySampler(path) as replay:
         assert np.array_equal(replay.sample(latent_request(machine, levels[[0, 1, 2] * 2])).spins, drawn)
-    # Before the first call there is nothing to keep.
+    # What was kept once is paid for too, and before the first call there is nothing to keep.
+    with sampler.inner, pytest.raises(InvalidInputError, match="partial"):
+        draw_bank(old, sampler, machine, levels, partial=path, **how)
     with sampler.inner, pytest.raises(type(error)):
-        draw_bank(tmp_path / "none.hdf5", sampler, machine, levels, **how)
+        draw_bank(tmp_path / "none.hdf5", sampler, machine, levels, partial=tmp_path / "none.partial.hdf5", **how)
+    assert sorted(tmp_path.iterdir()) == [old, path]
+
+
+def test_a_whole_bank_leaves_no_partial_one(tmp_path, machine, levels):
+    path = tmp_path / "b.hdf5"
+    with AnnealingSampler() as sampler:
+        draw_bank(path, sampler, machine, levels, seed=1, options=OPTIONS, partial=tmp_path / "b.partial.hdf5")
     assert list(tmp_path.iterdir()) == [path]
 
 

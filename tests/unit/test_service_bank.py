@@ -9,12 +9,14 @@ from fastapi.testclient import TestClient
 
 from client import ShowerClient, UnavailableError
 from model.bundle import find_bundles, load_bundle
+from sampler.annealing import AnnealingSampler
 from sampler.bank import ReplaySampler, draw_bank
 from sampler.bank_file import open_bank, unpack_spins
 from sampler.errors import BankExhaustedError, SamplerUnavailableError
 from sampler.gibbs.sampler import GibbsSampler
 from sampler.registry import SamplerRegistry
 from sampler.request import SamplerOptions
+from sampler.tempering import TemperingSampler
 from service.app import create_app, running_service
 from service.catalogue import Catalogue
 from service.engine import Engine, Limits
@@ -159,6 +161,37 @@ def test_what_a_bank_has_run_out_of_is_not_waited_for(catalogue, bank):
             if left:
                 client.generate([MANY_MEV], sampler="replay")
     assert pauses == []
+
+
+@pytest.mark.parametrize(
+    ("fallback", "wait", "kind"),
+    [
+        # Neither comes back by itself.
+        (["qpu"], None, "bank-exhausted"),
+        # One of them does.
+        (["annealing"], "7", "sampler-unavailable"),
+        (["qpu", "annealing"], "7", "sampler-unavailable"),
+    ],
+)
+def test_when_to_try_again_is_told_only_if_that_helps(catalogue, bank, fallback, wait, kind):
+    class Down(AnnealingSampler):
+        def sample(self, request):
+            raise SamplerUnavailableError("in maintenance", retry_after_s=7.0)
+
+    settings = load_settings(qpu="off", reservoir_bytes=0, retry_after_s=99)
+    samplers = [GibbsSampler(threads=1), TemperingSampler(1), Down(1), ReplaySampler(bank)]
+    app = create_app(settings, load_models=lambda _: catalogue, make_samplers=lambda _: SamplerRegistry(samplers))
+    with pytest.MonkeyPatch.context() as patch:
+        # What is warmed is drawn.
+        patch.setattr("service.app.warm_up", lambda _: None)
+        with TestClient(app) as http:
+            body = {"incident_energies_mev": [FEW_MEV] * (FEW + 1), "sampler": "replay", "fallback": fallback}
+            refused = http.post("/generate", json=body)
+    assert (refused.status_code, refused.headers.get("retry-after")) == (503, wait), refused.text
+    problem = refused.json()
+    assert problem["type"] == f"urn:qshower:{kind}"
+    for name in ("replay", *fallback):
+        assert f"{name}: " in problem["detail"]
 
 
 def test_a_bank_chooses_its_model(on_service, bank_of):
