@@ -227,6 +227,7 @@ class QpuSampler:
                     off = measure_couplers(runner, anneal_us, reads, biases, left_us, deadline, bill, rng)
                     shim = replace(shim, couplers=off)
             self._shims.put(shim)
+            self._state.forget()
             return shim
 
     def estimate_shim(

@@ -191,7 +191,9 @@ def test_what_was_measured_outlives_a_failure_at_the_couplers(
                 built.shim(machine, reads=60, couplers=True)
             emulator.faults.clear()
         assert note_of_a_draw(built).startswith("flux-bias shim of")
+        assert built.availability(machine).detail["shim"]["couplers"] is False
         whole = built.shim(machine, reads=60, couplers=True)
+        assert built.availability(machine).detail["shim"] == {"measured_at": whole.measured_at, "couplers": True}
         assert note_of_a_draw(built) == f"flux-bias and coupler shim of {whole.measured_at}"
         with monkeypatch.context() as patched:
             patched.setattr("sampler.qpu.sampler.measure_couplers", failing)
