@@ -537,3 +537,61 @@ def test_warm_chains_advance_by_ten_autocorrelation_times_at_least(field, change
     with pytest.raises(InvalidInputError) as caught:
         WarmChains(refine, **({"sweeps": 50, "tau_sweeps": 5.0} | changes))
     assert caught.value.field == field
+
+
+def test_refills_can_wait_until_a_level_is_low(machine, levels):
+    """Below half of 8 all levels are filled that have less than three quarters; the others are left alone."""
+    sampler = Counting(machine)
+    reservoir = Reservoir(sampler, machine, levels, per_level=8, max_bytes=4000, low=0.5, rows_per_refill=100)
+    assert reservoir.lacks
+    assert reservoir.refill() == 32
+    assert not reservoir.lacks
+    for row, served in enumerate((4, 3, 2, 1)):
+        reservoir.take(levels[[row] * served])
+        assert not reservoir.lacks
+    assert reservoir.count(levels).tolist() == [4, 5, 6, 7]
+    reservoir.take(levels[:1])
+    assert reservoir.lacks
+    assert reservoir.refill() == 5 + 3
+    assert reservoir.count(levels).tolist() == [8, 8, 6, 7]
+    assert not reservoir.lacks
+
+
+def test_what_was_deposited_beside_the_levels_own_places_counts_before_more_is_drawn(machine, levels):
+    sampler = Counting(machine)
+    room = 4 * 8 * PER_STATE + room_for_others(40)
+    reservoir = Reservoir(sampler, machine, levels, per_level=8, max_bytes=room, low=0.5, rows_per_refill=100)
+    reservoir.refill()
+    states = reservoir.take(levels[[0] * 8]).spins
+    reservoir.refill()
+    assert reservoir.deposit(states, Provenance("elsewhere")) == 8
+    assert reservoir.count(levels[[0, 1, 0]]).tolist() == [16, 8, 16]
+    reservoir.take(levels[[0] * 12])
+    assert not reservoir.lacks
+    reservoir.take(levels[:1])
+    assert reservoir.lacks
+
+
+@pytest.mark.parametrize("low", [0.0, -1.0, 1.5, float("nan")])
+def test_a_share_below_which_to_refill_is_one(machine, levels, low):
+    with pytest.raises(InvalidInputError, match="low"):
+        Reservoir(Counting(machine), machine, levels, per_level=8, max_bytes=4000, low=low)
+
+
+def test_parts_of_what_was_taken_add_up_to_it(machine, levels, latent_request):
+    reservoir = Reservoir(Counting(machine), machine, levels[:0], per_level=1, max_bytes=room_for_others(40))
+    spins = Counting(machine).sample(latent_request(machine, levels[[0, 0, 1, 1, 1]])).spins
+    timing = {"qpu_programming_time": 10.0}
+    for number, rows in enumerate((slice(0, 2), slice(2, 4), slice(4, 5))):
+        drawn = Provenance("qpu", problem_ids=(f"problem {number}",), qpu_access_time_us=9.0, qpu_timing_us=timing)
+        assert reservoir.deposit(spins[rows], drawn) == rows.stop - rows.start
+    taken = reservoir.take(levels[[0, 1, 1, 0, 1]], whole=True)
+    assert taken.served.all()
+    pieces = [taken.part(0, 2), taken.part(2, 5)]
+    assert np.array_equal(np.concatenate([piece for piece, _ in pieces]), taken.spins)
+    told = [provenance for _, provenance in pieces]
+    assert [one.problem_ids for one in told] == [("problem 0", "problem 1"), ("problem 0", "problem 1", "problem 2")]
+    assert [one.qpu_timing_us for one in told] == [{"qpu_programming_time": 20.0}, {"qpu_programming_time": 10.0}]
+    assert taken.provenance.qpu_timing_us == {"qpu_programming_time": 30.0}
+    assert {one.qpu_access_time_us for one in told} == {0.0}
+    assert {one.notes for one in told} == {taken.provenance.notes}
