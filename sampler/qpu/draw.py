@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.errors import InvalidInputError
+from sampler.errors import InvalidInputError, SamplerError
 from sampler.qpu.couplers import permitted
 from sampler.qpu.gauge import draw_gauges
 from sampler.qpu.layout import mean_field
@@ -89,6 +89,7 @@ class Drawer:
         rng: np.random.Generator,
         bill: Bill,
         strengths: Sequence[float] | None = None,
+        answered: list[PartReads] | None = None,
     ) -> list[PartReads]:
         """The reads of every part, in the order of ``programmings`` and their parts.
 
@@ -102,6 +103,7 @@ class Drawer:
             rng: randomness of the gauges.
             bill: what is used is added to it.
             strengths: what (h, J) of each of ``sites`` is multiplied by; None for 1, as every draw has it.
+            answered: if a problem fails, the reads of the programmings that were answered are added to this.
 
         Raises:
             BudgetExceededError: before anything is submitted.
@@ -115,7 +117,15 @@ class Drawer:
             for programming in programmings
             for one in self._plan(programming, sites, fields, conditions, beta, options, rng, bill, strengths)
         ]
-        answers = self._runner.run([one.problem for one in planned], options.cap_us, deadline, bill)
+        answers: dict[int, Answer] = {}
+        try:
+            self._runner.run([one.problem for one in planned], options.cap_us, deadline, bill, answers)
+        except SamplerError:
+            if answered is not None:
+                lacking = {id(one.programming) for number, one in enumerate(planned) if number not in answers}
+                whole = [programming for programming in programmings if id(programming) not in lacking]
+                answered += self._unpack(whole, planned, answers, sites, fields)
+            raise
         return self._unpack(programmings, planned, answers, sites, fields)
 
     def least_beta(self, sites: Sequence[Site], conditions: NDArray[np.int8]) -> float:
@@ -232,7 +242,7 @@ class Drawer:
         self,
         programmings: Sequence[Programming],
         planned: list[_Planned],
-        answers: list[Answer],
+        answers: Mapping[int, Answer],
         sites: Sequence[Site],
         fields: dict[tuple[int, int], NDArray[np.float64]],
     ) -> list[PartReads]:

@@ -89,6 +89,15 @@ class Submission:
         """The problem's id, once it is known."""
         return (str(self.future.id),) if self.future.id else ()
 
+    def answer(self) -> Answer | None:
+        """The verified answer, if there is one, asked for once nobody waits for it."""
+        if not self.ids or not self.future.done():
+            return None
+        try:
+            return verified(self.problem, self.future.result(), self.ids)
+        except Exception:  # whatever there is, it is no answer
+            return None
+
     def was_refused(self) -> bool:
         """Whether the API has said that it does not take it, asked once nobody waits for its answer."""
         if self.ids or not self.future.done():

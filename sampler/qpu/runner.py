@@ -56,8 +56,18 @@ class Runner:
         self._link, self._connection = link, connection
         self._ledger, self._settings = ledger, settings
 
-    def run(self, problems: Sequence[Problem], cap_us: float | None, deadline: float, bill: Bill) -> list[Answer]:
+    def run(
+        self,
+        problems: Sequence[Problem],
+        cap_us: float | None,
+        deadline: float,
+        bill: Bill,
+        answers: dict[int, Answer] | None = None,
+    ) -> list[Answer]:
         """The verified answers of ``problems``, all by the instant ``deadline`` of ``time.monotonic``.
+
+        They are entered in ``answers`` by the problems' numbers, one by one: if a problem fails, what there is of the
+        others is found there, and was paid for.
 
         Raises:
             BudgetExceededError: before anything is submitted.
@@ -69,7 +79,7 @@ class Runner:
         spent = _Spending(estimates_us)
         before_us = bill.access_time_us
         try:
-            return self._run(problems, deadline, spent, bill)
+            return self._run(problems, deadline, spent, bill, {} if answers is None else answers)
         except BaseException:
             bill.doubtful_us += max(0.0, spent.billed_us() - (bill.access_time_us - before_us))
             raise
@@ -80,11 +90,18 @@ class Runner:
                 # The reservation stays, which errs on the safe side; the draw is good.
                 _LOG.warning("the bill of a QPU draw could not be entered: %s", error)
 
-    def _run(self, problems: Sequence[Problem], deadline: float, spent: _Spending, bill: Bill) -> list[Answer]:
+    def _run(
+        self, problems: Sequence[Problem], deadline: float, spent: _Spending, bill: Bill, answers: dict[int, Answer]
+    ) -> list[Answer]:
         collector = Collector(self._link, self._connection, self._settings)
         under_way: dict[int, Submission] = {}
-        answers: list[Answer] = []
         sent = 0
+
+        def enter(number: int, answer: Answer) -> None:
+            spent.answered(number, answer.timing_us.get("qpu_access_time"))
+            bill.enter(answer, problems[number].reads, spent.estimate_us(number))
+            answers[number] = answer
+
         try:
             for number in range(len(problems)):
                 while sent < len(problems) and len(under_way) < self._settings.max_in_flight:
@@ -92,17 +109,17 @@ class Runner:
                     under_way[sent] = submit(self.info, problems[sent], self._link.secret)
                     spent.sent(sent)
                     sent += 1
-                answer = self._collected(collector, under_way, number, deadline)
+                enter(number, self._collected(collector, under_way, number, deadline))
                 del under_way[number]
-                spent.answered(number, answer.timing_us.get("qpu_access_time"))
-                bill.enter(answer, problems[number].reads, spent.estimate_us(number))
-                answers.append(answer)
         finally:
             collector.abandon(under_way.values())
             for number, submission in under_way.items():
-                if submission.was_refused():
+                answer = submission.answer()
+                if answer is not None:
+                    enter(number, answer)
+                elif submission.was_refused():
                     spent.refused(number)
-        return answers
+        return [answers[number] for number in range(len(problems))]
 
     def _collected(
         self, collector: Collector, under_way: dict[int, Submission], number: int, deadline: float

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from time import monotonic
@@ -39,10 +40,11 @@ from sampler.qpu.settings import QpuSettings
 from sampler.qpu.shim import Shim, ShimStore, measure_shim, shim_cost
 from sampler.qpu.solver import SolverInfo
 from sampler.qpu.state import QpuFigures, QpuState
-from sampler.qpu.surplus import Keeper, hand_over, may_buy_spare_reads
+from sampler.qpu.surplus import Keeper, hand_over, may_buy_spare_reads, unused
 from sampler.qpu.thermometer import Thermometer, calibration_key
 from sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
 
+_LOG = logging.getLogger(__name__)
 _IMPATIENT_S = 10.0
 """A time-out sooner than this was the caller's wish, and says nothing about the QPU."""
 
@@ -95,7 +97,7 @@ class QpuSampler:
         It gets them in the thread of ``sample`` after each draw that leaves some, as they were read; what completes and
         refines them is ``Surplus.states``, for the keeper to call when nobody waits. At most ``SURPLUS_ROWS`` of a draw
         are handed over beside those bought. What ``keep`` raises becomes a note of the draw's provenance, which is paid
-        for and stands.
+        for and stands. Of a draw that fails it gets all reads that came: they are good, and paid for.
         """
         self._keeper = keeper
 
@@ -317,14 +319,17 @@ class QpuSampler:
         plan, calibration, parts = self._draw(request, deadline, bill)
         drawn = monotonic()
         self._thermometer.watch(parts, calibration, bill, plan.options.gauges)
-        asked = request.options.refine_sweeps
-        sweeps = self._settings.refine_sweeps if asked is None else asked
-        spins = assemble(request, parts, sweeps, deadline, bill)
+        sweeps = self._sweeps(request)
+        try:
+            spins = assemble(request, parts, sweeps, deadline, bill)
+        except SamplerError:
+            self._leave(request, plan, calibration, parts, bill)
+            raise
         elapsed_s = {"draw": drawn - began, "refine": monotonic() - drawn}
         if self._keeper is not None:
             made = provenance_of(self.name, plan, calibration, bill, sweeps, elapsed_s)
             spare = self._settings.spare_reads if may_buy_spare_reads(request.options) else 0
-            bill.note(hand_over(self._keeper, request, parts, made, spare))
+            bill.note(hand_over(self._keeper, request, unused(parts), made, spare))
         provenance = provenance_of(self.name, plan, calibration, bill, sweeps, elapsed_s)
         return LatentBatch(spins, request.machine.energies(spins), provenance).checked(request)
 
@@ -358,17 +363,38 @@ class QpuSampler:
             cap_us = plan.options.cap_us
             left_us = None if cap_us is None else cap_us - bill.access_time_us
             plan = self._with_spare_reads(plan, request, bill.access_time_us)
-            parts = self._drawer(plan, connection, bill).draw(
-                plan.programmings,
-                plan.sites,
-                plan.conditions,
-                calibration.beta,
-                replace(plan.options, cap_us=left_us),
-                deadline,
-                self._rng.spawn(1)[0],
-                bill,
-            )
+            answered: list[PartReads] = []
+            try:
+                parts = self._drawer(plan, connection, bill).draw(
+                    plan.programmings,
+                    plan.sites,
+                    plan.conditions,
+                    calibration.beta,
+                    replace(plan.options, cap_us=left_us),
+                    deadline,
+                    self._rng.spawn(1)[0],
+                    bill,
+                    answered=answered,
+                )
+            except SamplerError:
+                self._leave(request, plan, calibration, answered, bill)
+                raise
         return plan, calibration, parts
+
+    def _sweeps(self, request: LatentRequest) -> int:
+        asked = request.options.refine_sweeps
+        return self._settings.refine_sweeps if asked is None else asked
+
+    def _leave(
+        self, request: LatentRequest, plan: Plan, calibration: Calibration, parts: Sequence[PartReads], bill: Bill
+    ) -> None:
+        """Give all reads of ``parts`` to the keeper: their draw has failed, but they are good, and paid for."""
+        if self._keeper is not None:
+            made = provenance_of(self.name, plan, calibration, bill, self._sweeps(request), {})
+            made = replace(made, notes=(*made.notes, "read by a draw that failed afterwards"))
+            note = hand_over(self._keeper, request, parts, made, 0)
+            if note is not None:
+                _LOG.warning("%s", note)
 
     def _with_spare_reads(self, plan: Plan, request: LatentRequest, spent_us: float) -> Plan:
         """``plan`` with the spare reads that its request allows for, once ``spent_us`` of its cap are gone."""

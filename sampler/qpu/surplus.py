@@ -93,17 +93,22 @@ class Keeper(Protocol):
         """Take in ``surplus``, now or later. The draw's caller waits until this returns."""
 
 
+def unused(parts: Sequence[PartReads]) -> list[PartReads]:
+    """``parts`` without the reads that rows of their request use."""
+    return [replace(reads, spins=reads.spins[reads.part.rows.size :]) for reads in parts]
+
+
 def surplus_of(request: LatentRequest, parts: Sequence[PartReads], provenance: Provenance, most: int) -> Surplus | None:
-    """The reads of ``parts`` that no row of ``request`` uses, None if there are none.
+    """All reads of ``parts``, which were drawn for ``request``, None if there are none.
 
     At most ``most``, shared out evenly over the parts. Their random streams are new ones.
     """
     conditions, spare, count = [], [], 0
     for reads, extra in zip(parts, _shared_out(parts, most), strict=True):
         if extra > 0:
-            used, rows = reads.part.rows.size, np.arange(count, count + extra)
+            rows = np.arange(count, count + extra)
             # A copy, or all reads of the draw would stay in memory for the sake of some.
-            spins = reads.spins[used : used + extra].copy()
+            spins = reads.spins[:extra].copy()
             spare.append(replace(reads, part=replace(reads.part, rows=rows), spins=spins))
             conditions.append(np.repeat(request.conditions[reads.part.rows[:1]], extra, axis=0))
             count += extra
@@ -115,11 +120,11 @@ def surplus_of(request: LatentRequest, parts: Sequence[PartReads], provenance: P
 
 
 def _shared_out(parts: Sequence[PartReads], most: int) -> list[int]:
-    """How many unused reads of each part to take, so that there are ``most`` of them or all."""
-    unused = [reads.spins.shape[0] - reads.part.rows.size for reads in parts]
+    """How many reads of each part to take, so that there are ``most`` of them or all."""
+    sizes = [reads.spins.shape[0] for reads in parts]
     taken, left = [0] * len(parts), most
-    for place, number in enumerate(sorted(range(len(parts)), key=unused.__getitem__)):
-        taken[number] = min(unused[number], left // (len(parts) - place))
+    for place, number in enumerate(sorted(range(len(parts)), key=sizes.__getitem__)):
+        taken[number] = min(sizes[number], left // (len(parts) - place))
         left -= taken[number]
     return taken
 
@@ -127,7 +132,7 @@ def _shared_out(parts: Sequence[PartReads], most: int) -> list[int]:
 def hand_over(
     keeper: Keeper, request: LatentRequest, parts: Sequence[PartReads], provenance: Provenance, spare_reads: int
 ) -> str | None:
-    """Give the surplus of a draw to ``keeper``; a note of what went wrong, None if nothing did.
+    """Give reads of a draw that nobody gets to ``keeper``; a note of what went wrong, None if nothing did.
 
     Up to ``spare_reads`` of each part were bought for it. Nothing is raised: the rows that were asked for are drawn and
     paid for, whatever becomes of the others.

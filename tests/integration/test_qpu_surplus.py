@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +11,10 @@ import pytest
 
 from sampler.emulator.config import EmulatorConfig
 from sampler.emulator.server import EmulatorServer
-from sampler.errors import SamplerTimeoutError
+from sampler.errors import SamplerTimeoutError, SamplerUnavailableError
 from sampler.lattice import compact_lattice
 from sampler.machine import BoltzmannMachine
+from sampler.qpu.problems import Collector, Submission, submit
 from sampler.qpu.sampler import QpuSampler
 from sampler.qpu.settings import QpuSettings
 from sampler.qpu.surplus import SURPLUS_ROWS, Surplus, drawn_by_default
@@ -181,3 +182,75 @@ def test_what_is_handed_over_is_bounded_and_shared_by_the_conditions(
 )
 def test_which_reads_are_like_those_of_a_request_without_options(options: dict[str, object], like_any: bool) -> None:
     assert drawn_by_default(SamplerOptions(**options)) is like_any  # type: ignore[arg-type]
+
+
+def programmings_of(emulator: EmulatorServer, folder: Path) -> QpuSettings:
+    """Settings by which each level is a programming of its own."""
+    return replace(settings_for(emulator, folder), max_copies=1, breaker_failures=100)
+
+
+def test_what_came_of_a_draw_before_it_failed_is_kept(
+    emulator: EmulatorServer, machine: BoltzmannMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper, sent = Listed(), []
+
+    def submit_and_fail_the_second(*args: object, **options: object) -> object:
+        sent.append(args)
+        if len(sent) == 2:
+            emulator.arm("problem_failed:1")
+        return submit(*args, **options)  # type: ignore[arg-type]
+
+    with QpuSampler(replace(programmings_of(emulator, tmp_path), max_in_flight=1), keeper) as sampler:
+        used_us = sampler.sample(request_of(machine, [1, 1])).provenance.qpu_access_time_us or 0.0
+        monkeypatch.setattr("sampler.qpu.runner.submit", submit_and_fail_the_second)
+        with pytest.raises(SamplerUnavailableError, match="failed the problem"):
+            sampler.sample(request_of(machine, [30, 20]))
+        budget = sampler._ledger.state()["used_today_us"]
+    (surplus,) = keeper.given
+    assert len(sent) == 2
+    assert surplus.rows == 30
+    assert (surplus.request.conditions == LEVELS[0]).all()
+    assert any("failed afterwards" in note for note in surplus.provenance.notes)
+    assert len(surplus.provenance.problem_ids or ()) == 1
+    # The failed one may have been billed: it keeps its reservation.
+    answered_us = surplus.provenance.qpu_access_time_us or 0.0
+    assert budget > used_us + answered_us > used_us
+    assert (np.abs(surplus.states()) == 1).all()
+
+
+def test_what_is_there_of_the_other_problems_when_one_fails_is_kept(
+    emulator: EmulatorServer, machine: BoltzmannMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper, abandon = Listed(), Collector.abandon
+
+    def late(collector: Collector, submissions: Iterable[Submission]) -> None:
+        given_up = list(submissions)
+        for one in given_up:
+            one.future.wait(60.0)
+        abandon(collector, given_up)
+
+    with QpuSampler(programmings_of(emulator, tmp_path), keeper) as sampler:
+        sampler.sample(request_of(machine, [1, 1]))
+        monkeypatch.setattr(Collector, "abandon", late)
+        emulator.arm("problem_failed:1")
+        with pytest.raises(SamplerUnavailableError, match="failed the problem"):
+            sampler.sample(request_of(machine, [30, 20]))
+    (surplus,) = keeper.given
+    assert surplus.rows in (20, 30)
+    assert len(np.unique(surplus.request.conditions, axis=0)) == 1
+
+
+def test_reads_are_kept_if_there_is_no_time_left_to_refine_them(
+    emulator: EmulatorServer, machine: BoltzmannMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(*_: object) -> None:
+        raise SamplerTimeoutError("no time left")
+
+    keeper = Listed()
+    with QpuSampler(programmings_of(emulator, tmp_path), keeper) as sampler:
+        sampler.sample(request_of(machine, [1, 1]))
+        monkeypatch.setattr("sampler.qpu.sampler.assemble", too_late)
+        with pytest.raises(SamplerTimeoutError, match="no time left"):
+            sampler.sample(request_of(machine, [30, 20]))
+    (surplus,) = keeper.given
+    assert surplus.rows == 50
