@@ -22,10 +22,11 @@ from sampler.qpu.budget import BudgetLedger
 from sampler.qpu.sampler import QpuSampler
 from sampler.qpu.settings import QpuSettings
 from sampler.registry import SamplerRegistry
+from sampler.request import LatentRequest
 from sampler.tempering import TemperingSampler
 from service.app import create_app
 from service.catalogue import Catalogue
-from service.kept import NOTE, KeptReads, Refill
+from service.kept import NOTE, KeptClaim, KeptReads, Refill
 from service.samplers import build_registry
 from service.settings import load_settings
 from service.upkeep import FIRST_PAUSE_S
@@ -181,6 +182,68 @@ def test_reads_survive_a_draw_that_fails_beside_them(emulator, service_on):
     assert kept_of(client)["ready"] == 0
 
 
+def test_an_answer_does_not_wait_for_the_reads_it_leaves(service_on, monkeypatch):
+    client, gate, keep = service_on(), threading.Event(), KeptReads.keep
+
+    def once_allowed(self, surplus):
+        assert gate.wait(60)
+        return keep(self, surplus)
+
+    monkeypatch.setattr(KeptReads, "keep", once_allowed)
+    answer = client.post("/generate", json=UNEVEN)
+    assert answer.status_code == 200
+    assert answer.json()["provenance"]["notes"] == ["beta_eff was measured with this draw: no calibration was kept"]
+    counts = metrics_of(client)
+    of = {end: counts[f'qshower_qpu_surplus_reads_total{{outcome="{end}"}}'] for end in ("kept", "dropped")}
+    assert (counts["qshower_qpu_surplus_waiting_reads"], of) == (8, {"kept": 0, "dropped": 0})
+    gate.set()
+    while metrics_of(client)["qshower_qpu_surplus_waiting_reads"]:
+        time.sleep(0.01)
+    assert metrics_of(client)['qshower_qpu_surplus_reads_total{outcome="kept"}'] == 8
+    assert kept_of(client)["ready"] == 8
+
+
+def test_what_an_option_bought_too_many_of_is_kept(emulator, service_on):
+    client = service_on()
+    ask(client, {**UNEVEN, "options": {"num_reads": 40}})
+    kept = kept_of(client)["ready"]
+    assert kept >= 40 - 1
+    before = submitted(emulator)
+    assert ask(client, for_high(39))["provenance"]["notes"][-1] == NOTE
+    assert submitted(emulator) == before
+    assert kept_of(client)["ready"] == kept - 39
+
+
+def test_a_request_of_several_batches_has_kept_reads_whole(emulator, service_on, monkeypatch):
+    client = service_on()
+    first = ask(client, UNEVEN)["provenance"]
+    before = submitted(emulator)
+    # Of the lane of kept reads, which is not there yet.
+    monkeypatch.setattr("service.app.QPU_BATCH_ROWS", 3)
+    serve, calls = KeptClaim.sample, []
+
+    def second_batch_fails(self, request):
+        calls.append(request.rows)
+        if len(calls) == 2:
+            raise SamplerUnavailableError("no")
+        return serve(self, request)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptClaim, "sample", second_batch_fails)
+        ask(client, for_high(8), status=503)
+    assert calls == [3, 3]
+    assert kept_of(client)["ready"] == 8, "what was shown to nobody goes back"
+    told = ask(client, for_high(8))
+    assert submitted(emulator) == before
+    assert len({tuple(shower) for shower in told["showers_mev"]}) == 8
+    for field in ("problem_ids", "qpu_timing_us"):
+        assert told["provenance"][field] == first[field], field
+    assert told["provenance"]["qpu_access_time_us"] == 0.0
+    assert NOTE in told["provenance"]["notes"]
+    assert "groups" not in told["provenance"]
+    assert kept_of(client)["ready"] == 0
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"options": {"refine_sweeps": 3}}, {"solver": "zephyr"}])
 def test_seeds_and_options_neither_take_nor_leave(emulator, service_on, change):
     client = service_on()
@@ -226,6 +289,21 @@ def test_spare_reads_are_drawn_on_purpose_and_within_budgets(emulator, service_o
     assert kept_of(client)["ready"] == 0
     tight = service_on(qpu_spare_reads=spare, qpu_daily_budget_us=used_today(tmp_path) + (price + plain) / 2)
     assert ask(tight, body)["provenance"]["num_reads"] == 1
+
+
+def test_no_more_are_bought_than_are_short(emulator, service_on):
+    """A seed takes nothing of what is kept, and leaves what it has to spare."""
+    spare, client = 20, service_on(qpu_spare_reads=20)
+    for taken, bought in ((0, spare), (0, 0), (5, 5), (spare, spare)):
+        if taken:
+            before = submitted(emulator)
+            ask(client, for_high(taken))
+            assert submitted(emulator) == before
+        told = ask(client, for_high(1, seed=1))["provenance"]
+        assert told["num_reads"] - 1 == bought or any("measured" in note for note in told["notes"])
+        assert kept_of(client)["ready"] == spare
+    # Of another condition there are none yet.
+    assert ask(client, {**for_high(1, seed=1), "incident_energies_mev": [LOW, HIGH]})["provenance"]["num_reads"] == 21
 
 
 def test_a_dry_run_counts_what_is_kept(emulator, service_on):
@@ -283,6 +361,39 @@ def test_metrics_tell_of_circuit_costs_and_calibration(emulator_of, service_at, 
     (tmp_path / "state" / "qpu_budget.json").write_text("not a ledger")
     left = {name.removeprefix("qshower_qpu_").split("{")[0] for name in metrics_of(client) if "_qpu_" in name}
     assert left == {"surplus_reads_total", "surplus_waiting_reads"}
+
+
+@pytest.mark.parametrize("name", ["calibrations.json", "shims.json", "qpu_budget.json"])
+def test_a_state_file_that_cannot_be_read_takes_the_qpu_along_and_nothing_else(emulator, service_on, tmp_path, name):
+    digest = hashlib.sha256(b"key").hexdigest()
+    client = service_on(api_keys=f"ada:{digest}:1e9")
+    client.headers["x-api-key"] = "key"
+    ask(client, UNEVEN)
+    path, before = tmp_path / "state" / name, submitted(emulator)
+    content = path.read_text() if path.exists() else None
+    path.write_text('{"SECRET": ')
+    for page in ("/metrics", "/samplers", "/health/live", "/health/ready"):
+        assert client.get(page).status_code == 200
+    # With a seed, so that nothing that is kept will do.
+    assert ask(client, for_high(1, seed=1, sampler="gibbs"))["provenance"]["sampler"] == "gibbs"
+    auto = ask(client, for_high(1, seed=1, sampler="auto"))["provenance"]
+    assert (auto["sampler"], auto["fallback_from"]) == ("gibbs", "qpu")
+    refused = ask(client, for_high(1, seed=1), status=503)
+    for text in (auto["fallback_reason"], refused["detail"]):
+        assert str(path) in text
+        assert "remove it" in text
+        assert "SECRET" not in text
+    assert submitted(emulator) == before
+    gauge = 'qshower_reservoir_ready{model="test-zephyr",sampler="qpu"}'
+    assert metrics_of(client)[gauge] == 8, "what cannot be told to hold is not lost"
+    if name == "calibrations.json":
+        ask(client, for_high(2), status=503)
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    # Put right, everything is as before.
+    assert ask(client, for_high(8))["provenance"]["notes"][-1] == NOTE
+    assert submitted(emulator) == before
 
 
 def test_reads_past_their_age_are_forgotten(service_on):
@@ -370,7 +481,7 @@ def refill_of(emulator, catalogue, tmp_path):
     """Makes a sampler, what is kept of its reads, and what refills that."""
     opened = []
 
-    def make(idle=lambda: True, clock=time.monotonic, **values):
+    def make(idle=lambda: True, clock=time.monotonic, share=1.0, **values):
         quick = {"calibration_reads": 200, "availability_ttl_s": 0.0, "request_timeout_s": 5.0}
         qpu = QpuSampler(
             QpuSettings(endpoint=emulator.endpoint, token="any", state_dir=tmp_path / "state", **quick, **values)
@@ -384,10 +495,11 @@ def refill_of(emulator, catalogue, tmp_path):
                 max_age_s=3600.0,
                 levels=bundle.energy_code.alphabet(),
                 per_level=PER_LEVEL,
+                budget_share=share,
             )
             for bundle in catalogue.bundles()
         }
-        return qpu, kept, Refill(qpu, catalogue, kept, idle, clock=clock)
+        return qpu, kept, Refill(qpu, catalogue, kept, idle, budget_share=share, clock=clock)
 
     yield make
     for qpu in opened:
@@ -415,6 +527,10 @@ def test_a_service_refills_while_idle_and_bills_nobody(emulator, service_on, mon
     assert (state["refill"]["failed"], state["refill"]["last_error"], state["refill"]["running"]) == (0, None, None)
     (used,) = json.loads((tmp_path / "state" / "qpu_budget.json").read_text()).values()
     assert set(used) == {"", "ada"}
+    counts = metrics_of(client)
+    assert counts["qshower_qpu_refilled_reads_total"] == PER_LEVEL * LEVELS == state["refill"]["reads"]
+    of = {end: counts[f'qshower_qpu_refills_total{{outcome="{end}"}}'] for end in ("done", "failed")}
+    assert of == {"done": 1, "failed": 0}
     # A whole spectrum is answered without the solver.
     emulator.close()
     energies = np.geomspace(1000.0, 500000.0, 24).tolist()
@@ -443,7 +559,12 @@ def test_one_draw_fills_what_is_short(emulator, refill_of, catalogue):
     assert submitted(emulator) == before + 4
     assert refill.check() is None
     mine, bundle = kept["test-zephyr"], catalogue.get(None)
-    energies = np.array([LOW] * PER_LEVEL + [HIGH])
+    # One read of three is no reason to program the chip.
+    mine.give_back(mine.take(bundle.conditions(np.array([LOW]))))
+    assert mine.take(bundle.conditions(np.array([LOW, HIGH]))).served.all()
+    assert refill.check() is None
+    assert submitted(emulator) == before + 4
+    energies = np.array([LOW] * (PER_LEVEL - 1))
     assert mine.take(bundle.conditions(energies)).served.all()
     assert refill.check() == "test-zephyr"
     assert submitted(emulator) == before + 5
@@ -517,6 +638,31 @@ def test_refills_stay_within_the_day_s_budget(emulator, refill_of, catalogue, tm
     assert refill.status()["last_error"].startswith("BudgetExceededError")
     assert submitted(emulator) == before
     assert kept["test-zephyr"].status()["ready"] == 0
+
+
+def test_refills_leave_a_share_of_the_day_s_budget_to_requests(emulator, refill_of, catalogue, tmp_path):
+    qpu, _, _ = refill_of()
+    calibrate(qpu, catalogue)
+    bundle, used = catalogue.get(None), used_today(tmp_path)
+    conditions = np.repeat(bundle.energy_code.alphabet(), PER_LEVEL, axis=0)
+    price = qpu.estimate(
+        LatentRequest(bundle.machine, conditions, np.zeros((len(conditions), 2), np.uint64))
+    ).access_time_us
+    before = submitted(emulator)
+    # Half of the day's budget is not enough for it, and the whole is more than enough.
+    _, kept, refill = refill_of(share=0.5, daily_budget_us=2.0 * (used + 0.9 * price))
+    assert refill.check() is None
+    assert "50% of the day's budget" in refill.status()["last_error"]
+    assert 0.0 < refill.status()["next_attempt_in_s"] <= 86400.0
+    assert submitted(emulator) == before
+    # Nor is there anything left: that is no failure.
+    _, kept, refill = refill_of(share=0.5, daily_budget_us=2.0 * used)
+    assert refill.check() is None
+    assert (refill.status()["failed"], refill.status()["last_error"]) == (0, None)
+    _, kept, refill = refill_of(share=0.5, daily_budget_us=2.0 * (used + 1.1 * price))
+    assert refill.check() == "test-zephyr"
+    assert kept["test-zephyr"].status()["ready"] == refill.status()["reads"] == PER_LEVEL * LEVELS
+    assert used_today(tmp_path) - used == pytest.approx(price, rel=0.1)
 
 
 def test_a_refill_that_sees_a_drift_keeps_nothing(refill_of, catalogue):

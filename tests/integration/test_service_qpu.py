@@ -29,7 +29,7 @@ def catalogue(untrained_bundles):
 
 @pytest.fixture
 def service_on(catalogue, monkeypatch, tmp_path):
-    """Makes a running service whose QPU is at an endpoint."""
+    """Makes a running service whose QPU is at an endpoint; its ``stop`` stops one."""
     opened = []
 
     def make(endpoint, token=TOKEN, **values):
@@ -43,6 +43,11 @@ def service_on(catalogue, monkeypatch, tmp_path):
         opened.append(client)
         return client
 
+    def stop(client):
+        opened.remove(client)
+        client.__exit__(None, None, None)
+
+    make.stop = stop
     yield make
     for client in opened:
         client.__exit__(None, None, None)
@@ -292,3 +297,38 @@ def test_other_samplers_answer_while_the_solver_api_hangs(emulator_of, service_o
     for thread in waiting:
         thread.join()
     assert set(ended) <= {503, 504}
+
+
+@pytest.mark.parametrize("work", ["request", "calibration", "refill"])
+def test_a_stop_in_mid_draw_ends_it(emulator_of, service_on, monkeypatch, work):
+    """The problem would wait for an hour: only closing the sampler ends the draw, and with it the thread it is in."""
+    monkeypatch.setattr("service.kept.REFILL_POLL_S", 0.05)
+    monkeypatch.setattr("service.upkeep.CLOSE_S", 1000.0)
+    emulator = emulator_of("zephyr:6", defects=0.0)
+    settings = {"calibration": {"qpu_recalibrate_s": 86400.0}, "refill": {"qpu_refill_per_level": 2}}.get(work, {})
+    if work == "refill":
+        # What it needs is a calibration.
+        assert service_on(emulator.endpoint).post("/generate", json=BODY).status_code == 200
+    emulator.arm("slow_queue")
+    before = emulator.backend.state()["submitted"]
+    long = {"drain_timeout_s": 0.2, "qpu_deadline_s": 3600.0, "default_deadline_s": 3600.0}
+    client = service_on(emulator.endpoint, **settings, **long)
+    ended = []
+    asking = threading.Thread(target=lambda: ended.append(client.post("/generate", json=BODY)))
+    if work == "request":
+        asking.start()
+    while emulator.backend.state()["submitted"] == before:
+        time.sleep(0.02)
+    name = {"request": "sample-qpu", "calibration": "qpu-calibration", "refill": "qpu-refill"}[work]
+    busy = [thread for thread in threading.enumerate() if thread.name.startswith(name)]
+    assert busy
+    service_on.stop(client)
+    for thread in busy:
+        thread.join(60)
+        assert not thread.is_alive()
+    jobs = emulator.backend.state()["jobs"]
+    assert (jobs.get("PENDING", 0), jobs["CANCELLED"] >= 1) == (0, True)
+    if work == "request":
+        asking.join()
+        assert ended[0].status_code == 503
+        assert "shut down" in ended[0].json()["detail"]
