@@ -123,7 +123,7 @@ class Stock:
         self._others_held = 0
         self._sources: dict[int, _Known] = {}
         self._alike: dict[Hashable, int] = {}
-        self._sources_bytes, self._next_source = 0, 0
+        self._sources_bytes, self._next_source, self._largest_source = 0, 0, 0
         self._cramped = False
 
     def _room(self, bytes_bound: int, conditions: int | None) -> tuple[int, int]:
@@ -154,9 +154,16 @@ class Stock:
     @property
     def lacks(self) -> bool:
         """Whether something waits to be drawn or advanced, and there is room for it."""
-        return not self._cramped and any(
-            shelf.spent or self._had(key, shelf) < self._due_below for key, shelf in self.levels.items()
+        return (
+            not self._cramped
+            and any(shelf.spent or self._had(key, shelf) < self._due_below for key, shelf in self.levels.items())
+            and self._has_room_for_a_source()
         )
+
+    def _has_room_for_a_source(self) -> bool:
+        """Whether the levels leave room for one more as large as the largest: what is not kept is drawn for nothing."""
+        shelved = sum(known.bytes for known in self._sources.values() if known.shelved)
+        return shelved + self._largest_source <= self._sources_bound
 
     def _had(self, key: bytes, shelf: Shelf) -> int:
         """States of a level: those there, in whatever slots, and those that are being drawn."""
@@ -277,6 +284,7 @@ class Stock:
             return self._alike[alike]
         provenance = replace(provenance, elapsed_s={})
         known = _Known(provenance, alike, SOURCE_BYTES + _bytes_of(provenance))
+        self._largest_source = max(self._largest_source, known.bytes)
         if known.bytes > self._sources_bound:
             return None
         while self._sources_bytes + known.bytes > self._sources_bound:

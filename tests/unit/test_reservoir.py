@@ -298,6 +298,8 @@ def test_draws_that_levels_have_no_room_for_are_not_asked_for_again(machine, lev
     for _ in range(20):
         reservoir.refill() if reservoir.lacks else None
     assert 0 < reservoir.status()["ready"] < 40
+    # Nor once for nothing.
+    assert reservoir.status()["refilled"] == sampler.rows
     assert sampler.calls < 10
     # Serving a whole draw makes room again.
     assert not reservoir.lacks
