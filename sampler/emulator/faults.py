@@ -40,6 +40,7 @@ _SPECIAL = {
     "problem_offline": ("problem", "offline", 'the problem ends FAILED with "Solver is offline"'),
     "problem_cancelled": ("problem", "cancelled", "the problem ends CANCELLED though nobody asked for it"),
     "slow_queue": ("problem", "stuck", "the problem stays PENDING until it is cancelled"),
+    "slow_run": ("problem", "slow_run", "the problem is IN_PROGRESS for the emulator's slow_s, cancelled or not"),
     "answer_missing": ("answer", "missing", "COMPLETED, but the reply holds no answer"),
     "answer_bad_base64": ("answer", "bad_base64", "solutions are not base64"),
     "answer_missing_field": ("answer", "missing_field", "the answer holds no solutions"),

@@ -173,7 +173,7 @@ class ApiHandler(BaseHTTPRequestHandler):
     def _cancel(self, path: list[str], body: bytes) -> Any:
         if path:
             return self.backend.cancel(path[0])
-        identifiers = _json(body)
+        identifiers = _json(body) if body else []
         if not isinstance(identifiers, list) or not all(isinstance(item, str) for item in identifiers):
             raise _ReplyError(400, "A list of problem ids is needed")
         return [self.backend.cancel(identifier) for identifier in identifiers]
@@ -187,6 +187,8 @@ class ApiHandler(BaseHTTPRequestHandler):
             raise _ReplyError(404)
         asked = _json(body) if body else {}
         name, count = (asked.get("name"), asked.get("count")) if isinstance(asked, dict) else (None, None)
+        if name is not None and not isinstance(name, str):
+            raise _ReplyError(400, "The name of a fault is a string")
         if method == "DELETE":
             self.backend.faults.clear(name)
         else:

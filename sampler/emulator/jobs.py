@@ -48,6 +48,7 @@ class Job:
     error_message: str | None = None
     answer: dict[str, Any] | None = None
     stuck: bool = False
+    lasts_s: float = 0.0
 
     def describe(self) -> dict[str, Any]:
         """The job's status as the API tells it."""
@@ -173,6 +174,7 @@ class SolverBackend:
             elif action == "stuck":
                 entry.stuck = True
             else:
+                entry.lasts_s = self.config.slow_s if action == "slow_run" else 0.0
                 self._queue.append(entry)
             self._changed.notify_all()
             return entry.describe()
@@ -208,13 +210,18 @@ class SolverBackend:
             return status
 
     def cancel(self, identifier: str) -> dict[str, Any]:
-        """Cancel a job that has not ended; its status, or ``{error_code, error_msg}``."""
+        """Cancel a job that waits in the queue; its status, or ``{error_code, error_msg}``.
+
+        One that runs goes on, as it does on a QPU.
+        """
         with self._changed:
             job = self._jobs.get(identifier)
             if job is None:
                 return {"error_code": 404, "error_msg": "Problem does not exist"}
             if job.status in _TERMINAL:
                 return {"error_code": 409, "error_msg": "Problem has been finished."}
+            if job.status == "IN_PROGRESS":
+                return {"error_code": 202, "error_msg": "Attempting to cancel problem in progress."}
             self._finish(job, "CANCELLED")
             if job in self._queue:
                 self._queue.remove(job)
@@ -283,6 +290,7 @@ class SolverBackend:
             job, problem = work
             try:
                 answer = self._run(job, problem)
+                self._last(job)
             except StoppedError:
                 continue
             except Exception as error:
@@ -299,6 +307,11 @@ class SolverBackend:
                     self._answer_bytes += _size(answer)
                     self._forget_oldest()
                 self._changed.notify_all()
+
+    def _last(self, job: Job) -> None:
+        """Let the job take as long as it is to take."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or job.status in _TERMINAL, job.lasts_s)
 
     def _run(self, job: Job, problem: Problem) -> dict[str, Any]:
         rng = np.random.default_rng([self.config.seed, 5, job.number])

@@ -75,7 +75,10 @@ def read_problem(job: dict[str, Any], chip: Chip, *, accept_nan: bool = False) -
     kind = job.get("type")
     if kind not in ("ising", "qubo"):
         raise RefusedError(f"Problem type {kind!r} is not supported by this solver")
-    parameters = read_parameters(job.get("params") or {}, chip)
+    params = job.get("params") or {}
+    if not isinstance(params, dict):
+        raise RefusedError("params is not an object")
+    parameters = read_parameters(params, chip)
     active, couplers, linear, quadratic = _read_biases(job.get("data"), chip, accept_nan=accept_nan)
     h, j = linear, quadratic
     if kind == "qubo":
@@ -125,6 +128,8 @@ def read_parameters(params: dict[str, Any], chip: Chip) -> RunParameters:
     most = None
     if params.get("max_answers") is not None:
         most = _integer(params, "max_answers", reads, (1, limits.NUM_READS_RANGE[1]))
+        if most > reads and mode == "raw":
+            raise RefusedError(f"max_answers {most} is above num_reads {reads}")
     scale = _flag(params, "auto_scale", default=False) if params.get("auto_scale") is not None else None
     biases = params.get("flux_biases")
     if biases is not None:

@@ -130,13 +130,18 @@ def submit(info: SolverInfo, problem: Problem, secret: str | None, label: str = 
 
 
 class Collector:
-    """Waits for the answers of one connection's problems."""
+    """Waits for the answers of one draw's problems, until the instant ``deadline`` of ``time.monotonic``.
 
-    def __init__(self, link: SolverLink, connection: Connection, settings: QpuSettings) -> None:
+    The last tenth of the time, or the ``cancel_grace_s`` of the settings if that is less, is for cancelling.
+    """
+
+    def __init__(self, link: SolverLink, connection: Connection, settings: QpuSettings, deadline: float) -> None:
         self._link, self._connection, self._settings = link, connection, settings
+        self._deadline = deadline
+        self._enough = deadline - min(settings.cancel_grace_s, 0.1 * max(0.0, deadline - monotonic()))
 
-    def collect(self, submission: Submission, deadline: float) -> Answer:
-        """The verified answer, by the instant ``deadline`` of ``time.monotonic``.
+    def collect(self, submission: Submission, under_way: Iterable[Submission] = ()) -> Answer:
+        """The verified answer; if it does not come in time, ``under_way`` is cancelled along with it.
 
         A problem that is known to have been accepted, but whose answer got lost on the way, is asked for once more by
         its id: that costs nothing. It is never submitted twice.
@@ -148,7 +153,7 @@ class Collector:
             SamplerError: whatever else went wrong, with its cause.
         """
         while True:
-            self._wait(submission, deadline)
+            self._wait(submission, under_way)
             try:
                 return verified(submission.problem, submission.future.result(), submission.ids)
             except Exception as error:
@@ -178,20 +183,20 @@ class Collector:
         if self._link.closed:
             # ``close`` waits for this, and has to shut the client in the time that is left.
             grace_s = min(grace_s, self._settings.close_timeout_s / 2.0)
-        until = monotonic() + grace_s
+        until = min(monotonic() + grace_s, self._deadline)
         for one in going:
             one.future.wait(max(0.0, until - monotonic()))
 
-    def _wait(self, submission: Submission, deadline: float) -> None:
+    def _wait(self, submission: Submission, under_way: Iterable[Submission]) -> None:
         future = submission.future
         completed_at: float | None = None
-        while not future.wait(max(0.0, min(SLICE_S, deadline - monotonic()))):
+        while not future.wait(max(0.0, min(SLICE_S, self._enough - monotonic()))):
             if self._link.closed:
-                self._cancel([submission])
+                self._cancel([submission, *under_way])
                 raise closed_error(submission.ids)
             now = monotonic()
-            if now >= deadline:
-                self._cancel([submission])
+            if now >= self._enough:
+                self._cancel([submission, *under_way])
                 if future.done() and future.remote_status == _DONE:
                     return
                 raise SamplerTimeoutError(

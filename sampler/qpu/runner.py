@@ -93,7 +93,7 @@ class Runner:
     def _run(
         self, problems: Sequence[Problem], deadline: float, spent: _Spending, bill: Bill, answers: dict[int, Answer]
     ) -> list[Answer]:
-        collector = Collector(self._link, self._connection, self._settings)
+        collector = Collector(self._link, self._connection, self._settings, deadline)
         under_way: dict[int, Submission] = {}
         sent = 0
 
@@ -129,7 +129,7 @@ class Runner:
         while True:
             submission = under_way[number]
             try:
-                return collector.collect(submission, deadline)
+                return collector.collect(submission, under_way.values())
             except SamplerError:
                 pause_s = next(pauses_s, None)
                 if not submission.untimely or pause_s is None or monotonic() + pause_s >= deadline:

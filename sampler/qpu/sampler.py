@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,7 @@ from sampler.qpu.surplus import Keeper, hand_over, may_buy_spare_reads, unused
 from sampler.qpu.thermometer import Thermometer, calibration_key
 from sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
 
+Result = TypeVar("Result")
 _LOG = logging.getLogger(__name__)
 _IMPATIENT_S = 10.0
 """A time-out sooner than this was the caller's wish, and says nothing about the QPU."""
@@ -172,11 +173,16 @@ class QpuSampler:
         """
         request = calibration_request(machine, conditions, options, deadline_s)
         deadline = self._deadline(deadline_s)
-        with self._guarded() if counted else nullcontext():
-            plan = self._planner.plan(request, self._find(request, deadline))
+        bill = Bill()
+
+        def measured(info: SolverInfo) -> Calibration:
+            plan = self._planner.plan(request, info)
             self._ledger.check(self._calibration_us(request, plan), plan.options.cap_us, current_key())
-            with self._link.borrow(plan.info) as connection:
-                return self._measure(request, plan, connection, deadline, Bill(), unless_kept=False)
+            with self._link.borrow(info) as connection:
+                return self._measure(request, plan, connection, deadline, bill, unless_kept=False)
+
+        with self._guarded() if counted else nullcontext():
+            return self._on_todays_graph(request, deadline, bill, measured)
 
     def estimate_calibration(
         self,
@@ -210,15 +216,16 @@ class QpuSampler:
         any_condition = np.ones((1, machine.condition_nodes.size), dtype=np.int8)
         request = calibration_request(machine, any_condition, options, deadline_s)
         deadline = self._deadline(deadline_s)
-        with self._guarded():
-            info = self._find(request, deadline)
+        bill = Bill()
+
+        def measured(info: SolverInfo) -> Shim:
             asked = draw_options(request.options, self._settings, info)
             anneal_us = asked.annealing_time_us
             earlier = self._shims.get(info, anneal_us)
             cost = shim_cost(info, reads, anneal_us, couplers=couplers)
             self._ledger.check(cost.access_time_us, asked.cap_us, current_key())
             with self._link.borrow(info) as connection:
-                runner, bill = Runner(self._link, connection, info, self._ledger, self._settings), Bill()
+                runner = Runner(self._link, connection, info, self._ledger, self._settings)
                 shim = measure_shim(runner, anneal_us, reads, asked.cap_us, deadline, bill, self._shims.now())
                 if couplers:
                     known = None if earlier is None else earlier.couplers
@@ -231,6 +238,9 @@ class QpuSampler:
             self._shims.put(shim)
             self._state.forget()
             return shim
+
+        with self._guarded():
+            return self._on_todays_graph(request, deadline, bill, measured)
 
     def estimate_shim(
         self,
@@ -316,7 +326,9 @@ class QpuSampler:
     def _sample(self, request: LatentRequest, deadline: float) -> LatentBatch:
         began = monotonic()
         bill = Bill()
-        plan, calibration, parts = self._draw(request, deadline, bill)
+        plan, calibration, parts = self._on_todays_graph(
+            request, deadline, bill, lambda info: self._draw_on(info, request, deadline, bill)
+        )
         drawn = monotonic()
         self._thermometer.watch(parts, calibration, bill, plan.options.gauges)
         sweeps = self._sweeps(request)
@@ -333,11 +345,13 @@ class QpuSampler:
         provenance = provenance_of(self.name, plan, calibration, bill, sweeps, elapsed_s)
         return LatentBatch(spins, request.machine.energies(spins), provenance).checked(request)
 
-    def _draw(self, request: LatentRequest, deadline: float, bill: Bill) -> tuple[Plan, Calibration, list[PartReads]]:
-        """Plan, calibration and reads. If nothing was accepted, they are tried for once more on today's graph."""
+    def _on_todays_graph(
+        self, request: LatentRequest, deadline: float, bill: Bill, work: Callable[[SolverInfo], Result]
+    ) -> Result:
+        """What ``work`` gives for the solver of ``request``; tried once more if nothing was accepted and it changed."""
         info = self._find(request, deadline)
         try:
-            return self._draw_on(info, request, deadline, bill)
+            return work(info)
         except SamplerError as error:
             # An answer to a submit that got lost names no problem, and there may be one all the same.
             billed = error.problem_ids or bill.problem_ids or bill.doubtful_us
@@ -347,7 +361,7 @@ class QpuSampler:
             today = self._find(request, deadline)
             if today is info:
                 raise
-            return self._draw_on(today, request, deadline, bill)
+            return work(today)
 
     def _draw_on(
         self, info: SolverInfo, request: LatentRequest, deadline: float, bill: Bill

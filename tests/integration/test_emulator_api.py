@@ -13,6 +13,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,30 @@ def test_a_long_poll_returns_at_its_time_limit(emulator: EmulatorServer, wire: h
     assert status["status"] == "PENDING"
     _, cancelled = _call(wire, "DELETE", f"{API}/problems/{job['id']}")
     assert cancelled["status"] == "CANCELLED"
+
+
+def test_a_problem_in_progress_runs_on_though_it_is_cancelled(
+    emulator: EmulatorServer, wire: http.client.HTTPConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emulator.backend, "config", replace(emulator.backend.config, slow_s=1.0))
+    emulator.arm("slow_run:1")
+    _, [job] = _call(wire, "POST", f"{API}/problems/", [_job(emulator)])
+    deadline = time.monotonic() + 60.0
+    while _call(wire, "GET", f"{API}/problems/?id={job['id']}")[1][0]["status"] == "PENDING":
+        assert time.monotonic() < deadline
+    _, [reply] = _call(wire, "DELETE", f"{API}/problems/", [job["id"]])
+    assert reply["error_code"] == 202
+    _, [status] = _call(wire, "GET", f"{API}/problems/?id={job['id']}&timeout=30")
+    assert status["status"] == "COMPLETED"
+
+
+def test_requests_of_the_wrong_kind_are_refused(emulator: EmulatorServer, wire: http.client.HTTPConnection) -> None:
+    _, [job] = _call(wire, "POST", f"{API}/problems/", [_job(emulator) | {"params": [1]}])
+    assert job["error_code"] == 400
+    assert _call(wire, "DELETE", "/admin/fault", {"name": ["a"]}, {})[0] == 400
+    wire.request("DELETE", f"{API}/problems/", headers=TOKEN)
+    reply = wire.getresponse()
+    assert (reply.status, reply.read()) == (200, b"[]")
 
 
 def test_web_pages_are_kept_out(wire: http.client.HTTPConnection) -> None:

@@ -149,6 +149,7 @@ BOUNDED_BELOW = {
     "solver_offline",
     "maintenance",
     "slow_queue",
+    "slow_run",
     "poll_500",
     "poll_503",
     "poll_omits_id",
