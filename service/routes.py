@@ -74,6 +74,12 @@ async def generate(request: Request, body: Annotated[GenerateRequest, Body()]) -
         outcome = "ok" if response is not None else "client_gone"
         # A client that has gone reads nothing; the status is for the metrics alone.
         return response or Response(status_code=499)
+    except asyncio.CancelledError:
+        # By the server, once the time to drain is over; what it would answer by itself is 500.
+        if not service.engine.draining:
+            raise
+        outcome = "not-ready"
+        raise NotReadyError("the service has shut down", retry_after_s=service.settings.retry_after_s) from None
     except Exception as error:
         outcome = outcome_of(error)
         raise

@@ -18,6 +18,8 @@ import pyarrow as pa
 import pytest
 
 from client import ShowerClient
+from sampler.emulator.config import EmulatorConfig
+from sampler.emulator.server import EmulatorServer
 
 START_S, STOP_S = 120, 60
 ENERGY = 65536.0
@@ -186,3 +188,35 @@ def test_a_corrupted_bundle_is_one_line(environment, untrained_bundles, tmp_path
     last = done.stderr.splitlines()[-1]
     assert "decoder.safetensors" in last
     assert "altered" in last
+
+
+def test_sigterm_in_mid_draw_ends_the_process(start, tmp_path):
+    """The problem would wait for an hour, and no thread that waits for it keeps the process from its end."""
+    with EmulatorServer(EmulatorConfig(topology="zephyr:6", defects=0.0, queue_s=3600.0)) as emulator:
+        process, url, _ = start(
+            QSHOWER_QPU="on",
+            QSHOWER_QPU_STATE_FOLDER=str(tmp_path),
+            QSHOWER_QPU_DEADLINE_S="3600",
+            QSHOWER_DEFAULT_DEADLINE_S="3600",
+            QSHOWER_QPU_RECALIBRATE_S="86400",
+            QSHOWER_DRAIN_TIMEOUT_S="1",
+            DWAVE_API_ENDPOINT=emulator.endpoint,
+            DWAVE_API_TOKEN="any",
+        )
+        answers = []
+
+        def ask():
+            body = {"incident_energies_mev": [ENERGY], "sampler": "qpu"}
+            answers.append(httpx2.post(f"{url}/generate", json=body, timeout=START_S))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while not emulator.backend.state()["submitted"]:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_S) == 0
+        asking.join()
+        jobs = emulator.backend.state()["jobs"]
+    assert (answers[0].status_code, answers[0].json()["type"]) == (503, "urn:qshower:not-ready")
+    assert answers[0].headers["retry-after"] == "30"
+    assert (jobs.get("PENDING", 0), jobs["CANCELLED"] >= 1) == (0, True)
