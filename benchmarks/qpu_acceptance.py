@@ -8,6 +8,11 @@ given error.
 *Showers*: FPD and KPD between showers of QPU latents, as read and with the default refinement, and of Gibbs latents of
 the same energies, beside the floor: Gibbs against Gibbs with another seed.
 
+*Strong*: the pretrained machines forget where they start within a few sweeps, and their decoders add much chance of
+their own. So the same with a strongly coupled machine in place of the model's, after more and more refinement sweeps,
+for showers of one energy, and with the same random numbers in both sets' decoders, row by row: what differs is latents
+alone. Beside the floor there are coin flips in place of latents.
+
     python -m benchmarks.qpu_acceptance --output benchmarks/qpu_acceptance_results.json
 """
 
@@ -17,10 +22,12 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from itertools import product
+from copy import copy
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, product
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +38,7 @@ from evaluation.features import high_level_features
 from model.bundle import Bundle, find_bundles, load_bundle
 from sampler.emulator.config import EmulatorConfig
 from sampler.emulator.server import EmulatorServer
+from sampler.gibbs.chains import refine
 from sampler.gibbs.sampler import GibbsSampler
 from sampler.protocol import Sampler
 from sampler.qpu.budget import BudgetLedger
@@ -53,6 +61,11 @@ GAUGES_AT_ONCE = 32
 BINS = 4096
 MOST_GAUGES = 1600
 DEFAULT_SEED = 7
+STRONG_COUPLING = 0.25
+"""Standard deviation of a strong machine's couplings (kT), about a hundred times those of the pretrained ones."""
+STRONG_ENERGY_MEV = 65536.0
+STRONG_SWEEPS = (0, 1, 4, 16, 64)
+STRONG_REFERENCE_SWEEPS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +93,11 @@ class CalibrationRow:
 
 @dataclass(frozen=True, slots=True)
 class ShowerRow:
-    """Distances of two sets of showers of the same energies to one set of Gibbs showers."""
+    """Distances of a set of showers of the same energies to one set of Gibbs showers.
+
+    ``shift`` is the root mean square, over the features, of their mean differences in standard errors; None if rows of
+    the two sets have nothing in common.
+    """
 
     topology: str
     sample: str
@@ -94,6 +111,7 @@ class ShowerRow:
     fpd_error: float
     kpd: float
     kpd_error: float
+    shift: float | None = None
 
 
 def emulator_of(topology: str, hidden: float, error: float, seed: int = DEFAULT_SEED) -> EmulatorConfig:
@@ -261,8 +279,10 @@ def compare(
 ) -> Iterator[ShowerRow]:
     """``floors`` other sets of Gibbs showers, and QPU showers of each (hidden beta, control error) of ``cells``.
 
-    All are compared with the same Gibbs showers.
+    All are compared with the same Gibbs showers. Nothing without ``cells``.
     """
+    if not cells:
+        return
     low, high = np.log(bundle.domain_mev)
     energies = np.exp(np.random.default_rng(5).uniform(low, high, showers))
 
@@ -309,6 +329,84 @@ def compare(
                 yield row("qpu", *features(sampler, 3, options), hidden, error)
 
 
+def with_strong_machine(bundle: Bundle) -> Bundle:
+    """The same model with random fields and strong random couplings for the law of its latents."""
+    rng, strong, lattice = np.random.default_rng(1), copy(bundle), bundle.machine
+    strong.machine = lattice.with_parameters(
+        rng.normal(0, 0.2, lattice.node_count).astype(np.float32),
+        rng.normal(0, STRONG_COUPLING, len(lattice.edges)).astype(np.float32),
+    )
+    return strong
+
+
+def compare_strong(
+    topology: str, bundle: Bundle, showers: int, cells: list[tuple[float, float]], floors: int
+) -> Iterator[ShowerRow]:
+    """As ``compare``, of showers of one energy with the same random numbers in the decoder, by a strong machine."""
+    if not cells:
+        return
+    bundle = with_strong_machine(bundle)
+    machine, energies = bundle.machine, np.full(showers, STRONG_ENERGY_MEV)
+    streams = request_of(bundle, energies, 1, SamplerOptions()).streams
+
+    def features(spins: NDArray[np.int8]) -> NDArray[np.float64]:
+        drawn = bundle.decode(spins, energies, streams, bundle.geometry.threshold_mev)
+        return high_level_features(bundle.geometry, energies, drawn)
+
+    def latents(seed: int) -> NDArray[np.int8]:
+        request = request_of(bundle, energies, seed, SamplerOptions(sweeps=STRONG_REFERENCE_SWEEPS))
+        return GibbsSampler(threads=1).sample(request).spins
+
+    def row(sample: str, spins: NDArray[np.int8], **made: Any) -> ShowerRow:
+        drawn = features(spins)
+        far, kernel = fpd(reference, drawn), kpd(reference, drawn)
+        differences = drawn - reference
+        errors = differences.std(axis=0, ddof=1) / np.sqrt(showers)
+        pulls = differences.mean(axis=0)[errors > 0] / errors[errors > 0]
+        nothing = {"hidden_beta": None, "control_error": None, "beta": None, "holes": None, "refine_sweeps": None}
+        return ShowerRow(
+            topology=topology,
+            sample=sample,
+            showers=showers,
+            fpd=far.value,
+            fpd_error=far.error,
+            kpd=kernel.value,
+            kpd_error=kernel.error,
+            shift=float(np.sqrt((pulls**2).mean())),
+            **(nothing | made),
+        )
+
+    first = latents(1)
+    reference = features(first)
+    for seed in range(10, 10 + floors):
+        yield row("strong gibbs", latents(seed))
+    coins = np.random.default_rng(2).choice(np.array([-1, 1], dtype=np.int8), size=first.shape)
+    coins[:, machine.condition_nodes] = first[:, machine.condition_nodes]
+    yield row("strong coins", coins)
+    for hidden, error in cells:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            EmulatorServer(replace(emulator_of(topology, hidden, error), sweeps=2 * EMULATOR_SWEEPS)) as emulator,
+            QpuSampler(settings_for(emulator, folder)) as sampler,
+        ):
+            request = request_of(bundle, energies, 3, SamplerOptions(refine_sweeps=0))
+            batch = sampler.sample(request)
+        states, done, made = batch.spins, 0, batch.provenance
+        for sweeps in STRONG_SWEEPS:
+            # Streams of their own for each stretch: a stream must not be used twice.
+            fresh = request.streams + np.array([[1 + sweeps, 0]], dtype=np.uint64)
+            states, done = refine(machine, states, sweeps - done, fresh), sweeps
+            yield row(
+                "strong qpu",
+                states,
+                hidden_beta=hidden,
+                control_error=error,
+                beta=made.beta,
+                holes=made.holes,
+                refine_sweeps=sweeps,
+            )
+
+
 def cell_of(text: str) -> tuple[float, float]:
     """``BETA:ERROR`` as numbers."""
     hidden, error = text.split(":")
@@ -332,6 +430,14 @@ def main() -> None:
         metavar="BETA:ERROR",
         help="hidden beta and control error of the QPU showers (default: 3.2:0.01 4.4:0.02 7:0.03)",
     )
+    parser.add_argument(
+        "--strong-cells",
+        type=cell_of,
+        nargs="*",
+        default=[(4.4, 0.02)],
+        metavar="BETA:ERROR",
+        help="the same of the QPU showers of a strongly coupled machine (default: 4.4:0.02)",
+    )
     parser.add_argument("--reads", type=int, default=48, help="reads in each gauge of the best fit")
     parser.add_argument("--fit-error", type=float, default=0.003, help="relative standard error of the best fit")
     parser.add_argument("--fits", type=Path, help="take best fits from this earlier output, where it has them")
@@ -353,18 +459,23 @@ def main() -> None:
     bundles = {topology: load_bundle(folders[BUNDLES[topology]]) for topology in arguments.topology}
     if arguments.showers:
         print(
-            f"{'topology':12}{'sample':8}{'hidden':>6}{'errors':>8}{'showers':>8}{'holes':>6}{'refine':>7}"
-            f"{'beta':>8}{'FPD x 1000':>18}{'KPD x 1000':>18}"
+            f"{'topology':12}{'sample':14}{'hidden':>6}{'errors':>8}{'showers':>8}{'holes':>6}{'refine':>7}"
+            f"{'beta':>8}{'FPD x 1000':>18}{'KPD x 1000':>18}{'shift':>8}"
         )
         for topology, bundle in bundles.items():
-            for shower in compare(topology, bundle, arguments.showers, arguments.shower_cells, arguments.floors):
+            samples = chain(
+                compare(topology, bundle, arguments.showers, arguments.shower_cells, arguments.floors),
+                compare_strong(topology, bundle, arguments.showers, arguments.strong_cells, arguments.floors),
+            )
+            for shower in samples:
                 keep("showers", shower)
                 shown = f"{shower.hidden_beta or 0:6.1f}{shower.control_error or 0:8.0%}"
                 print(
-                    f"{topology:12}{shower.sample:8}{shown}{shower.showers:8d}{shower.holes or 0:6d}"
+                    f"{topology:12}{shower.sample:14}{shown}{shower.showers:8d}{shower.holes or 0:6d}"
                     f"{shower.refine_sweeps or 0:7d}"
                     f"{shower.beta or 1.0:8.3f}{1e3 * shower.fpd:10.3f} ± {1e3 * shower.fpd_error:.3f}"
-                    f"{1e3 * shower.kpd:10.3f} ± {1e3 * shower.kpd_error:.3f}",
+                    f"{1e3 * shower.kpd:10.3f} ± {1e3 * shower.kpd_error:.3f}"
+                    f"{'' if shower.shift is None else f'{shower.shift:8.2f}'}",
                     flush=True,
                 )
     print(
