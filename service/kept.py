@@ -89,6 +89,7 @@ class KeptReads:
         )
         room = max_bytes // state_bytes(bundle.machine) // (bundle.energy_code.level_count or 1)
         self._most_wanted = min(spare_reads, room)
+        self._refilling = False
 
     @property
     def lacks(self) -> bool:
@@ -101,11 +102,18 @@ class KeptReads:
         Raises:
             SamplerError: what the QPU raised, or that its reads do not hold by now; nothing of them is kept.
         """
-        return self._reservoir.refill()
+        self._refilling = True
+        try:
+            return self._reservoir.refill()
+        finally:
+            self._refilling = False
 
     def wanted(self, conditions: NDArray[np.int8]) -> int:
-        """How many reads of ``conditions`` (rows, condition nodes) are short of ``spare_reads``, of that with least."""
-        if not self._most_wanted or not self._known_to_hold():
+        """How many reads of ``conditions`` (rows, condition nodes) are short of ``spare_reads``, of that with least.
+
+        None during a refill, which buys what it is to buy itself.
+        """
+        if not self._most_wanted or self._refilling or not self._known_to_hold():
             return 0
         there = self._reservoir.count(np.unique(conditions, axis=0))
         return max(0, self._most_wanted - int(there.min()))

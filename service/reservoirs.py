@@ -81,10 +81,17 @@ class Reservoirs:
             how = {"max_age_s": kept_max_age_s, "spare_reads": spare_reads, "budget_share": refill_budget_share}
             for bundle in self._bundles:
                 self._kept[bundle.name] = _kept_reads(qpu, bundle, each, refill_per_level, **how)
-            self.surplus = SurplusQueue([(bundle.machine, self._kept[bundle.name]) for bundle in self._bundles])
-            qpu.keep_surplus(self.surplus)
+            self.surplus = surplus = SurplusQueue([(one.machine, self._kept[one.name]) for one in self._bundles])
+            qpu.keep_surplus(surplus)
             if refill_per_level:
-                self.refill = Refill(qpu, catalogue, self._kept, qpu_idle, budget_share=refill_budget_share)
+                # What is about to be kept need not be drawn.
+                self.refill = Refill(
+                    qpu,
+                    catalogue,
+                    self._kept,
+                    lambda: qpu_idle() and not surplus.waiting,
+                    budget_share=refill_budget_share,
+                )
 
     def get(self, sampler: str, bundle: str) -> Reservoir | KeptReads | None:
         """The reservoir of a sampler and a bundle by their names, None if there is none."""

@@ -65,6 +65,12 @@ class SurplusQueue:
                     self._waiting += piece.rows
             self._changed.notify_all()
 
+    @property
+    def waiting(self) -> int:
+        """Reads that wait to be refined."""
+        with self._changed:
+            return self._waiting
+
     def start(self) -> None:
         """Refine and keep from now on."""
         self._thread = threading.Thread(target=self._run, name="qpu-surplus", daemon=True)

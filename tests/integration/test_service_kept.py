@@ -538,6 +538,18 @@ def test_a_service_refills_while_idle_and_bills_nobody(emulator, service_on, mon
     assert (told["sampler"], told["qpu_access_time_us"], told["notes"][-1]) == ("qpu", 0.0, NOTE)
 
 
+def test_a_refill_buys_nothing_beside_itself(service_on, monkeypatch):
+    monkeypatch.setattr("service.kept.REFILL_POLL_S", 0.05)
+    client = service_on(qpu_refill_per_level=PER_LEVEL, qpu_spare_reads=5, qpu_kept_bytes=1 << 20)
+    ask(client, for_high(1, seed=1))
+    while kept_of(client)["refill"]["done"] == 0:
+        time.sleep(0.02)
+    # Of one level there were more than enough.
+    state = kept_of(client)
+    assert (state["surplus"]["kept"], state["refill"]["reads"]) == (5, PER_LEVEL * (LEVELS - 1))
+    assert state["ready"] == 5 + PER_LEVEL * (LEVELS - 1)
+
+
 def test_none_are_drawn_unless_told_to(emulator, service_on, monkeypatch):
     monkeypatch.setattr("service.kept.REFILL_POLL_S", 0.05)
     client = service_on()
