@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
+from sampler.errors import QShowerError
 from sampler.gibbs.sampler import GibbsSampler
 from sampler.registry import SamplerRegistry
 from service import problems
@@ -30,6 +33,11 @@ from service.state import Service
 from service.upkeep import Upkeep
 from service.version import program_version
 from service.warmup import warm_up
+
+if TYPE_CHECKING:
+    from model.bundle import Bundle
+    from sampler.qpu.sampler import QpuSampler
+    from sampler.qpu.state import QpuFigures
 
 QPU_BATCH_ROWS = 10_000
 """A QPU is given as many rows at once as can be: what it costs is programmings, not rows."""
@@ -143,7 +151,7 @@ async def running_service(
                 background.push_async_callback(asyncio.to_thread, upkeep.close)
                 stack.callback(upkeep.stop)
             metrics.watch_qpu(
-                lambda: qpu.figures(bundle.machine for bundle in bundles),
+                lambda: _qpu_figures(qpu, bundles),
                 [bundle.name for bundle in bundles],
                 upkeep=None if upkeep is None else upkeep.status,
                 refill=None if reservoirs.refill is None else reservoirs.refill.status,
@@ -168,6 +176,14 @@ async def running_service(
             "ready", models=catalogue.names(), samplers=registry.names(), start_s=round(time.monotonic() - begun, 2)
         )
         yield Service(settings, generator, engine, metrics)
+
+
+def _qpu_figures(qpu: QpuSampler, bundles: Sequence[Bundle]) -> QpuFigures:
+    """Circuit, costs and calibrations; without the latter where they cannot be read."""
+    try:
+        return qpu.figures(bundle.machine for bundle in bundles)
+    except QShowerError:
+        return replace(qpu.figures(()), calibrations=(None,) * len(bundles))
 
 
 def _lane_rows(registry: SamplerRegistry, name: str) -> int | None:

@@ -11,6 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from model.bundle import find_bundles, load_bundle
+from sampler.errors import SamplerUnavailableError
 from sampler.gibbs.sampler import GibbsSampler
 from sampler.registry import SamplerRegistry
 from sampler.request import LatentRequest, SamplerOptions
@@ -100,6 +101,20 @@ def test_a_plain_request_is_served_from_stock_and_says_so(client_of):
     assert counts["wanted"] == 16 * PER_LEVEL
     # It fills up again.
     assert once_full(client)["test-zephyr"]["served"] == 3
+
+
+def test_a_reservoir_that_cannot_be_told_of_leaves_the_other_metrics():
+    one = {"ready": 5, "wanted": 9, "bytes": 70, "served": 2, "missed": 1}
+
+    def status():
+        yield "gibbs", "m", one
+        raise SamplerUnavailableError("calibrations.json cannot be read")
+
+    metrics = Metrics()
+    metrics.watch_reservoirs(status)
+    page = metrics.page().decode()
+    assert 'qshower_reservoir_ready{model="m",sampler="gibbs"} 5.0' in page
+    assert "qshower_queue_rows" in page
 
 
 def test_any_classical_sampler_can_be_stocked(client_of, monkeypatch):
