@@ -131,17 +131,28 @@ class _Seen:
 
 def correction(
     parts: Sequence[PartReads], couplers: NDArray[np.int64], scale: float, strengths: Sequence[float], gauges: int
-) -> float:
+) -> Estimate:
     """What to multiply ``scale``, found with parts of ``strengths``, by to have what reads at strength 1 would show.
 
     1 if the reads were not amplified or show no random fields. ``couplers`` (m, 2) are all pairs of qubits that the
-    chip couples.
+    chip couples. The error is that of a and b as the spins' residuals tell it.
     """
     if all(strength == 1.0 for strength in strengths):
-        return 1.0
+        return Estimate(1.0, 0.0)
     seen = _Seen.of(parts, couplers, gauges)
+    weaker = 1.0 / np.array(strengths)[seen.copies]
     true, noise = _without_errors(seen, scale)
-    return true * _attenuation_of(seen, true / np.array(strengths)[seen.copies], noise) / scale
+
+    def factor(fields: RandomFields) -> float:
+        without = scale / _attenuation_of(seen, np.array(true), fields)
+        return without * _attenuation_of(seen, without * weaker, fields) / scale
+
+    value, covariance = factor(noise), _covariance(seen, true, noise)
+    steps = np.sqrt(np.diag(covariance))
+    moved = (RandomFields(noise.alone + steps[0], noise.each), RandomFields(noise.alone, noise.each + steps[1]))
+    slopes = np.array([factor(fields) - value for fields in moved]) / np.maximum(steps, 1e-300)
+    variance = float(slopes @ covariance @ slopes)
+    return Estimate(value, float(np.sqrt(max(variance, 0.0))))
 
 
 def field_variance(
@@ -223,13 +234,29 @@ def _spread_of_scores(seen: _Seen, scale: float) -> Estimate | None:
 
 def _fitted(seen: _Seen, scale: float, noise: RandomFields) -> RandomFields:
     """One Gauss-Newton step from ``noise`` to the random fields by which spins stray as far as they do."""
+    design, residuals = _linear(seen, scale, noise)
+    target = residuals + design @ np.array([noise.alone, noise.each])
+    (alone, each), _ = nnls(design, target)
+    return RandomFields(float(alone), float(each))
+
+
+def _covariance(seen: _Seen, scale: float, noise: RandomFields) -> NDArray[np.float64]:
+    """(2, 2) covariance of a and b, spins taken for independent, each as uncertain as its residual."""
+    design, residuals = _linear(seen, scale, noise)
+    inverse = np.linalg.pinv(design.T @ design)
+    found: NDArray[np.float64] = inverse @ (design.T * residuals**2) @ design @ inverse
+    return found
+
+
+def _linear(seen: _Seen, scale: float, noise: RandomFields) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(n, 2) how far each spin strays by a and by b, to first order at ``noise``, and (n,) what that leaves."""
     fields = scale * seen.fields
     v = np.maximum(noise.variances(fields, seen.adjacency), _LEAST_VARIANCE)
     strays, more = _straying(fields, v), _straying(fields, 1.05 * v)
     slope = (more - strays) / (0.05 * v)
-    sums = slope * noise.polarised(fields, v, seen.adjacency)
-    (alone, each), _ = nnls(np.stack([slope, sums], axis=1), seen.strayed(scale) - strays + slope * v)
-    return RandomFields(float(alone), float(each))
+    design = np.stack([slope, slope * noise.polarised(fields, v, seen.adjacency)], axis=1)
+    linear = strays + design @ np.array([noise.alone, noise.each]) - slope * v
+    return design, seen.strayed(scale) - linear
 
 
 def _straying(fields: NDArray[np.float64], variances: NDArray[np.float64]) -> NDArray[np.float64]:

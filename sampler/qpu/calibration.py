@@ -186,10 +186,11 @@ def matched_scale(
 
     def chains(r: float) -> NDArray[np.float64]:
         nonlocal call
-        call += 1
-        streams = np.stack([np.full(_CHAINS, seed), np.arange(_CHAINS) + call * _CHAINS], axis=1).astype(np.uint64)
         drawn = []
         for reads, machine in zip(parts, machines, strict=True):
+            # Streams of their own for each copy: with the same ones, chains of like machines go the same way.
+            streams = np.stack([np.full(_CHAINS, seed), np.arange(_CHAINS) + call * _CHAINS], axis=1).astype(np.uint64)
+            call += 1
             conditions = np.ones((_CHAINS, machine.condition_nodes.size), dtype=np.int8)
             states = draw(machine, conditions, streams, _CHAIN_SWEEPS, beta=r, deadline=deadline)
             drawn.append(_energies(reads, states[:, reads.site.layout.nodes]))

@@ -136,7 +136,7 @@ class Thermometer:
                 beta_energies_error=beta * energy.error,
                 gauges=gauges,
                 amplification=max(strengths),
-                correction=factor,
+                correction=factor.value,
                 field_variance=field_variance(reads, couplers, by_pull.value, strengths, gauges),
                 after_drift=earlier is not None and self._drift_of(earlier) is not None,
             )

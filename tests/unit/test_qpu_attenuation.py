@@ -15,6 +15,7 @@ from sampler.qpu.layout import Layout
 from sampler.qpu.packing import Part
 from sampler.qpu.ranges import CouplingLimits
 from sampler.qpu.site import Site
+from sampler.qpu.temperature import Estimate
 
 GAUGES, READS = 60, 40
 STRENGTH = 4.0
@@ -63,10 +64,18 @@ def test_planted_random_fields_are_found(error_h: float, error_j: float) -> None
 
 def test_without_errors_nothing_is_corrected() -> None:
     reads = reads_of(0.0, 0.0, 2)
-    assert correction([reads], couplers_of(reads), 1.0, [STRENGTH], GAUGES) == pytest.approx(1.0, abs=2e-3)
+    assert correction([reads], couplers_of(reads), 1.0, [STRENGTH], GAUGES).value == pytest.approx(1.0, abs=2e-3)
     noisy = reads_of(0.3, 0.3, 2)
-    assert correction([noisy], couplers_of(noisy), 1.0, [1.0], GAUGES) == 1.0
-    assert correction([noisy], couplers_of(noisy), 1.0, [STRENGTH], GAUGES) > 1.005
+    assert correction([noisy], couplers_of(noisy), 1.0, [1.0], GAUGES) == Estimate(1.0, 0.0)
+    assert correction([noisy], couplers_of(noisy), 1.0, [STRENGTH], GAUGES).value > 1.005
+
+
+def test_a_correction_is_as_uncertain_as_it_says() -> None:
+    some = [reads_of(0.15, 0.2, seed) for seed in range(12)]
+    found = [correction([reads], couplers_of(reads), 1.0, [STRENGTH], GAUGES) for reads in some]
+    scatter = np.std([one.value for one in found], ddof=1)
+    # Twelve values tell their scatter to 21 %; each of the errors is good to a few percent.
+    assert np.mean([one.error for one in found]) / scatter == pytest.approx(1.0, abs=0.6)
 
 
 def test_what_random_fields_do_to_the_score_of_a_programming_is_found() -> None:
