@@ -42,7 +42,7 @@ from sampler.gibbs.chains import refine
 from sampler.gibbs.sampler import GibbsSampler
 from sampler.protocol import Sampler
 from sampler.qpu.budget import BudgetLedger
-from sampler.qpu.draw import Drawer, DrawOptions, PartReads
+from sampler.qpu.draw import Drawer, DrawOptions, PartReads, programming_of_reads
 from sampler.qpu.gauge import GAUGES_OF_A_SET
 from sampler.qpu.link import SolverLink
 from sampler.qpu.packing import Part, Programming
@@ -177,9 +177,9 @@ def best_fit(
                 deadline = monotonic() + 1200.0
                 drawn = drawer.draw(programming, sites, plan.conditions, beta, options, deadline, rng, Bill())
                 pulls = [pulls_of(part) for part in drawn]
-                width = GAUGES_OF_A_SET * reads
+                belongs_to = programming_of_reads(total, GAUGES_AT_ONCE) // GAUGES_OF_A_SET
                 sets += [
-                    PullCounts.of([one[start : start + width] for one in pulls]) for start in range(0, total, width)
+                    PullCounts.of([one[belongs_to == number] for one in pulls]) for number in np.unique(belongs_to)
                 ]
                 scale, spread = fitted_scale(sets)
                 if spread <= error * scale or len(sets) * GAUGES_OF_A_SET >= MOST_GAUGES:

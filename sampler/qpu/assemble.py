@@ -60,7 +60,7 @@ def provenance_of(
         beta=calibration.beta,
         beta_calibrated_at=calibration.calibrated_at,
         annealing_time_us=plan.options.annealing_time_us,
-        gauges=plan.options.gauges,
+        gauges=min(plan.options.gauges, max(programming.reads for programming in plan.programmings)),
         holes=plan.holes,
         refine_sweeps=sweeps,
         condition_mode=plan.options.condition_mode,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sampler.gibbs.chains import draw
 from sampler.machine import BoltzmannMachine
 from sampler.qpu.budget import utc_now
-from sampler.qpu.draw import PartReads, programming_of_reads
+from sampler.qpu.draw import PartReads, programming_of_reads, spread_reads
 from sampler.qpu.files import altered, known_fields, locked, read_json, write_json
 from sampler.qpu.gauge import GAUGES_OF_A_SET
 from sampler.qpu.temperature import Blocks, Scale, energy_scale, pseudolikelihood_scale
@@ -153,8 +153,7 @@ def apparent_scale(parts: Sequence[PartReads], spins_used: int = SPINS_WATCHED, 
     pulls, blocks = [], []
     for reads in parts:
         count = reads.spins.shape[0]
-        # Spread over all reads, so that every programming has its say.
-        picked = np.linspace(0, count - 1, min(count, max(1, spins_used // reads.spins.shape[1]))).round().astype(int)
+        picked = spread_reads(count, gauges, max(1, spins_used // reads.spins.shape[1]))
         blocks.append(np.unique(_blocks(count, gauges, len(parts))[picked], return_inverse=True)[1].astype(np.int64))
         pulls.append(pulls_of(reads, picked))
     return pseudolikelihood_scale(_padded(pulls), Blocks.of(blocks))

@@ -110,6 +110,12 @@ class Drawer:
             ProblemRangeError: before anything is submitted.
             SamplerError: a problem failed; the others were cancelled.
         """
+        short = sum(programming.reads < options.gauges for programming in programmings)
+        if short:
+            bill.note(
+                f"{short} of {len(programmings)} programmings have fewer reads than the {options.gauges} gauges asked "
+                "for, and no more gauges than reads"
+            )
         fields = self._fields(programmings, sites, conditions)
         strengths = [1.0] * len(sites) if strengths is None else strengths
         planned = [
@@ -175,33 +181,32 @@ class Drawer:
             bill.note(note)
             scaled.append((site, factor * strength, h * factor, j * factor))
         factors = tuple(factor for _, factor, _, _ in scaled)
-        qubits = np.concatenate([site.layout.qubits for site, *_ in scaled])
+        used = [site for site, *_ in scaled]
+        qubits = np.concatenate([site.layout.qubits for site in used])
+        h, j = np.concatenate([h for _, _, h, _ in scaled]), np.concatenate([j for *_, j in scaled])
+        spin_cuts = np.cumsum([site.layout.qubits.size for site in used])
+        j_cuts = np.cumsum([len(site.layout.ends) for site in used])[:-1]
+        ends = np.concatenate(
+            [site.layout.ends + cut - site.layout.qubits.size for site, cut in zip(used, spin_cuts, strict=True)]
+        )
         shares = _split(programming.reads, options.gauges)
-        turned = [
-            draw_gauges(info, site.limits, site.layout.ends, j, site.layout.colours, len(shares), rng)
-            if options.gauges > 1
-            else [np.ones(h.size, dtype=np.int8)]
-            for site, _, h, j in scaled
-        ]
+        signs = np.ones((1, h.size), dtype=np.int8)
+        if options.gauges > 1:
+            gauges = draw_gauges(info, used, ends, j, len(shares), rng)
+            bill.note(gauges.note)
+            signs = gauges.signs
         planned = []
-        for reads, *gauges in zip(shares, *turned, strict=True):
-            h_all, j_all, ends_all, offset = [], [], [], 0
-            for (site, _, h, j), gauge in zip(scaled, gauges, strict=True):
-                ends = site.layout.ends
-                h_all.append(h * gauge)
-                j_all.append(self._shimmed(site, j * gauge[ends].prod(axis=1)))
-                ends_all.append(ends + offset)
-                offset += h.size
-            gauge = np.concatenate(gauges)
+        for reads, gauge in zip(shares, signs, strict=True):
+            turned = np.split(j * gauge[ends].prod(axis=1), j_cuts)
             flux = self._shim_phi0
             if options.condition_mode == "flux_bias":
-                flux = self._flux_biases(programming, sites, conditions, gauges)
+                flux = self._flux_biases(programming, sites, conditions, np.split(gauge, spin_cuts[:-1]))
                 flux += 0.0 if self._shim_phi0 is None else self._shim_phi0
             problem = Problem(
                 qubits=qubits,
-                h=np.concatenate(h_all),
-                ends=np.concatenate(ends_all),
-                j=np.concatenate(j_all),
+                h=h * gauge,
+                ends=ends,
+                j=np.concatenate([self._shimmed(site, some) for site, some in zip(used, turned, strict=True)]),
                 reads=reads,
                 annealing_time_us=options.annealing_time_us,
                 flux_biases=flux,
@@ -249,7 +254,10 @@ class Drawer:
         reads: list[PartReads] = []
         for programming in programmings:
             mine = [number for number, one in enumerate(planned) if one.programming is programming]
-            spins = np.concatenate([answers[number].spins * planned[number].gauge for number in mine])
+            came_from = programming_of_reads(programming.reads, len(mine))
+            spins = np.empty((programming.reads, planned[mine[0]].gauge.size), dtype=np.int8)
+            for turn, number in enumerate(mine):
+                spins[came_from == turn] = answers[number].spins * planned[number].gauge
             at = 0
             for part, factor in zip(programming.parts, planned[mine[0]].factors, strict=True):
                 site = sites[part.copy]
@@ -267,8 +275,20 @@ def _split(reads: int, gauges: int) -> list[int]:
 
 
 def programming_of_reads(reads: int, gauges: int) -> NDArray[np.int64]:
-    """(reads,) which of a part's ``gauges`` programmings each of its reads came from."""
-    return np.repeat(np.arange(min(gauges, reads)), _split(reads, gauges))
+    """(reads,) which of a part's ``gauges`` programmings each of its reads came from: each in its turn.
+
+    So any reads in a row, and a part of fewer rows takes the first ones, are shared out evenly over all of them.
+    """
+    return np.arange(reads) % max(1, min(gauges, reads))
+
+
+def spread_reads(reads: int, gauges: int, most: int) -> NDArray[np.int64]:
+    """Up to ``most`` of a part's ``reads``, spread over all of them, as many of each programming as of any other."""
+    turns = max(1, min(gauges, reads))
+    if most >= reads:
+        return np.arange(reads)
+    rounds = np.linspace(0, reads // turns - 1, max(1, most // turns)).round().astype(np.int64)
+    return (rounds[:, None] * turns + np.arange(turns)).ravel()[:most]
 
 
 def programming_cost_us(info: SolverInfo, qubits: int, reads: int, options: DrawOptions) -> float:

@@ -11,6 +11,11 @@ from sampler.errors import ProblemRangeError
 from sampler.qpu.settings import RangePolicy
 from sampler.qpu.solver import Range, SolverInfo
 
+_ROOM = 1e-9
+"""Relative room left to a limit when values are brought within it: a solver adds up in an order of its own, and grants
+nothing. What is beyond by no more than this is not worth a word."""
+_ROUNDING = 1e-12
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CouplingLimits:
@@ -53,27 +58,30 @@ def fitting_factor(
 ) -> tuple[float, str]:
     """Largest factor up to 1 that brings (h, J), in programmed units, into every range, and what is outside.
 
-    The second value is empty if nothing is.
+    The second value is empty if nothing is, by more than rounding explains.
     """
     outside = []
     factor = 1.0
-    checks: list[tuple[str, NDArray[np.float64], Range]] = [("h", h, info.h_range), ("J", j, info.j_range)]
+    checks: list[tuple[str, NDArray[np.float64], Range, float]] = [
+        ("h", h, info.h_range, 0.0),
+        ("J", j, info.j_range, 0.0),
+    ]
     if info.sum_range is not None:
-        checks.append(("sums of J", limits.sums(j), info.sum_range))
-    for name, values, (low, high) in checks:
-        beyond = (values > high * (1 + 1e-12)) | (values < low * (1 + 1e-12))
+        checks.append(("sums of J", limits.sums(j), info.sum_range, _ROUNDING))
+    for name, values, (low, high), rounding in checks:
+        with np.errstate(divide="ignore"):
+            fits = np.where(values > 0, high / values, low / np.where(values == 0, -1e-300, values))
+        if (fits < 1.0 + rounding).any():
+            factor = min(factor, float(fits.min()) * (1.0 - _ROOM))
+        beyond = fits < 1.0 - _ROOM
         if beyond.any():
             outside.append(f"{int(beyond.sum())} of {values.size} {name} outside [{low:g}, {high:g}]")
-            with np.errstate(divide="ignore"):
-                fits = np.where(values > 0, high / values, low / np.where(values == 0, -1e-300, values))
-            factor = min(factor, float(fits[beyond].min()))
     return factor, ", ".join(outside)
 
 
 def widest_beta(info: SolverInfo, limits: CouplingLimits, h: NDArray[np.float64], j: NDArray[np.float64]) -> float:
     """Smallest beta_eff at which (h, J)/beta_eff, for h and J in kT, is within every range."""
-    factor, outside = fitting_factor(info, limits, 1e6 * h, 1e6 * j)
-    return 1e-6 / factor if outside else 1e-6
+    return 1e-6 / fitting_factor(info, limits, 1e6 * h, 1e6 * j)[0]
 
 
 def checked_factor(
@@ -85,7 +93,7 @@ def checked_factor(
     policy: RangePolicy,
     least: float,
 ) -> tuple[float, str | None]:
-    """The factor to apply to (h, J)/beta, and a note if it is not 1.
+    """The factor to apply to (h, J)/beta, and a note if it differs from 1 by more than rounding.
 
     Raises:
         ProblemRangeError: the policy is to refuse, or the factor is below ``least``, or a value is not finite.
@@ -94,7 +102,7 @@ def checked_factor(
         raise ProblemRangeError("h or J to be programmed is not finite")
     factor, outside = fitting_factor(info, limits, h, j)
     if not outside:
-        return 1.0, None
+        return factor, None
     message = f"at beta_eff = {beta:.4g} on {info.name}: {outside}"
     if policy == "refuse":
         raise ProblemRangeError(f"(h, J)/beta_eff leaves the solver's ranges {message}")

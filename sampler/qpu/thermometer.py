@@ -27,7 +27,7 @@ from sampler.qpu.calibration import (
     matched_scale,
     pulls_of,
 )
-from sampler.qpu.draw import Drawer, DrawOptions, PartReads, programming_of_reads
+from sampler.qpu.draw import Drawer, DrawOptions, PartReads, programming_of_reads, spread_reads
 from sampler.qpu.drift import DriftWatch, Look
 from sampler.qpu.packing import Programming
 from sampler.qpu.planner import Plan
@@ -209,7 +209,7 @@ def _looks(reads: PartReads, r: float, gauges: int) -> Iterator[Look]:
     """What each programming of a part says at the scale ``r``; of many reads, some of each."""
     count = reads.spins.shape[0]
     programming = programming_of_reads(count, gauges)
-    picked = np.linspace(0, count - 1, min(count, max(1, SPINS_WATCHED // reads.spins.shape[1]))).round().astype(int)
+    picked = spread_reads(count, gauges, max(1, SPINS_WATCHED // reads.spins.shape[1]))
     pulls = pulls_of(reads, picked)
     for number in np.unique(programming[picked]):
         mine = pulls[programming[picked] == number]

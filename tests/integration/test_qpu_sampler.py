@@ -79,7 +79,8 @@ def test_provenance_says_how_it_came_to_be(
     emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
 ) -> None:
     sampler = make_sampler()
-    first = sampler.sample(request_of(machine, 7, gauges=2, refine_sweeps=3, annealing_time_us=50.0)).provenance
+    options = {"num_reads": 7, "gauges": 2, "annealing_time_us": 50.0}
+    first = sampler.sample(request_of(machine, 7, **options, refine_sweeps=3)).provenance
     assert first.sampler == "qpu"
     assert first.solver == emulator.solver_name
     assert first.graph_id == emulator.graph_id
@@ -91,7 +92,7 @@ def test_provenance_says_how_it_came_to_be(
     assert any("measured with this draw" in note for note in first.notes)
     assert first.qpu_timing_us is not None
     assert first.qpu_timing_us["qpu_access_time"] == pytest.approx(first.qpu_access_time_us)
-    second = sampler.sample(request_of(machine, 7, gauges=2, annealing_time_us=50.0)).provenance
+    second = sampler.sample(request_of(machine, 7, **options)).provenance
     assert (second.beta, second.beta_calibrated_at) == (first.beta, first.beta_calibrated_at)
     assert second.problem_ids is not None
     assert len(second.problem_ids) < len(first.problem_ids)

@@ -1,7 +1,8 @@
-"""Layouts, ranges, gauges and the checks of an answer, on chips made up here: no client, no server."""
+"""Layouts, ranges and the checks of an answer, on chips made up here: no client, no server."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,6 @@ from sampler.errors import InvalidInputError, ProblemRangeError, SamplerAnswerEr
 from sampler.lattice import compact_lattice, ideal_graph
 from sampler.machine import BoltzmannMachine
 from sampler.placement import best_placements
-from sampler.qpu.gauge import GAUGES_OF_A_SET, draw_gauges
 from sampler.qpu.layout import Layout, draw_holes, mean_field
 from sampler.qpu.options import check_options
 from sampler.qpu.problems import Problem, ising_energies, verified
@@ -131,59 +131,6 @@ def test_a_hole_is_drawn_from_its_conditional_and_from_its_own_stream() -> None:
 
 
 @pytest.mark.parametrize("topology", ["zephyr:2", "pegasus:3"])
-def test_a_gauge_keeps_energies_and_every_range(topology: str) -> None:
-    rng = np.random.default_rng(0)
-    lattice = compact_lattice(topology.split(":")[0], 8, chip_size=int(topology[-1]))
-    j = rng.uniform(-2, 1, len(lattice.edges)).astype(np.float32)
-    machine = lattice.with_parameters(rng.normal(0, 1, lattice.node_count), j)
-    info = solver_info(made_up_solver(topology))
-    layout = layout_of(machine, info)
-    limits = CouplingLimits.of(info, layout.qubits[layout.ends])
-    programmed = layout.j * 0.7
-    low, high = info.j_range
-    flips = 0
-    for gauge in draw_gauges(info, limits, layout.ends, programmed, layout.colours, 30, np.random.default_rng(0)):
-        turned = programmed * gauge[layout.ends].prod(axis=1)
-        assert turned.min() >= low
-        assert turned.max() <= high
-        assert info.sum_range is not None
-        sums = limits.sums(turned)
-        assert sums.min() >= info.sum_range[0]
-        assert sums.max() <= info.sum_range[1]
-        flips += int((gauge < 0).sum())
-        states = some_states(machine, 5)[:, layout.nodes]
-        plain = Problem(
-            layout.qubits,
-            layout.fields(some_states(machine, 1)[:, machine.condition_nodes])[0],
-            layout.ends,
-            programmed,
-            5,
-            20.0,
-        )
-        other = Problem(layout.qubits, plain.h * gauge, layout.ends, turned, 5, 20.0)
-        assert np.allclose(ising_energies(plain, states), ising_energies(other, (states * gauge).astype(np.int8)))
-    assert flips > 30
-
-
-@pytest.mark.parametrize("topology", ["zephyr:2", "pegasus:3"])
-def test_a_set_of_gauges_cancels_errors_of_the_chip(topology: str) -> None:
-    """The mean of g_i and of g_i g_j over every set is nought, for whatever error δh_i and δJ_ij they stand before."""
-    lattice = compact_lattice(topology.split(":")[0], 8, chip_size=int(topology[-1]))
-    rng = np.random.default_rng(0)
-    machine = lattice.with_parameters(
-        np.zeros(lattice.node_count, dtype=np.float32), rng.uniform(-0.3, 0.3, len(lattice.edges)).astype(np.float32)
-    )
-    info = solver_info(made_up_solver(topology))
-    layout = layout_of(machine, info)
-    limits = CouplingLimits.of(info, layout.qubits[layout.ends])
-    gauges = np.array(draw_gauges(info, limits, layout.ends, layout.j, layout.colours, 3 * GAUGES_OF_A_SET, rng))
-    assert not np.array_equal(gauges[0], gauges[GAUGES_OF_A_SET])
-    for members in np.split(gauges.astype(np.int64), 3):
-        assert not members[:, layout.colours != 0].sum(axis=0).any()
-        assert not members[:, layout.ends].prod(axis=2).sum(axis=0).any()
-
-
-@pytest.mark.parametrize("topology", ["zephyr:2", "pegasus:3"])
 def test_coupling_sums_are_those_of_the_chip(topology: str) -> None:
     lattice = compact_lattice(topology.split(":")[0], 8, chip_size=int(topology[-1]))
     rng = np.random.default_rng(4)
@@ -223,6 +170,52 @@ def test_values_outside_the_ranges_are_rescaled_with_a_note_or_refused() -> None
         checked_factor(info, limits, *beyond, "rescale", 0.9)
     with pytest.raises(ProblemRangeError, match="not finite"):
         checked_factor(info, limits, np.full(h.size, np.nan), layout.j, 1.0, "rescale", 0.5)
+
+
+@pytest.mark.parametrize("beyond", ["h", "J", "sums of J"])
+@pytest.mark.parametrize("seed", range(5))
+def test_what_was_scaled_into_a_range_is_strictly_within_it(beyond: str, seed: int) -> None:
+    """A solver adds up in an order of its own, and grants nothing for rounding."""
+    rng = np.random.default_rng(seed)
+    machine = small_machine(seed, 0.1)
+    info = solver_info(made_up_solver("zephyr:2"))
+    layout = layout_of(machine, info, place_condition=True)
+    limits = CouplingLimits.of(info, layout.qubits[layout.ends])
+    h, j = rng.normal(0, 0.5, layout.nodes.size), layout.j.copy()
+    if beyond == "h":
+        h[:3] = rng.uniform(4.1, 6.0, 3)
+    elif beyond == "J":
+        j[:3] = rng.uniform(-3.0, -2.1, 3)
+    else:
+        most = 0.7 * float(np.abs(limits.sums(j)).max())
+        info = replace(info, sum_range=(-most, most))
+    factor, note = checked_factor(info, limits, h, j, 1.0, "rescale", 0.5)
+    assert note is not None
+    assert beyond in note
+    assert info.sum_range is not None
+    for values, (low, high) in (
+        (factor * h, info.h_range),
+        (factor * j, info.j_range),
+        (limits.sums(factor * j), info.sum_range),
+    ):
+        assert low * (1 - 1e-10) < values.min()
+        assert values.max() < high * (1 - 1e-10)
+    assert checked_factor(info, limits, factor * h, factor * j, 1.0, "refuse", 0.5) == (1.0, None)
+
+
+def test_what_is_outside_by_rounding_is_brought_in_without_a_word() -> None:
+    machine = small_machine(0, 0.1)
+    info = solver_info(made_up_solver("zephyr:2"))
+    layout = layout_of(machine, info)
+    limits = CouplingLimits.of(info, layout.qubits[layout.ends])
+    h, j = np.zeros(layout.nodes.size), layout.j.copy()
+    j[0] = np.nextafter(1.0, 2.0)
+    factor, note = checked_factor(info, limits, h, j, 1.0, "refuse", 0.5)
+    assert note is None
+    assert 1.0 - 1e-8 < factor < 1.0
+    assert factor * j[0] < 1.0
+    j[0] = 1.0
+    assert checked_factor(info, limits, h, j, 1.0, "refuse", 0.5) == (1.0, None)
 
 
 def good_answer(problem: Problem) -> dict[str, object]:
