@@ -185,6 +185,7 @@ class Upkeep(BackgroundWork):
                     return bundle
                 continue
             missing = False
-            if known["age_s"] > self._every_s or known["drift"] is not None:
+            drifts = known["drift"] is not None and not known["drift_pause"]
+            if known["age_s"] > self._every_s or drifts:
                 return bundle
         return None

@@ -172,7 +172,11 @@ class Thermometer:
                 )
 
     def detail(self, key: CalibrationKey) -> dict[str, Any] | None:
-        """What users want to know of the calibration of ``key``, None if there is none."""
+        """What users want to know of the calibration of ``key``, None if there is none.
+
+        ``drift_pause`` is whether it was made so short a time ago because of a drift that another is no reason yet to
+        measure again.
+        """
         calibration = self.store.get(key)
         if calibration is None:
             return None
@@ -184,6 +188,7 @@ class Thermometer:
             "age_s": age_s,
             "stale": age_s > self._settings.calibration_max_age_s,
             "drift": self._drift_of(calibration),
+            "drift_pause": self._pausing(calibration),
         }
 
     def _drift_of(self, calibration: Calibration) -> float | None:

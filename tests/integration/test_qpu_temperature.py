@@ -141,9 +141,12 @@ def test_a_drift_that_will_not_end_costs_one_calibration_an_hour(
         assert starting(again, "beta_eff was not measured again: a drift has had it measured 0 minutes ago")
         assert not starting(again, "beta_eff was measured with this draw")
         assert sampler.estimate(request).calibration_us == 0
+        detail = make_sampler().availability(machine).detail["calibration"]
+        assert detail["drift_pause"]
     assert again.beta == 1.3 * BETA
 
     edit(calibrated_at=ago(seconds=DRIFT_PAUSE_S + 60))
+    assert not make_sampler().availability(machine).detail["calibration"]["drift_pause"]
     assert starting(sampler.sample(request).provenance, "drift")
     assert sampler.estimate(request).calibration_us > 0
     later = sampler.sample(request).provenance
