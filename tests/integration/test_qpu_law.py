@@ -162,7 +162,7 @@ def test_a_drift_is_noticed_and_a_new_calibration_ends_it(tmp_path: Path) -> Non
     ):
         request = request_of(machine, np.tile(level, (2000, 1)))
         first = sampler.sample(request).provenance
-        notes: list[str] = []
+        notes = list(first.notes)
         for _ in range(10):
             provenance = sampler.sample(request).provenance
             notes += provenance.notes
