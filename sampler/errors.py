@@ -73,7 +73,16 @@ class SolverNotFoundHereError(SamplerUnavailableError):
 
 
 class PlacementError(SamplerUnavailableError):
-    """The machine's lattice does not fit the solver's working graph."""
+    """The machine's lattice does not fit the solver's working graph.
+
+    ``qubits`` and ``couplers`` are all that its best placement lacks; the message names the first of them.
+    """
+
+    def __init__(
+        self, message: str, *, qubits: tuple[int, ...] = (), couplers: tuple[tuple[int, int], ...] = ()
+    ) -> None:
+        self.qubits, self.couplers = qubits, couplers
+        super().__init__(message)
 
 
 class CircuitOpenError(SamplerUnavailableError):

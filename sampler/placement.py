@@ -36,6 +36,8 @@ _CONDITION_WEIGHT: Final = 0.1
 """Cost of a hole whose spin is given, against one whose spin is drawn: folding it into its neighbours is exact."""
 _EXAMINED: Final = 8
 """Number of best placements by missing qubits that are also judged by missing couplers."""
+_NAMED: Final = 40
+"""Missing qubits or couplers that an error's message names; its attributes have all of them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +74,9 @@ class Placement:
         holes: (holes,) int64, needed nodes that got no qubit, ascending.
         missing_edges: (missing,) int64, indices of the edges between two placed nodes that have no coupler.
         missing_qubits: (holes,) int64, ideal label of the qubit each hole lacks.
+        missing_couplers: (missing, 2) int64, the pair of qubits each of ``missing_edges`` wants a coupler between.
+        missing_share: of the Σ |J| between placed free nodes, the share whose coupler is missing; counted, not
+            weighed, on an untrained machine. What a condition node lacks can be folded exactly, and is not in it.
         cost: what was minimised; a hole of mean importance costs 1.
     """
 
@@ -80,12 +85,18 @@ class Placement:
     holes: NDArray[np.int64]
     missing_edges: NDArray[np.int64]
     missing_qubits: NDArray[np.int64]
+    missing_couplers: NDArray[np.int64]
+    missing_share: float
     cost: float
 
     @property
     def hole_fraction(self) -> float:
         """Holes among the nodes that need a qubit."""
         return float(self.holes.size) / max(1, int(np.count_nonzero(self.needed)))
+
+    def within(self, limit: float) -> bool:
+        """Whether no more than the share ``limit`` of its nodes is holes, nor of its couplings is missing."""
+        return self.hole_fraction <= limit and self.missing_share <= limit
 
 
 def best_placements(
@@ -96,34 +107,81 @@ def best_placements(
     place_condition: bool = False,
     max_hole_fraction: float = 0.1,
 ) -> tuple[Placement, ...]:
-    """The best placement of ``machine``, and up to ``copies`` disjoint ones, best first.
+    """The best placement of ``machine``, or up to ``copies`` disjoint ones, best first.
+
+    As ``placements_by_number``, of which this is the last.
+    """
+    return placements_by_number(
+        machine, graph, copies=copies, place_condition=place_condition, max_hole_fraction=max_hole_fraction
+    )[-1]
+
+
+def placements_by_number(
+    machine: BoltzmannMachine,
+    graph: WorkingGraph,
+    *,
+    copies: int,
+    place_condition: bool = False,
+    max_hole_fraction: float = 0.1,
+) -> tuple[tuple[Placement, ...], ...]:
+    """The best placement of ``machine``, the best two disjoint ones found, three, … and ``copies``, each best first.
 
     Args:
         machine: its ``qubits`` are labels of the ideal graph ``machine.topology``.
         graph: today's chip, of the same family and any size.
-        copies: how many disjoint placements to look for; fewer come back if no more stay below the hole limit.
+        copies: how many disjoint placements to look for; it ends earlier if no more stay below the limit.
         place_condition: whether condition nodes need qubits too; not so when the condition is folded into h.
-        max_hole_fraction: above it a placement is refused.
+        max_hole_fraction: a placement is refused if more than this share of its nodes has no qubit, or if more than
+            this share of the |J| between those that have one has no coupler.
 
     Raises:
-        PlacementError: the families differ, the block is larger than the chip, or the best placement has more holes
-            than the limit; the message names the missing qubits.
+        PlacementError: the families differ, the block is larger than the chip, or the best placement lacks more than
+            the limit; the error names the missing qubits or couplers.
     """
     search = _Search(machine, graph, place_condition=place_condition)
-    best = search.best(graph_mask(graph))
-    if best.hole_fraction > max_hole_fraction:
-        named = ", ".join(map(str, best.missing_qubits[:40]))
-        more = f" and {best.missing_qubits.size - 40} more" if best.missing_qubits.size > 40 else ""
-        raise PlacementError(
-            f"the model needs {np.count_nonzero(best.needed)} qubits and its best placement on {graph.family}:"
-            f"{graph.size} ({graph.graph_id}) lacks {best.holes.size}, more than {max_hole_fraction:.0%}; "
-            f"missing qubits: {named}{more}"
+    active = graph_mask(graph)
+    best = search.best(active)
+    _refuse_above(best, max_hole_fraction, graph)
+    by_number: dict[int, tuple[Placement, ...]] = {1: (best,)}
+    if copies > 1:
+        for gap in (0, 1):
+            for number, tiling in search.tilings(active, copies, max_hole_fraction, gap).items():
+                known = by_number.get(number)
+                if number > 1 and (known is None or _worst(tiling) < _worst(known)):
+                    by_number[number] = tiling
+    return tuple(by_number[number] for number in sorted(by_number))
+
+
+def _worst(placements: tuple[Placement, ...]) -> tuple[float, float]:
+    """Highest cost, then the sum of all."""
+    return max(placement.cost for placement in placements), sum(placement.cost for placement in placements)
+
+
+def _refuse_above(best: Placement, limit: float, graph: WorkingGraph) -> None:
+    """PlacementError if the best placement has too many holes or lacks too many couplers."""
+    if best.within(limit):
+        return
+    chip = f"{graph.family}:{graph.size} ({graph.graph_id})"
+    qubits = tuple(best.missing_qubits.tolist())
+    couplers = tuple((one, other) for one, other in best.missing_couplers.tolist())
+    if best.hole_fraction > limit:
+        message = (
+            f"the model needs {np.count_nonzero(best.needed)} qubits and its best placement on {chip} lacks "
+            f"{len(qubits)}, more than {limit:.0%}; missing qubits: {_listed([str(qubit) for qubit in qubits])}"
         )
-    if copies == 1:
-        return (best,)
-    tilings = [search.tiling(graph_mask(graph), copies, max_hole_fraction, gap) for gap in (0, 1)]
-    tiling = max(tilings, key=lambda placed: (len(placed), -sum(p.cost for p in placed)))
-    return tiling if len(tiling) > 1 else (best,)
+    else:
+        message = (
+            f"the model's best placement on {chip} lacks {len(couplers)} couplers between working qubits, which would "
+            f"carry {best.missing_share:.1%} of its |J|, more than {limit:.0%}; missing couplers: "
+            f"{_listed([f'{one}-{other}' for one, other in couplers])}"
+        )
+    raise PlacementError(message, qubits=qubits, couplers=couplers)
+
+
+def _listed(names: list[str]) -> str:
+    """The first names, and how many there are beside them."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def graph_mask(graph: WorkingGraph) -> NDArray[np.bool_]:
@@ -189,6 +247,7 @@ class _Search:
         self._edge_index = np.flatnonzero((ends >= 0).all(axis=1))
         self._edges = ends[self._edge_index]
         self._edge_weight = touch[self._edge_index] / scale
+        self._edge_free: NDArray[np.bool_] = np.all(machine.partitions[machine.edges[self._edge_index]] != 0, axis=1)
 
     def _image(self, symmetry: Symmetry) -> tuple[Segments, NDArray[np.int64]]:
         """The block's mirror image, moved to the corner, and the translations (n, 2) that keep it on the chip."""
@@ -198,16 +257,16 @@ class _Search:
 
     def best(self, active: NDArray[np.bool_]) -> Placement:
         """The cheapest placement on the qubits of ``active``."""
-        return self._choose(active, self._images)
+        return self._placement(self._choose(active, self._images), active)
 
-    def tiling(
-        self, active: NDArray[np.bool_], copies: int, max_hole_fraction: float, gap: int
-    ) -> tuple[Placement, ...]:
-        """Disjoint placements on a grid of corners, each the best of its corner's symmetries and small shifts.
+    def tilings(
+        self, active: NDArray[np.bool_], copies: int, limit: float, gap: int
+    ) -> dict[int, tuple[Placement, ...]]:
+        """Disjoint placements on a grid of corners, each the best of its corner's symmetries, by their number.
 
-        ``gap`` 0 lets neighbouring copies want the same border line, which then goes to the earlier one.
+        ``gap`` 0 lets neighbouring copies want the same border line, which is then shared out between them.
         """
-        found: list[Placement] = []
+        wanted: list[NDArray[np.int64]] = []
         free = active.copy()
         low, high = extent(self._images[0][0], self._kind)
         corners = low + self._images[0][1]
@@ -217,18 +276,49 @@ class _Search:
         )
         for corner in product(columns, rows):
             near = [(image, self._nearest(image, shifts, corner)) for image, shifts in self._images if len(shifts)]
-            placement = self._choose(free, near)
-            if placement.hole_fraction <= max_hole_fraction:
-                found.append(placement)
-                free[placement.qubit_of_node[placement.qubit_of_node >= 0]] = False
-        return tuple(sorted(found, key=lambda placement: placement.cost)[:copies])
+            labels = self._choose(free, near)
+            wanted.append(labels)
+            free[labels[free[labels]]] = False
+        found: dict[int, tuple[Placement, ...]] = {}
+        while wanted:
+            if len(wanted) <= copies:
+                placements = [
+                    self._placement(labels, mine)
+                    for labels, mine in zip(wanted, self._shared_out(wanted, active), strict=True)
+                ]
+                if all(placement.within(limit) for placement in placements):
+                    found[len(wanted)] = tuple(sorted(placements, key=lambda placement: placement.cost))
+            wanted.pop(self._most_contested(wanted, active))
+        return found
+
+    def _most_contested(self, wanted: list[NDArray[np.int64]], active: NDArray[np.bool_]) -> int:
+        """The copy that would be worst off if it got nothing that another wants."""
+        sole = active & (_claims(wanted, active.size) < 2)
+        return int(np.argmax([self._weight[~sole[labels]].sum() for labels in wanted]))
+
+    def _shared_out(self, wanted: list[NDArray[np.int64]], active: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+        """What is left of ``active`` for each copy: a qubit that several want goes to the one that is worst off."""
+        contested = active & (_claims(wanted, active.size) > 1)
+        left = [active & ~contested for _ in wanted]
+        costs = [float(self._weight[~mine[labels]].sum()) for mine, labels in zip(left, wanted, strict=True)]
+        claims: dict[int, list[tuple[float, int]]] = {}
+        for copy, labels in enumerate(wanted):
+            for node in np.flatnonzero(contested[labels]):
+                claims.setdefault(int(labels[node]), []).append((float(self._weight[node]), copy))
+        # The weightiest first, so that small ones are left to even things out.
+        for qubit, those in sorted(claims.items(), key=lambda claim: -max(claim[1])[0]):
+            weight, winner = max(those, key=lambda one: costs[one[1]])
+            costs[winner] -= weight
+            left[winner][qubit] = True
+        return left
 
     def _nearest(self, image: Segments, shifts: NDArray[np.int64], corner: tuple[int, int]) -> NDArray[np.int64]:
         """(1, 2) the shift that brings the image's lowest corner closest to ``corner``."""
         distance = np.abs(shifts + extent(image, self._kind)[0] - np.array(corner)).sum(axis=1)
         return shifts[[int(distance.argmin())]]
 
-    def _choose(self, active: NDArray[np.bool_], images: list[tuple[Segments, NDArray[np.int64]]]) -> Placement:
+    def _choose(self, active: NDArray[np.bool_], images: list[tuple[Segments, NDArray[np.int64]]]) -> NDArray[np.int64]:
+        """The (nodes,) labels that lie best on the qubits of ``active``."""
         costs, orders, labels = [], [], []
         for image, shifts in images:
             if not len(shifts):
@@ -255,7 +345,7 @@ class _Search:
                 break
             polished = self._polish(home[row], order[row], active)
             best = polished if polished[0] < best[0] else best
-        return self._placement(best[0], best[1], active)
+        return best[1]
 
     def _homes(self, image: Segments, shifts: NDArray[np.int64]) -> NDArray[np.int64]:
         """(shifts, nodes, members) labels of each node for each choice of its line's member; −1 where none exists."""
@@ -310,20 +400,33 @@ class _Search:
         cost, _ = self._cost(labels, active)
         return cost, labels
 
-    def _placement(self, cost: float, labels: NDArray[np.int64], active: NDArray[np.bool_]) -> Placement:
-        _, broken = self._cost(labels, active)
+    def _placement(self, labels: NDArray[np.int64], active: NDArray[np.bool_]) -> Placement:
+        cost, broken = self._cost(labels, active)
         placed = active[labels]
         qubits = np.full(self._machine.node_count, -1, dtype=np.int64)
         qubits[self._nodes[placed]] = labels[placed]
         lacking = np.argsort(self._nodes[~placed])
+        broken = broken[np.argsort(self._edge_index[broken])]
+        free = self._edge_free & placed[self._edges].all(axis=1)
+        whole = float(self._edge_weight[free].sum())
         return Placement(
             qubit_of_node=qubits,
             needed=self._needed,
             holes=self._nodes[~placed][lacking],
-            missing_edges=np.sort(self._edge_index[broken]),
+            missing_edges=self._edge_index[broken],
             missing_qubits=labels[~placed][lacking],
+            missing_couplers=np.sort(labels[self._edges[broken]], axis=1),
+            missing_share=float(self._edge_weight[broken[free[broken]]].sum()) / whole if whole else 0.0,
             cost=cost,
         )
+
+
+def _claims(wanted: list[NDArray[np.int64]], size: int) -> NDArray[np.int64]:
+    """(size,) how many copies want each qubit; the last entry is that of the label −1."""
+    claims = np.zeros(size, dtype=np.int64)
+    for labels in wanted:
+        claims[labels] += 1
+    return claims
 
 
 def _coupler_keys(graph: WorkingGraph) -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ class SamplerOptions:
 
     Attributes:
         sweeps: updates of every free node before a state is returned (gibbs, annealing, tempering).
-        num_reads: reads of each QPU programming.
+        num_reads: reads of each QPU programming, all its gauges together.
         annealing_time_us: QPU anneal time.
         gauges: number of spin-reversal gauges averaged over.
         refine_sweeps: Gibbs sweeps over the whole machine after a QPU draw.
@@ -99,6 +99,7 @@ class Provenance:
     annealing_time_us: float | None = None
     gauges: int | None = None
     holes: int | None = None
+    missing_couplers: int | None = None
     refine_sweeps: int | None = None
     condition_mode: ConditionMode | None = None
     qpu_access_time_us: float | None = None

@@ -18,6 +18,7 @@ from sampler.errors import (
     BankExhaustedError,
     BudgetExceededError,
     InvalidInputError,
+    PlacementError,
     ProblemRangeError,
     QShowerError,
     SamplerAnswerError,
@@ -99,6 +100,8 @@ def problem_of(error: Exception, retry_after_s: float) -> tuple[Problem, dict[st
     if isinstance(error, InvalidInputError):
         problem.field, problem.value, problem.allowed = error.field, _echo(error.value), error.allowed
         problem.detail = f"{error.field}: {_shown(error.value)} is not allowed; allowed: {error.allowed}"
+    if isinstance(error, PlacementError) and (error.qubits or error.couplers):
+        problem.missing_qubits, problem.missing_couplers = list(error.qubits), list(error.couplers)
     headers = {401: {"WWW-Authenticate": "Bearer"}, 406: {"Vary": "Accept"}}.get(status, {}).copy()
     # What a bank has run out of does not come again: no Retry-After, so that clients do not wait for it.
     if status in (429, 503) and not isinstance(error, BankExhaustedError):

@@ -24,7 +24,9 @@ class GenerateOptions(StrictModel):
     sweeps: int | None = Field(
         None, ge=1, le=1_000_000, description="gibbs, annealing, tempering: updates of every free spin."
     )
-    num_reads: int | None = Field(None, ge=1, le=100_000, description="qpu: reads of each programming.")
+    num_reads: int | None = Field(
+        None, ge=1, le=100_000, description="qpu: reads of each programming, all its gauges together."
+    )
     annealing_time_us: float | None = Field(None, gt=0, description="qpu: anneal time.")
     gauges: int | None = Field(None, ge=1, le=1000, description="qpu: spin-reversal gauges averaged over.")
     refine_sweeps: int | None = Field(None, ge=0, le=1_000_000, description="qpu: Gibbs sweeps after the draw.")
@@ -179,3 +181,5 @@ class Problem(BaseModel):
     value: Any = None
     allowed: str | None = None
     errors: list[ProblemField] | None = None
+    missing_qubits: list[int] | None = None
+    missing_couplers: list[tuple[int, int]] | None = None

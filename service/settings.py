@@ -71,7 +71,9 @@ class Settings(BaseSettings):
     qpu_min_rescale: float = _of_qpu("min_rescale", "Least factor that `rescale` multiplies by; below it is refused.")
     qpu_max_copies: int = _of_qpu("max_copies", "Most conditions that are programmed side by side.")
     qpu_max_hole_fraction: float = _of_qpu(
-        "max_hole_fraction", "Largest share of a model's spins without a qubit; more is refused."
+        "max_hole_fraction",
+        "Largest share of a model's spins without a qubit, and of its couplings' strength without a coupler; more is "
+        "refused.",
     )
     qpu_request_cap_us: float = _of_qpu(
         "request_cap_us", "Most QPU access time of one request that sets no cap, in µs."

@@ -62,6 +62,7 @@ def provenance_of(
         annealing_time_us=plan.options.annealing_time_us,
         gauges=min(plan.options.gauges, max(programming.reads for programming in plan.programmings)),
         holes=plan.holes,
+        missing_couplers=plan.missing_couplers,
         refine_sweeps=sweeps,
         condition_mode=plan.options.condition_mode,
         qpu_access_time_us=bill.access_time_us,

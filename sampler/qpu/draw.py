@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -293,7 +294,9 @@ def spread_reads(reads: int, gauges: int, most: int) -> NDArray[np.int64]:
 
 def programming_cost_us(info: SolverInfo, qubits: int, reads: int, options: DrawOptions) -> float:
     """QPU access time of one programming, all its gauges together."""
-    return sum(info.access_time_us(qubits, some, options.annealing_time_us) for some in _split(reads, options.gauges))
+    # There are one or two different shares, however many gauges.
+    shares = Counter(_split(reads, options.gauges))
+    return sum(times * info.access_time_us(qubits, some, options.annealing_time_us) for some, times in shares.items())
 
 
 def qubits_of(programming: Programming, sites: Sequence[Site]) -> int:

@@ -31,7 +31,8 @@ class Layout:
         qubits: (n,) int64, their qubits.
         couplings: (m,) int64, indices of the machine's edges that are programmed.
         ends: (m, 2) int64, their ends as positions in ``nodes``.
-        flow: (n, nodes) float64, coupling of each placed node to each node it has a folded link to, 0 elsewhere.
+        sources: (k,) int64, the nodes that folded links lead to, ascending.
+        flow: (n, k) float64, coupling of each placed node to each of ``sources`` it has a folded link to, 0 elsewhere.
         needs_mean_field: whether some folded link leads to a node whose spin is not known.
     """
 
@@ -41,6 +42,7 @@ class Layout:
     qubits: NDArray[np.int64]
     couplings: NDArray[np.int64]
     ends: NDArray[np.int64]
+    sources: NDArray[np.int64]
     flow: NDArray[np.float64]
     needs_mean_field: bool
 
@@ -54,10 +56,12 @@ class Layout:
         programmed: NDArray[np.bool_] = np.all(ends >= 0, axis=1)
         programmed[placement.missing_edges] = False
         couplings = np.flatnonzero(programmed)
-        flow = np.zeros((nodes.size, machine.node_count))
+        folded = [np.flatnonzero(~programmed & (ends[:, one] >= 0)) for one in (0, 1)]
+        sources = np.unique(np.concatenate([machine.edges[folded[0], 1], machine.edges[folded[1], 0]]))
+        flow = np.zeros((nodes.size, sources.size))
         for one, other in ((0, 1), (1, 0)):
-            folded = np.flatnonzero(~programmed & (ends[:, one] >= 0))
-            flow[ends[folded, one], machine.edges[folded, other]] = machine.j[folded]
+            column = np.searchsorted(sources, machine.edges[folded[one], other])
+            flow[ends[folded[one], one], column] = machine.j[folded[one]]
         return cls(
             machine=machine,
             placement=placement,
@@ -65,8 +69,9 @@ class Layout:
             qubits=placement.qubit_of_node[nodes],
             couplings=couplings,
             ends=ends[couplings],
+            sources=sources.astype(np.int64),
             flow=flow,
-            needs_mean_field=bool(flow[:, machine.partitions != 0].any()),
+            needs_mean_field=bool(flow[:, machine.partitions[sources] != 0].any()),
         )
 
     @property
@@ -89,7 +94,7 @@ class Layout:
             means = mean_field(machine, conditions)
         states = np.zeros((conditions.shape[0], machine.node_count)) if means is None else means.copy()
         states[:, machine.condition_nodes] = conditions
-        fields: NDArray[np.float64] = machine.h[self.nodes].astype(np.float64) + states @ self.flow.T
+        fields: NDArray[np.float64] = machine.h[self.nodes].astype(np.float64) + states[:, self.sources] @ self.flow.T
         return fields
 
     def local_fields(self, fields: NDArray[np.float64], spins: NDArray[np.int8]) -> NDArray[np.float64]:

@@ -1,8 +1,11 @@
 """Which conditions share a programming, and how many reads each programming gets.
 
 Every row of a request gets a read of its own. Rows of one condition may be split over several parts; a programming
-holds at most one part per copy of the lattice on the chip, and takes as many reads as its largest part has rows. Of
-all splits by a common size the one with the least estimated QPU access time is taken.
+holds at most one part per copy of the lattice on the chip, and takes as many reads as its largest part has rows.
+
+The best split of all is a bin-packing problem. What is searched are splits with two sizes: the conditions of most rows,
+down to some place in their order, are split into parts of at most one size, and the others into parts of at most
+another. Of these the one with the least estimated QPU access time is taken.
 """
 
 from __future__ import annotations
@@ -15,6 +18,11 @@ from numpy.typing import NDArray
 
 _TRIED = 64
 """Numbers of parts that the largest group is tried to be split into."""
+_CUTS = 32
+"""Places at most where the groups are tried to be cut in two."""
+
+Cost = Callable[[NDArray[np.int64], NDArray[np.float64]], NDArray[np.float64]]
+"""Access times of programmings, from their numbers of parts and their reads."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,46 +51,70 @@ class Programming:
 def pack(
     members: list[NDArray[np.int64]],
     copies: int,
-    cost_us: Callable[[int, int], float],
+    cost_us: Cost,
     most_reads: int,
     num_reads: int | None = None,
 ) -> tuple[Programming, ...]:
-    """The programmings that draw every row once, at the least access time.
+    """The programmings that draw every row once, at the least access time found.
 
     Args:
         members: rows of each condition, none of them empty.
         copies: placements on the chip; copy 0 is the best and gets the most rows.
-        cost_us: access time of a programming, from its number of parts and its reads.
-        most_reads: limit on the reads of one programming.
-        num_reads: reads of every programming, if the request fixes it.
+        cost_us: see ``Cost``.
+        most_reads: limit on the reads of one programming, all its gauges together.
+        num_reads: reads of every programming, if the request fixes it; ``most_reads`` does not count then.
     """
-    sizes = np.array([rows.size for rows in members], dtype=np.int64)
-    if not sizes.size:
-        return ()
+    order = sorted(range(len(members)), key=lambda condition: -members[condition].size)
     if num_reads is not None:
-        limit = min(num_reads, most_reads)
-        return tuple(Programming(parts, limit) for parts in _chunks(members, copies, limit))
-    largest = int(sizes.max())
-    limits = {min(most_reads, -(-largest // pieces)) for pieces in range(1, _TRIED + 1)}
-    costs = {limit: _cost(sizes, copies, limit, cost_us) for limit in limits}
-    best = min(sorted(costs), key=lambda limit: costs[limit])
-    return tuple(Programming(parts, max(part.rows.size for part in parts)) for parts in _chunks(members, copies, best))
+        return tuple(Programming(parts, num_reads) for parts in _chunks(members, order, copies, num_reads))
+    sizes = np.array([members[condition].size for condition in order], dtype=np.int64)
+    least, best = np.inf, (0, 1, 1)
+    for cut in np.unique(np.linspace(0, max(0, sizes.size - 1), min(_CUTS, sizes.size)).round().astype(int)):
+        first_us, first = _best_limit(sizes[:cut], copies, cost_us, most_reads, least)
+        second_us, second = _best_limit(sizes[cut:], copies, cost_us, most_reads, least - first_us)
+        if first_us + second_us < least:
+            least, best = first_us + second_us, (int(cut), first, second)
+    cut, *limits = best
+    programmings = [
+        Programming(parts, max(part.rows.size for part in parts))
+        for some, limit in zip((order[:cut], order[cut:]), limits, strict=True)
+        for parts in _chunks(members, some, copies, limit)
+    ]
+    return tuple(sorted(programmings, key=lambda programming: -programming.reads))
 
 
-def _cost(sizes: NDArray[np.int64], copies: int, limit: int, cost_us: Callable[[int, int], float]) -> float:
+def _best_limit(
+    sizes: NDArray[np.int64], copies: int, cost_us: Cost, most_reads: int, below_us: float
+) -> tuple[float, int]:
+    """Least access time of groups split by one size, and that size; inf if it is not below ``below_us``."""
+    if not sizes.size:
+        return 0.0, 1
+    total, least, best = int(sizes.sum()), np.inf, 1
+    for limit in sorted({min(most_reads, -(-int(sizes[0]) // pieces)) for pieces in range(1, _TRIED + 1)})[::-1]:
+        # So many full programmings are the least that smaller parts take: from here on it only gets dearer.
+        full = max(-(-total // (copies * limit)), -(-sizes.size // copies))
+        if full * float(cost_us(np.array([copies]), np.array([total / (copies * full)]))[0]) >= min(least, below_us):
+            break
+        cost = _cost(sizes, copies, limit, cost_us)
+        if cost < least:
+            least, best = cost, limit
+    return least, best
+
+
+def _cost(sizes: NDArray[np.int64], copies: int, limit: int, cost_us: Cost) -> float:
     whole, rest = np.divmod(sizes, limit)
     parts = np.sort(np.concatenate([np.full(int(whole.sum()), limit), rest[rest > 0]]))[::-1]
-    total = 0.0
-    for start in range(0, parts.size, copies):
-        total += cost_us(min(copies, parts.size - start), int(parts[start]))
-    return total
+    heads = parts[::copies]
+    counts = np.full(heads.size, copies, dtype=np.int64)
+    counts[-1] = parts.size - copies * (heads.size - 1)
+    return float(cost_us(counts, heads.astype(np.float64)).sum())
 
 
-def _chunks(members: list[NDArray[np.int64]], copies: int, limit: int) -> list[tuple[Part, ...]]:
+def _chunks(members: list[NDArray[np.int64]], some: list[int], copies: int, limit: int) -> list[tuple[Part, ...]]:
     pieces = [
-        (condition, rows[start : start + limit])
-        for condition, rows in enumerate(members)
-        for start in range(0, rows.size, limit)
+        (condition, members[condition][start : start + limit])
+        for condition in some
+        for start in range(0, members[condition].size, limit)
     ]
     pieces.sort(key=lambda piece: -piece[1].size)
     return [

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sampler.errors import InvalidInputError
 from sampler.qpu.draw import DrawOptions, programming_cost_us, qubits_of
 from sampler.qpu.gauge import GAUGES_OF_A_SET
 from sampler.qpu.options import draw_options
@@ -18,7 +19,7 @@ from sampler.qpu.solver import SolverInfo
 from sampler.request import LatentRequest
 
 COPIES_MUST_SAVE = 0.1
-"""Share of the access time that drawing on several copies must save to be worth their additional holes."""
+"""Share of the access time that drawing on more copies must save to be worth their additional holes."""
 FIRST_LOOK_READS = 100
 """Reads of a calibration's first programming, which only finds out about how hot the solver is."""
 
@@ -55,6 +56,11 @@ class Plan:
     def holes(self) -> int:
         """Free nodes without a qubit, in the worst copy in use."""
         return max(int(site.unrealised.size) for site in self.sites[: self.copies])
+
+    @property
+    def missing_couplers(self) -> int:
+        """Couplings between placed free nodes that have no coupler, in the worst copy in use."""
+        return max(site.missing_couplers for site in self.sites[: self.copies])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,31 +102,41 @@ class Planner:
         return self._sites.of(request.machine, info, place_condition=place_condition)
 
     def plan(self, request: LatentRequest, info: SolverInfo) -> Plan:
-        """The cheapest plan of a request with at least one row.
+        """The plan of a request with at least one row: the fewest copies that are not much dearer than the cheapest.
 
         Raises:
             InvalidInputError: an option is not in the solver's ranges.
             PlacementError: the machine does not fit.
         """
-        options = draw_options(request.options, self._settings, info)
+        num_reads = request.options.num_reads
+        # How many reads a programming may have depends on its gauges and qubits: see below.
+        options = draw_options(replace(request.options, num_reads=None), self._settings, info)
         sites = self.sites(request, info, place_condition=options.condition_mode == "flux_bias")
-        conditions, member = np.unique(request.conditions, axis=0, return_inverse=True)
-        member = member.reshape(-1)
-        members = np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
-
-        def plan_on(some: tuple[Site, ...]) -> Plan:
-            programmings = self._pack(members, some, info, options, request.options.num_reads)
-            cost_us = total_cost_us(info, programmings, some, options)
-            return Plan(info, some, programmings, conditions.astype(np.int8), options, cost_us)
-
-        alone, together = plan_on((sites.single,)), plan_on(sites.copies)
-        return together if together.access_time_us < (1.0 - COPIES_MUST_SAVE) * alone.access_time_us else alone
+        conditions, members = distinct(request.conditions)
+        plans = []
+        for some in sites.choices:
+            programmings = self._pack(members, some, info, options, num_reads)
+            if num_reads is None or all(
+                info.num_reads_range[0] <= num_reads <= legal_reads(info, qubits_of(programming, some), options)
+                for programming in programmings
+            ):
+                cost_us = total_cost_us(info, programmings, some, options)
+                plans.append(Plan(info, some, programmings, conditions, options, cost_us))
+        if not plans:
+            most = legal_reads(info, sites.single.layout.qubits.size, options)
+            allowed = (
+                f"{info.num_reads_range[0]} to {most} on {info.name} with annealing_time_us "
+                f"{options.annealing_time_us:g} and gauges {options.gauges}"
+            )
+            raise InvalidInputError("options.num_reads", num_reads, allowed)
+        cheapest_us = min(plan.access_time_us for plan in plans)
+        return next(plan for plan in plans if (1.0 - COPIES_MUST_SAVE) * plan.access_time_us <= cheapest_us)
 
     def with_spare_reads(self, plan: Plan, spare: int, most_us: float) -> Plan:
         """``plan`` with up to ``spare`` more reads of each part; as it is if that would take more than ``most_us``."""
         programmings = []
         for programming in plan.programmings:
-            most = plan.info.most_reads(qubits_of(programming, plan.sites), plan.options.annealing_time_us)
+            most = most_reads(plan.info, qubits_of(programming, plan.sites), plan.options)
             programmings.append(
                 replace(programming, reads=max(programming.reads, min(programming.reads + spare, most)))
             )
@@ -204,13 +220,49 @@ class Planner:
         options: DrawOptions,
         num_reads: int | None,
     ) -> tuple[Programming, ...]:
-        sizes = [int(site.layout.qubits.size) for site in sites]
-        most = info.most_reads(sum(sizes), options.annealing_time_us)
+        qubits = np.cumsum([site.layout.qubits.size for site in sites])
+        once, twice = (
+            np.array([info.access_time_us(int(some), reads, options.annealing_time_us) for some in qubits])
+            for reads in (1, 2)
+        )
 
-        def cost_us(parts: int, reads: int) -> float:
-            return programming_cost_us(info, sum(sizes[:parts]), reads, options)
+        def cost_us(parts: NDArray[np.int64], reads: NDArray[np.float64]) -> NDArray[np.float64]:
+            """Of every gauge the programming itself, and of every read its own time: all are linear in the reads."""
+            each = (twice - once)[parts - 1]
+            cost: NDArray[np.float64] = np.minimum(options.gauges, reads) * (once[parts - 1] - each) + reads * each
+            return cost
 
-        return pack(members, len(sites), cost_us, most, num_reads)
+        return pack(members, len(sites), cost_us, most_reads(info, int(qubits[-1]), options), num_reads)
+
+
+def distinct(conditions: NDArray[np.int8]) -> tuple[NDArray[np.int8], list[NDArray[np.int64]]]:
+    """The different rows of ``conditions`` (rows, condition nodes) in ascending order, and the rows that hold each."""
+    # Eight spins to a byte, and all bytes of a row one value: sorting them takes a hundredth of sorting the rows.
+    packed = np.pad(np.packbits(conditions > 0, axis=1), ((0, 0), (0, 1)))  # there is a byte even if there are no spins
+    keys = np.ascontiguousarray(packed).view(np.dtype((np.void, packed.shape[1]))).reshape(-1)
+    _, first, member = np.unique(keys, return_index=True, return_inverse=True)
+    member = member.reshape(-1)
+    return conditions[first], np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
+
+
+def most_reads(info: SolverInfo, qubits: int, options: DrawOptions) -> int:
+    """Most reads that we give one programming of our own accord: each gauge is a problem of its own."""
+    return options.gauges * info.most_reads(qubits, options.annealing_time_us)
+
+
+def legal_reads(info: SolverInfo, qubits: int, options: DrawOptions) -> int:
+    """Most reads that one programming may have.
+
+    ``most_reads`` stays below: the delay after each read is billed, but it does not count as duration of a run.
+    """
+    most = info.num_reads_range[1]
+    if info.run_duration_us:
+        timing = info.solver.properties.get("problem_timing_data") or {}
+        once, twice = (info.access_time_us(qubits, reads, options.annealing_time_us) for reads in (1, 2))
+        read_us = twice - once - float(timing.get("qpu_delay_time_per_sample") or 0.0)
+        left_us = info.run_duration_us - float(timing.get("default_programming_thermalization") or 0.0)
+        most = min(most, int(left_us / max(read_us, 1e-9)))
+    return options.gauges * max(1, most)
 
 
 def total_cost_us(

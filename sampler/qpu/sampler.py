@@ -117,8 +117,8 @@ class QpuSampler:
     def availability(self, machine: BoltzmannMachine) -> Availability:
         """Whether a solver that fits ``machine`` is online; an answer is kept for ``availability_ttl_s``.
 
-        ``detail`` holds solver, graph_id, holes, copies, calibration, shim, circuit, budget, and ``retry_after_s`` if
-        it is not available.
+        ``detail`` holds solver, graph_id, holes and missing_couplers of the best place, copies, calibration, shim,
+        circuit, budget, and ``retry_after_s`` if it is not available.
         """
         return self._state.availability(machine)
 

@@ -30,7 +30,8 @@ class QpuSettings:
         refine_sweeps: default number of Gibbs sweeps after a draw.
         condition_mode: default way to hold the condition.
         max_copies: most conditions programmed side by side.
-        max_hole_fraction: a placement with more holes is refused.
+        max_hole_fraction: a placement is refused that has no qubit for more than this share of the nodes, or no
+            coupler for more than this share of the |J| between free nodes that have one.
         range_policy: what to do if (h, J)/beta_eff leaves the solver's ranges: draw hotter and say so, or refuse.
         min_rescale: even ``rescale`` refuses below this factor.
         request_cap_us: most QPU access time of one request, unless the request sets its own cap; None for no cap.

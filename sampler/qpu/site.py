@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampler.machine import BoltzmannMachine
-from sampler.placement import best_placements, machine_fingerprint
+from sampler.placement import machine_fingerprint, placements_by_number
 from sampler.qpu.layout import Layout
 from sampler.qpu.ranges import CouplingLimits
 from sampler.qpu.solver import SolverInfo
 
 _KEPT = 8
+_NUMBERS = frozenset({1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64})
+"""Numbers of copies that are kept ready, beside the largest."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,13 +38,32 @@ class Site:
         placement = self.layout.placement
         return np.flatnonzero((placement.qubit_of_node < 0) & (self.layout.machine.partitions != 0))
 
+    @property
+    def missing_couplers(self) -> int:
+        """Couplings between free nodes that have qubits, but no coupler between them."""
+        machine = self.layout.machine
+        ends = machine.edges[self.layout.placement.missing_edges]
+        return int(np.count_nonzero((machine.partitions[ends] != 0).all(axis=1)))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sites:
-    """The best single site of a machine, and the disjoint ones that can be used side by side."""
+    """Where a machine can be drawn: ``choices`` are one site, two disjoint ones, three, … as many as there are.
 
-    single: Site
-    copies: tuple[Site, ...]
+    The more there are, the more holes the worst of them has.
+    """
+
+    choices: tuple[tuple[Site, ...], ...]
+
+    @property
+    def single(self) -> Site:
+        """The best single site."""
+        return self.choices[0][0]
+
+    @property
+    def copies(self) -> tuple[Site, ...]:
+        """As many as can be used side by side."""
+        return self.choices[-1]
 
 
 class SiteCache:
@@ -57,7 +78,7 @@ class SiteCache:
         """Sites of ``machine`` on today's graph of ``info``.
 
         Raises:
-            PlacementError: it has none with few enough holes.
+            PlacementError: it has none with few enough holes and missing couplers.
         """
         key = (*info.key, machine_fingerprint(machine), place_condition)
         with self._lock:
@@ -70,15 +91,17 @@ class SiteCache:
             return kept
 
     def _find(self, machine: BoltzmannMachine, info: SolverInfo, *, place_condition: bool) -> Sites:
-        found = [
-            best_placements(
-                machine,
-                info.graph,
-                copies=copies,
-                place_condition=place_condition,
-                max_hole_fraction=self._max_hole_fraction,
+        found = placements_by_number(
+            machine,
+            info.graph,
+            copies=self._max_copies,
+            place_condition=place_condition,
+            max_hole_fraction=self._max_hole_fraction,
+        )
+        return Sites(
+            tuple(
+                tuple(Site.of(info, Layout.of(machine, placement)) for placement in some)
+                for some in found
+                if len(some) in _NUMBERS or some is found[-1]
             )
-            for copies in sorted({1, self._max_copies})
-        ]
-        sites = [tuple(Site.of(info, Layout.of(machine, placement)) for placement in some) for some in found]
-        return Sites(sites[0][0], sites[-1])
+        )

@@ -115,7 +115,11 @@ class QpuState:
             width = machine.condition_nodes.size
             one = LatentRequest(machine, np.ones((1, width), dtype=np.int8), np.zeros((1, 2), dtype=np.uint64))
             sites = self._planner.sites(one, info, place_condition=settings.condition_mode == "flux_bias")
-            detail |= {"holes": int(sites.single.unrealised.size), "copies": len(sites.copies)}
+            detail |= {
+                "holes": int(sites.single.unrealised.size),
+                "missing_couplers": sites.single.missing_couplers,
+                "copies": len(sites.copies),
+            }
             key = self._key(machine, info)
             detail["calibration"] = self._thermometer.detail(key)
             shim = self._shims.get(info, key.annealing_time_us)

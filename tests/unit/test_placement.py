@@ -10,7 +10,7 @@ from sampler.chip import extent as extent_of
 from sampler.errors import PlacementError
 from sampler.lattice import compact_lattice, ideal_graph, machine_on
 from sampler.machine import BoltzmannMachine
-from sampler.placement import Placement, WorkingGraph, best_placements
+from sampler.placement import Placement, WorkingGraph, best_placements, placements_by_number
 
 
 def working_graph(topology: str, seed: int = 0, qubits_lost: float = 0.0, couplers_lost: float = 0.0) -> WorkingGraph:
@@ -45,6 +45,12 @@ def assert_valid(placement: Placement, machine: BoltzmannMachine, graph: Working
         if placed[a] and placed[b] and tuple(sorted((int(qubits[a]), int(qubits[b])))) not in couplers
     ]
     assert placement.missing_edges.tolist() == lacking
+    pairs = [sorted((int(qubits[a]), int(qubits[b]))) for a, b in machine.edges[placement.missing_edges]]
+    assert placement.missing_couplers.tolist() == pairs
+    strength = np.abs(machine.j.astype(float))
+    inner = (placed & (machine.partitions != 0))[machine.edges].all(axis=1)
+    missing = np.isin(np.arange(len(machine.edges)), lacking) & inner
+    assert placement.missing_share == pytest.approx(strength[missing].sum() / max(strength[inner].sum(), 1e-30))
 
 
 @pytest.mark.parametrize(("family", "size", "block"), [("zephyr", 5, 2), ("pegasus", 6, 3)])
@@ -115,6 +121,30 @@ def test_four_disjoint_copies_fit_a_full_chip(topology: str) -> None:
     assert [p.cost for p in copies] == sorted(p.cost for p in copies)
 
 
+@pytest.mark.parametrize("lost", [0.0, 0.03])
+def test_copies_share_what_lies_between_them_evenly(lost: float) -> None:
+    """Four blocks on a Z12 overlap by a line: 63 of 3624 nodes go without, whoever they belong to."""
+    machine = trained(compact_lattice("zephyr"))
+    graph = working_graph("zephyr:12", 0, lost)
+    numbers = placements_by_number(machine, graph, copies=4)
+    assert [len(some) for some in numbers] == [1, 2, 3, 4]
+    for some in numbers:
+        for placement in some:
+            assert_valid(placement, machine, graph)
+        used = np.concatenate([placement.qubit_of_node[placement.qubit_of_node >= 0] for placement in some])
+        assert np.unique(used).size == used.size
+        costs = [placement.cost for placement in some]
+        assert costs == sorted(costs)
+    worst = [max(placement.holes.size for placement in some) for some in numbers]
+    assert worst == sorted(worst)
+    # One after the other in the same order the fourth would lack 36 on an ideal chip.
+    assert worst[3] - worst[0] <= 24
+    if lost == 0.0:
+        assert worst[:2] == [0, 0]
+        costs = [placement.cost for placement in numbers[3]]
+        assert costs[-1] - costs[0] < 2.0
+
+
 def test_the_least_important_node_becomes_the_hole() -> None:
     machine = compact_lattice("zephyr", nodes_per_partition=12, chip_size=1)
     assert machine.node_count == 48
@@ -142,7 +172,7 @@ def test_the_least_important_node_becomes_the_hole() -> None:
 def test_a_missing_coupler_is_avoided_or_named() -> None:
     machine = trained(compact_lattice("pegasus", nodes_per_partition=10))
     graph = working_graph("pegasus:16", 5, 0.0, 0.2)
-    (placement,) = best_placements(machine, graph)
+    (placement,) = best_placements(machine, graph, max_hole_fraction=0.25)
     assert_valid(placement, machine, graph)
     assert placement.holes.size == 0
     assert 0 < placement.missing_edges.size < 0.25 * len(machine.edges)
@@ -175,8 +205,55 @@ def test_too_many_holes_are_refused_by_name() -> None:
     with pytest.raises(PlacementError, match="missing qubits: ") as caught:
         best_placements(machine, graph)
     named = [int(word) for word in str(caught.value).split("missing qubits: ")[1].split(" and ")[0].split(", ")]
-    assert named
-    assert not np.isin(named, graph.qubits).any()
+    assert len(named) == 40
+    assert caught.value.qubits[:40] == tuple(named)
+    assert len(set(caught.value.qubits)) > 0.1 * machine.free_nodes.size
+    assert str(caught.value).endswith(f" and {len(caught.value.qubits) - 40} more")
+    assert not np.isin(caught.value.qubits, graph.qubits).any()
+
+
+def test_too_many_missing_couplers_are_refused_by_name() -> None:
+    """A chip may have every qubit and still not be able to hold the model."""
+    machine = trained(compact_lattice("zephyr", nodes_per_partition=12, chip_size=3))
+    none = WorkingGraph("zephyr", 3, working_graph("zephyr:3").qubits, np.empty((0, 2), dtype=np.int64), "no couplers")
+    for graph in (none, working_graph("zephyr:3", 1, 0.0, 0.4)):
+        with pytest.raises(PlacementError, match=r"couplers between working qubits.*\|J\|, more than 10%") as caught:
+            best_placements(machine, graph)
+        couplers = set(map(tuple, graph.couplers.tolist()))
+        assert not caught.value.qubits
+        assert len(set(caught.value.couplers)) == len(caught.value.couplers) > 40
+        assert not couplers & set(caught.value.couplers)
+        assert "{}-{}".format(*caught.value.couplers[0]) in str(caught.value)
+    inner = np.count_nonzero((machine.partitions[machine.edges] != 0).all(axis=1))
+    with pytest.raises(PlacementError, match=rf"lacks {inner} couplers.*100\.0%"):
+        best_placements(machine, none)
+
+
+def test_couplings_count_by_their_strength_and_copies_obey_the_limit_too() -> None:
+    machine = compact_lattice("zephyr", nodes_per_partition=12, chip_size=1)
+    whole = working_graph("zephyr:2")
+    lacking = WorkingGraph("zephyr", 2, whole.qubits, whole.couplers[1::2], "every other coupler")
+    h = np.zeros(machine.node_count, dtype=np.float32)
+    j = np.full(len(machine.edges), 0.2, dtype=np.float32)
+    with pytest.raises(PlacementError, match="missing couplers"):
+        best_placements(machine.with_parameters(h, j), lacking)
+    (placement,) = best_placements(machine.with_parameters(h, j), lacking, max_hole_fraction=1.0)
+    weak = j.copy()
+    weak[placement.missing_edges] = 1e-4
+    (placement,) = best_placements(machine.with_parameters(h, weak), lacking)
+    assert placement.missing_edges.size
+    assert placement.missing_share < 0.01
+    for some in placements_by_number(trained(machine), lacking, copies=4, max_hole_fraction=0.6):
+        assert all(one.missing_share <= 0.6 for one in some)
+
+
+def test_on_an_untrained_lattice_couplings_are_counted() -> None:
+    machine = compact_lattice("zephyr", nodes_per_partition=12, chip_size=1)
+    graph = working_graph("zephyr:1", 3, 0.0, 0.2)
+    (placement,) = best_placements(machine, graph, max_hole_fraction=1.0)
+    inner = np.count_nonzero((machine.partitions[machine.edges] != 0).all(axis=1))
+    assert placement.missing_share == pytest.approx(placement.missing_edges.size / inner)
+    assert placement.missing_edges.size
 
 
 def test_another_family_is_refused() -> None:
