@@ -123,7 +123,8 @@ def _columns(sites: Sequence[Site], tied: NDArray[np.int64], links: NDArray[np.i
     colours = np.concatenate([site.layout.colours for site in sites]).astype(np.int64)
     copies = np.repeat(np.arange(len(sites)), [site.layout.qubits.size for site in sites])
     between = _matrix(links[copies[links[:, 0]] != copies[links[:, 1]]], colours.size)
-    column = colours.copy()
+    # Copies whose turn has not come yet are in nobody's way.
+    column = np.where(copies == 0, colours, 0)
     for _ in range(_ROUNDS):
         for copy in range(1, len(sites)):
             mine = copies == copy

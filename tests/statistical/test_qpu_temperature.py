@@ -21,7 +21,8 @@ from sampler.lattice import compact_lattice
 from sampler.machine import BoltzmannMachine
 from sampler.qpu.budget import BudgetLedger
 from sampler.qpu.calibration import Calibration
-from sampler.qpu.draw import Drawer, DrawOptions
+from sampler.qpu.draw import Drawer, DrawOptions, programming_of_reads
+from sampler.qpu.gauge import GAUGES_OF_A_SET
 from sampler.qpu.link import SolverLink
 from sampler.qpu.packing import Part, Programming
 from sampler.qpu.planner import Planner
@@ -116,10 +117,11 @@ def best_fit(bench: Bench, seeds, folder, rng: np.random.Generator) -> tuple[flo
                 link.close()
         for part in drawn:
             felt = part.factor * part.site.layout.local_fields(part.fields, part.spins)
-            pulls = (-2.0 * part.spins * felt).reshape(FIT_GAUGES // 4, -1)
+            pulls = -2.0 * part.spins * felt
             edges = np.linspace(-np.abs(pulls).max(), np.abs(pulls).max(), 2049)
             middles = (edges[1:] + edges[:-1]) / 2
-            sums += [(middles, np.histogram(one, edges)[0]) for one in pulls]
+            belongs_to = programming_of_reads(total, FIT_GAUGES) // GAUGES_OF_A_SET
+            sums += [(middles, np.histogram(pulls[belongs_to == one], edges)[0]) for one in np.unique(belongs_to)]
 
     def loss(r: float) -> float:
         return sum(float(counts @ np.logaddexp(0.0, -r * pulls)) for pulls, counts in sums)
