@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -23,7 +24,8 @@ class Look:
     """What the reads of one part of one programming say.
 
     Attributes:
-        place: the qubits they were drawn on; None if a spin-reversal gauge makes the errors there others every time.
+        place: which copy of the machine they were drawn on, other qubits than those of the draw's other copies; None if
+            a spin-reversal gauge makes the errors there others every time.
         reads: how many.
         slope: sum of their scores.
         square: sum of the squares of their scores.
@@ -64,8 +66,9 @@ class DriftWatch:
     calibration. V is what control errors add. They move the scores of all n reads of one programming together, on one
     set of qubits with a variance of v n C, C the curvature of these reads; v was found by the calibration
     (``sampler.qpu.attenuation``). Part of them are the chip's own, and come again with the next programming there, in
-    whatever condition: so looks at one place are taken to be moved as one, V = v Σ_places (Σ_looks sqrt(n C))². That is
-    the most it can be. Looks at different places, or in spin-reversal gauges, are independent.
+    whatever condition: so looks at one place are taken to be moved as one, and so are draws, whatever places they have.
+    That is the most it can be: V = v (Σ_draws sqrt(Σ_places (Σ_looks sqrt(n C))²))². Places of one draw are independent
+    of each other, and all that was drawn in spin-reversal gauges is.
 
     False alarms: the statistic is at least as narrow as a normal one, and above 5 with a probability below 6e-7 for
     each draw looked at. Whatever v is, it never exceeds the square root of the number of reads, so that fewer than 25
@@ -107,7 +110,7 @@ class DriftWatch:
             together = [look for draw in seen.draws for look in draw]
             slope = sum(look.slope for look in together)
             curve = max(sum(look.curve for look in together), 1e-12)
-            variance = sum(look.square for look in together) + _of_errors(together, field_variance)
+            variance = sum(look.square for look in together) + field_variance * _moved(seen.draws)
             change = max(slope / curve / r, -0.99)
             if abs(change) < self._tolerance:
                 seen.change = None
@@ -126,12 +129,15 @@ def _reads(looks: Sequence[Look]) -> int:
     return sum(look.reads for look in looks)
 
 
-def _of_errors(looks: Sequence[Look], field_variance: float) -> float:
-    """V: the variance of the sum of all slopes that is due to control errors."""
-    alone, together = 0.0, defaultdict[int, float](float)
-    for look in looks:
-        if look.place is None:
-            alone += look.reads * look.curve
-        else:
-            together[look.place] += float(np.sqrt(look.reads * look.curve))
-    return field_variance * (alone + sum(one * one for one in together.values()))
+def _moved(draws: Iterable[Sequence[Look]]) -> float:
+    """V/v: what control errors add to the variance of the sum of all slopes."""
+    alone = together = 0.0
+    for draw in draws:
+        places: defaultdict[int, float] = defaultdict(float)
+        for look in draw:
+            if look.place is None:
+                alone += look.reads * look.curve
+            else:
+                places[look.place] += math.sqrt(look.reads * look.curve)
+        together += math.sqrt(sum(one * one for one in places.values()))
+    return alone + together * together

@@ -154,16 +154,15 @@ def test_a_drift_that_will_not_end_costs_one_calibration_an_hour(
     assert later.beta == pytest.approx(BETA, rel=0.1)
 
 
-CHIPS = 6
-DRAWS = 6
+CHIPS = 8
+DRAWS = 4
 
 
-@pytest.mark.parametrize("beta", [7.0])
-def test_control_errors_are_no_drift(beta: float, tmp_path: Path) -> None:
-    """36 draws of one condition, 300 reads each, on chips with control errors of 3 %: none drifts, and none looks so.
+def test_control_errors_are_no_drift(tmp_path: Path) -> None:
+    """32 draws of one condition, 1200 reads each, on chips with control errors of 3 %: none drifts, and none looks so.
 
     Each alarm is a false one with a probability of 6e-7 at most. All reads of a draw share errors that make it look
-    hotter or colder by several percent, which reads for independent ones would take for a drift in most draws.
+    hotter or colder by ten percent: a drift, in about half the draws, for whoever takes reads for independent.
     """
     machine = machine_of(24, 0.25)
     looked = 0
@@ -171,7 +170,7 @@ def test_control_errors_are_no_drift(beta: float, tmp_path: Path) -> None:
         config = EmulatorConfig(
             topology="zephyr:3",
             defects=0.0,
-            beta=beta,
+            beta=7.0,
             control_error_h=0.03,
             control_error_j=0.03,
             seed=100 + seed,
@@ -183,16 +182,15 @@ def test_control_errors_are_no_drift(beta: float, tmp_path: Path) -> None:
             QpuSampler(QpuSettings(endpoint=server.endpoint, token="any", state_dir=folder)) as sampler,
         ):
             for _ in range(DRAWS):
-                provenance = sampler.sample(request_of(machine, 300, refine_sweeps=0)).provenance
+                provenance = sampler.sample(request_of(machine, 1200, refine_sweeps=0)).provenance
                 assert not starting(provenance, "drift"), provenance.notes
             # The same reads, taken for independent ones.
             store = CalibrationStore(folder / "calibrations.json")
             (kept,) = store.all()
             assert kept.field_variance > 0.03
             store.put(replace(kept, field_variance=0.0, calibrated_at=ago(hours=1)))
-            drifting = [sampler.sample(request_of(machine, 300)).provenance for _ in range(2)]
-            looked += any(starting(one, "drift") for one in drifting)
-    assert looked >= 1
+            looked += bool(starting(sampler.sample(request_of(machine, 1200, refine_sweeps=0)).provenance, "drift"))
+    assert looked >= 2
 
 
 @pytest.mark.parametrize("change", [-0.1, 0.1])

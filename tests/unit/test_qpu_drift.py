@@ -112,6 +112,16 @@ def test_places_and_gauges_of_their_own_average_random_fields_out(rng):
     assert changes["places"] == changes["gauges"] == pytest.approx(0.08, abs=0.04)
 
 
+def test_draws_on_the_same_copy_are_moved_as_one_whatever_it_is_called(rng):
+    """A chip's own errors come again with every draw: many draws say no more of a change than one."""
+    fields, noise = rng.normal(0.0, 0.5, SPINS), 0.15 * rng.standard_normal(SPINS)
+    drawn = [pulls_of(rng, 20, 1.1, fields, noise) for _ in range(24)]
+    for places in ([0] * 24, range(24)):
+        watch = DriftWatch(0.0)
+        for pulls, place in zip(drawn, places, strict=True):
+            assert watch.see("key", "then", [Look.at(pulls, 1.0, place)], 1.0, 0.005, 0.15**2) is None
+
+
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_ten_percent_are_seen_within_some_hundred_reads(rng, sign):
     """On a chip of 1 % control errors at a β of 4.4, by a machine whose energies spread by 6 kT, drawn on one place."""
