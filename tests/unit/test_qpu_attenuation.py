@@ -28,7 +28,9 @@ def reads_of(error_h: float, error_j: float, seed: int, jitter: float = 0.0) -> 
     fields = rng.normal(0, 0.3, lattice.node_count) * rng.choice([1.0, 6.0], lattice.node_count, p=[0.8, 0.2])
     machine = lattice.with_parameters(fields.astype(np.float32), np.zeros(len(lattice.edges), dtype=np.float32))
     free, nothing = machine.partitions != 0, np.zeros(0, dtype=np.int64)
-    placement = Placement(np.where(free, machine.qubits, -1), free, nothing, nothing, nothing, 0.0, 0.0)
+    placement = Placement(
+        np.where(free, machine.qubits, -1), free, nothing, nothing, nothing, nothing.reshape(0, 2), 0.0, 0.0
+    )
     layout = Layout.of(machine, placement)
     felt = machine.h[layout.nodes].astype(np.float64)
     rows, columns = np.concatenate([layout.ends, layout.ends[:, ::-1]]).T
