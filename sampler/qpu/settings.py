@@ -83,9 +83,9 @@ class QpuSettings:
     daily_budget_us: float | None = None
     key_budget_us: float | None = None
     initial_beta: float = 5.0
-    calibration_reads: int = 1440
-    calibration_gauges: int = 48
-    calibration_access_us: float = 9.5e5
+    calibration_reads: int = 1920
+    calibration_gauges: int = 96
+    calibration_access_us: float = 2e6
     calibration_spread_kt: float = 14.0
     calibration_max_age_s: float = 7 * 86400.0
     drift_tolerance: float = 0.05

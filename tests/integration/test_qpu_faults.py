@@ -237,7 +237,8 @@ def test_each_fault_is_a_typed_error_in_time(
     emulator.arm(fault)
     error = error_of(sampler, request_of(machine, num_reads=20, deadline_s=deadline_s), waiting)
     assert type(error) is TABLE[fault], f"{error!r}"
-    assert 0.0 < waiting.longest_s <= deadline_s + 0.01
+    assert waiting.longest_s <= deadline_s + 0.01
+    assert waiting.longest_s > 0.0 or TABLE[fault] is not TIMEOUT
     assert TOKEN not in str(error)
     if not fault.startswith(("solver", "submit")):
         assert len(error.problem_ids) == 1
