@@ -8,9 +8,9 @@ reads: of all r it gives the largest likelihood.
 Errors: reads come in blocks, and only blocks differ by chance alone. To first order the r that was found is the sum of
 what each block moves it by; its variance is B/(B − 1) Σ (move − mean move)², B blocks on one copy of the machine,
 summed over the copies: that of a bootstrap over the blocks of each copy, in closed form, but for the factor, by which
-the bootstrap of few blocks is too small. Copies have qubits and gauges of their own, so that they are independent; their conditions are
-not drawn by chance, so that what copies differ by is no error. With C copies the standard error is good to about
-1/√(2 C (B − 1)): 20 % for four copies and four blocks on each.
+the bootstrap of few blocks is too small. Copies have qubits and gauges of their own, so that they are independent;
+their conditions are not drawn by chance, so that what copies differ by is no error. With C copies the standard error is
+good to about 1/√(2 C (B − 1)): 20 % for four copies and four blocks on each.
 """
 
 from __future__ import annotations
