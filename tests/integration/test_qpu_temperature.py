@@ -191,16 +191,18 @@ def test_control_errors_are_no_drift(tmp_path: Path) -> None:
             (kept,) = store.all()
             assert kept.field_variance > 0.03
             store.put(replace(kept, field_variance=0.0, calibrated_at=ago(hours=1)))
-            looked += bool(starting(sampler.sample(request_of(machine, 1200, refine_sweeps=0)).provenance, "drift"))
-    assert looked >= 1
+            again = [sampler.sample(request_of(machine, 1200, refine_sweeps=0)).provenance for _ in range(DRAWS)]
+            looked += any(starting(provenance, "drift") for provenance in again)
+    assert looked >= 2
 
 
 @pytest.mark.parametrize("change", [-0.1, 0.1])
 def test_a_change_of_ten_percent_is_seen_within_some_hundred_reads(change: float, tmp_path: Path) -> None:
     """On a chip with control errors of 1 %, that gets hotter or colder at once; 100 reads a draw, 25 of each level.
 
-    The energies of the machine spread by 6 kT: within 1200 reads the change is known to 0.9 %, and passes the bound,
-    five such errors, but for a chance of 1e-7.
+    The energies of the machine spread by 6 kT: within 800 reads the change is known to 0.9 %. The emulator draws the
+    same errors in the same problems, so it is the same five or six draws that show it each time, out of as many
+    gauges of the calibration; with other errors it took up to fourteen.
     """
     machine = machine_of(24, 0.9)
     hours = [0.0]
@@ -227,6 +229,6 @@ def test_a_change_of_ten_percent_is_seen_within_some_hundred_reads(change: float
         draws = 0
         while not starting(sampler.sample(request).provenance, "drift"):
             draws += 1
-            assert draws < 12
+            assert draws < 8
         seen = sampler.availability(machine).detail["calibration"]["drift"]
         assert 0.05 <= seen * np.sign(change) < 0.15
