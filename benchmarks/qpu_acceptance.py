@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, product
@@ -133,8 +133,20 @@ def settings_for(emulator: EmulatorServer, folder: str) -> QpuSettings:
         endpoint=emulator.endpoint,
         token="emulator",  # noqa: S106 - the emulator takes any
         state_dir=Path(folder),
-        deadline_s=1200.0,
+        deadline_s=1800.0,
     )
+
+
+def refined(
+    request: LatentRequest, states: NDArray[np.int8], sweeps: Iterable[int]
+) -> Iterator[tuple[int, NDArray[np.int8]]]:
+    """Numbers of sweeps, ascending, and ``states`` (rows, nodes), drawn for ``request``, after so many."""
+    done = 0
+    for count in sweeps:
+        # Streams of their own for each stretch: a stream must not be used twice.
+        streams = request.streams + np.array([[1 + count, 0]], dtype=np.uint64)
+        states, done = refine(request.machine, states, count - done, streams), count
+        yield count, states
 
 
 def request_of(bundle: Bundle, energies: NDArray[np.float64], seed: int, options: SamplerOptions) -> LatentRequest:
@@ -391,11 +403,8 @@ def compare_strong(
         ):
             request = request_of(bundle, energies, 3, SamplerOptions(refine_sweeps=0))
             batch = sampler.sample(request)
-        states, done, made = batch.spins, 0, batch.provenance
-        for sweeps in STRONG_SWEEPS:
-            # Streams of their own for each stretch: a stream must not be used twice.
-            fresh = request.streams + np.array([[1 + sweeps, 0]], dtype=np.uint64)
-            states, done = refine(machine, states, sweeps - done, fresh), sweeps
+        made = batch.provenance
+        for sweeps, states in refined(request, batch.spins, STRONG_SWEEPS):
             yield row(
                 "strong qpu",
                 states,

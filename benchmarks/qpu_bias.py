@@ -26,16 +26,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.qpu_acceptance import BUNDLES
+from benchmarks.qpu_acceptance import BUNDLES, refined, settings_for
 from model.bundle import find_bundles, load_bundle
 from sampler.emulator.config import NOISE_LEVELS, EmulatorConfig
 from sampler.emulator.server import EmulatorServer
-from sampler.gibbs.chains import refine
 from sampler.gibbs.sampler import GibbsSampler
 from sampler.lattice import compact_lattice
 from sampler.machine import BoltzmannMachine
 from sampler.qpu.sampler import QpuSampler
-from sampler.qpu.settings import QpuSettings
 from sampler.request import LatentRequest, SamplerOptions
 
 MADE_UP = {"random": 0.2, "strong": 0.3}
@@ -173,23 +171,16 @@ def measure(topology: str, name: str, noises: list[str], arguments: argparse.Nam
     )
     for noise in noises:
         config = EmulatorConfig(topology=topology, defects=0.03, beta=4.4, seed=3, sweeps=256).with_noise(noise)
-        with tempfile.TemporaryDirectory() as folder, EmulatorServer(config) as emulator:
-            settings = QpuSettings(
-                endpoint=emulator.endpoint,
-                token="emulator",  # noqa: S106 - the emulator takes any
-                state_dir=Path(folder),
-                deadline_s=1800.0,
-            )
-            with QpuSampler(settings) as sampler:
-                options = SamplerOptions(refine_sweeps=0, gauges=arguments.gauges)
-                request = request_of(machine, conditions, arguments.rows, 5, options)
-                batch = sampler.sample(request)
-        states, done = batch.spins, 0
-        for sweeps in arguments.sweeps:
-            # Streams of their own for each stretch: a stream must not be used twice.
-            streams = request.streams + np.array([[1 + sweeps, 0]], dtype=np.uint64)
-            states, done = refine(machine, states, sweeps - done, streams), sweeps
-            made = batch.provenance
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            EmulatorServer(config) as emulator,
+            QpuSampler(settings_for(emulator, folder)) as sampler,
+        ):
+            options = SamplerOptions(refine_sweeps=0, gauges=arguments.gauges)
+            request = request_of(machine, conditions, arguments.rows, 5, options)
+            batch = sampler.sample(request)
+        made = batch.provenance
+        for sweeps, states in refined(request, batch.spins, arguments.sweeps):
             yield Row(
                 topology=topology,
                 machine=name,

@@ -13,18 +13,17 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.qpu_acceptance import BUNDLES
+from benchmarks.qpu_acceptance import BUNDLES, settings_for
 from benchmarks.qpu_bias import Reference, machine_of, request_of
 from sampler.emulator.config import EmulatorConfig
 from sampler.emulator.server import EmulatorServer
 from sampler.gibbs.sampler import GibbsSampler
 from sampler.qpu.sampler import QpuSampler
-from sampler.qpu.settings import QpuSettings
 from sampler.request import SamplerOptions
 
 _VIOLATIONS = re.compile(r"left ([\d.]+)% of the condition's spins wrong")
@@ -56,14 +55,7 @@ def measure(topology: str, name: str, beta: float, arguments: argparse.Namespace
     config = EmulatorConfig(topology=topology, defects=0.03, beta=beta, seed=3, sweeps=128).with_noise(arguments.noise)
     with tempfile.TemporaryDirectory() as folder, EmulatorServer(config) as emulator:
         for strength in arguments.strengths:
-            settings = QpuSettings(
-                endpoint=emulator.endpoint,
-                token="emulator",  # noqa: S106 - the emulator takes any
-                state_dir=Path(folder),
-                deadline_s=1200.0,
-                flux_bias_phi0=strength,
-                max_copies=2,
-            )
+            settings = replace(settings_for(emulator, folder), flux_bias_phi0=strength, max_copies=2)
             with QpuSampler(settings) as sampler:
                 options = SamplerOptions(refine_sweeps=0, condition_mode="flux_bias")
                 batch = sampler.sample(request_of(machine, conditions, arguments.rows, 5, options))

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.qpu_acceptance import BUNDLES
+from benchmarks.qpu_acceptance import BUNDLES, settings_for
 from benchmarks.qpu_bias import FIGURES, Reference, machine_of, request_of
 from sampler.emulator.chip import Chip
 from sampler.emulator.config import NOISE_LEVELS, EmulatorConfig
@@ -39,7 +39,6 @@ from sampler.emulator.timing import DEFAULT_ANNEALING_TIME_US
 from sampler.gibbs.sampler import GibbsSampler
 from sampler.machine import BoltzmannMachine
 from sampler.qpu.sampler import QpuSampler
-from sampler.qpu.settings import QpuSettings
 from sampler.qpu.shim import Shim
 from sampler.request import SamplerOptions
 
@@ -129,43 +128,40 @@ def measure(topology: str, planted: str, targets: list[Target], arguments: argpa
     """Rows of one emulated chip: every shim, every machine."""
     plain = EmulatorConfig(topology=topology, defects=0.03, beta=4.4, seed=3, sweeps=256)
     config = replace(plain, **PLANTED[planted])
-    with tempfile.TemporaryDirectory() as folder, EmulatorServer(config) as emulator:
-        settings = QpuSettings(
-            endpoint=emulator.endpoint,
-            token="emulator",  # noqa: S106 - the emulator takes any
-            state_dir=Path(folder),
-            deadline_s=1800.0,
-        )
-        with QpuSampler(settings) as sampler:
-            for kind in SHIMS:
-                shim = None
-                if kind != "none":
-                    couplers = kind != "qubits"
-                    shim = sampler.shim(targets[0].machine, reads=arguments.shim_reads, couplers=couplers)
-                off = None if shim is None else shim.couplers
-                qubits_kt, couplers_off = static_offsets(config, emulator.backend.chip, shim)
-                for target in targets:
-                    found = sampler.calibrate(target.machine, target.conditions)
-                    request = request_of(
-                        target.machine, target.conditions, arguments.rows, 5, SamplerOptions(refine_sweeps=0)
-                    )
-                    figures = target.reference.compare(sampler.sample(request).spins)
-                    yield Row(
-                        topology=topology,
-                        machine=target.name,
-                        planted=planted,
-                        flux_offset_phi0=config.flux_offset_phi0,
-                        control_error=config.control_error_j,
-                        readout_flip=config.readout_flip,
-                        shim=kind,
-                        shim_reads=0 if shim is None else arguments.shim_reads,
-                        qubits_off_kt=qubits_kt,
-                        couplers_off=couplers_off,
-                        qubits_off_reported_kt=None if shim is None else shim.offset_after_kt,
-                        couplers_off_reported=None if off is None else off.after,
-                        beta=found.beta,
-                        **dict(zip(FIGURES, figures, strict=True)),
-                    )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmulatorServer(config) as emulator,
+        QpuSampler(settings_for(emulator, folder)) as sampler,
+    ):
+        for kind in SHIMS:
+            shim = None
+            if kind != "none":
+                couplers = kind != "qubits"
+                shim = sampler.shim(targets[0].machine, reads=arguments.shim_reads, couplers=couplers)
+            off = None if shim is None else shim.couplers
+            qubits_kt, couplers_off = static_offsets(config, emulator.backend.chip, shim)
+            for target in targets:
+                found = sampler.calibrate(target.machine, target.conditions)
+                request = request_of(
+                    target.machine, target.conditions, arguments.rows, 5, SamplerOptions(refine_sweeps=0)
+                )
+                figures = target.reference.compare(sampler.sample(request).spins)
+                yield Row(
+                    topology=topology,
+                    machine=target.name,
+                    planted=planted,
+                    flux_offset_phi0=config.flux_offset_phi0,
+                    control_error=config.control_error_j,
+                    readout_flip=config.readout_flip,
+                    shim=kind,
+                    shim_reads=0 if shim is None else arguments.shim_reads,
+                    qubits_off_kt=qubits_kt,
+                    couplers_off=couplers_off,
+                    qubits_off_reported_kt=None if shim is None else shim.offset_after_kt,
+                    couplers_off_reported=None if off is None else off.after,
+                    beta=found.beta,
+                    **dict(zip(FIGURES, figures, strict=True)),
+                )
 
 
 def main() -> None:

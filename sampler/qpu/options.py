@@ -73,14 +73,14 @@ def calibration_request(
 
 
 def draw_options(asked: SamplerOptions, settings: QpuSettings, info: SolverInfo) -> DrawOptions:
-    """What was asked for, or the defaults; InvalidInputError if it is not in the solver's own ranges."""
+    """What was asked for, or the defaults; InvalidInputError if it is not in the solver's own ranges.
+
+    How many reads a programming may have depends on its gauges and qubits, too: that is for whoever plans it.
+    """
     anneal = asked.annealing_time_us or settings.annealing_time_us or info.default_annealing_time_us
-    for name, value, (low, high) in (
-        ("options.annealing_time_us", anneal, info.annealing_time_range_us),
-        ("options.num_reads", asked.num_reads, info.num_reads_range),
-    ):
-        if value is not None and not low <= value <= high:
-            raise InvalidInputError(name, value, f"{low:g} to {high:g} on {info.name}")
+    low, high = info.annealing_time_range_us
+    if not low <= anneal <= high:
+        raise InvalidInputError("options.annealing_time_us", anneal, f"{low:g} to {high:g} on {info.name}")
     mode = asked.condition_mode or settings.condition_mode
     if mode == "flux_bias" and not info.takes_flux_biases:
         raise InvalidInputError("options.condition_mode", mode, f"fold: {info.name} takes no flux biases")

@@ -109,8 +109,7 @@ class Planner:
             PlacementError: the machine does not fit.
         """
         num_reads = request.options.num_reads
-        # How many reads a programming may have depends on its gauges and qubits: see below.
-        options = draw_options(replace(request.options, num_reads=None), self._settings, info)
+        options = draw_options(request.options, self._settings, info)
         sites = self.sites(request, info, place_condition=options.condition_mode == "flux_bias")
         conditions, members = distinct(request.conditions)
         plans = []

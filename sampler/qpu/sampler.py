@@ -213,8 +213,7 @@ class QpuSampler:
         Nothing is submitted unless all of it is within cap and budget. If the couplers' part fails, that of the qubits
         is kept, beside what was known of the couplers before.
         """
-        any_condition = np.ones((1, machine.condition_nodes.size), dtype=np.int8)
-        request = calibration_request(machine, any_condition, options, deadline_s)
+        request = _shim_request(machine, options, deadline_s)
         deadline = self._deadline(deadline_s)
         bill = Bill()
 
@@ -255,8 +254,7 @@ class QpuSampler:
 
         All of the graph is programmed as it is, so there are no conditions, copies or holes.
         """
-        any_condition = np.ones((1, machine.condition_nodes.size), dtype=np.int8)
-        request = calibration_request(machine, any_condition, options, deadline_s)
+        request = _shim_request(machine, options, deadline_s)
         info = self._find(request, self._deadline(deadline_s))
         asked = draw_options(request.options, self._settings, info)
         cost = shim_cost(info, reads, asked.annealing_time_us, couplers=couplers)
@@ -463,3 +461,9 @@ class QpuSampler:
     def _find(self, request: LatentRequest, deadline: float) -> SolverInfo:
         timeout_s = min(deadline - monotonic(), 2 * self._settings.request_timeout_s)
         return self._link.find(request.options.solver, request.machine.topology_family, timeout_s)
+
+
+def _shim_request(machine: BoltzmannMachine, options: SamplerOptions | None, deadline_s: float | None) -> LatentRequest:
+    """The request that stands for a shim: any condition, as none is programmed."""
+    any_condition = np.ones((1, machine.condition_nodes.size), dtype=np.int8)
+    return calibration_request(machine, any_condition, options, deadline_s)
