@@ -13,8 +13,9 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO, Self, cast
 
 import h5py
@@ -205,7 +206,7 @@ def write_showers(
     incident_energies_mev: ArrayLike,
     showers_mev: NDArray[np.float32] | Iterable[NDArray[np.float32]],
     *,
-    attributes: Mapping[str, str] | None = None,
+    attributes: Mapping[str, str] | Callable[[], Mapping[str, str]] = MappingProxyType({}),
 ) -> None:
     """Write showers in the CaloChallenge's layout.
 
@@ -213,7 +214,8 @@ def write_showers(
         target: a path, which gets the whole file or keeps what it had, or a binary file object.
         incident_energies_mev: (N,) or (N, 1) finite energies > 0.
         showers_mev: (N, voxels), or chunks of rows that together make N; only one chunk is in memory at a time.
-        attributes: root attributes, such as ``provenance`` with its JSON.
+        attributes: root attributes, such as ``provenance`` with its JSON, or a function that is asked for them after
+            the last chunk.
 
     Raises:
         InvalidInputError: shapes that do not fit together, or values that no shower has.
@@ -233,15 +235,15 @@ def write_showers(
         try:
             with replacing(target) as temporary, temporary.open("xb+", buffering=0) as stream:
                 guard = _WriteGuard(cast("BinaryIO", stream))
-                _write_hdf5(guard, energies, chunks, attributes or {}, guard.check)
+                _write_hdf5(guard, energies, chunks, attributes, guard.check)
                 guard.check()
         except OSError as error:
             raise _write_error(str(target), error) from error
     elif target.seekable():
-        _write_hdf5(target, energies, chunks, attributes or {})
+        _write_hdf5(target, energies, chunks, attributes)
     else:
         buffer = io.BytesIO()
-        _write_hdf5(buffer, energies, chunks, attributes or {})
+        _write_hdf5(buffer, energies, chunks, attributes)
         target.write(buffer.getbuffer())
 
 
@@ -290,47 +292,55 @@ def _write_hdf5(
     target: BinaryIO | _WriteGuard,
     energies: NDArray[np.float64],
     chunks: Iterable[NDArray[np.float32]],
-    attributes: Mapping[str, str],
+    attributes: Mapping[str, str] | Callable[[], Mapping[str, str]],
     after_chunk: Callable[[], None] = lambda: None,
 ) -> None:
-    large = any(len(value.encode()) > LARGE_ATTRIBUTE_BYTES for value in attributes.values())
-    count = energies.shape[0]
-    with h5py.File(target, "w", libver=("v108", "v110") if large else None) as file:
-        for name, value in attributes.items():
-            file.attrs[name] = value
-        file.create_dataset(
-            ENERGIES, data=energies.astype(np.float32)[:, None], chunks=True, compression="gzip",
+    known = None if callable(attributes) else attributes
+    large = known is None or any(len(value.encode()) > LARGE_ATTRIBUTE_BYTES for value in known.values())
+    file = _Hdf5File(target, energies, ("v108", "v110") if large else None)
+    # HDF5 calls the target's methods, and crashes the process later if an exception leaves one of them. Ctrl-C raises
+    # one anywhere in the main thread, so that HDF5 runs in another.
+    with ThreadPoolExecutor(1, thread_name_prefix="hdf5") as thread:
+        try:
+            thread.submit(file.open).result()
+            row = 0
+            for chunk in chunks:
+                block = np.ascontiguousarray(chunk, dtype=np.float32)
+                _check_block(block, row, file.count, file.voxels)
+                thread.submit(file.write, row, block).result()
+                after_chunk()
+                row += len(block)
+            if row != file.count:
+                allowed = f"{file.count} rows, one for each incident energy"
+                raise InvalidInputError("showers_mev", f"{row} rows", allowed)
+            thread.submit(file.describe, attributes() if callable(attributes) else attributes).result()
+        finally:
+            thread.submit(file.close).result()
+
+
+class _Hdf5File:
+    """A file in the making. Its showers are compressed here: HDF5's zlib would take longer than the decoder."""
+
+    def __init__(
+        self, target: BinaryIO | _WriteGuard, energies: NDArray[np.float64], libver: tuple[str, str] | None
+    ) -> None:
+        self.count = energies.shape[0]
+        self.voxels: int | None = None
+        self._target, self._energies, self._libver = target, energies, libver
+        self._file: h5py.File | None = None
+
+    def open(self) -> None:
+        """Begin the file, with its incident energies."""
+        self._file = h5py.File(self._target, "w", libver=self._libver)
+        self._file.create_dataset(
+            ENERGIES, data=self._energies.astype(np.float32)[:, None], chunks=True, compression="gzip",
             compression_opts=GZIP_LEVEL,
         )  # fmt: skip
-        showers: _CompressedRows | None = None
-        row = 0
-        for chunk in chunks:
-            block = np.ascontiguousarray(chunk, dtype=np.float32)
-            _check_block(block, row, count, None if showers is None else showers.voxels)
-            if showers is None:
-                showers = _CompressedRows(file, count, block.shape[1])
-            showers.write(row, block)
-            after_chunk()
-            row += len(block)
-        if row != count:
-            raise InvalidInputError("showers_mev", f"{row} rows", f"{count} rows, one for each incident energy")
-
-
-class _CompressedRows:
-    """The showers' dataset, compressed here rather than by HDF5, whose zlib would take longer than the decoder."""
-
-    def __init__(self, file: h5py.File, count: int, voxels: int) -> None:
-        self.voxels = voxels
-        self._count = count
-        self._rows = min(count, max(1, HDF5_CHUNK_BYTES // (4 * voxels)))
-        self._dataset = file.create_dataset(
-            SHOWERS, (count, voxels), np.float32, chunks=(self._rows, voxels), compression="gzip",
-            compression_opts=GZIP_LEVEL,
-        )  # fmt: skip
-        self._pending = np.zeros((self._rows, voxels), dtype=np.float32)
 
     def write(self, row: int, block: NDArray[np.float32]) -> None:
         """Write ``block`` (n, voxels) from ``row`` on, which is where the last one ended."""
+        if self.voxels is None:
+            self._begin_showers(block.shape[1])
         done = 0
         while done < len(block):
             place = (row + done) % self._rows
@@ -339,11 +349,31 @@ class _CompressedRows:
             if len(taken) < self._rows:
                 self._pending[place : place + len(taken)] = taken
                 self._pending[place + len(taken) :] = 0
-            if end % self._rows == 0 or end == self._count:
+            if end % self._rows == 0 or end == self.count:
                 whole = taken if len(taken) == self._rows else self._pending
                 first = (end - 1) // self._rows * self._rows
                 self._dataset.id.write_direct_chunk((first, 0), isal_zlib.compress(whole, GZIP_LEVEL))
             done += len(taken)
+
+    def describe(self, attributes: Mapping[str, str]) -> None:
+        """Set the root attributes."""
+        assert self._file is not None  # noqa: S101 - open() has been called
+        self._file.attrs.update(attributes)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if self._file is not None:
+            self._file.close()
+
+    def _begin_showers(self, voxels: int) -> None:
+        assert self._file is not None  # noqa: S101 - open() has been called
+        self.voxels = voxels
+        self._rows = min(self.count, max(1, HDF5_CHUNK_BYTES // (4 * voxels)))
+        self._dataset = self._file.create_dataset(
+            SHOWERS, (self.count, voxels), np.float32, chunks=(self._rows, voxels), compression="gzip",
+            compression_opts=GZIP_LEVEL,
+        )  # fmt: skip
+        self._pending = np.zeros((self._rows, voxels), dtype=np.float32)
 
 
 def _check_block(block: NDArray[np.float32], row: int, count: int, voxels: int | None) -> None:

@@ -10,16 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import orjson
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from numpy.typing import NDArray
 
 from client import ShowerClient
-from model.atomic import replacing
 from model.showers_file import open_showers, write_showers
-from sampler.errors import InvalidInputError, ShowerFileError
+from sampler.errors import InvalidInputError
 from service.app import running_service
 from service.batches import Part
 from service.commands.terminal import numbers, progress, say
@@ -161,20 +159,8 @@ def _in_process(request: Request, energies: NDArray[np.float64]) -> str:
     ):
         task = bar.add_task("drawing", total=energies.shape[0])
         chunks = _chunks(portal, service, order, log, lambda rows: bar.advance(task, rows))
-        try:
-            with replacing(request.output) as temporary:
-                write_showers(temporary, energies, chunks)
-                with h5py.File(temporary, "r+") as file:
-                    provenance = log.provenance()
-                    file.attrs["provenance"] = orjson.dumps(provenance).decode()
-                    file.attrs["geometry"] = orjson.dumps(log.geometry).decode()
-        except ShowerFileError as error:
-            # The file that could not be written has a name of its own until it is whole.
-            raise ShowerFileError(str(request.output), error.value, error.allowed) from error
-        except OSError as error:
-            allowed = "a writable folder with enough free space"
-            raise ShowerFileError(str(request.output), f"cannot be written: {error.strerror}", allowed) from error
-    return str(provenance["sampler"])
+        write_showers(request.output, energies, chunks, attributes=log.attributes)
+    return log.sampler
 
 
 @asynccontextmanager
@@ -204,8 +190,19 @@ class _Log:
         for stage, seconds in answer.elapsed_s.items():
             self.elapsed_s[stage] = self.elapsed_s.get(stage, 0.0) + seconds
 
-    def provenance(self) -> dict[str, Any]:
-        """Of all chunks together."""
+    @property
+    def sampler(self) -> str:
+        """The one that drew."""
+        return str(self._provenance()["sampler"])
+
+    def attributes(self) -> dict[str, str]:
+        """Provenance and geometry of all chunks together, as JSON."""
+        return {
+            "provenance": orjson.dumps(self._provenance()).decode(),
+            "geometry": orjson.dumps(self.geometry).decode(),
+        }
+
+    def _provenance(self) -> dict[str, Any]:
         assert self.origin is not None  # noqa: S101 - there is at least one chunk
         return provenance_json(self.origin, self.parts, self.elapsed_s)
 

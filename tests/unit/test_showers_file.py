@@ -6,6 +6,8 @@ import io
 import os
 import resource
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -118,12 +120,15 @@ def test_a_stream_that_cannot_seek_is_a_target(tmp_path: Path) -> None:
     assert np.array_equal(read_showers(path, SMALL)[1], showers)
 
 
-def test_long_provenance_fits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("deferred", [False, True])
+def test_long_provenance_fits(tmp_path: Path, deferred: bool) -> None:
     energies, showers = random_showers(4)
+    known = {"provenance": "x" * 500_000, "short": "y"}
+    attributes = (lambda: known) if deferred else known
     path = tmp_path / "long.hdf5"
-    write_showers(path, energies, showers, attributes={"provenance": "x" * 500_000, "short": "y"})
+    write_showers(path, energies, showers, attributes=attributes)
     with open_showers(path, SMALL) as file:
-        assert file.attributes == {"provenance": "x" * 500_000, "short": "y"}
+        assert file.attributes == known
 
 
 def test_float64_files_are_cast_when_read(tmp_path: Path) -> None:
@@ -258,6 +263,43 @@ def test_a_failing_source_leaves_the_old_file(good: Path) -> None:
         write_showers(good, np.full(10, 1e3), chunks())
     assert good.read_bytes() == before
     assert [entry.name for entry in good.parent.iterdir()] == ["good.hdf5"]
+
+
+INTERRUPTED = """
+import io, os, signal
+import numpy as np
+from model.showers_file import write_showers
+
+class Target(io.BytesIO):
+    writes = 0
+
+    def write(self, data):
+        self.writes += 1
+        if self.writes == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().write(data)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+interrupted = 0
+for at in range(1, 100):
+    target = Target()
+    try:
+        write_showers(target, np.full(9, 1e3), (np.full((3, 200_000), 1.0, np.float32) for _ in range(3)))
+    except KeyboardInterrupt:
+        interrupted += 1
+    if target.writes < at:
+        break
+print(interrupted, at)
+"""
+
+
+def test_ctrl_c_in_any_write_is_a_keyboard_interrupt() -> None:
+    # In a process of its own: HDF5 crashes one, at its end, if a file's method raises.
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    interrupted, writes = map(int, done.stdout.split())
+    assert 5 < writes < 99
+    assert interrupted == writes - 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
