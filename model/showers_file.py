@@ -301,6 +301,8 @@ def _write_hdf5(
     # HDF5 calls the target's methods, and crashes the process later if an exception leaves one of them. Ctrl-C raises
     # one anywhere in the main thread, so that HDF5 runs in another.
     with ThreadPoolExecutor(1, thread_name_prefix="hdf5") as thread:
+        # An interrupt while a thread starts makes the executor forget it, and start another beside it.
+        thread.submit(int).result()
         try:
             thread.submit(file.open).result()
             row = 0
