@@ -13,7 +13,6 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO, Self, cast
@@ -23,7 +22,7 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import ArrayLike, NDArray
 
-from model.atomic import replacing
+from model.atomic import replacing, uninterrupted
 from model.geometry import Geometry, geometry_of_voxel_count, named_geometry
 from sampler.errors import InvalidInputError, ShowerFileError
 
@@ -298,26 +297,28 @@ def _write_hdf5(
     known = None if callable(attributes) else attributes
     large = known is None or any(len(value.encode()) > LARGE_ATTRIBUTE_BYTES for value in known.values())
     file = _Hdf5File(target, energies, ("v108", "v110") if large else None)
-    # HDF5 calls the target's methods, and crashes the process later if an exception leaves one of them. Ctrl-C raises
-    # one anywhere in the main thread, so that HDF5 runs in another.
-    with ThreadPoolExecutor(1, thread_name_prefix="hdf5") as thread:
-        # An interrupt while a thread starts makes the executor forget it, and start another beside it.
-        thread.submit(int).result()
-        try:
-            thread.submit(file.open).result()
-            row = 0
-            for chunk in chunks:
-                block = np.ascontiguousarray(chunk, dtype=np.float32)
-                _check_block(block, row, file.count, file.voxels)
-                thread.submit(file.write, row, block).result()
-                after_chunk()
-                row += len(block)
-            if row != file.count:
-                allowed = f"{file.count} rows, one for each incident energy"
-                raise InvalidInputError("showers_mev", f"{row} rows", allowed)
-            thread.submit(file.describe, attributes() if callable(attributes) else attributes).result()
-        finally:
-            thread.submit(file.close).result()
+    # HDF5 calls the target's methods, and crashes the process later if an exception leaves one of them.
+    try:
+        with uninterrupted():
+            file.open()
+        row = 0
+        for chunk in chunks:
+            block = np.ascontiguousarray(chunk, dtype=np.float32)
+            _check_block(block, row, file.count, file.voxels)
+            with uninterrupted():
+                file.write(row, block)
+            after_chunk()
+            row += len(block)
+        if row != file.count:
+            allowed = f"{file.count} rows, one for each incident energy"
+            raise InvalidInputError("showers_mev", f"{row} rows", allowed)
+        described = attributes() if callable(attributes) else attributes
+        with uninterrupted():
+            file.describe(described)
+            file.close()
+    finally:
+        with uninterrupted():
+            file.close()
 
 
 class _Hdf5File:
@@ -363,7 +364,7 @@ class _Hdf5File:
         self._file.attrs.update(attributes)
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close what was opened. Closing twice is fine."""
         if self._file is not None:
             self._file.close()
 
