@@ -20,6 +20,7 @@ from sampler.bank_file import (
     machine_sha256,
     open_bank,
     pack_spins,
+    space_set_aside,
     unpack_spins,
     write_bank,
 )
@@ -56,7 +57,8 @@ def draw_bank(
     Raises:
         InvalidInputError: a bad argument, no such folder, or a file in the way without ``overwrite``.
         SamplerError: what the sampler raised; without ``partial`` nothing is left behind.
-        OSError: the disk is full, or the folder may not be written to; nothing is left behind.
+        OSError: the disk has no room for the bank, which is seen before the first draw, or the folder may not be
+            written to; nothing is left behind.
     """
     if rows_per_call < 1:
         raise InvalidInputError("rows_per_call", rows_per_call, "an integer of at least 1")
@@ -77,16 +79,17 @@ def draw_bank(
     provenances: list[str] = []
     done = 0
     try:
-        while done < rows:
-            part = slice(done, min(done + rows_per_call, rows))
-            request = LatentRequest(machine, conditions[part], streams[part], options or SamplerOptions())
-            batch = sampler.sample(request).checked(request)
-            packed[part] = pack_spins(batch.spins)
-            draw[part] = len(provenances)
-            provenances.append(provenance_to_json(batch.provenance))
-            done = part.stop
-            if progress is not None:
-                progress(done, rows)
+        with space_set_aside(path.parent, rows, machine, -(-rows // rows_per_call)):
+            while done < rows:
+                part = slice(done, min(done + rows_per_call, rows))
+                request = LatentRequest(machine, conditions[part], streams[part], options or SamplerOptions())
+                batch = sampler.sample(request).checked(request)
+                packed[part] = pack_spins(batch.spins)
+                draw[part] = len(provenances)
+                provenances.append(provenance_to_json(batch.provenance))
+                done = part.stop
+                if progress is not None:
+                    progress(done, rows)
     finally:
         into = path if done == rows else partial if done else None
         if into is not None:

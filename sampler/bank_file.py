@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,13 @@ from sampler.request import Provenance
 
 BANK_FORMAT = "qshower-bank"
 BANK_VERSION = 1
+
+BYTES_PER_ROW = 20
+"""Of a latent beside its spins: its stream and its draw."""
+BYTES_PER_DRAW = 1 << 16
+"""More than the provenance of a draw."""
+BYTES_PER_BANK = 1 << 20
+"""More than the condition nodes, the attributes and what HDF5 adds."""
 
 
 def machine_sha256(machine: BoltzmannMachine) -> str:
@@ -132,6 +140,22 @@ def write_bank(path: Path, columns: BankColumns) -> None:
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             }
         )
+
+
+@contextlib.contextmanager
+def space_set_aside(folder: Path, rows: int, machine: BoltzmannMachine, draws: int) -> Iterator[None]:
+    """Keep room on the disk of ``folder`` for a bank that is written when the block has ended.
+
+    The file that keeps it has no name, and goes with the process. Nothing is kept where the system cannot.
+
+    Raises:
+        OSError: there is less room.
+    """
+    size = rows * (-(-machine.node_count // 8) + BYTES_PER_ROW) + draws * BYTES_PER_DRAW + BYTES_PER_BANK
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, size)
+        yield
 
 
 def bank_info(path: Path) -> BankInfo:

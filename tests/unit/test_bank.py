@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import resource
+import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -271,6 +274,42 @@ def test_a_whole_bank_leaves_no_partial_one(tmp_path, machine, levels):
     with AnnealingSampler() as sampler:
         draw_bank(path, sampler, machine, levels, seed=1, options=OPTIONS, partial=tmp_path / "b.partial.hdf5")
     assert list(tmp_path.iterdir()) == [path]
+
+
+class _Unasked:
+    """A sampler that must not be asked."""
+
+    def sample(self, request):
+        raise AssertionError
+
+
+def test_a_bank_without_room_is_refused_before_it_is_drawn(tmp_path, machine, levels, monkeypatch):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            draw_bank(tmp_path / "b.hdf5", _Unasked(), machine, levels, seed=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_room_set_aside_is_enough_and_of_no_name(tmp_path, machine, levels):
+    sizes = []
+
+    def look(rows, total):
+        assert list(tmp_path.iterdir()) == []
+        descriptors = [file for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
+        sizes.extend(file.stat().st_blocks * 512 for file in descriptors if tmp_path in file.readlink().parents)
+
+    with AnnealingSampler() as sampler:
+        how = {"seed": 1, "options": OPTIONS, "rows_per_call": 30}
+        info = draw_bank(tmp_path / "b.hdf5", sampler, machine, levels[[0] * 3000], progress=look, **how)
+    assert len(sizes) == 100
+    assert info.size_bytes < sizes[0] < info.size_bytes + (1 << 20) + 100 * (1 << 16)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "b.hdf5"]
 
 
 def test_a_failed_write_leaves_the_old_bank_as_it_was(bank, machine, levels, monkeypatch):
