@@ -40,6 +40,7 @@ class CouplerOffsets:
         before: root mean square offset, in programmed units, its own error taken off.
         after: the same with the offsets made up for.
         reads: reads behind it.
+        measured_at: UTC, ISO 8601.
     """
 
     offsets: list[float]
@@ -47,6 +48,7 @@ class CouplerOffsets:
     before: float
     after: float
     reads: int
+    measured_at: str
 
     def of_pairs(self, info: SolverInfo, pairs: NDArray[np.int64]) -> NDArray[np.float64]:
         """(m,) offsets of the couplers ``pairs`` (m, 2) of qubits.
@@ -72,6 +74,7 @@ def measure_couplers(
     deadline: float,
     bill: Bill,
     rng: np.random.Generator,
+    now: str,
 ) -> CouplerOffsets:
     """Measure the offsets of all couplers: eight programmings of ``reads`` reads, and two that measure what is left.
 
@@ -84,6 +87,7 @@ def measure_couplers(
         deadline: instant of ``time.monotonic``.
         bill: what is used is added to it.
         rng: the probes' signs.
+        now: UTC, ISO 8601.
 
     Raises:
         SamplerAnswerError: the couplers do not respond.
@@ -124,6 +128,7 @@ def measure_couplers(
         # Two independent looks at the same rest: what differs between them is noise and drops out.
         after=_root(float((one * other).mean())),
         reads=reads * (len(probes) + _CHECKS),
+        measured_at=now,
     )
 
 

@@ -225,14 +225,15 @@ class QpuSampler:
             self._ledger.check(cost.access_time_us, asked.cap_us, current_key())
             with self._link.borrow(info) as connection:
                 runner = Runner(self._link, connection, info, self._ledger, self._settings)
-                shim = measure_shim(runner, anneal_us, reads, asked.cap_us, deadline, bill, self._shims.now())
+                now = self._shims.now()
+                shim = measure_shim(runner, anneal_us, reads, asked.cap_us, deadline, bill, now)
                 if couplers:
                     known = None if earlier is None else earlier.couplers
                     self._shims.put(replace(shim, couplers=known))
                     left_us = None if asked.cap_us is None else asked.cap_us - bill.access_time_us
                     rng = self._rng.spawn(1)[0]
                     biases = shim.nominal(info)
-                    off = measure_couplers(runner, anneal_us, reads, biases, left_us, deadline, bill, rng)
+                    off = measure_couplers(runner, anneal_us, reads, biases, left_us, deadline, bill, rng, now)
                     shim = replace(shim, couplers=off)
             self._shims.put(shim)
             self._state.forget()
@@ -453,8 +454,9 @@ class QpuSampler:
     def _drawer(self, plan: Plan, connection: Connection, bill: Bill) -> Drawer:
         shim = self._shims.get(plan.info, plan.options.annealing_time_us)
         if shim is not None:
-            kind = "flux-bias shim" if shim.couplers is None else "flux-bias and coupler shim"
-            bill.note(f"{kind} of {shim.measured_at}")
+            bill.note(f"flux-bias shim of {shim.measured_at}")
+            if shim.couplers is not None:
+                bill.note(f"coupler shim of {shim.couplers.measured_at}")
         runner = Runner(self._link, connection, plan.info, self._ledger, self._settings)
         return Drawer(runner, self._settings, shim)
 

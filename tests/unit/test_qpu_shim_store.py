@@ -13,7 +13,9 @@ from sampler.qpu.couplers import CouplerOffsets
 from sampler.qpu.shim import Shim, ShimStore
 
 SHIM = Shim("Z", "g1", 20.0, [4, 7], [1e-5, -2e-5], 0.5, 0.1, 3000, "2026-07-01T12:00:00.000+00:00")
-COUPLERS = CouplerOffsets([0.01, 0.02], beta=4.0, before=0.02, after=0.01, reads=10_000)
+COUPLERS = CouplerOffsets(
+    [0.01, 0.02], beta=4.0, before=0.02, after=0.01, reads=10_000, measured_at="2026-07-01T12:00:01.000+00:00"
+)
 INFO: Any = SimpleNamespace(key=("Z", "g1"))
 
 
