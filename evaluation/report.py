@@ -21,9 +21,9 @@ from evaluation.profiles import Profiles, slice_profiles
 from evaluation.serialise import as_json, summary_rows
 from evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
 from evaluation.slices import EnergySlice, energy_slices
-from model.atomic import replacing
 from model.geometry import Geometry
 from model.showers_file import open_showers
+from sampler.atomic import replacing
 from sampler.errors import InvalidInputError, ShowerFileError
 
 Progress = Callable[[str, float], None]

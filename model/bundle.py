@@ -27,7 +27,6 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from model.atomic import replacing
 from model.decoder import SampledDecoder
 from model.energy_code import EnergyCodeKind, build_energy_code
 from model.geometry import geometry_from_dict
@@ -37,6 +36,7 @@ from model.point_decoder import PointDecoder
 from model.scaling import ScalingKind
 from model.streams import uniforms
 from model.symmetry import Symmetry, group_order, turn
+from sampler.atomic import replacing
 from sampler.errors import BundleError, InvalidInputError
 from sampler.machine import BoltzmannMachine
 

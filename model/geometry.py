@@ -24,7 +24,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 from numpy.typing import NDArray
 
-from model.atomic import replacing
+from sampler.atomic import replacing
 from sampler.errors import InvalidInputError
 
 SILICON_THRESHOLD_MEV = 0.01515

@@ -15,15 +15,15 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, BinaryIO, Self, cast
+from typing import Any, BinaryIO, Self
 
 import h5py
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import ArrayLike, NDArray
 
-from model.atomic import replacing, uninterrupted
 from model.geometry import Geometry, geometry_of_voxel_count, named_geometry
+from sampler.atomic import WriteGuard, replacing, uninterrupted
 from sampler.errors import InvalidInputError, ShowerFileError
 
 ENERGIES = "incident_energies"
@@ -233,9 +233,11 @@ def write_showers(
             raise ShowerFileError(str(target), "its folder does not exist", "a path in an existing folder")
         try:
             with replacing(target) as temporary, temporary.open("xb+", buffering=0) as stream:
-                guard = _WriteGuard(cast("BinaryIO", stream))
-                _write_hdf5(guard, energies, chunks, attributes, guard.check)
-                guard.check()
+                guard = WriteGuard(stream)
+                try:
+                    _write_hdf5(guard, energies, chunks, attributes, guard.check)
+                finally:
+                    guard.check()
         except OSError as error:
             raise _write_error(str(target), error) from error
     elif target.seekable():
@@ -246,49 +248,8 @@ def write_showers(
         target.write(buffer.getbuffer())
 
 
-class _WriteGuard:
-    """A file that remembers its first failed write, and from then on only pretends to write.
-
-    HDF5 keeps data back until a file is closed; a write that fails then leaves the library with a file it can neither
-    flush nor close. So it is let finish in peace, and the failure is raised by ``check``.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._error: OSError | None = None
-        self.read, self.seek, self.tell = stream.read, stream.seek, stream.tell
-
-    def check(self) -> None:
-        """Raise the first failure, if there was one."""
-        if self._error is not None:
-            raise self._error
-
-    def write(self, data: bytes | memoryview) -> int:
-        """Write, or seem to."""
-        if self._error is None:
-            try:
-                rest = memoryview(data).cast("B")
-                while rest:
-                    rest = rest[self._stream.write(rest) :]
-            except OSError as error:
-                self._error = error
-        return memoryview(data).nbytes
-
-    def truncate(self, size: int) -> int:
-        """Set the file's size, or seem to."""
-        if self._error is None:
-            try:
-                self._stream.truncate(size)
-            except OSError as error:
-                self._error = error
-        return size
-
-    def flush(self) -> None:
-        """Nothing to do: every write goes out at once."""
-
-
 def _write_hdf5(
-    target: BinaryIO | _WriteGuard,
+    target: BinaryIO | WriteGuard,
     energies: NDArray[np.float64],
     chunks: Iterable[NDArray[np.float32]],
     attributes: Mapping[str, str] | Callable[[], Mapping[str, str]],
@@ -325,7 +286,7 @@ class _Hdf5File:
     """A file in the making. Its showers are compressed here: HDF5's zlib would take longer than the decoder."""
 
     def __init__(
-        self, target: BinaryIO | _WriteGuard, energies: NDArray[np.float64], libver: tuple[str, str] | None
+        self, target: BinaryIO | WriteGuard, energies: NDArray[np.float64], libver: tuple[str, str] | None
     ) -> None:
         self.count = energies.shape[0]
         self.voxels: int | None = None

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from sampler.atomic import WriteGuard, replacing, uninterrupted
 from sampler.errors import InvalidInputError
 from sampler.machine import BoltzmannMachine
 from sampler.provenance import provenance_from_json
@@ -122,24 +122,32 @@ class BankColumns:
 
 
 def write_bank(path: Path, columns: BankColumns) -> None:
-    """Write a bank, whole or not at all; OSError if the disk is full or the folder may not be written to."""
+    """Write a bank, whole or not at all; OSError if the disk is full or the folder may not be written to.
+
+    Ctrl-C waits until it is written: what it holds may have been paid for.
+    """
     machine = columns.machine
-    with _replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.create_dataset("spins", data=columns.packed)
-        file.create_dataset("streams", data=columns.streams)
-        file.create_dataset("draw", data=columns.draw)
-        file.create_dataset("condition_nodes", data=machine.condition_nodes)
-        file.create_dataset("provenance", data=columns.provenances, dtype=h5py.string_dtype())
-        file.attrs.update(
-            {
-                "format": BANK_FORMAT,
-                "version": BANK_VERSION,
-                "machine_sha256": machine_sha256(machine),
-                "spins_sha256": hashlib.sha256(columns.packed.tobytes()).hexdigest(),
-                "nodes": machine.node_count,
-                "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
-        )
+    with uninterrupted(), replacing(path) as temporary, temporary.open("xb+", buffering=0) as stream:
+        guard = WriteGuard(stream)
+        try:
+            with h5py.File(guard, "w") as file:
+                file.create_dataset("spins", data=columns.packed)
+                file.create_dataset("streams", data=columns.streams)
+                file.create_dataset("draw", data=columns.draw)
+                file.create_dataset("condition_nodes", data=machine.condition_nodes)
+                file.create_dataset("provenance", data=columns.provenances, dtype=h5py.string_dtype())
+                file.attrs.update(
+                    {
+                        "format": BANK_FORMAT,
+                        "version": BANK_VERSION,
+                        "machine_sha256": machine_sha256(machine),
+                        "spins_sha256": hashlib.sha256(columns.packed.tobytes()).hexdigest(),
+                        "nodes": machine.node_count,
+                        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                    }
+                )
+        finally:
+            guard.check()
 
 
 @contextlib.contextmanager
@@ -199,17 +207,3 @@ def open_bank(path: Path) -> BankContent:
 def _mapped(path: Path, offset: int, shape: tuple[int, int]) -> NDArray[np.uint8]:
     """The file's bytes from ``offset`` on, read when touched."""
     return np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=shape)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A new file beside ``path`` that takes its name when the block ends well, and is removed when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.atomic import replacing
 from model.autoencoder import Autoencoder, Bound
 from model.bundle import build_decoder, load_bundle, load_encoder_state
 from model.encoder import Encoder, EncoderShape, bernoulli_entropy
@@ -29,6 +28,7 @@ from model.losses import divergence
 from model.rbm import RBM
 from model.training.config import TrainingConfig
 from model.training.data import TrainingShowers
+from sampler.atomic import replacing
 from sampler.errors import InvalidInputError
 from sampler.gibbs.chains import refine
 from sampler.lattice import compact_lattice

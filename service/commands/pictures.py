@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from model.atomic import replacing
 from model.bundle import Bundle
 from model.geometry import Geometry
 from model.showers_file import ShowersFile
+from sampler.atomic import replacing
 from sampler.errors import InvalidInputError
 from sampler.gibbs.sampler import GibbsSampler
 from sampler.request import LatentRequest, SamplerOptions

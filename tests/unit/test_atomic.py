@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from model.atomic import uninterrupted
+from sampler.atomic import uninterrupted
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import resource
 import signal
@@ -14,7 +15,7 @@ import pytest
 
 from sampler.annealing import AnnealingSampler
 from sampler.bank import ReplaySampler, bank_info, draw_bank, machine_sha256
-from sampler.bank_file import open_bank, pack_spins, unpack_spins
+from sampler.bank_file import BankColumns, open_bank, pack_spins, unpack_spins, write_bank
 from sampler.errors import BankExhaustedError, InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
 from sampler.provenance import provenance_from_json, provenance_of_kept, provenance_to_json
 from sampler.request import Provenance, SamplerOptions
@@ -276,6 +277,19 @@ def test_a_whole_bank_leaves_no_partial_one(tmp_path, machine, levels):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@contextlib.contextmanager
+def largest_file(size):
+    """No file of this process may grow beyond ``size`` bytes: what a full disk looks like."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
 class _Unasked:
     """A sampler that must not be asked."""
 
@@ -283,16 +297,9 @@ class _Unasked:
         raise AssertionError
 
 
-def test_a_bank_without_room_is_refused_before_it_is_drawn(tmp_path, machine, levels, monkeypatch):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            draw_bank(tmp_path / "b.hdf5", _Unasked(), machine, levels, seed=1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, before)
+def test_a_bank_without_room_is_refused_before_it_is_drawn(tmp_path, machine, levels):
+    with largest_file(100_000), pytest.raises(OSError, match="File too large"):
+        draw_bank(tmp_path / "b.hdf5", _Unasked(), machine, levels, seed=1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -312,18 +319,24 @@ def test_the_room_set_aside_is_enough_and_of_no_name(tmp_path, machine, levels):
     assert sorted(tmp_path.iterdir()) == [tmp_path / "b.hdf5"]
 
 
-def test_a_failed_write_leaves_the_old_bank_as_it_was(bank, machine, levels, monkeypatch):
+@pytest.mark.parametrize("size", [0, 100, 3000, 8000, 20_000])
+def test_a_disk_that_is_full_all_the_same_leaves_the_old_bank_as_it_was(bank, machine, size):
     path, _ = bank
-    before = path.read_bytes()
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(h5py.File, "create_dataset", full)
-    with AnnealingSampler() as sampler, pytest.raises(OSError, match="No space left"):
-        draw_bank(path, sampler, machine, levels, seed=1, options=OPTIONS, overwrite=True)
+    before, old = path.read_bytes(), open_bank(path)
+    rows = 3000
+    columns = BankColumns(
+        np.zeros((rows, old.packed.shape[1]), dtype=np.uint8),
+        np.zeros((rows, 2), dtype=np.uint64),
+        np.zeros(rows, dtype=np.uint32),
+        [provenance_to_json(old.info.draws[0])],
+        machine,
+    )
+    with largest_file(size), pytest.raises(OSError, match="File too large"):
+        write_bank(path, columns)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+    write_bank(path, columns)
+    assert bank_info(path).rows == rows
 
 
 def test_bad_arguments_are_refused(bank, tmp_path, machine, levels):

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 
@@ -52,3 +53,44 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
         if came:
             handler(signal.SIGINT, None)
+
+
+class WriteGuard:
+    """A file for HDF5 that remembers its first failed write, and from then on only pretends to write.
+
+    HDF5 keeps data back until a file is closed; a write that fails then leaves the library with a file it can neither
+    flush nor close. So it is let finish in peace, and ``check`` raises the failure; call it whether HDF5 noted or not.
+    """
+
+    def __init__(self, stream: FileIO) -> None:
+        self._stream = stream
+        self._error: OSError | None = None
+        self.read, self.seek, self.tell = stream.read, stream.seek, stream.tell
+
+    def check(self) -> None:
+        """Raise the first failure, if there was one."""
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write, or seem to."""
+        if self._error is None:
+            try:
+                rest = memoryview(data).cast("B")
+                while rest:
+                    rest = rest[self._stream.write(rest) :]
+            except OSError as error:
+                self._error = error
+        return memoryview(data).nbytes
+
+    def truncate(self, size: int) -> int:
+        """Set the file's size, or seem to."""
+        if self._error is None:
+            try:
+                self._stream.truncate(size)
+            except OSError as error:
+                self._error = error
+        return size
+
+    def flush(self) -> None:
+        """Nothing to do: every write goes out at once."""
