@@ -233,7 +233,7 @@ def write_showers(
             raise ShowerFileError(str(target), "its folder does not exist", "a path in an existing folder")
         try:
             with replacing(target) as temporary, temporary.open("xb+", buffering=0) as stream:
-                guard = WriteGuard(stream)
+                guard = WriteGuard(stream, target)
                 try:
                     _write_hdf5(guard, energies, chunks, attributes, guard.check)
                 finally:

@@ -62,15 +62,16 @@ class WriteGuard:
     flush nor close. So it is let finish in peace, and ``check`` raises the failure; call it whether HDF5 noted or not.
     """
 
-    def __init__(self, stream: FileIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: FileIO, path: Path) -> None:
+        """``path`` is what the file is called in the failure."""
+        self._stream, self._path = stream, path
         self._error: OSError | None = None
         self.read, self.seek, self.tell = stream.read, stream.seek, stream.tell
 
     def check(self) -> None:
         """Raise the first failure, if there was one."""
         if self._error is not None:
-            raise self._error
+            raise OSError(self._error.errno, self._error.strerror, str(self._path)) from self._error
 
     def write(self, data: bytes | memoryview) -> int:
         """Write, or seem to."""

@@ -128,7 +128,7 @@ def write_bank(path: Path, columns: BankColumns) -> None:
     """
     machine = columns.machine
     with uninterrupted(), replacing(path) as temporary, temporary.open("xb+", buffering=0) as stream:
-        guard = WriteGuard(stream)
+        guard = WriteGuard(stream, path)
         try:
             with h5py.File(guard, "w") as file:
                 file.create_dataset("spins", data=columns.packed)
@@ -162,7 +162,11 @@ def space_set_aside(folder: Path, rows: int, machine: BoltzmannMachine, draws: i
     size = rows * (-(-machine.node_count // 8) + BYTES_PER_ROW) + draws * BYTES_PER_DRAW + BYTES_PER_BANK
     with tempfile.TemporaryFile(dir=folder) as stream:
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(stream.fileno(), 0, size)
+            try:
+                os.posix_fallocate(stream.fileno(), 0, size)
+            except OSError as error:
+                reason = f"{error.strerror}; the bank takes up to {size / 2**20:.0f} MiB"
+                raise OSError(error.errno, reason, str(folder)) from error
         yield
 
 

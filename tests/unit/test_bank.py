@@ -298,7 +298,7 @@ class _Unasked:
 
 
 def test_a_bank_without_room_is_refused_before_it_is_drawn(tmp_path, machine, levels):
-    with largest_file(100_000), pytest.raises(OSError, match="File too large"):
+    with largest_file(100_000), pytest.raises(OSError, match=f"too large; the bank takes up to 1 MiB: '{tmp_path}'"):
         draw_bank(tmp_path / "b.hdf5", _Unasked(), machine, levels, seed=1)
     assert list(tmp_path.iterdir()) == []
 
@@ -331,7 +331,7 @@ def test_a_disk_that_is_full_all_the_same_leaves_the_old_bank_as_it_was(bank, ma
         [provenance_to_json(old.info.draws[0])],
         machine,
     )
-    with largest_file(size), pytest.raises(OSError, match="File too large"):
+    with largest_file(size), pytest.raises(OSError, match=f"File too large: '{path}'"):
         write_bank(path, columns)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
