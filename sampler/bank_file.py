@@ -10,6 +10,7 @@ nodes of partition 0, whose spins are the condition; root attributes ``format``,
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
@@ -165,8 +166,9 @@ def space_set_aside(folder: Path, rows: int, machine: BoltzmannMachine, draws: i
             try:
                 os.posix_fallocate(stream.fileno(), 0, size)
             except OSError as error:
-                reason = f"{error.strerror}; the bank takes up to {size / 2**20:.0f} MiB"
-                raise OSError(error.errno, reason, str(folder)) from error
+                if error.errno != errno.EOPNOTSUPP:
+                    reason = f"{error.strerror}; the bank takes up to {size / 2**20:.0f} MiB"
+                    raise OSError(error.errno, reason, str(folder)) from error
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import resource
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -317,6 +318,15 @@ def test_the_room_set_aside_is_enough_and_of_no_name(tmp_path, machine, levels):
     assert len(sizes) == 100
     assert info.size_bytes < sizes[0] < info.size_bytes + (1 << 20) + 100 * (1 << 16)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "b.hdf5"]
+
+
+def test_a_disk_that_sets_nothing_aside_gets_its_bank(tmp_path, machine, levels, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("sampler.bank_file.os.posix_fallocate", unsupported)
+    with AnnealingSampler() as sampler:
+        assert draw_bank(tmp_path / "b.hdf5", sampler, machine, levels, seed=1, options=OPTIONS).rows == 3
 
 
 @pytest.mark.parametrize("size", [0, 100, 3000, 8000, 20_000])
