@@ -13,6 +13,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO, Self
@@ -23,7 +24,7 @@ from isal import isal_zlib
 from numpy.typing import ArrayLike, NDArray
 
 from model.geometry import Geometry, geometry_of_voxel_count, named_geometry
-from sampler.atomic import WriteGuard, replacing, uninterrupted
+from sampler.atomic import WriteGuard, replacing_hdf5, uninterrupted
 from sampler.errors import InvalidInputError, ShowerFileError
 
 ENERGIES = "incident_energies"
@@ -232,12 +233,8 @@ def write_showers(
         if not target.parent.is_dir():
             raise ShowerFileError(str(target), "its folder does not exist", "a path in an existing folder")
         try:
-            with replacing(target) as temporary, temporary.open("xb+", buffering=0) as stream:
-                guard = WriteGuard(stream, target)
-                try:
-                    _write_hdf5(guard, energies, chunks, attributes, guard.check)
-                finally:
-                    guard.check()
+            with replacing_hdf5(target) as guard:
+                _write_hdf5(guard, energies, chunks, attributes, guard.check)
         except OSError as error:
             raise _write_error(str(target), error) from error
     elif target.seekable():
@@ -257,54 +254,49 @@ def _write_hdf5(
 ) -> None:
     known = None if callable(attributes) else attributes
     large = known is None or any(len(value.encode()) > LARGE_ATTRIBUTE_BYTES for value in known.values())
-    file = _Hdf5File(target, energies, ("v108", "v110") if large else None)
-    # HDF5 calls the target's methods, and crashes the process later if an exception leaves one of them.
-    try:
+    count = energies.shape[0]
+    with ExitStack() as stack:
         with uninterrupted():
-            file.open()
+            file = h5py.File(target, "w", libver=("v108", "v110") if large else None)
+            stack.callback(uninterrupted()(file.close))
+            file.create_dataset(
+                ENERGIES, data=energies.astype(np.float32)[:, None], chunks=True, compression="gzip",
+                compression_opts=GZIP_LEVEL,
+            )  # fmt: skip
+        showers: _CompressedRows | None = None
         row = 0
         for chunk in chunks:
             block = np.ascontiguousarray(chunk, dtype=np.float32)
-            _check_block(block, row, file.count, file.voxels)
+            _check_block(block, row, count, None if showers is None else showers.voxels)
             with uninterrupted():
-                file.write(row, block)
+                if showers is None:
+                    showers = _CompressedRows(file, count, block.shape[1])
+                showers.write(row, block)
             after_chunk()
             row += len(block)
-        if row != file.count:
-            allowed = f"{file.count} rows, one for each incident energy"
-            raise InvalidInputError("showers_mev", f"{row} rows", allowed)
+        if row != count:
+            raise InvalidInputError("showers_mev", f"{row} rows", f"{count} rows, one for each incident energy")
         described = attributes() if callable(attributes) else attributes
         with uninterrupted():
-            file.describe(described)
-            file.close()
-    finally:
-        with uninterrupted():
+            file.attrs.update(described)
             file.close()
 
 
-class _Hdf5File:
-    """A file in the making. Its showers are compressed here: HDF5's zlib would take longer than the decoder."""
+class _CompressedRows:
+    """The showers' dataset, compressed here rather than by HDF5, whose zlib would take longer than the decoder."""
 
-    def __init__(
-        self, target: BinaryIO | WriteGuard, energies: NDArray[np.float64], libver: tuple[str, str] | None
-    ) -> None:
-        self.count = energies.shape[0]
-        self.voxels: int | None = None
-        self._target, self._energies, self._libver = target, energies, libver
-        self._file: h5py.File | None = None
-
-    def open(self) -> None:
-        """Begin the file, with its incident energies."""
-        self._file = h5py.File(self._target, "w", libver=self._libver)
-        self._file.create_dataset(
-            ENERGIES, data=self._energies.astype(np.float32)[:, None], chunks=True, compression="gzip",
+    def __init__(self, file: h5py.File, count: int, voxels: int) -> None:
+        self.voxels = voxels
+        self._count = count
+        self._rows = min(count, max(1, HDF5_CHUNK_BYTES // (4 * voxels)))
+        self._dataset = file.create_dataset(
+            SHOWERS, (count, voxels), np.float32, chunks=(self._rows, voxels), compression="gzip",
             compression_opts=GZIP_LEVEL,
         )  # fmt: skip
+        self._pending = np.zeros((self._rows, voxels), dtype=np.float32)
 
     def write(self, row: int, block: NDArray[np.float32]) -> None:
         """Write ``block`` (n, voxels) from ``row`` on, which is where the last one ended."""
-        if self.voxels is None:
-            self._begin_showers(block.shape[1])
         done = 0
         while done < len(block):
             place = (row + done) % self._rows
@@ -313,31 +305,11 @@ class _Hdf5File:
             if len(taken) < self._rows:
                 self._pending[place : place + len(taken)] = taken
                 self._pending[place + len(taken) :] = 0
-            if end % self._rows == 0 or end == self.count:
+            if end % self._rows == 0 or end == self._count:
                 whole = taken if len(taken) == self._rows else self._pending
                 first = (end - 1) // self._rows * self._rows
                 self._dataset.id.write_direct_chunk((first, 0), isal_zlib.compress(whole, GZIP_LEVEL))
             done += len(taken)
-
-    def describe(self, attributes: Mapping[str, str]) -> None:
-        """Set the root attributes."""
-        assert self._file is not None  # noqa: S101 - open() has been called
-        self._file.attrs.update(attributes)
-
-    def close(self) -> None:
-        """Close what was opened. Closing twice is fine."""
-        if self._file is not None:
-            self._file.close()
-
-    def _begin_showers(self, voxels: int) -> None:
-        assert self._file is not None  # noqa: S101 - open() has been called
-        self.voxels = voxels
-        self._rows = min(self.count, max(1, HDF5_CHUNK_BYTES // (4 * voxels)))
-        self._dataset = self._file.create_dataset(
-            SHOWERS, (self.count, voxels), np.float32, chunks=(self._rows, voxels), compression="gzip",
-            compression_opts=GZIP_LEVEL,
-        )  # fmt: skip
-        self._pending = np.zeros((self._rows, voxels), dtype=np.float32)
 
 
 def _check_block(block: NDArray[np.float32], row: int, count: int, voxels: int | None) -> None:

@@ -55,11 +55,27 @@ def uninterrupted() -> Iterator[None]:
             handler(signal.SIGINT, None)
 
 
+@contextmanager
+def replacing_hdf5(path: Path) -> Iterator[WriteGuard]:
+    """As ``replacing``, but give a file object for HDF5 to write to; OSError with the name ``path`` if a write fails.
+
+    HDF5 calls its methods, and crashes the process later if an exception leaves one of them: do not let Ctrl-C raise
+    one (``uninterrupted``).
+    """
+    with replacing(path) as temporary, temporary.open("xb+", buffering=0) as stream:
+        guard = WriteGuard(stream, path)
+        try:
+            yield guard
+        finally:
+            # HDF5 may have noted a failure by an error of its own, or not at all.
+            guard.check()
+
+
 class WriteGuard:
-    """A file for HDF5 that remembers its first failed write, and from then on only pretends to write.
+    """A file that remembers its first failed write, and from then on only pretends to write.
 
     HDF5 keeps data back until a file is closed; a write that fails then leaves the library with a file it can neither
-    flush nor close. So it is let finish in peace, and ``check`` raises the failure; call it whether HDF5 noted or not.
+    flush nor close. So it is let finish in peace, and the failure is raised by ``check``.
     """
 
     def __init__(self, stream: FileIO, path: Path) -> None:

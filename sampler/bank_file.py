@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.atomic import WriteGuard, replacing, uninterrupted
+from sampler.atomic import replacing_hdf5, uninterrupted
 from sampler.errors import InvalidInputError
 from sampler.machine import BoltzmannMachine
 from sampler.provenance import provenance_from_json
@@ -128,27 +128,22 @@ def write_bank(path: Path, columns: BankColumns) -> None:
     Ctrl-C waits until it is written: what it holds may have been paid for.
     """
     machine = columns.machine
-    with uninterrupted(), replacing(path) as temporary, temporary.open("xb+", buffering=0) as stream:
-        guard = WriteGuard(stream, path)
-        try:
-            with h5py.File(guard, "w") as file:
-                file.create_dataset("spins", data=columns.packed)
-                file.create_dataset("streams", data=columns.streams)
-                file.create_dataset("draw", data=columns.draw)
-                file.create_dataset("condition_nodes", data=machine.condition_nodes)
-                file.create_dataset("provenance", data=columns.provenances, dtype=h5py.string_dtype())
-                file.attrs.update(
-                    {
-                        "format": BANK_FORMAT,
-                        "version": BANK_VERSION,
-                        "machine_sha256": machine_sha256(machine),
-                        "spins_sha256": hashlib.sha256(columns.packed.tobytes()).hexdigest(),
-                        "nodes": machine.node_count,
-                        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                    }
-                )
-        finally:
-            guard.check()
+    with uninterrupted(), replacing_hdf5(path) as target, h5py.File(target, "w") as file:
+        file.create_dataset("spins", data=columns.packed)
+        file.create_dataset("streams", data=columns.streams)
+        file.create_dataset("draw", data=columns.draw)
+        file.create_dataset("condition_nodes", data=machine.condition_nodes)
+        file.create_dataset("provenance", data=columns.provenances, dtype=h5py.string_dtype())
+        file.attrs.update(
+            {
+                "format": BANK_FORMAT,
+                "version": BANK_VERSION,
+                "machine_sha256": machine_sha256(machine),
+                "spins_sha256": hashlib.sha256(columns.packed.tobytes()).hexdigest(),
+                "nodes": machine.node_count,
+                "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+        )
 
 
 @contextlib.contextmanager

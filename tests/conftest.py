@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -169,6 +171,22 @@ def _latent_request() -> Callable[..., LatentRequest]:
 @pytest.fixture(scope="session", name="enumerate_law")
 def _enumerate_law() -> Callable[..., ExactLaw]:
     return enumerate_law
+
+
+@contextmanager
+def largest_file(size_bytes: int) -> Iterator[None]:
+    """No file of this process may grow beyond that: the system call fails that fails when a disk is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture(scope="session", name="largest_file")
+def _largest_file() -> Callable[[int], AbstractContextManager[None]]:
+    return largest_file
 
 
 @pytest.fixture(scope="session")

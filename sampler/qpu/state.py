@@ -123,10 +123,9 @@ class QpuState:
             key = self._key(machine, info)
             detail["calibration"] = self._thermometer.detail(key)
             shim = self._shims.get(info, key.annealing_time_us)
-            off = None if shim is None else shim.couplers
             detail["shim"] = shim and {
                 "measured_at": shim.measured_at,
-                "couplers_measured_at": off and off.measured_at,
+                "couplers_measured_at": shim.couplers and shim.couplers.measured_at,
             }
         except QShowerError as error:
             detail["retry_after_s"] = error.retry_after_s if isinstance(error, SamplerUnavailableError) else None

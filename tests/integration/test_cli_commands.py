@@ -1,11 +1,9 @@
 """The command line, command by command: what it prints, what it writes, and the one line where it cannot."""
 
 import asyncio
-import contextlib
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -105,17 +103,6 @@ def server_url(untrained_bundles, capsys):
 def read(path):
     with h5py.File(path) as file:
         return file["incident_energies"][:], file["showers"][:], json.loads(file.attrs["provenance"])
-
-
-@contextlib.contextmanager
-def largest_file(size):
-    """No file of this process may grow beyond ``size`` bytes: what a full disk looks like."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -240,7 +227,7 @@ def test_generate_told_no_by_a_server(fails, server_url, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_the_good_file(fails, qshower, tmp_path):
+def test_a_full_disk_leaves_the_good_file(fails, qshower, largest_file, tmp_path):
     path = tmp_path / "out.hdf5"
     flags = ("generate", "--sampler", "gibbs", "--sweeps", 4, "-o", path)
     assert qshower(*flags, "--energies-mev", "2000")[0] == 0

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
-import resource
-import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -278,19 +275,6 @@ def test_a_whole_bank_leaves_no_partial_one(tmp_path, machine, levels):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@contextlib.contextmanager
-def largest_file(size):
-    """No file of this process may grow beyond ``size`` bytes: what a full disk looks like."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
-
-
 class _Unasked:
     """A sampler that must not be asked."""
 
@@ -298,7 +282,7 @@ class _Unasked:
         raise AssertionError
 
 
-def test_a_bank_without_room_is_refused_before_it_is_drawn(tmp_path, machine, levels):
+def test_a_bank_without_room_is_refused_before_it_is_drawn(tmp_path, machine, levels, largest_file):
     with largest_file(100_000), pytest.raises(OSError, match=f"too large; the bank takes up to 1 MiB: '{tmp_path}'"):
         draw_bank(tmp_path / "b.hdf5", _Unasked(), machine, levels, seed=1)
     assert list(tmp_path.iterdir()) == []
@@ -330,7 +314,7 @@ def test_a_disk_that_sets_nothing_aside_gets_its_bank(tmp_path, machine, levels,
 
 
 @pytest.mark.parametrize("size", [0, 100, 3000, 8000, 20_000])
-def test_a_disk_that_is_full_all_the_same_leaves_the_old_bank_as_it_was(bank, machine, size):
+def test_a_disk_that_is_full_all_the_same_leaves_the_old_bank_as_it_was(bank, machine, largest_file, size):
     path, _ = bank
     before, old = path.read_bytes(), open_bank(path)
     rows = 3000

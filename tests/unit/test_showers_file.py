@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-import resource
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -327,17 +327,14 @@ def test_shapes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_nothing_behind(good: Path) -> None:
-    # The kernel's limit on the size of a file stands in for a full disk: the same system call fails, midway.
+def test_a_full_disk_leaves_nothing_behind(
+    good: Path, largest_file: Callable[[int], AbstractContextManager[None]]
+) -> None:
     rng = np.random.default_rng(0)
     before = good.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
-    try:
-        with pytest.raises(ShowerFileError, match=r"good.hdf5: 'cannot be written: File too large'") as caught:
-            write_showers(good, np.ones(200), rng.random((200, 6480), dtype=np.float32))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    full = r"good.hdf5: 'cannot be written: File too large'"
+    with largest_file(200_000), pytest.raises(ShowerFileError, match=full) as caught:
+        write_showers(good, np.ones(200), rng.random((200, 6480), dtype=np.float32))
     assert "\n" not in str(caught.value)
     assert good.read_bytes() == before
     assert [entry.name for entry in good.parent.iterdir()] == ["good.hdf5"]
