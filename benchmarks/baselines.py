@@ -1,6 +1,6 @@
 """What the Gibbs kernels are measured against: a dense torch block Gibbs, and dwave-samplers at fixed beta.
 
-Both draw from the same law as ``sampler.gibbs`` and are tested to (tests/unit/test_gibbs_benchmarks.py).
+Both draw from the same law as ``qshower.sampler.gibbs`` and are tested to (tests/unit/test_gibbs_benchmarks.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dimod import BinaryQuadraticModel
 from dwave.samplers import SimulatedAnnealingSampler
 from numpy.typing import NDArray
 
-from sampler.machine import PARTITION_COUNT, BoltzmannMachine
+from qshower.sampler.machine import PARTITION_COUNT, BoltzmannMachine
 
 
 class TorchDense:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from benchmarks.baselines import DwaveFixedBeta, TorchDense
-from sampler.gibbs.chains import draw
-from sampler.gibbs.sampler import warm_up
-from sampler.lattice import compact_lattice
+from qshower.sampler.gibbs.chains import draw
+from qshower.sampler.gibbs.sampler import warm_up
+from qshower.sampler.lattice import compact_lattice
 
 COUPLING_DEVIATION = 0.3
 """Standard deviation of the Gaussian h and J of the machines measured, in kT."""

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from benchmarks.gibbs import COUPLING_DEVIATION
-from sampler.gibbs import cuda
-from sampler.gibbs.graph import programme_of
-from sampler.gibbs.streams import DRAW, stream_keys
-from sampler.lattice import compact_lattice
+from qshower.sampler.gibbs import cuda
+from qshower.sampler.gibbs.graph import programme_of
+from qshower.sampler.gibbs.streams import DRAW, stream_keys
+from qshower.sampler.lattice import compact_lattice
 
 CHAINS = (1024, 32_768, 131_072)
 SWEEPS = 1024

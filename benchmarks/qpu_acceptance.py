@@ -33,24 +33,24 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from evaluation.distances import fpd, kpd
-from evaluation.features import high_level_features
-from model.bundle import Bundle, find_bundles, load_bundle
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.server import EmulatorServer
-from sampler.gibbs.chains import refine
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.protocol import Sampler
-from sampler.qpu.budget import BudgetLedger
-from sampler.qpu.draw import Drawer, DrawOptions, PartReads, programming_of_reads
-from sampler.qpu.gauge import GAUGES_OF_A_SET
-from sampler.qpu.link import SolverLink
-from sampler.qpu.packing import Part, Programming
-from sampler.qpu.planner import Planner
-from sampler.qpu.runner import Bill, Runner
-from sampler.qpu.sampler import QpuSampler
-from sampler.qpu.settings import QpuSettings
-from sampler.request import LatentRequest, SamplerOptions
+from qshower.evaluation.distances import fpd, kpd
+from qshower.evaluation.features import high_level_features
+from qshower.model.bundle import Bundle, find_bundles, load_bundle
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.gibbs.chains import refine
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.protocol import Sampler
+from qshower.sampler.qpu.budget import BudgetLedger
+from qshower.sampler.qpu.draw import Drawer, DrawOptions, PartReads, programming_of_reads
+from qshower.sampler.qpu.gauge import GAUGES_OF_A_SET
+from qshower.sampler.qpu.link import SolverLink
+from qshower.sampler.qpu.packing import Part, Programming
+from qshower.sampler.qpu.planner import Planner
+from qshower.sampler.qpu.runner import Bill, Runner
+from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.request import LatentRequest, SamplerOptions
 
 BUNDLES = {"zephyr:12": "electron-zephyr", "pegasus:16": "electron-pegasus"}
 CONDITIONS = 4

@@ -27,14 +27,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.qpu_acceptance import BUNDLES, refined, settings_for
-from model.bundle import find_bundles, load_bundle
-from sampler.emulator.config import NOISE_LEVELS, EmulatorConfig
-from sampler.emulator.server import EmulatorServer
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.lattice import compact_lattice
-from sampler.machine import BoltzmannMachine
-from sampler.qpu.sampler import QpuSampler
-from sampler.request import LatentRequest, SamplerOptions
+from qshower.model.bundle import find_bundles, load_bundle
+from qshower.sampler.emulator.config import NOISE_LEVELS, EmulatorConfig
+from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.lattice import compact_lattice
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.sampler.request import LatentRequest, SamplerOptions
 
 MADE_UP = {"random": 0.2, "strong": 0.3}
 """Standard deviation of the couplings (kT) of machines made for this; the pretrained ones' is about 0.002."""

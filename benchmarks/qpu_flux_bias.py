@@ -20,11 +20,11 @@ import numpy as np
 
 from benchmarks.qpu_acceptance import BUNDLES, settings_for
 from benchmarks.qpu_bias import Reference, machine_of, request_of
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.server import EmulatorServer
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.qpu.sampler import QpuSampler
-from sampler.request import SamplerOptions
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.sampler.request import SamplerOptions
 
 _VIOLATIONS = re.compile(r"left ([\d.]+)% of the condition's spins wrong")
 

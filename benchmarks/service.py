@@ -38,7 +38,7 @@ SPANS_S = re.compile(r"^qshower_(sample|decode)_seconds_sum(?:\{[^}]*\})? (\S+)$
 def server() -> Iterator[tuple[int, str]]:
     """A service with default settings on a free port: its process and address."""
     settings = {name: value for name, value in os.environ.items() if not name.startswith(("QSHOWER_", "DWAVE_"))}
-    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "qshower.service.cli", "serve", "--port", "0"]
     process = subprocess.Popen(command, env=settings, stderr=subprocess.PIPE, text=True)
     try:
         url, seen = None, []

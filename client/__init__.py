@@ -1,6 +1,6 @@
 """A small client of the service; it imports none of the other packages."""
 
-from client.errors import (
+from qshower.client.errors import (
     BadAnswerError,
     BusyError,
     ConnectionFailedError,
@@ -12,7 +12,7 @@ from client.errors import (
     UnauthorisedError,
     UnavailableError,
 )
-from client.shower_client import Estimate, ShowerClient, Showers
+from qshower.client.shower_client import Estimate, ShowerClient, Showers
 
 __all__ = [
     "BadAnswerError",

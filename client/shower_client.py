@@ -25,7 +25,7 @@ import httpx2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from client.errors import BY_STATUS, BadAnswerError, ConnectionFailedError, RefusedError
+from qshower.client.errors import BY_STATUS, BadAnswerError, ConnectionFailedError, RefusedError
 
 JSON = "application/json"
 NPZ = "application/x-npz"

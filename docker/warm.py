@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from service.app import running_service
-from service.metrics import Metrics
-from service.settings import Settings
+from qshower.service.app import running_service
+from qshower.service.metrics import Metrics
+from qshower.service.settings import Settings
 
 
 async def _start_and_stop() -> None:

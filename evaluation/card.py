@@ -21,13 +21,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from evaluation.histograms import separation_floor, separation_power
-from evaluation.quick import high_level_auc
-from model.bundle import Bundle, load_bundle, update_manifest
-from model.geometry import Geometry
-from model.showers_file import read_showers
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.request import LatentRequest, SamplerOptions
+from qshower.evaluation.histograms import separation_floor, separation_power
+from qshower.evaluation.quick import high_level_auc
+from qshower.model.bundle import Bundle, load_bundle, update_manifest
+from qshower.model.geometry import Geometry
+from qshower.model.showers_file import read_showers
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.request import LatentRequest, SamplerOptions
 
 Array = NDArray[np.float64]
 SEED = 1

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp, spearmanr
 
-from evaluation.shower_set import ShowerSet
-from model.geometry import Geometry
-from sampler.errors import ShowerFileError
+from qshower.evaluation.shower_set import ShowerSet
+from qshower.model.geometry import Geometry
+from qshower.sampler.errors import ShowerFileError
 
 GEV_PER_MEV = 1000.0
 UNIT_FACTOR_RANGE = (300.0, 3000.0)

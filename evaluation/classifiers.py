@@ -25,12 +25,12 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from evaluation.networks import ShowerResNet, dense_network
-from evaluation.quick import auc_error
-from evaluation.shower_set import ShowerSet
-from evaluation.slices import EnergySlice
-from model.geometry import Geometry
-from sampler.errors import InvalidInputError
+from qshower.evaluation.networks import ShowerResNet, dense_network
+from qshower.evaluation.quick import auc_error
+from qshower.evaluation.shower_set import ShowerSet
+from qshower.evaluation.slices import EnergySlice
+from qshower.model.geometry import Geometry
+from qshower.sampler.errors import InvalidInputError
 
 Kind = Literal["low", "low_normalised", "high", "cnn"]
 Rows = NDArray[np.float32]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.checks import Finding
-from evaluation.classifiers import (
+from qshower.evaluation.checks import Finding
+from qshower.evaluation.classifiers import (
     LEAST_ROWS,
     PUBLISHED_CLASSIFIER,
     QUICK_CLASSIFIER,
@@ -18,8 +18,8 @@ from evaluation.classifiers import (
     kinds_for,
     two_sample_classifier,
 )
-from evaluation.correlations import LayerCorrelations, compare_correlations
-from evaluation.distances import (
+from qshower.evaluation.correlations import LayerCorrelations, compare_correlations
+from qshower.evaluation.distances import (
     PUBLISHED_FPD,
     PUBLISHED_KPD,
     RESEARCH_FPD,
@@ -30,11 +30,11 @@ from evaluation.distances import (
     fpd,
     kpd,
 )
-from evaluation.histograms import HistogramPair, HistogramSpec, compare_histogram
-from evaluation.neighbours import NEIGHBOURS, Prdc, log_voxels, prdc
-from evaluation.quick import LEAST_SHOWERS, QuickAuc, two_sample_auc
-from evaluation.shower_set import ShowerSet
-from evaluation.slices import EnergySlice
+from qshower.evaluation.histograms import HistogramPair, HistogramSpec, compare_histogram
+from qshower.evaluation.neighbours import NEIGHBOURS, Prdc, log_voxels, prdc
+from qshower.evaluation.quick import LEAST_SHOWERS, QuickAuc, two_sample_auc
+from qshower.evaluation.shower_set import ShowerSet
+from qshower.evaluation.slices import EnergySlice
 
 Array = NDArray[np.float64]
 Progress = Callable[[str, float], None]

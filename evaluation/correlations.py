@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.features import FeatureSet
+from qshower.evaluation.features import FeatureSet
 
 Array = NDArray[np.float64]
 

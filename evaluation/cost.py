@@ -19,9 +19,9 @@ from time import perf_counter, process_time
 
 import numpy as np
 
-from model.bundle import load_bundle
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.request import LatentRequest, SamplerOptions
+from qshower.model.bundle import load_bundle
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.request import LatentRequest, SamplerOptions
 
 BATCHES = (1, 100, 10_000)
 REPEATS = {1: 20, 100: 5}

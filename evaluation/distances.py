@@ -33,7 +33,7 @@ from scipy.linalg.blas import dsyrk
 from scipy.optimize import curve_fit
 from threadpoolctl import threadpool_limits
 
-from sampler.errors import InvalidInputError
+from qshower.sampler.errors import InvalidInputError
 
 Matrix = NDArray[np.float64]
 Counts = NDArray[np.int64]

@@ -21,8 +21,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from model.geometry import Geometry
-from sampler.errors import InvalidInputError
+from qshower.model.geometry import Geometry
+from qshower.sampler.errors import InvalidInputError
 
 LAYER_FLOOR_MEV = 1e-8
 """Added to energies before the logarithm, so that an empty layer has one."""

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from evaluation.classifiers import (
+from qshower.evaluation.classifiers import (
     LEAST_ROWS,
     PUBLISHED_CLASSIFIER,
     SPLIT,
@@ -27,9 +27,9 @@ from evaluation.classifiers import (
     inputs_of,
     predict,
 )
-from evaluation.networks import dense_network
-from evaluation.shower_set import ShowerSet
-from sampler.errors import InvalidInputError
+from qshower.evaluation.networks import dense_network
+from qshower.evaluation.shower_set import ShowerSet
+from qshower.sampler.errors import InvalidInputError
 
 HIDDEN_LAYERS = 2
 HISTOGRAM_LIMIT = -12.0

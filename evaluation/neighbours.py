@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.errors import InvalidInputError
+from qshower.sampler.errors import InvalidInputError
 
 NEIGHBOURS = 5
 BLOCK_ROWS = 1024

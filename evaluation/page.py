@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluation.serialise import GROUPS, summary_rows
-from evaluation.svg import COLOURS, heat_figure, histogram_figure, line_figure
+from qshower.evaluation.serialise import GROUPS, summary_rows
+from qshower.evaluation.svg import COLOURS, heat_figure, histogram_figure, line_figure
 
 if TYPE_CHECKING:
-    from evaluation.report import Evaluation
+    from qshower.evaluation.report import Evaluation
 
 LOG_GROUPS = frozenset({"e_layer", "e_voxel", "centre_eta", "centre_phi", "width_eta", "width_phi"})
 HEAT_DECADES = 6

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.shower_set import ShowerSet
-from evaluation.slices import EnergySlice
-from model.geometry import Geometry
+from qshower.evaluation.shower_set import ShowerSet
+from qshower.evaluation.slices import EnergySlice
+from qshower.model.geometry import Geometry
 
 Array = NDArray[np.float64]
 

@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
-from evaluation.features import high_level_features
-from model.geometry import Geometry
-from sampler.errors import InvalidInputError
+from qshower.evaluation.features import high_level_features
+from qshower.model.geometry import Geometry
+from qshower.sampler.errors import InvalidInputError
 
 LEAST_SHOWERS = 20
 

@@ -10,21 +10,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from evaluation.checks import Finding, check_reference, check_sample
-from evaluation.classifiers import LEAST_ROWS, device
-from evaluation.compare import PUBLISHED_SETTINGS, QUICK_SETTINGS, Comparison, EvaluationSettings, compare
-from evaluation.cost import Cost, measure_cost
-from evaluation.histograms import HistogramSpec, histogram_specs
-from evaluation.multiclass import MulticlassResult, multiclass_classifier
-from evaluation.page import page
-from evaluation.profiles import Profiles, slice_profiles
-from evaluation.serialise import as_json, summary_rows
-from evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
-from evaluation.slices import EnergySlice, energy_slices
-from model.geometry import Geometry
-from model.showers_file import open_showers
-from sampler.atomic import replacing
-from sampler.errors import InvalidInputError, ShowerFileError
+from qshower.evaluation.checks import Finding, check_reference, check_sample
+from qshower.evaluation.classifiers import LEAST_ROWS, device
+from qshower.evaluation.compare import PUBLISHED_SETTINGS, QUICK_SETTINGS, Comparison, EvaluationSettings, compare
+from qshower.evaluation.cost import Cost, measure_cost
+from qshower.evaluation.histograms import HistogramSpec, histogram_specs
+from qshower.evaluation.multiclass import MulticlassResult, multiclass_classifier
+from qshower.evaluation.page import page
+from qshower.evaluation.profiles import Profiles, slice_profiles
+from qshower.evaluation.serialise import as_json, summary_rows
+from qshower.evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
+from qshower.evaluation.slices import EnergySlice, energy_slices
+from qshower.model.geometry import Geometry
+from qshower.model.showers_file import open_showers
+from qshower.sampler.atomic import replacing
+from qshower.sampler.errors import InvalidInputError, ShowerFileError
 
 Progress = Callable[[str, float], None]
 Announce = Callable[[str], None]

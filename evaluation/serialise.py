@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from evaluation.compare import Comparison
-from evaluation.distances import Distance
-from evaluation.histograms import HistogramPair
-from evaluation.multiclass import MulticlassResult
-from evaluation.neighbours import Prdc
+from qshower.evaluation.compare import Comparison
+from qshower.evaluation.distances import Distance
+from qshower.evaluation.histograms import HistogramPair
+from qshower.evaluation.multiclass import MulticlassResult
+from qshower.evaluation.neighbours import Prdc
 
 if TYPE_CHECKING:
-    from evaluation.report import Evaluation
+    from qshower.evaluation.report import Evaluation
 
 FORMAT = 1
 

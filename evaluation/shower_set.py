@@ -15,10 +15,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.features import FeatureSet, chunk_rows, compute_features, join_features
-from evaluation.slices import EnergySlice
-from model.geometry import Geometry
-from model.showers_file import open_showers
+from qshower.evaluation.features import FeatureSet, chunk_rows, compute_features, join_features
+from qshower.evaluation.slices import EnergySlice
+from qshower.model.geometry import Geometry
+from qshower.model.showers_file import open_showers
 
 GROUPS = 20
 """Rows are dealt out to this many groups, row i to group i mod 20: the spread of groups gives statistical errors."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.decoder import SampledDecoder, ShowerView
-from model.encoder import Encoder
-from model.layers import energy_features
-from model.losses import squared_error_loss
-from model.point_decoder import PointDecoder
-from model.rbm import RBM
+from qshower.model.decoder import SampledDecoder, ShowerView
+from qshower.model.encoder import Encoder
+from qshower.model.layers import energy_features
+from qshower.model.losses import squared_error_loss
+from qshower.model.point_decoder import PointDecoder
+from qshower.model.rbm import RBM
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,18 +27,18 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from model.decoder import SampledDecoder
-from model.energy_code import EnergyCodeKind, build_energy_code
-from model.geometry import geometry_from_dict
-from model.grid import Grid
-from model.layers import DecoderShape
-from model.point_decoder import PointDecoder
-from model.scaling import ScalingKind
-from model.streams import uniforms
-from model.symmetry import Symmetry, group_order, turn
-from sampler.atomic import replacing
-from sampler.errors import BundleError, InvalidInputError
-from sampler.machine import BoltzmannMachine
+from qshower.model.decoder import SampledDecoder
+from qshower.model.energy_code import EnergyCodeKind, build_energy_code
+from qshower.model.geometry import geometry_from_dict
+from qshower.model.grid import Grid
+from qshower.model.layers import DecoderShape
+from qshower.model.point_decoder import PointDecoder
+from qshower.model.scaling import ScalingKind
+from qshower.model.streams import uniforms
+from qshower.model.symmetry import Symmetry, group_order, turn
+from qshower.sampler.atomic import replacing
+from qshower.sampler.errors import BundleError, InvalidInputError
+from qshower.sampler.machine import BoltzmannMachine
 
 MANIFEST = "manifest.json"
 DECODER_FILE, PRIOR_FILE, ENCODER_FILE = "decoder.safetensors", "prior.safetensors", "encoder.safetensors"
@@ -73,9 +73,9 @@ class Lattice(_Part):
 class Manifest(_Part):
     """Everything about a model that is no tensor. Energies in MeV.
 
-    ``sweeps`` are the Gibbs sweeps a draw needs, measured as ``sweeps_measurement`` (``model.sweeps``) says, or assumed
-    where that is empty or not ``converged``; ``training`` tells data and their hashes, configuration, seed and time;
-    ``quality`` the figures on showers kept out of the training.
+    ``sweeps`` are the Gibbs sweeps a draw needs, measured as ``sweeps_measurement`` (``qshower.model.sweeps``) says, or
+    assumed where that is empty or not ``converged``; ``training`` tells data and their hashes, configuration, seed and
+    time; ``quality`` the figures on showers kept out of the training.
     """
 
     format_version: Literal[1] = 1

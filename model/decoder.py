@@ -11,7 +11,7 @@ of the layer's mean hit) for every voxel. n_l hits are drawn by Pareto sampling,
 distributions, and each layer is scaled to e_l, so that the layers' energies have exactly the law of the profile.
 
 Angles enter through convolutions with circular padding, and the shower is turned by a uniformly random element of its
-symmetry group (``model.symmetry``) at the end.
+symmetry group (``qshower.model.symmetry``) at the end.
 """
 
 from __future__ import annotations
@@ -24,9 +24,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, hardswish, pad
 
-from model.draws import LEAST_REMAINING, affine, mixture_values, profile_chain, voxel_energies
-from model.layers import ENERGY_FEATURES, DecoderShape, PerLayerLinear, RadialOutputs, Rings, Trunk, energy_features
-from model.likelihood import NormalMixture, bernoulli_log_probability, count_log_probability
+from qshower.model.draws import LEAST_REMAINING, affine, mixture_values, profile_chain, voxel_energies
+from qshower.model.layers import (
+    ENERGY_FEATURES,
+    DecoderShape,
+    PerLayerLinear,
+    RadialOutputs,
+    Rings,
+    Trunk,
+    energy_features,
+)
+from qshower.model.likelihood import NormalMixture, bernoulli_log_probability, count_log_probability
 
 Floats = NDArray[np.float32]
 

@@ -1,7 +1,7 @@
 """Draws from the decoder's distributions by inverse transforms of given uniforms, compiled.
 
 A draw depends on its own parameters and uniforms alone, so that a shower is a deterministic function of (latent,
-incident energy, uniforms), in any batch. The laws are those of ``model.likelihood``.
+incident energy, uniforms), in any batch. The laws are those of ``qshower.model.likelihood``.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from model.elementary import exp, log, normal_quantile, scale
-from sampler.compiling import kernel
+from qshower.model.elementary import exp, log, normal_quantile, scale
+from qshower.sampler.compiling import kernel
 
 Floats = NDArray[np.float32]
 
@@ -116,8 +116,8 @@ def profile_chain(
 ) -> tuple[Floats, Floats]:
     """Layers drawn in order of depth: ln shares of the total energy, and numbers of hits, (rows, L) each.
 
-    The same maps as ``model.decoder.Profile.log_likelihood``, one layer after another: ``layer_code`` (rows, L, code),
-    ``shared`` (rows, energy features and scaled response), weights (L, inputs, outputs), biases (L, 1, outputs),
+    The same maps as ``qshower.model.decoder.Profile.log_likelihood``, one layer after another: ``layer_code`` (rows, L,
+    code), ``shared`` (rows, energy features and scaled response), weights (L, inputs, outputs), biases (L, 1, outputs),
     ``highest`` (L,), ``uniforms`` (rows, L, 3): hit at all, energy, number of hits.
     """
     rows, layers, codes = layer_code.shape

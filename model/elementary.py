@@ -12,7 +12,7 @@ import math
 import numba
 import numpy as np
 
-from model.likelihood import SCALE_CENTRE, SCALE_HALF
+from qshower.model.likelihood import SCALE_CENTRE, SCALE_HALF
 
 _f, _i = np.float32, np.int32
 # 1.5 · 2^23: adding it rounds to the nearest whole number, which is then in the lowest bits.
@@ -71,6 +71,6 @@ def normal_quantile(p: np.float32) -> np.float32:
 
 @numba.njit(nogil=True, forceinline=True, error_model="numpy")
 def scale(raw: np.float32) -> np.float32:
-    """Standard deviation of a component with raw output ``raw``, as ``model.likelihood`` defines it."""
+    """Standard deviation of a component with raw output ``raw``, as ``qshower.model.likelihood`` defines it."""
     tanh = _f(1) - _f(2) / (exp(_f(2 / SCALE_HALF) * (raw - _f(SCALE_CENTRE))) + _f(1))
     return exp(_f(SCALE_CENTRE) + _f(SCALE_HALF) * tanh)

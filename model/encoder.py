@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, softplus
 
-from model.decoder import LAYER_VALUES, ShowerView, layer_values
-from model.layers import ENERGY_FEATURES, DecoderShape
+from qshower.model.decoder import LAYER_VALUES, ShowerView, layer_values
+from qshower.model.layers import ENERGY_FEATURES, DecoderShape
 
 ZONE_STARTS = (0, 1, 3)
 HARMONICS = (1, 2)

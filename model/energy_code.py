@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.errors import InvalidInputError
+from qshower.sampler.errors import InvalidInputError
 
 EnergyCodeKind = Literal["thermometer", "bits"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.geometry import Geometry
+from qshower.model.geometry import Geometry
 
 
 @dataclass(frozen=True, slots=True)

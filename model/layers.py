@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from model.grid import Grid
+from qshower.model.grid import Grid
 
 ENERGY_FEATURES = 6
 

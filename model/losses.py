@@ -1,6 +1,6 @@
 """Reconstruction losses of the reference, and the latent's Kullback–Leibler term.
 
-The loss of the sampled likelihood is −ln p(shower | s, E) itself (``model.decoder``).
+The loss of the sampled likelihood is −ln p(shower | s, E) itself (``qshower.model.decoder``).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from model.encoder import bernoulli_entropy
+from qshower.model.encoder import bernoulli_entropy
 
 ACTIVATION_WEIGHT = 0.01
 

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.layers import ENERGY_FEATURES, DecoderShape, RadialOutputs, Rings, Trunk, energy_features
-from model.scaling import build_scaling
+from qshower.model.layers import ENERGY_FEATURES, DecoderShape, RadialOutputs, Rings, Trunk, energy_features
+from qshower.model.scaling import build_scaling
 
 # ε ≤ 1: ln(1 + 1/0.04) = 3.26 for log1p, 2·ln(1/1e-7) = 32.2 for logit.
 HIGHEST_SCALED = {"log1p": 3.3, "logit": 32.3}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sampler.machine import BoltzmannMachine
+from qshower.sampler.machine import BoltzmannMachine
 
 
 class RBM(nn.Module):

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from sampler.errors import InvalidInputError
+from qshower.sampler.errors import InvalidInputError
 
 ScalingKind = Literal["logit", "log1p"]
 

@@ -23,9 +23,9 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import ArrayLike, NDArray
 
-from model.geometry import Geometry, geometry_of_voxel_count, named_geometry
-from sampler.atomic import WriteGuard, replacing_hdf5, uninterrupted
-from sampler.errors import InvalidInputError, ShowerFileError
+from qshower.model.geometry import Geometry, geometry_of_voxel_count, named_geometry
+from qshower.sampler.atomic import WriteGuard, replacing_hdf5, uninterrupted
+from qshower.sampler.errors import InvalidInputError, ShowerFileError
 
 ENERGIES = "incident_energies"
 SHOWERS = "showers"

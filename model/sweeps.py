@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from model.bundle import Bundle, Manifest, update_manifest
-from sampler.diagnostics import (
+from qshower.model.bundle import Bundle, Manifest, update_manifest
+from qshower.sampler.diagnostics import (
     ROWS_FOR_TOLERANCE,
     AutocorrelationTime,
     Draw,
@@ -21,7 +21,7 @@ from sampler.diagnostics import (
     calibrate_sweeps,
     chain_autocorrelation_times,
 )
-from sampler.gibbs.sampler import refine
+from qshower.sampler.gibbs.sampler import refine
 
 DEFAULT_TOLERANCE = 0.1
 SWEEPS_TRIED = (8, 16, 32, 64, 128, 256, 512, 1024)

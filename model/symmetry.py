@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model.grid import Grid
-from sampler.compiling import kernel
-from sampler.errors import InvalidInputError
+from qshower.model.grid import Grid
+from qshower.sampler.compiling import kernel
+from qshower.sampler.errors import InvalidInputError
 
 Symmetry = Literal["dihedral", "none"]
 

@@ -24,10 +24,10 @@ import numpy as np
 from dwave.samplers.sa.simulated_annealing import simulated_annealing
 from numpy.typing import NDArray
 
-from sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
-from sampler.machine import BoltzmannMachine
-from sampler.protocol import Availability, SamplerCapabilities
-from sampler.request import LatentBatch, LatentRequest, Provenance
+from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.protocol import Availability, SamplerCapabilities
+from qshower.sampler.request import LatentBatch, LatentRequest, Provenance
 
 DEFAULT_SWEEPS = 256
 MAXIMUM_SWEEPS = 1_000_000

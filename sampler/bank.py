@@ -13,7 +13,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.bank_file import (
+from qshower.sampler.bank_file import (
     BankColumns,
     BankInfo,
     bank_info,
@@ -24,11 +24,11 @@ from sampler.bank_file import (
     unpack_spins,
     write_bank,
 )
-from sampler.errors import BankExhaustedError, InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
-from sampler.machine import BoltzmannMachine
-from sampler.protocol import Availability, Sampler, SamplerCapabilities
-from sampler.provenance import provenance_of_kept, provenance_to_json
-from sampler.request import LatentBatch, LatentRequest, SamplerOptions
+from qshower.sampler.errors import BankExhaustedError, InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.protocol import Availability, Sampler, SamplerCapabilities
+from qshower.sampler.provenance import provenance_of_kept, provenance_to_json
+from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
 
 __all__ = ["BankClaim", "BankInfo", "ReplayOrder", "ReplaySampler", "bank_info", "draw_bank", "machine_sha256"]
 

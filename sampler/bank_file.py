@@ -23,11 +23,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.atomic import replacing_hdf5, uninterrupted
-from sampler.errors import InvalidInputError
-from sampler.machine import BoltzmannMachine
-from sampler.provenance import provenance_from_json
-from sampler.request import Provenance
+from qshower.sampler.atomic import replacing_hdf5, uninterrupted
+from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.provenance import provenance_from_json
+from qshower.sampler.request import Provenance
 
 BANK_FORMAT = "qshower-bank"
 BANK_VERSION = 1

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.errors import InvalidInputError, SamplerError
-from sampler.machine import PARTITION_COUNT, BoltzmannMachine
-from sampler.request import LatentBatch, LatentRequest, SamplerOptions
+from qshower.sampler.errors import InvalidInputError, SamplerError
+from qshower.sampler.machine import PARTITION_COUNT, BoltzmannMachine
+from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
 
 Draw = Callable[[LatentRequest], LatentBatch]
 """A sampler's ``sample``."""
@@ -28,7 +28,7 @@ Advance = Callable[[NDArray[np.int8], int], NDArray[np.int8]]
 """(states, step number) → the states one step (one sweep, usually) later."""
 
 Refine = Callable[[BoltzmannMachine, NDArray[np.int8], int, NDArray[np.uint64]], NDArray[np.int8]]
-"""``sampler.gibbs.sampler.refine``: machine, states, sweeps, streams → the states so many sweeps later."""
+"""``qshower.sampler.gibbs.sampler.refine``: machine, states, sweeps, streams → the states so many sweeps later."""
 
 ROWS_FOR_TOLERANCE = 80.0
 """Chains that each band of a calibration needs, times tolerance²: √(80 / 2) = 2 + 4.3 standard errors."""

@@ -21,8 +21,8 @@ from dwave.graphs import (
     zephyr_sublattice_mappings,
 )
 
-from sampler.errors import InvalidInputError
-from sampler.machine import PARTITION_COUNT, BoltzmannMachine
+from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.machine import PARTITION_COUNT, BoltzmannMachine
 
 CHIP_SIZE = {"zephyr": 12, "pegasus": 16}
 """Grid size of today's full-size chip of each family: the ideal graph a model's qubit labels refer to."""

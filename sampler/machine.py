@@ -16,8 +16,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.energy import ising_energies
-from sampler.errors import InvalidInputError
+from qshower.sampler.energy import ising_energies
+from qshower.sampler.errors import InvalidInputError
 
 PARTITION_COUNT = 4
 

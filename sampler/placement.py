@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.chip import (
+from qshower.sampler.chip import (
     FAMILIES,
     Segments,
     Symmetry,
@@ -29,8 +29,8 @@ from sampler.chip import (
     symmetries,
     translations,
 )
-from sampler.errors import PlacementError
-from sampler.machine import BoltzmannMachine
+from qshower.sampler.errors import PlacementError
+from qshower.sampler.machine import BoltzmannMachine
 
 _CONDITION_WEIGHT: Final = 0.1
 """Cost of a hole whose spin is given, against one whose spin is drawn: folding it into its neighbours is exact."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
-from sampler.machine import BoltzmannMachine
-from sampler.request import LatentBatch, LatentRequest
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.request import LatentBatch, LatentRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sampler.request import Provenance
+from qshower.sampler.request import Provenance
 
 _COSTS = frozenset({"qpu_access_time_us", "qpu_timing_us", "elapsed_s"})
 _TUPLES = frozenset({"problem_ids", "notes"})

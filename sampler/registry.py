@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from sampler.errors import InvalidInputError
-from sampler.protocol import Sampler
+from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.protocol import Sampler
 
 
 class SamplerRegistry:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.errors import InvalidInputError, SamplerAnswerError
-from sampler.machine import BoltzmannMachine
+from qshower.sampler.errors import InvalidInputError, SamplerAnswerError
+from qshower.sampler.machine import BoltzmannMachine
 
 ConditionMode = Literal["fold", "flux_bias"]
 

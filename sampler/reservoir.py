@@ -1,10 +1,10 @@
 """Latents kept ready for each condition, so that a request that names no seed need not wait for its sampler.
 
-States lie bit-packed in a block of fixed size (``sampler.stock``). Each is served at most once: either every state is a
-draw of its own, or, with ``WarmChains``, the chain behind a served state advances by at least ten autocorrelation times
-before it is served again, and after a number of servings is given up for a fresh draw, since sweeps alone may never
-leave a valley. Refilling runs in one background thread between ``start`` and ``close``, while ``idle`` says
-so. Draws made elsewhere, such as the reads of a QPU programming beyond those asked for, can be deposited.
+States lie bit-packed in a block of fixed size (``qshower.sampler.stock``). Each is served at most once: either every
+state is a draw of its own, or, with ``WarmChains``, the chain behind a served state advances by at least ten
+autocorrelation times before it is served again, and after a number of servings is given up for a fresh draw, since
+sweeps alone may never leave a valley. Refilling runs in one background thread between ``start`` and ``close``, while
+``idle`` says so. Draws made elsewhere, such as the reads of a QPU programming beyond those asked for, can be deposited.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.bank_file import unpack_spins
-from sampler.diagnostics import Refine
-from sampler.errors import InvalidInputError, SamplerAnswerError, SamplerUnavailableError
-from sampler.machine import BoltzmannMachine
-from sampler.provenance import provenance_of_kept
-from sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
-from sampler.stock import Shelf, Source, Stock
+from qshower.sampler.bank_file import unpack_spins
+from qshower.sampler.diagnostics import Refine
+from qshower.sampler.errors import InvalidInputError, SamplerAnswerError, SamplerUnavailableError
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.provenance import provenance_of_kept
+from qshower.sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
+from qshower.sampler.stock import Shelf, Source, Stock
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _IDLE_POLL_S = 0.02
@@ -47,7 +47,7 @@ class WarmChains:
     Attributes:
         refine: advances chains.
         sweeps: how far, between two servings of a chain.
-        tau_sweeps: the machine's longest integrated autocorrelation time (``sampler.diagnostics``).
+        tau_sweeps: the machine's longest integrated autocorrelation time (``qshower.sampler.diagnostics``).
         renew_after: servings after which a chain is replaced by a fresh draw.
     """
 
@@ -115,8 +115,8 @@ class Reservoir:
         levels: (levels, condition nodes) int8, the conditions kept in stock.
         per_level: states kept of each.
         max_bytes: bound on the memory of states, and of what else is kept of them (beside it come up to
-            ``sampler.stock.LEVEL_BYTES`` for each level, and ``LEVELS_SOURCES_BYTES``); what the levels leave of it is
-            for further deposits, of which those of conditions asked for longest ago go first.
+            ``qshower.sampler.stock.LEVEL_BYTES`` for each level, and ``LEVELS_SOURCES_BYTES``); what the levels leave
+            of it is for further deposits, of which those of conditions asked for longest ago go first.
         conditions: how many conditions that are no levels deposits may have; None: each state may have its own. The
             more there may be, the fewer states fit.
         low: share of ``per_level`` below which a level has to fall before anything is drawn; then all levels are filled

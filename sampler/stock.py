@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.bank_file import pack_spins, unpack_spins
-from sampler.errors import InvalidInputError
-from sampler.machine import BoltzmannMachine
-from sampler.request import Provenance
+from qshower.sampler.bank_file import pack_spins, unpack_spins
+from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.request import Provenance
 
 BOOKKEEPING_BYTES = 64
 """Allowed for each state beside its bits: its slot's place in a queue, its source and its age."""

@@ -1,8 +1,8 @@
 """Parallel tempering: the choice for machines whose valleys a ramp of β does not weigh right.
 
 Law: P(s_free | s_0 = c) ∝ exp(−E(s)). Each row has one replica at each β of a ladder from a hot one up to 1; after each
-sweep neighbours may exchange their states (``sampler.gibbs.replicas``). A row's state is its replica at β = 1. A sweep
-costs that of as many chains as the ladder has steps, and half as much again for energies and exchanges.
+sweep neighbours may exchange their states (``qshower.sampler.gibbs.replicas``). A row's state is its replica at β = 1.
+A sweep costs that of as many chains as the ladder has steps, and half as much again for energies and exchanges.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
-from sampler.gibbs.graph import Kept, programme_of
-from sampler.gibbs.replicas import run_tempering
-from sampler.gibbs.sampler import refine
-from sampler.gibbs.streams import stream_keys
-from sampler.machine import BoltzmannMachine
-from sampler.protocol import Availability, SamplerCapabilities
-from sampler.request import LatentBatch, LatentRequest, Provenance
+from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.gibbs.graph import Kept, programme_of
+from qshower.sampler.gibbs.replicas import run_tempering
+from qshower.sampler.gibbs.sampler import refine
+from qshower.sampler.gibbs.streams import stream_keys
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.protocol import Availability, SamplerCapabilities
+from qshower.sampler.request import LatentBatch, LatentRequest, Provenance
 
 DEFAULT_SWEEPS = 256
 MAXIMUM_SWEEPS = 1_000_000

@@ -12,10 +12,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from sampler.errors import BudgetExceededError, QShowerError, SamplerTimeoutError
-from sampler.qpu.budget import BudgetLedger, billed_to, utc_now
-from sampler.request import LatentBatch, LatentRequest
-from service.batches import Draws
+from qshower.sampler.errors import BudgetExceededError, QShowerError, SamplerTimeoutError
+from qshower.sampler.qpu.budget import BudgetLedger, billed_to, utc_now
+from qshower.sampler.request import LatentBatch, LatentRequest
+from qshower.service.batches import Draws
 
 
 class Accounts:

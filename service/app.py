@@ -13,31 +13,31 @@ import structlog
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from sampler.errors import QShowerError
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.registry import SamplerRegistry
-from service import problems
-from service.accounts import Accounts
-from service.availability import qpu_of
-from service.catalogue import Catalogue, load_catalogue
-from service.engine import Engine, Limits
-from service.generation import Generator
-from service.metrics import Metrics
-from service.middleware import BodyLimit, KeyCheck, RequestCount
-from service.reservoirs import Reservoirs
-from service.routes import router
-from service.samplers import build_registry, qpu_ledger_path
-from service.schemas import Problem
-from service.settings import ApiKeys, Settings, load_api_keys
-from service.state import Service
-from service.upkeep import Upkeep
-from service.version import program_version
-from service.warmup import warm_up
+from qshower.sampler.errors import QShowerError
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.registry import SamplerRegistry
+from qshower.service import problems
+from qshower.service.accounts import Accounts
+from qshower.service.availability import qpu_of
+from qshower.service.catalogue import Catalogue, load_catalogue
+from qshower.service.engine import Engine, Limits
+from qshower.service.generation import Generator
+from qshower.service.metrics import Metrics
+from qshower.service.middleware import BodyLimit, KeyCheck, RequestCount
+from qshower.service.reservoirs import Reservoirs
+from qshower.service.routes import router
+from qshower.service.samplers import build_registry, qpu_ledger_path
+from qshower.service.schemas import Problem
+from qshower.service.settings import ApiKeys, Settings, load_api_keys
+from qshower.service.state import Service
+from qshower.service.upkeep import Upkeep
+from qshower.service.version import program_version
+from qshower.service.warmup import warm_up
 
 if TYPE_CHECKING:
-    from model.bundle import Bundle
-    from sampler.qpu.sampler import QpuSampler
-    from sampler.qpu.state import QpuFigures
+    from qshower.model.bundle import Bundle
+    from qshower.sampler.qpu.sampler import QpuSampler
+    from qshower.sampler.qpu.state import QpuFigures
 
 QPU_BATCH_ROWS = 10_000
 """A QPU is given as many rows at once as can be: what it costs is programmings, not rows."""

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 
-from sampler.errors import SamplerUnavailableError
-from sampler.protocol import Availability, Sampler
-from sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.errors import SamplerUnavailableError
+from qshower.sampler.protocol import Availability, Sampler
+from qshower.sampler.request import LatentRequest, SamplerOptions
 
 if TYPE_CHECKING:
-    from model.bundle import Bundle
-    from sampler.qpu.sampler import QpuSampler
+    from qshower.model.bundle import Bundle
+    from qshower.sampler.qpu.sampler import QpuSampler
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,7 +32,7 @@ async def asked(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
 
 def qpu_of(sampler: Sampler) -> QpuSampler:
     """The sampler named ``qpu`` as what it is."""
-    from sampler.qpu.sampler import QpuSampler  # brings Ocean along; not everybody has a QPU
+    from qshower.sampler.qpu.sampler import QpuSampler  # brings Ocean along; not everybody has a QPU
 
     assert isinstance(sampler, QpuSampler)  # noqa: S101 - the only sampler of that name
     return sampler

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
+from qshower.sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
 
 if TYPE_CHECKING:
-    from model.bundle import Bundle
-    from sampler.reservoir import Taken
+    from qshower.model.bundle import Bundle
+    from qshower.sampler.reservoir import Taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Draws(Protocol):
 
 
 class Stock(Protocol):
-    """Latents drawn before they were asked for: a ``sampler.reservoir.Reservoir``."""
+    """Latents drawn before they were asked for: a ``qshower.sampler.reservoir.Reservoir``."""
 
     def take(self, conditions: NDArray[np.int8]) -> Taken:
         """What there is for conditions (rows, condition nodes)."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from model.bundle import Bundle, find_bundles, load_bundle
-from service.errors import SettingsError, UnknownModelError
-from service.settings import Settings
+from qshower.model.bundle import Bundle, find_bundles, load_bundle
+from qshower.service.errors import SettingsError, UnknownModelError
+from qshower.service.settings import Settings
 
 FAMILIES = ("zephyr", "pegasus")
 

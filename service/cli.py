@@ -38,8 +38,8 @@ MaxQpuAccessTimeUs = Annotated[Optional[float], typer.Option(help="qpu: refuse i
 
 def main() -> None:
     """Run the command line. Errors are one line on standard error; exit code 2 for what was given, 1 for the rest."""
-    from client.errors import InvalidRequestError, ShowerServiceError
-    from sampler.errors import InvalidInputError, QShowerError
+    from qshower.client.errors import InvalidRequestError, ShowerServiceError
+    from qshower.sampler.errors import InvalidInputError, QShowerError
 
     try:
         app()
@@ -68,7 +68,7 @@ def _end(error: Exception, code: int) -> None:
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - the signature of a Typer callback
     if wanted:
-        from service.version import program_version
+        from qshower.service.version import program_version
 
         print(f"qshower {program_version()}")
         raise typer.Exit
@@ -90,8 +90,8 @@ def serve(
     ] = None,
 ) -> None:
     """Answer requests for showers over HTTP until SIGTERM or Ctrl-C."""
-    from service.server import serve as run
-    from service.settings import load_settings
+    from qshower.service.server import serve as run
+    from qshower.service.settings import load_settings
 
     run(load_settings(host=host, port=port, allow_open=allow_open))
 
@@ -131,8 +131,8 @@ def generate(
     api_key: Annotated[Optional[str], typer.Option(envvar="QSHOWER_API_KEY", help="Key for --url.")] = None,
 ) -> None:
     """Write showers to a file."""
-    from service.commands.generate import Request, run
-    from service.commands.options import check_choice, sampler_options
+    from qshower.service.commands.generate import Request, run
+    from qshower.service.commands.options import check_choice, sampler_options
 
     options = sampler_options(
         sweeps=sweeps,
@@ -170,7 +170,7 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint, if there is one.")] = True,
 ) -> None:
     """Train a model and write its bundle; started again after a stop, it goes on where it was."""
-    from service.commands.train import run
+    from qshower.service.commands.train import run
 
     run(config, resume=resume)
 
@@ -189,7 +189,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
 ) -> None:
     """Judge showers against a reference, the CaloChallenge's way."""
-    from service.commands.evaluate import Choice, run
+    from qshower.service.commands.evaluate import Choice, run
 
     choice = Choice(
         geometry=geometry,
@@ -210,7 +210,7 @@ def samplers(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Show which samplers can be used now, and why not."""
-    from service.commands.samplers import run
+    from qshower.service.commands.samplers import run
 
     run(url, api_key, as_json=as_json)
 
@@ -221,7 +221,7 @@ def inspect(
     output: Annotated[Optional[Path], typer.Option("--output", "-o", help="Folder for pictures.")] = None,
 ) -> None:
     """Show what a bundle or a shower file holds."""
-    from service.commands.inspect import run
+    from qshower.service.commands.inspect import run
 
     run(path, output)
 
@@ -241,7 +241,7 @@ def emulator(
     fault: Annotated[Optional[list[str]], typer.Option(help="NAME or NAME:COUNT; may be repeated.")] = None,
 ) -> None:
     """Serve the solver API of a quantum annealer on this machine, until SIGTERM or Ctrl-C."""
-    from service.commands.emulator import run
+    from qshower.service.commands.emulator import run
 
     values: dict[str, Any] = {
         "topology": topology,
@@ -281,9 +281,9 @@ def bank_draw(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
     """Draw latents into a bank, for the replay sampler."""
-    from service.commands.bank import draw
-    from service.commands.generate import Request
-    from service.commands.options import check_choice, sampler_options
+    from qshower.service.commands.bank import draw
+    from qshower.service.commands.generate import Request
+    from qshower.service.commands.options import check_choice, sampler_options
 
     check_choice(sampler, None, seed, None)
     options = sampler_options(
@@ -313,7 +313,7 @@ def bank_draw(
 @bank_app.command("info", epilog="Example: qshower bank info bank.hdf5")
 def bank_info(path: Annotated[Path, typer.Argument(help="A bank.")]) -> None:
     """Show what a bank holds."""
-    from service.commands.bank import info
+    from qshower.service.commands.bank import info
 
     info(path)
 
@@ -333,7 +333,7 @@ def calibrate(
     ] = False,
 ) -> None:
     """Measure what a sampler needs to draw well from a model, and keep it for the draws to come."""
-    from service.commands.calibrate import run
+    from qshower.service.commands.calibrate import run
 
     run(
         sampler,

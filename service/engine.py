@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batches import DrawKey, Draws, Piece, Stock, Ticket, deliver, draw_latents, fail, next_batch
-from service.errors import NotReadyError, QueueFullError
+from qshower.service.batches import DrawKey, Draws, Piece, Stock, Ticket, deliver, draw_latents, fail, next_batch
+from qshower.service.errors import NotReadyError, QueueFullError
 
 if TYPE_CHECKING:
-    from model.bundle import Bundle
+    from qshower.model.bundle import Bundle
 
 RATE_MEMORY = 0.8
 FIRST_GUESS_ROWS_PER_S = 200.0

@@ -17,7 +17,7 @@
 
 from __future__ import annotations
 
-from sampler.errors import InvalidInputError, QShowerError
+from qshower.sampler.errors import InvalidInputError, QShowerError
 
 
 class SettingsError(InvalidInputError):

@@ -12,28 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sampler.bank import ReplaySampler
-from sampler.errors import BankExhaustedError, InvalidInputError, SamplerUnavailableError
-from sampler.protocol import Availability, Sampler
-from sampler.registry import SamplerRegistry
-from sampler.request import LatentRequest, SamplerOptions
-from service.accounts import Accounts
-from service.availability import asked, availability_of, first_on_qpu, qpu_availability, qpu_of, require
-from service.batches import DrawKey, Drawn, Draws, Stock
-from service.catalogue import FAMILIES, Catalogue
-from service.engine import Engine
-from service.errors import DeadlineError, TooLargeError
-from service.kept import KeptReads, NoLongerKeptError, estimated
-from service.orders import Answer, Order
-from service.provenance import Origin
-from service.reservoirs import Reservoirs
-from service.schemas import Estimate, SamplerState
-from service.settings import PREFIX
-from service.upkeep import Upkeep
-from service.version import program_version
+from qshower.sampler.bank import ReplaySampler
+from qshower.sampler.errors import BankExhaustedError, InvalidInputError, SamplerUnavailableError
+from qshower.sampler.protocol import Availability, Sampler
+from qshower.sampler.registry import SamplerRegistry
+from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.service.accounts import Accounts
+from qshower.service.availability import asked, availability_of, first_on_qpu, qpu_availability, qpu_of, require
+from qshower.service.batches import DrawKey, Drawn, Draws, Stock
+from qshower.service.catalogue import FAMILIES, Catalogue
+from qshower.service.engine import Engine
+from qshower.service.errors import DeadlineError, TooLargeError
+from qshower.service.kept import KeptReads, NoLongerKeptError, estimated
+from qshower.service.orders import Answer, Order
+from qshower.service.provenance import Origin
+from qshower.service.reservoirs import Reservoirs
+from qshower.service.schemas import Estimate, SamplerState
+from qshower.service.settings import PREFIX
+from qshower.service.upkeep import Upkeep
+from qshower.service.version import program_version
 
 if TYPE_CHECKING:
-    from model.bundle import Bundle
+    from qshower.model.bundle import Bundle
 
 AUTO_ORDER = ("qpu", "gibbs", "annealing")
 HOW_TO_CONFIGURE = {

@@ -12,19 +12,19 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from sampler.errors import BudgetExceededError, QShowerError, SamplerAnswerError, SamplerUnavailableError
-from sampler.request import LatentBatch, LatentRequest, Provenance
-from sampler.reservoir import Reservoir, Taken
-from sampler.stock import state_bytes
-from service.accounts import until_midnight_s
-from service.catalogue import Catalogue
-from service.schemas import Estimate
-from service.upkeep import BackgroundWork
+from qshower.sampler.errors import BudgetExceededError, QShowerError, SamplerAnswerError, SamplerUnavailableError
+from qshower.sampler.request import LatentBatch, LatentRequest, Provenance
+from qshower.sampler.reservoir import Reservoir, Taken
+from qshower.sampler.stock import state_bytes
+from qshower.service.accounts import until_midnight_s
+from qshower.service.catalogue import Catalogue
+from qshower.service.schemas import Estimate
+from qshower.service.upkeep import BackgroundWork
 
 if TYPE_CHECKING:
-    from model.bundle import Bundle
-    from sampler.qpu.sampler import QpuSampler
-    from sampler.qpu.surplus import Surplus
+    from qshower.model.bundle import Bundle
+    from qshower.sampler.qpu.sampler import QpuSampler
+    from qshower.sampler.qpu.surplus import Surplus
 
 NOTE = "reservoir: reads kept from an earlier draw, billed to that"
 REFILL_ROWS = 10_000
@@ -120,7 +120,7 @@ class KeptReads:
 
     def keep(self, surplus: Surplus) -> int:
         """Complete, refine and take in the ``surplus`` of a draw; how many reads were kept."""
-        from sampler.qpu.surplus import drawn_by_default  # brings Ocean along, which is here by now
+        from qshower.sampler.qpu.surplus import drawn_by_default  # brings Ocean along, which is here by now
 
         if not drawn_by_default(surplus.request.options):
             return 0

@@ -7,7 +7,7 @@ import sys
 
 import structlog
 
-from service.settings import Settings
+from qshower.service.settings import Settings
 
 
 def configure_logs(settings: Settings) -> None:

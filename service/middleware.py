@@ -11,10 +11,10 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import TooLargeError, UnauthorisedError
-from service.metrics import Metrics
-from service.problems import problem_of, problem_response
-from service.settings import ApiKeys
+from qshower.service.errors import TooLargeError, UnauthorisedError
+from qshower.service.metrics import Metrics
+from qshower.service.problems import problem_of, problem_response
+from qshower.service.settings import ApiKeys
 
 OPEN_PATHS = frozenset({"/", "/health/live", "/health/ready", "/docs", "/openapi.json"})
 OPEN_FOLDERS = ("/page/",)

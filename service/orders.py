@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.geometry import Geometry
-from service.batches import Part
-from service.provenance import Origin, provenance_json
+from qshower.model.geometry import Geometry
+from qshower.service.batches import Part
+from qshower.service.provenance import Origin, provenance_json
 
 if TYPE_CHECKING:
-    from model.bundle import Bundle
+    from qshower.model.bundle import Bundle
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sampler.errors import (
+from qshower.sampler.errors import (
     BankExhaustedError,
     BudgetExceededError,
     InvalidInputError,
@@ -26,7 +26,7 @@ from sampler.errors import (
     SamplerTimeoutError,
     SamplerUnavailableError,
 )
-from service.errors import (
+from qshower.service.errors import (
     DeadlineError,
     NotAcceptableError,
     NotReadyError,
@@ -35,7 +35,7 @@ from service.errors import (
     UnauthorisedError,
     UnknownModelError,
 )
-from service.schemas import Problem
+from qshower.service.schemas import Problem
 
 MEDIA_TYPE = "application/problem+json"
 LONGEST_ECHO = 200

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sampler.request import Provenance
-from service.batches import Part
+from qshower.sampler.request import Provenance
+from qshower.service.batches import Part
 
 # What each part of a request adds to the whole, rather than shares with it.
 _SUMMED = ("qpu_access_time_us", "qpu_timing_us")

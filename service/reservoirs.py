@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import structlog
 from numpy.typing import NDArray
 
-from sampler.protocol import Sampler
-from sampler.registry import SamplerRegistry
-from sampler.request import SamplerOptions
-from sampler.reservoir import Reservoir
-from sampler.stock import LEVEL_BYTES, LEVELS_SOURCES_BYTES, state_bytes
-from service.availability import qpu_of
-from service.catalogue import Catalogue
-from service.kept import KeptReads, Refill
-from service.surplus import SurplusQueue
+from qshower.sampler.protocol import Sampler
+from qshower.sampler.registry import SamplerRegistry
+from qshower.sampler.request import SamplerOptions
+from qshower.sampler.reservoir import Reservoir
+from qshower.sampler.stock import LEVEL_BYTES, LEVELS_SOURCES_BYTES, state_bytes
+from qshower.service.availability import qpu_of
+from qshower.service.catalogue import Catalogue
+from qshower.service.kept import KeptReads, Refill
+from qshower.service.surplus import SurplusQueue
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from model.bundle import Bundle
-    from sampler.qpu.sampler import QpuSampler
+    from qshower.model.bundle import Bundle
+    from qshower.sampler.qpu.sampler import QpuSampler
 
 ROWS_PER_REFILL = {"gibbs": 64}
 FEWEST_ROWS = 16

@@ -10,18 +10,18 @@ import numpy as np
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import Response
 
-from model.bundle import Bundle, describe
-from sampler.errors import InvalidInputError
-from service.availability import asked
-from service.encoding import BYTES_PER_VOXEL, FILE_NAMES, encode
-from service.errors import NotReadyError
-from service.generation import AUTO_ORDER
-from service.metrics import CONTENT_TYPE
-from service.negotiation import Format, negotiate
-from service.orders import Order
-from service.problems import declared, outcome_of
-from service.samplers import SAMPLER_NAMES
-from service.schemas import (
+from qshower.model.bundle import Bundle, describe
+from qshower.sampler.errors import InvalidInputError
+from qshower.service.availability import asked
+from qshower.service.encoding import BYTES_PER_VOXEL, FILE_NAMES, encode
+from qshower.service.errors import NotReadyError
+from qshower.service.generation import AUTO_ORDER
+from qshower.service.metrics import CONTENT_TYPE
+from qshower.service.negotiation import Format, negotiate
+from qshower.service.orders import Order
+from qshower.service.problems import declared, outcome_of
+from qshower.service.samplers import SAMPLER_NAMES
+from qshower.service.schemas import (
     EstimateAnswer,
     GenerateAnswer,
     GenerateRequest,
@@ -31,7 +31,7 @@ from service.schemas import (
     ModelSummary,
     SamplerList,
 )
-from service.state import Service
+from qshower.service.state import Service
 
 INLINE_BYTES = 1 << 18
 """Answers up to this size are encoded where they are; a thread would cost more than the encoding."""

@@ -7,15 +7,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
-from sampler.annealing import AnnealingSampler
-from sampler.bank import ReplaySampler
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.protocol import Sampler
-from sampler.qpu.settings import QpuSettings
-from sampler.registry import SamplerRegistry
-from sampler.tempering import TemperingSampler
-from service.errors import SettingsError
-from service.settings import Settings
+from qshower.sampler.annealing import AnnealingSampler
+from qshower.sampler.bank import ReplaySampler
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.protocol import Sampler
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.registry import SamplerRegistry
+from qshower.sampler.tempering import TemperingSampler
+from qshower.service.errors import SettingsError
+from qshower.service.settings import Settings
 
 SAMPLER_NAMES = ("gibbs", "annealing", "tempering", "qpu", "replay")
 OCEAN_VARIABLES = ("DWAVE_API_TOKEN", "DWAVE_API_ENDPOINT", "DWAVE_PROFILE", "DWAVE_CONFIG_FILE")
@@ -49,7 +49,7 @@ def qpu_ledger_path(settings: Settings) -> Path:
 
 
 def _qpu(settings: Settings) -> Sampler:
-    from sampler.qpu.sampler import QpuSampler  # brings Ocean along; not everybody has a QPU
+    from qshower.sampler.qpu.sampler import QpuSampler  # brings Ocean along; not everybody has a QPU
 
     # Each setting of the service that has a name of QpuSettings is that one.
     named = {field.name: f"qpu_{field.name}" for field in fields(QpuSettings)}
@@ -60,7 +60,7 @@ def _qpu(settings: Settings) -> Sampler:
 def _device(settings: Settings) -> Literal["cpu", "cuda"]:
     if settings.device == "cpu":
         return "cpu"
-    from sampler.gibbs import cuda  # loads torch
+    from qshower.sampler.gibbs import cuda  # loads torch
 
     reason = cuda.missing()
     if settings.device == "cuda" and reason is not None:

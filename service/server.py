@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from service.errors import SettingsError
-from service.logs import configure_logs
-from service.settings import Settings, check_exposure, load_api_keys
+from qshower.service.errors import SettingsError
+from qshower.service.logs import configure_logs
+from qshower.service.settings import Settings, check_exposure, load_api_keys
 
 if TYPE_CHECKING:
     import uvicorn
@@ -59,9 +59,9 @@ def serve(settings: Settings) -> None:
         # Only now, so that a port in use is told at once and not after seconds of loading.
         import uvicorn
 
-        from service.app import create_app
-        from service.catalogue import load_catalogue
-        from service.samplers import build_registry
+        from qshower.service.app import create_app
+        from qshower.service.catalogue import load_catalogue
+        from qshower.service.samplers import build_registry
 
         # Before the event loop, so that what is wrong with a bundle is one line and not a traceback of the server.
         catalogue, registry = load_catalogue(settings), build_registry(settings)

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from sampler.qpu.settings import LIMITS, QpuSettings
-from service.errors import SettingsError
+from qshower.sampler.qpu.settings import LIMITS, QpuSettings
+from qshower.service.errors import SettingsError
 
 PREFIX = "QSHOWER_"
 DIGEST_BYTES = 32

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.engine import Engine
-from service.generation import Generator
-from service.metrics import Metrics
-from service.settings import Settings
+from qshower.service.engine import Engine
+from qshower.service.generation import Generator
+from qshower.service.metrics import Metrics
+from qshower.service.settings import Settings
 
 
 @dataclass(slots=True, eq=False)

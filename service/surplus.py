@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 if TYPE_CHECKING:
-    from sampler.machine import BoltzmannMachine
-    from sampler.qpu.surplus import Surplus
-    from sampler.request import LatentRequest
-    from service.kept import KeptReads
+    from qshower.sampler.machine import BoltzmannMachine
+    from qshower.sampler.qpu.surplus import Surplus
+    from qshower.sampler.request import LatentRequest
+    from qshower.service.kept import KeptReads
 
 MOST_WAITING = 16_384
 """Reads; as they were read, they take about a kilobyte each."""
@@ -51,7 +51,7 @@ class SurplusQueue:
 
     def keep(self, surplus: Surplus) -> None:
         """Take in as many reads of ``surplus`` as there is room for."""
-        from sampler.qpu.surplus import drawn_by_default  # brings Ocean along, which is here by now
+        from qshower.sampler.qpu.surplus import drawn_by_default  # brings Ocean along, which is here by now
 
         store = self._store_of(surplus.request)
         if store is None or not drawn_by_default(surplus.request.options):

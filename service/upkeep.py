@@ -13,11 +13,11 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from service.catalogue import Catalogue
+from qshower.service.catalogue import Catalogue
 
 if TYPE_CHECKING:
-    from model.bundle import Bundle
-    from sampler.qpu.sampler import QpuSampler
+    from qshower.model.bundle import Bundle
+    from qshower.sampler.qpu.sampler import QpuSampler
 
 CONDITIONS = 8
 """Incident energies, even in the logarithm, whose conditions a calibration may choose from."""

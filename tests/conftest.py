@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.geometry import Geometry
-from sampler.lattice import compact_lattice
-from sampler.machine import BoltzmannMachine
-from sampler.request import LatentRequest, SamplerOptions
+from qshower.model.geometry import Geometry
+from qshower.sampler.lattice import compact_lattice
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.request import LatentRequest, SamplerOptions
 
 DEFAULT_BASE_SEED = 20_260_701
 
@@ -194,10 +194,10 @@ def untrained_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of two small, untrained bundles of dataset 2, ``test-zephyr`` and ``test-pegasus``."""
     import torch  # slow to load, and most tests do without
 
-    from model.bundle import Manifest, build_decoder, lattice_of, save_bundle
-    from model.geometry import named_geometry
-    from model.grid import Grid
-    from model.layers import DecoderShape
+    from qshower.model.bundle import Manifest, build_decoder, lattice_of, save_bundle
+    from qshower.model.geometry import named_geometry
+    from qshower.model.grid import Grid
+    from qshower.model.layers import DecoderShape
 
     folder = tmp_path_factory.mktemp("bundles")
     geometry, domain = named_geometry("2"), (1000.0, 1e6)

@@ -8,11 +8,11 @@ from typing import Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from model.bundle import Likelihood
-from model.energy_code import EnergyCodeKind
-from model.scaling import ScalingKind
-from model.symmetry import Symmetry
-from sampler.errors import InvalidInputError
+from qshower.model.bundle import Likelihood
+from qshower.model.energy_code import EnergyCodeKind
+from qshower.model.scaling import ScalingKind
+from qshower.model.symmetry import Symmetry
+from qshower.sampler.errors import InvalidInputError
 
 
 class _Section(BaseModel):

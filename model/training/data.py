@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.decoder import ShowerView
-from model.encoder import shower_features
-from model.geometry import GEOMETRIES, Geometry, named_geometry, read_binning_xml
-from model.grid import Grid
-from model.showers_file import read_showers
-from model.symmetry import Symmetry, canonical_elements, turn
-from model.training.config import DataSection
-from sampler.errors import InvalidInputError
+from qshower.model.decoder import ShowerView
+from qshower.model.encoder import shower_features
+from qshower.model.geometry import GEOMETRIES, Geometry, named_geometry, read_binning_xml
+from qshower.model.grid import Grid
+from qshower.model.showers_file import read_showers
+from qshower.model.symmetry import Symmetry, canonical_elements, turn
+from qshower.model.training.config import DataSection
+from qshower.sampler.errors import InvalidInputError
 
 FEATURE_ROWS = 512
 

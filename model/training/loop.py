@@ -18,20 +18,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.autoencoder import Autoencoder, Bound
-from model.bundle import build_decoder, load_bundle, load_encoder_state
-from model.encoder import Encoder, EncoderShape, bernoulli_entropy
-from model.energy_code import build_energy_code
-from model.grid import Grid
-from model.layers import DecoderShape
-from model.losses import divergence
-from model.rbm import RBM
-from model.training.config import TrainingConfig
-from model.training.data import TrainingShowers
-from sampler.atomic import replacing
-from sampler.errors import InvalidInputError
-from sampler.gibbs.chains import refine
-from sampler.lattice import compact_lattice
+from qshower.model.autoencoder import Autoencoder, Bound
+from qshower.model.bundle import build_decoder, load_bundle, load_encoder_state
+from qshower.model.encoder import Encoder, EncoderShape, bernoulli_entropy
+from qshower.model.energy_code import build_energy_code
+from qshower.model.grid import Grid
+from qshower.model.layers import DecoderShape
+from qshower.model.losses import divergence
+from qshower.model.rbm import RBM
+from qshower.model.training.config import TrainingConfig
+from qshower.model.training.data import TrainingShowers
+from qshower.sampler.atomic import replacing
+from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.gibbs.chains import refine
+from qshower.sampler.lattice import compact_lattice
 
 VALIDATION_ROWS = 1024
 WARM_UP_STEPS = 200

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from model.bundle import DEFAULT_SWEEPS, EnergyCodeSpec, Manifest, lattice_of, load_bundle, save_bundle
-from model.sweeps import keep_failure, keep_sweeps, measure_sweeps
-from model.training.config import TrainingConfig, read_config
-from model.training.data import TrainingShowers, load_training_showers
-from model.training.loop import Report, Trainer, decoder_fields
-from sampler.errors import InvalidInputError, SamplerError
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.tempering import TemperingSampler
+from qshower.model.bundle import DEFAULT_SWEEPS, EnergyCodeSpec, Manifest, lattice_of, load_bundle, save_bundle
+from qshower.model.sweeps import keep_failure, keep_sweeps, measure_sweeps
+from qshower.model.training.config import TrainingConfig, read_config
+from qshower.model.training.data import TrainingShowers, load_training_showers
+from qshower.model.training.loop import Report, Trainer, decoder_fields
+from qshower.sampler.errors import InvalidInputError, SamplerError
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.tempering import TemperingSampler
 
 TOLERANCE = 0.2
 """Of the sweeps that are measured after training: a quarter of the time of what `qshower calibrate` takes."""

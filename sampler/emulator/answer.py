@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.emulator.chip import Chip
-from sampler.emulator.problem import Problem, local_ends
+from qshower.sampler.emulator.chip import Chip
+from qshower.sampler.emulator.problem import Problem, local_ends
 
 
 def energies(problem: Problem, chip: Chip, spins: NDArray[np.int8]) -> NDArray[np.float64]:

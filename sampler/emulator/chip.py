@@ -11,9 +11,9 @@ import numpy as np
 from dwave.system.coupling_groups import coupling_groups
 from numpy.typing import NDArray
 
-from sampler.emulator import timing
-from sampler.emulator.timing import TimingModel
-from sampler.lattice import colour_of, ideal_graph, parse_topology
+from qshower.sampler.emulator import timing
+from qshower.sampler.emulator.timing import TimingModel
+from qshower.sampler.lattice import colour_of, ideal_graph, parse_topology
 
 COUPLER_DEFECTS_SHARE = 0.02
 """Missing couplers between working qubits, per missing qubit fraction."""

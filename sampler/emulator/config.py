@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from sampler.emulator.faults import parse_fault
-from sampler.errors import InvalidInputError
-from sampler.lattice import parse_topology
+from qshower.sampler.emulator.faults import parse_fault
+from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.lattice import parse_topology
 
 NOISE_LEVELS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -85,7 +85,8 @@ class EmulatorConfig:
         queue_s: seconds each problem waits before it is run.
         maintenance_s: how long the fault ``maintenance`` keeps the solver offline.
         slow_s: delay that the ``…_slow`` faults add to an answer.
-        faults: names from ``sampler.emulator.faults.FAULTS``, each as ``name`` (until cleared) or ``name:count``.
+        faults: names from ``qshower.sampler.emulator.faults.FAULTS``, each as ``name`` (until cleared) or
+        ``name:count``.
     """
 
     topology: str = "zephyr:12"

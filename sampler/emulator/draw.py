@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.gibbs.chains import refine
-from sampler.machine import BoltzmannMachine
+from qshower.sampler.gibbs.chains import refine
+from qshower.sampler.machine import BoltzmannMachine
 
 RAMP_START = 0.05
 RAMP_STAGES = 16

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from sampler.errors import InvalidInputError
+from qshower.sampler.errors import InvalidInputError
 
 STAGES = ("solvers", "submit", "poll", "answer", "cancel")
 

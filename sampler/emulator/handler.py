@@ -13,12 +13,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import orjson
 
-from sampler.emulator.faults import FAULTS, parse_fault
-from sampler.emulator.spoil import spoil_answer
-from sampler.errors import InvalidInputError
+from qshower.sampler.emulator.faults import FAULTS, parse_fault
+from qshower.sampler.emulator.spoil import spoil_answer
+from qshower.sampler.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from sampler.emulator.jobs import SolverBackend
+    from qshower.sampler.emulator.jobs import SolverBackend
 
 API_PATH = "/sapi/v2/"
 VERSION = "3.0.0"

@@ -15,11 +15,11 @@ import numpy as np
 from dwave.system.temperatures import fluxbias_to_h
 from numpy.typing import NDArray
 
-from sampler.emulator.chip import Chip
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.problem import Problem, local_ends
-from sampler.emulator.timing import DEFAULT_ANNEALING_TIME_US
-from sampler.machine import BoltzmannMachine
+from qshower.sampler.emulator.chip import Chip
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.problem import Problem, local_ends
+from qshower.sampler.emulator.timing import DEFAULT_ANNEALING_TIME_US
+from qshower.sampler.machine import BoltzmannMachine
 
 
 class Physics:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.emulator import chip as limits
-from sampler.emulator import timing
-from sampler.emulator.chip import PARAMETERS, Chip
+from qshower.sampler.emulator import chip as limits
+from qshower.sampler.emulator import timing
+from qshower.sampler.emulator.chip import PARAMETERS, Chip
 
 
 class RefusedError(Exception):

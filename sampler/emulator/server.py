@@ -24,11 +24,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.faults import FaultPlan, parse_fault
-from sampler.emulator.handler import ApiHandler
-from sampler.emulator.jobs import SolverBackend
-from sampler.errors import InvalidInputError
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.faults import FaultPlan, parse_fault
+from qshower.sampler.emulator.handler import ApiHandler
+from qshower.sampler.emulator.jobs import SolverBackend
+from qshower.sampler.errors import InvalidInputError
 
 HOST = "127.0.0.1"
 API_PATH = "/sapi/v2"

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.compiling import kernel
-from sampler.gibbs import lanes
-from sampler.gibbs.fast import exponent_factors, run_fast
-from sampler.gibbs.graph import GibbsGraph, Kept, Programme
-from sampler.gibbs.plain import run_plain
-from sampler.gibbs.single import LANES, Slices, run_single
-from sampler.gibbs.streams import generator_states
+from qshower.sampler.compiling import kernel
+from qshower.sampler.gibbs import lanes
+from qshower.sampler.gibbs.fast import exponent_factors, run_fast
+from qshower.sampler.gibbs.graph import GibbsGraph, Kept, Programme
+from qshower.sampler.gibbs.plain import run_plain
+from qshower.sampler.gibbs.single import LANES, Slices, run_single
+from qshower.sampler.gibbs.streams import generator_states
 
 BLOCK_TYPES = (np.uint8, np.uint32, np.uint64)
 """State integers of the fast kernel: 8, 32 or 64 chains at a time."""

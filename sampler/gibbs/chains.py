@@ -16,13 +16,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.compiling import kernel
-from sampler.errors import InvalidInputError, SamplerTimeoutError
-from sampler.gibbs.blocks import BLOCK_TYPES, run_block_fast, run_block_plain, run_one
-from sampler.gibbs.graph import Programme, programme_of
-from sampler.gibbs.schedule import checked_sweeps, ramp_and_hold
-from sampler.gibbs.streams import DRAW, REFINE, start_word, stream_keys
-from sampler.machine import BoltzmannMachine
+from qshower.sampler.compiling import kernel
+from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError
+from qshower.sampler.gibbs.blocks import BLOCK_TYPES, run_block_fast, run_block_plain, run_one
+from qshower.sampler.gibbs.graph import Programme, programme_of
+from qshower.sampler.gibbs.schedule import checked_sweeps, ramp_and_hold
+from qshower.sampler.gibbs.streams import DRAW, REFINE, start_word, stream_keys
+from qshower.sampler.machine import BoltzmannMachine
 
 Device = Literal["cpu", "cuda"]
 
@@ -151,7 +151,7 @@ def run(
             raise SamplerTimeoutError("gibbs: the deadline passed before all chains had run")
 
     if device == "cuda":
-        from sampler.gibbs.cuda import run_on_device
+        from qshower.sampler.gibbs.cuda import run_on_device
 
         run_on_device(programme, spins, betas, keys, on_time=on_time)
         return

@@ -1,8 +1,8 @@
 """Gibbs chains on a CUDA device: a fused sparse Triton kernel, or dense torch under a CUDA graph without Triton.
 
-Both draw from the law of ``sampler.gibbs.plain`` with its fixed-point fields, each row from its own stream. The fused
-kernel gives the CPU's spins to the bit. The dense path has numbers of its own (a hash of key and update number, as
-xoshiro cannot be run for all nodes of a class at once): its spins depend on stream, condition, sweeps and machine
+Both draw from the law of ``qshower.sampler.gibbs.plain`` with its fixed-point fields, each row from its own stream. The
+fused kernel gives the CPU's spins to the bit. The dense path has numbers of its own (a hash of key and update number,
+as xoshiro cannot be run for all nodes of a class at once): its spins depend on stream, condition, sweeps and machine
 alone, as everywhere, and differ from the fused kernel's.
 
 torch is imported here and nowhere else in ``sampler``; import this module only where a device is used.
@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sampler.errors import SamplerUnavailableError
-from sampler.gibbs.graph import Programme
-from sampler.gibbs.streams import GOLDEN, generator_states
-from sampler.machine import PARTITION_COUNT
+from qshower.sampler.errors import SamplerUnavailableError
+from qshower.sampler.gibbs.graph import Programme
+from qshower.sampler.gibbs.streams import GOLDEN, generator_states
+from qshower.sampler.machine import PARTITION_COUNT
 
 Kernel = Literal["fused", "dense"]
 
@@ -130,7 +130,7 @@ def _run_fused(
     device: torch.device,
     on_time: Callable[[], None],
 ) -> None:
-    from sampler.gibbs.triton_kernel import sweep_kernel
+    from qshower.sampler.gibbs.triton_kernel import sweep_kernel
 
     graph = programme.graph
     chains = -(-spins.shape[0] // FUSED_BLOCK) * FUSED_BLOCK

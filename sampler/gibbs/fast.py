@@ -1,10 +1,10 @@
 """The fast CPU kernel: as many chains at a time as the state's integers have bits, fields in 16 bits.
 
-It gives the same spins as ``sampler.gibbs.plain``, to the bit. An update has to know whether V < q, q = σ(−2β|x|). With
-e = exp(−2β|x|) this is V·(1 + e) < e: no division. The kernel computes e in 16 bits, as a power of two by a cubic
-polynomial, compares with the first 16 bits of V, and takes the answer wherever its rounding errors cannot have decided
-it. In the few lanes where V is within ``MARGIN`` units of 2⁻¹⁶ of the edge, one update in several thousand, the plain
-rule decides.
+It gives the same spins as ``qshower.sampler.gibbs.plain``, to the bit. An update has to know whether V < q, q =
+σ(−2β|x|). With e = exp(−2β|x|) this is V·(1 + e) < e: no division. The kernel computes e in 16 bits, as a power of two
+by a cubic polynomial, compares with the first 16 bits of V, and takes the answer wherever its rounding errors cannot
+have decided it. In the few lanes where V is within ``MARGIN`` units of 2⁻¹⁶ of the edge, one update in several
+thousand, the plain rule decides.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.compiling import kernel
-from sampler.gibbs import lanes, lanes32
-from sampler.gibbs.plain import unlikely
+from qshower.sampler.compiling import kernel
+from qshower.sampler.gibbs import lanes, lanes32
+from qshower.sampler.gibbs.plain import unlikely
 
 MARGIN = 8
 """Units of 2⁻¹⁶ within which the 16-bit comparison leaves the decision to the plain rule."""

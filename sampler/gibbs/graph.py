@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.machine import BoltzmannMachine
+from qshower.sampler.machine import BoltzmannMachine
 
 NARROW_LIMIT = 32_767
 """Largest field of the 16-bit kernels."""

@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic as _intrinsic
 
-from sampler.gibbs.vectors import (
+from qshower.sampler.gibbs.vectors import (
     I1,
     I16,
     I32,

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.compiling import kernel
-from sampler.gibbs.streams import further_bits
+from qshower.sampler.compiling import kernel
+from qshower.sampler.gibbs.streams import further_bits
 
 
 @kernel()

@@ -18,15 +18,15 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
-from sampler.compiling import kernel
-from sampler.gibbs import lanes
-from sampler.gibbs.blocks import BLOCK_TYPES, block_fields, block_states, fold_plain, pack, unpack
-from sampler.gibbs.chains import available_threads, each_piece, scatter_start
-from sampler.gibbs.fast import exponent_factors, run_fast
-from sampler.gibbs.graph import Programme
-from sampler.gibbs.plain import run_plain
-from sampler.gibbs.streams import generator_states, start_word, stream_keys
-from sampler.gibbs.vectors import VectorType, intrinsic
+from qshower.sampler.compiling import kernel
+from qshower.sampler.gibbs import lanes
+from qshower.sampler.gibbs.blocks import BLOCK_TYPES, block_fields, block_states, fold_plain, pack, unpack
+from qshower.sampler.gibbs.chains import available_threads, each_piece, scatter_start
+from qshower.sampler.gibbs.fast import exponent_factors, run_fast
+from qshower.sampler.gibbs.graph import Programme
+from qshower.sampler.gibbs.plain import run_plain
+from qshower.sampler.gibbs.streams import generator_states, start_word, stream_keys
+from qshower.sampler.gibbs.vectors import VectorType, intrinsic
 
 SWEEPS_BETWEEN_LOOKS = 4096
 """Sweeps of all replicas together between two looks at the clock."""

@@ -8,16 +8,16 @@ from typing import Self
 
 import numpy as np
 
-from sampler.errors import InvalidInputError, SamplerUnavailableError
-from sampler.gibbs.blocks import BLOCK_TYPES
-from sampler.gibbs.chains import Device, available_threads, draw, refine
-from sampler.gibbs.graph import programme_of
-from sampler.gibbs.replicas import run_tempering
-from sampler.gibbs.schedule import DEFAULT_SWEEPS, checked_sweeps
-from sampler.gibbs.streams import DRAW, stream_keys
-from sampler.machine import PARTITION_COUNT, BoltzmannMachine
-from sampler.protocol import Availability, SamplerCapabilities
-from sampler.request import LatentBatch, LatentRequest, Provenance
+from qshower.sampler.errors import InvalidInputError, SamplerUnavailableError
+from qshower.sampler.gibbs.blocks import BLOCK_TYPES
+from qshower.sampler.gibbs.chains import Device, available_threads, draw, refine
+from qshower.sampler.gibbs.graph import programme_of
+from qshower.sampler.gibbs.replicas import run_tempering
+from qshower.sampler.gibbs.schedule import DEFAULT_SWEEPS, checked_sweeps
+from qshower.sampler.gibbs.streams import DRAW, stream_keys
+from qshower.sampler.machine import PARTITION_COUNT, BoltzmannMachine
+from qshower.sampler.protocol import Availability, SamplerCapabilities
+from qshower.sampler.request import LatentBatch, LatentRequest, Provenance
 
 __all__ = ["GibbsSampler", "refine", "warm_up"]
 
@@ -58,7 +58,7 @@ class GibbsSampler:
     def availability(self, machine: BoltzmannMachine) -> Availability:  # noqa: ARG002 - any machine will do
         """Always available on the CPU; on CUDA when torch sees a device."""
         if self.device == "cuda":
-            from sampler.gibbs import cuda
+            from qshower.sampler.gibbs import cuda
 
             reason = cuda.missing()
             detail = {"device": "cuda"} if reason else {"device": "cuda", "kernel": cuda.best_kernel()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.errors import InvalidInputError
+from qshower.sampler.errors import InvalidInputError
 
 DEFAULT_SWEEPS = 256
 """Sweeps of a draw whose caller names no number. Bundles carry a measured one."""

@@ -1,7 +1,7 @@
 """The kernel for one chain: lanes are nodes of one class, which do not see each other, in place of chains.
 
-It gives the same spins as ``sampler.gibbs.plain``, to the bit: the order of updates within a class does not matter once
-each update has its own bits of the generator, which are drawn in order before every sweep.
+It gives the same spins as ``qshower.sampler.gibbs.plain``, to the bit: the order of updates within a class does not
+matter once each update has its own bits of the generator, which are drawn in order before every sweep.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.compiling import kernel
-from sampler.gibbs import lanes, lanes32
-from sampler.gibbs.fast import C0, C1, C2, C3, MARGIN, settle
-from sampler.gibbs.graph import GibbsGraph, Programme
+from qshower.sampler.compiling import kernel
+from qshower.sampler.gibbs import lanes, lanes32
+from qshower.sampler.gibbs.fast import C0, C1, C2, C3, MARGIN, settle
+from qshower.sampler.gibbs.graph import GibbsGraph, Programme
 
 LANES = 16
 """Nodes updated at a time."""

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.gibbs.chains import refine
-from sampler.qpu.calibration import Calibration
-from sampler.qpu.draw import PartReads
-from sampler.qpu.layout import draw_holes
-from sampler.qpu.planner import Plan
-from sampler.qpu.runner import Bill
-from sampler.request import LatentRequest, Provenance
+from qshower.sampler.gibbs.chains import refine
+from qshower.sampler.qpu.calibration import Calibration
+from qshower.sampler.qpu.draw import PartReads
+from qshower.sampler.qpu.layout import draw_holes
+from qshower.sampler.qpu.planner import Plan
+from qshower.sampler.qpu.runner import Bill
+from qshower.sampler.request import LatentRequest, Provenance
 
 
 def assemble(

@@ -39,8 +39,8 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from scipy.sparse import csr_array
 
-from sampler.qpu.draw import PartReads, programming_of_reads
-from sampler.qpu.temperature import Estimate, slopes_and_curves
+from qshower.sampler.qpu.draw import PartReads, programming_of_reads
+from qshower.sampler.qpu.temperature import Estimate, slopes_and_curves
 
 _POINTS, _WEIGHTS = np.polynomial.hermite_e.hermegauss(11)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()

@@ -8,7 +8,7 @@ from threading import Lock
 from time import monotonic
 from typing import Any, Literal
 
-from sampler.errors import CircuitOpenError
+from qshower.sampler.errors import CircuitOpenError
 
 State = Literal["closed", "open", "half_open"]
 _LONGEST = 10.0

@@ -16,8 +16,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from sampler.errors import BudgetExceededError
-from sampler.qpu.files import altered, locked, read_json, write_json
+from qshower.sampler.errors import BudgetExceededError
+from qshower.sampler.qpu.files import altered, locked, read_json, write_json
 
 NO_KEY = ""
 _DAYS_KEPT = 32

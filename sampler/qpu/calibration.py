@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.gibbs.chains import draw
-from sampler.machine import BoltzmannMachine
-from sampler.qpu.budget import utc_now
-from sampler.qpu.draw import PartReads, programming_of_reads, spread_reads
-from sampler.qpu.files import altered, known_fields, locked, read_json, write_json
-from sampler.qpu.gauge import GAUGES_OF_A_SET
-from sampler.qpu.temperature import Blocks, Scale, energy_scale, pseudolikelihood_scale
+from qshower.sampler.gibbs.chains import draw
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu.budget import utc_now
+from qshower.sampler.qpu.draw import PartReads, programming_of_reads, spread_reads
+from qshower.sampler.qpu.files import altered, known_fields, locked, read_json, write_json
+from qshower.sampler.qpu.gauge import GAUGES_OF_A_SET
+from qshower.sampler.qpu.temperature import Blocks, Scale, energy_scale, pseudolikelihood_scale
 
 _CHAIN_SWEEPS = 256
 _CHAINS = 600
@@ -64,8 +64,8 @@ class Calibration:
         amplification: what (h, J) was multiplied by in them, beside what a draw programs: the largest of the copies.
         correction: what the estimates were multiplied by for the heat that control errors add to an amplified machine.
         field_variance: of the random fields that control errors act as, in kT²: how much the score of one programming
-            differs from that of another, as ``sampler.qpu.attenuation.field_variance`` has it. Files that do not say
-            are taken to be of a noisy chip.
+            differs from that of another, as ``qshower.sampler.qpu.attenuation.field_variance`` has it. Files that do
+            not say are taken to be of a noisy chip.
         after_drift: whether it was made because reads had drifted away from the one before.
     """
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.errors import InvalidInputError, SamplerAnswerError
-from sampler.qpu.problems import Problem
-from sampler.qpu.ranges import CouplingLimits
-from sampler.qpu.runner import Bill, Runner
-from sampler.qpu.solver import SolverInfo
+from qshower.sampler.errors import InvalidInputError, SamplerAnswerError
+from qshower.sampler.qpu.problems import Problem
+from qshower.sampler.qpu.ranges import CouplingLimits
+from qshower.sampler.qpu.runner import Bill, Runner
+from qshower.sampler.qpu.solver import SolverInfo
 
 _PROBE_J = 0.03
 """Weak enough for the graph to stay far from freezing at any beta_eff seen, strong enough to tell beta_eff."""

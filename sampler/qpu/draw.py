@@ -9,19 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.errors import InvalidInputError, SamplerError
-from sampler.qpu.couplers import permitted
-from sampler.qpu.gauge import draw_gauges
-from sampler.qpu.layout import mean_field
-from sampler.qpu.packing import Part, Programming
-from sampler.qpu.problems import Answer, Problem
-from sampler.qpu.ranges import checked_factor, widest_beta
-from sampler.qpu.runner import Bill, Runner
-from sampler.qpu.settings import QpuSettings
-from sampler.qpu.shim import Shim
-from sampler.qpu.site import Site
-from sampler.qpu.solver import SolverInfo
-from sampler.request import ConditionMode
+from qshower.sampler.errors import InvalidInputError, SamplerError
+from qshower.sampler.qpu.couplers import permitted
+from qshower.sampler.qpu.gauge import draw_gauges
+from qshower.sampler.qpu.layout import mean_field
+from qshower.sampler.qpu.packing import Part, Programming
+from qshower.sampler.qpu.problems import Answer, Problem
+from qshower.sampler.qpu.ranges import checked_factor, widest_beta
+from qshower.sampler.qpu.runner import Bill, Runner
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.shim import Shim
+from qshower.sampler.qpu.site import Site
+from qshower.sampler.qpu.solver import SolverInfo
+from qshower.sampler.request import ConditionMode
 
 
 @dataclass(frozen=True, slots=True)

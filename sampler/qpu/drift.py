@@ -11,7 +11,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.qpu.temperature import slopes_and_curves
+from qshower.sampler.qpu.temperature import slopes_and_curves
 
 SIGMAS = 5.0
 """A drift is not believed below this many standard errors."""
@@ -65,10 +65,10 @@ class DriftWatch:
     true r. The statistic is Σ g / sqrt(Σ g² + V + (c·e)²), c the curvature of all reads, e the error of the
     calibration. V is what control errors add. They move the scores of all n reads of one programming together, on one
     set of qubits with a variance of v n C, C the curvature of these reads; v was found by the calibration
-    (``sampler.qpu.attenuation``). Part of them are the chip's own, and come again with the next programming there, in
-    whatever condition: so looks at one place are taken to be moved as one, and so are draws, whatever places they have.
-    That is the most it can be: V = v (Σ_draws sqrt(Σ_places (Σ_looks sqrt(n C))²))². Places of one draw are independent
-    of each other, and all that was drawn in spin-reversal gauges is.
+    (``qshower.sampler.qpu.attenuation``). Part of them are the chip's own, and come again with the next programming
+    there, in whatever condition: so looks at one place are taken to be moved as one, and so are draws, whatever places
+    they have. That is the most it can be: V = v (Σ_draws sqrt(Σ_places (Σ_looks sqrt(n C))²))². Places of one draw are
+    independent of each other, and all that was drawn in spin-reversal gauges is.
 
     False alarms: the statistic is at least as narrow as a normal one, and above 5 with a probability below 6e-7 for
     each draw looked at. Whatever v is, it never exceeds the square root of the number of reads, so that fewer than 25

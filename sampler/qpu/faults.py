@@ -8,7 +8,7 @@ from typing import Literal
 from dwave.cloud import exceptions as ocean
 from dwave.cloud.api import exceptions as api
 
-from sampler.errors import (
+from qshower.sampler.errors import (
     SamplerAnswerError,
     SamplerError,
     SamplerTimeoutError,

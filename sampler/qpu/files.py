@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sampler.errors import SamplerUnavailableError
+from qshower.sampler.errors import SamplerUnavailableError
 
 LOCK_S = 10.0
 """A lock that is not free by then is held by a process that is stuck: writing such a file takes milliseconds."""

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from sampler.qpu.site import Site
-from sampler.qpu.solver import SolverInfo
+from qshower.sampler.qpu.site import Site
+from qshower.sampler.qpu.solver import SolverInfo
 
 _PATTERNS = np.array([[1, 1, 1, 1], [1, -1, -1, 1], [1, 1, -1, -1], [1, -1, 1, -1]], dtype=np.int8)
 """Rows: gauges of a set; columns: what spins are given. Column 0 is the condition's: its h is held anyway."""

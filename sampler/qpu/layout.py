@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.machine import PARTITION_COUNT, BoltzmannMachine
-from sampler.placement import Placement
+from qshower.sampler.machine import PARTITION_COUNT, BoltzmannMachine
+from qshower.sampler.placement import Placement
 
 _MEAN_FIELD_STEPS = 60
 _MEAN_FIELD_DAMPING = 0.5

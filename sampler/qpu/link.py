@@ -21,15 +21,15 @@ from dwave.cloud import Client
 from dwave.cloud.api import exceptions as api
 from dwave.cloud.api.resources import Solvers
 
-from sampler.errors import (
+from qshower.sampler.errors import (
     SamplerError,
     SamplerUnavailableError,
     SolverAuthenticationFailedError,
     SolverNotFoundHereError,
 )
-from sampler.qpu.faults import OFFLINE_RETRY_S, RETRY_S, cause_of, typed_error
-from sampler.qpu.settings import QpuSettings
-from sampler.qpu.solver import SolverInfo, solver_info
+from qshower.sampler.qpu.faults import OFFLINE_RETRY_S, RETRY_S, cause_of, typed_error
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.solver import SolverInfo, solver_info
 
 Result = TypeVar("Result")
 FAMILIES = ("zephyr", "pegasus")

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.errors import InvalidInputError
-from sampler.machine import BoltzmannMachine
-from sampler.qpu.draw import DrawOptions
-from sampler.qpu.settings import QpuSettings
-from sampler.qpu.solver import SolverInfo
-from sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu.draw import DrawOptions
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.solver import SolverInfo
+from qshower.sampler.request import LatentRequest, SamplerOptions
 
 OPTIONS = frozenset(
     {

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.errors import InvalidInputError
-from sampler.qpu.draw import DrawOptions, programming_cost_us, qubits_of
-from sampler.qpu.gauge import GAUGES_OF_A_SET
-from sampler.qpu.options import draw_options
-from sampler.qpu.packing import Part, Programming, pack
-from sampler.qpu.settings import QpuSettings
-from sampler.qpu.site import Site, SiteCache, Sites
-from sampler.qpu.solver import SolverInfo
-from sampler.request import LatentRequest
+from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.qpu.draw import DrawOptions, programming_cost_us, qubits_of
+from qshower.sampler.qpu.gauge import GAUGES_OF_A_SET
+from qshower.sampler.qpu.options import draw_options
+from qshower.sampler.qpu.packing import Part, Programming, pack
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.site import Site, SiteCache, Sites
+from qshower.sampler.qpu.solver import SolverInfo
+from qshower.sampler.request import LatentRequest
 
 COPIES_MUST_SAVE = 0.1
 """Share of the access time that drawing on more copies must save to be worth their additional holes."""

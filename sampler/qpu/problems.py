@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.errors import (
+from qshower.sampler.errors import (
     SamplerAnswerError,
     SamplerError,
     SamplerTimeoutError,
@@ -18,10 +18,10 @@ from sampler.errors import (
     SolverAuthenticationFailedError,
     SolverNotFoundHereError,
 )
-from sampler.qpu.faults import cause_of, refuses, too_many, typed_error
-from sampler.qpu.link import SLICE_S, Connection, SolverLink, closed_error
-from sampler.qpu.settings import QpuSettings
-from sampler.qpu.solver import SolverInfo
+from qshower.sampler.qpu.faults import cause_of, refuses, too_many, typed_error
+from qshower.sampler.qpu.link import SLICE_S, Connection, SolverLink, closed_error
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.solver import SolverInfo
 
 _DONE = "COMPLETED"
 

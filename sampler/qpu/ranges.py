@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.errors import ProblemRangeError
-from sampler.qpu.settings import RangePolicy
-from sampler.qpu.solver import Range, SolverInfo
+from qshower.sampler.errors import ProblemRangeError
+from qshower.sampler.qpu.settings import RangePolicy
+from qshower.sampler.qpu.solver import Range, SolverInfo
 
 _ROOM = 1e-9
 """Relative room left to a limit when values are brought within it: a solver adds up in an order of its own, and grants

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
-from sampler.errors import SamplerError, SamplerUnavailableError
-from sampler.qpu.budget import BudgetLedger, current_key
-from sampler.qpu.link import Connection, SolverLink
-from sampler.qpu.problems import Answer, Collector, Problem, Submission, submit
-from sampler.qpu.settings import QpuSettings
-from sampler.qpu.solver import SolverInfo
+from qshower.sampler.errors import SamplerError, SamplerUnavailableError
+from qshower.sampler.qpu.budget import BudgetLedger, current_key
+from qshower.sampler.qpu.link import Connection, SolverLink
+from qshower.sampler.qpu.problems import Answer, Collector, Problem, Submission, submit
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.solver import SolverInfo
 
 _LOG = logging.getLogger(__name__)
 _PAUSES_S = (0.25, 0.5, 1.0, 2.0)

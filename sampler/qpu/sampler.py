@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.errors import (
+from qshower.sampler.errors import (
     BudgetExceededError,
     InvalidInputError,
     PlacementError,
@@ -24,25 +24,25 @@ from sampler.errors import (
     SamplerUnavailableError,
     SolverNotFoundHereError,
 )
-from sampler.machine import BoltzmannMachine
-from sampler.protocol import Availability, SamplerCapabilities
-from sampler.qpu.assemble import assemble, provenance_of
-from sampler.qpu.breaker import CircuitBreaker
-from sampler.qpu.budget import BudgetLedger, current_key
-from sampler.qpu.calibration import Calibration, CalibrationStore
-from sampler.qpu.couplers import measure_couplers
-from sampler.qpu.draw import Drawer, PartReads
-from sampler.qpu.link import Connection, SolverLink
-from sampler.qpu.options import OPTIONS, calibration_request, check_options, draw_options
-from sampler.qpu.planner import Plan, Planner, QpuEstimate
-from sampler.qpu.runner import Bill, Runner
-from sampler.qpu.settings import QpuSettings
-from sampler.qpu.shim import Shim, ShimStore, measure_shim, shim_cost
-from sampler.qpu.solver import SolverInfo
-from sampler.qpu.state import QpuFigures, QpuState
-from sampler.qpu.surplus import Keeper, hand_over, may_buy_spare_reads, unused
-from sampler.qpu.thermometer import Thermometer, calibration_key
-from sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.protocol import Availability, SamplerCapabilities
+from qshower.sampler.qpu.assemble import assemble, provenance_of
+from qshower.sampler.qpu.breaker import CircuitBreaker
+from qshower.sampler.qpu.budget import BudgetLedger, current_key
+from qshower.sampler.qpu.calibration import Calibration, CalibrationStore
+from qshower.sampler.qpu.couplers import measure_couplers
+from qshower.sampler.qpu.draw import Drawer, PartReads
+from qshower.sampler.qpu.link import Connection, SolverLink
+from qshower.sampler.qpu.options import OPTIONS, calibration_request, check_options, draw_options
+from qshower.sampler.qpu.planner import Plan, Planner, QpuEstimate
+from qshower.sampler.qpu.runner import Bill, Runner
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.shim import Shim, ShimStore, measure_shim, shim_cost
+from qshower.sampler.qpu.solver import SolverInfo
+from qshower.sampler.qpu.state import QpuFigures, QpuState
+from qshower.sampler.qpu.surplus import Keeper, hand_over, may_buy_spare_reads, unused
+from qshower.sampler.qpu.thermometer import Thermometer, calibration_key
+from qshower.sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
 
 Result = TypeVar("Result")
 _LOG = logging.getLogger(__name__)

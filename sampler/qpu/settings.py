@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from sampler.errors import InvalidInputError
-from sampler.request import ConditionMode
+from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.request import ConditionMode
 
 RangePolicy = Literal["rescale", "refuse"]
 

@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.errors import InvalidInputError, SamplerAnswerError
-from sampler.qpu.budget import timestamp, utc_now
-from sampler.qpu.couplers import COUPLER_PROGRAMMINGS, CouplerOffsets
-from sampler.qpu.files import altered, known_fields, locked, read_json, write_json
-from sampler.qpu.problems import Problem
-from sampler.qpu.runner import Bill, Runner
-from sampler.qpu.solver import SolverInfo
+from qshower.sampler.errors import InvalidInputError, SamplerAnswerError
+from qshower.sampler.qpu.budget import timestamp, utc_now
+from qshower.sampler.qpu.couplers import COUPLER_PROGRAMMINGS, CouplerOffsets
+from qshower.sampler.qpu.files import altered, known_fields, locked, read_json, write_json
+from qshower.sampler.qpu.problems import Problem
+from qshower.sampler.qpu.runner import Bill, Runner
+from qshower.sampler.qpu.solver import SolverInfo
 
 _PROBE_PHI0 = 1e-5
 """Some 0.1 kT: weak enough for errors of J to do little, and seen well enough in the mean over all qubits."""

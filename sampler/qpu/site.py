@@ -9,11 +9,11 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler.machine import BoltzmannMachine
-from sampler.placement import machine_fingerprint, placements_by_number
-from sampler.qpu.layout import Layout
-from sampler.qpu.ranges import CouplingLimits
-from sampler.qpu.solver import SolverInfo
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.placement import machine_fingerprint, placements_by_number
+from qshower.sampler.qpu.layout import Layout
+from qshower.sampler.qpu.ranges import CouplingLimits
+from qshower.sampler.qpu.solver import SolverInfo
 
 _KEPT = 8
 _NUMBERS = frozenset({1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64})

@@ -10,8 +10,8 @@ import numpy as np
 from dwave.system.coupling_groups import coupling_groups
 from numpy.typing import NDArray
 
-from sampler.errors import SamplerUnavailableError
-from sampler.placement import WorkingGraph
+from qshower.sampler.errors import SamplerUnavailableError
+from qshower.sampler.placement import WorkingGraph
 
 Range = tuple[float, float]
 

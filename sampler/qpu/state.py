@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from sampler.errors import QShowerError, SamplerUnavailableError
-from sampler.machine import BoltzmannMachine
-from sampler.placement import machine_fingerprint
-from sampler.protocol import Availability
-from sampler.qpu.breaker import CircuitBreaker, State
-from sampler.qpu.budget import BudgetLedger
-from sampler.qpu.calibration import CalibrationKey
-from sampler.qpu.link import SolverLink
-from sampler.qpu.planner import Planner
-from sampler.qpu.settings import QpuSettings
-from sampler.qpu.shim import ShimStore
-from sampler.qpu.solver import SolverInfo
-from sampler.qpu.thermometer import Thermometer
-from sampler.request import LatentRequest, Provenance
+from qshower.sampler.errors import QShowerError, SamplerUnavailableError
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.placement import machine_fingerprint
+from qshower.sampler.protocol import Availability
+from qshower.sampler.qpu.breaker import CircuitBreaker, State
+from qshower.sampler.qpu.budget import BudgetLedger
+from qshower.sampler.qpu.calibration import CalibrationKey
+from qshower.sampler.qpu.link import SolverLink
+from qshower.sampler.qpu.planner import Planner
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.shim import ShimStore
+from qshower.sampler.qpu.solver import SolverInfo
+from qshower.sampler.qpu.thermometer import Thermometer
+from qshower.sampler.request import LatentRequest, Provenance
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from sampler.errors import SamplerTimeoutError
-from sampler.machine import BoltzmannMachine
-from sampler.placement import machine_fingerprint
-from sampler.qpu.attenuation import correction, field_variance
-from sampler.qpu.budget import timestamp
-from sampler.qpu.calibration import (
+from qshower.sampler.errors import SamplerTimeoutError
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.placement import machine_fingerprint
+from qshower.sampler.qpu.attenuation import correction, field_variance
+from qshower.sampler.qpu.budget import timestamp
+from qshower.sampler.qpu.calibration import (
     SPINS_MEASURED,
     SPINS_WATCHED,
     Calibration,
@@ -27,14 +27,14 @@ from sampler.qpu.calibration import (
     matched_scale,
     pulls_of,
 )
-from sampler.qpu.draw import Drawer, DrawOptions, PartReads, programming_of_reads, spread_reads
-from sampler.qpu.drift import DriftWatch, Look
-from sampler.qpu.packing import Programming
-from sampler.qpu.planner import Plan
-from sampler.qpu.runner import Bill
-from sampler.qpu.settings import QpuSettings
-from sampler.qpu.site import Site
-from sampler.qpu.temperature import combined
+from qshower.sampler.qpu.draw import Drawer, DrawOptions, PartReads, programming_of_reads, spread_reads
+from qshower.sampler.qpu.drift import DriftWatch, Look
+from qshower.sampler.qpu.packing import Programming
+from qshower.sampler.qpu.planner import Plan
+from qshower.sampler.qpu.runner import Bill
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.site import Site
+from qshower.sampler.qpu.temperature import combined
 
 _DOUBT = 0.1
 """Share of a correction for random fields that it may be off by; see docs/qpu.md."""

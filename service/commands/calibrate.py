@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from model.bundle import MANIFEST, Bundle
-from model.sweeps import BANDS, DEFAULT_TOLERANCE, SWEEPS_TRIED, SweepMeasurement, keep_sweeps, measure_sweeps
-from sampler.diagnostics import Agreement
-from sampler.errors import InvalidInputError, NotEquilibratedError
-from service.catalogue import load_catalogue
-from service.commands.terminal import console, progress, say
-from service.logs import configure_logs
-from service.samplers import build_registry
-from service.settings import Settings, load_settings
+from qshower.model.bundle import MANIFEST, Bundle
+from qshower.model.sweeps import BANDS, DEFAULT_TOLERANCE, SWEEPS_TRIED, SweepMeasurement, keep_sweeps, measure_sweeps
+from qshower.sampler.diagnostics import Agreement
+from qshower.sampler.errors import InvalidInputError, NotEquilibratedError
+from qshower.service.catalogue import load_catalogue
+from qshower.service.commands.terminal import console, progress, say
+from qshower.service.logs import configure_logs
+from qshower.service.samplers import build_registry
+from qshower.service.settings import Settings, load_settings
 
 
 def run(
@@ -36,7 +36,7 @@ def run(
     if sampler == "gibbs":
         _gibbs(settings, model, tolerance, save=save)
     elif sampler == "qpu":
-        from service.commands.calibrate_qpu import run as run_qpu
+        from qshower.service.commands.calibrate_qpu import run as run_qpu
 
         run_qpu(settings, model, solver, annealing_time_us, dry_run=dry_run, shim=shim)
     else:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sampler.errors import BudgetExceededError, SamplerUnavailableError
-from sampler.request import SamplerOptions
-from service.availability import qpu_of
-from service.catalogue import FAMILIES, Catalogue, load_catalogue
-from service.commands.terminal import console, say, two_columns
-from service.generation import HOW_TO_CONFIGURE
-from service.samplers import build_registry
-from service.settings import Settings
-from service.upkeep import calibration_conditions
+from qshower.sampler.errors import BudgetExceededError, SamplerUnavailableError
+from qshower.sampler.request import SamplerOptions
+from qshower.service.availability import qpu_of
+from qshower.service.catalogue import FAMILIES, Catalogue, load_catalogue
+from qshower.service.commands.terminal import console, say, two_columns
+from qshower.service.generation import HOW_TO_CONFIGURE
+from qshower.service.samplers import build_registry
+from qshower.service.settings import Settings
+from qshower.service.upkeep import calibration_conditions
 
 if TYPE_CHECKING:
-    from model.bundle import Bundle
-    from sampler.qpu.calibration import Calibration
-    from sampler.qpu.planner import QpuEstimate
-    from sampler.qpu.sampler import QpuSampler
-    from sampler.qpu.shim import Shim
+    from qshower.model.bundle import Bundle
+    from qshower.sampler.qpu.calibration import Calibration
+    from qshower.sampler.qpu.planner import QpuEstimate
+    from qshower.sampler.qpu.sampler import QpuSampler
+    from qshower.sampler.qpu.shim import Shim
 
 SHIM_DEADLINE_S = 1800.0
 """A shim's fourteen programmings wait in the solver's queue like any other, and nobody waits for an answer."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.progress import TaskID
 from rich.table import Table
 
-from evaluation.report import evaluate
-from model.bundle import find_bundles
-from service.commands.terminal import console, progress, say
+from qshower.evaluation.report import evaluate
+from qshower.model.bundle import find_bundles
+from qshower.service.commands.terminal import console, progress, say
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,18 +15,18 @@ import orjson
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from numpy.typing import NDArray
 
-from client import ShowerClient
-from model.showers_file import open_showers, write_showers
-from sampler.errors import InvalidInputError
-from service.app import running_service
-from service.batches import Part
-from service.commands.terminal import numbers, progress, say
-from service.logs import configure_logs
-from service.metrics import Metrics
-from service.orders import Answer, Order
-from service.provenance import Origin, merged_parts, provenance_json
-from service.settings import load_settings
-from service.state import Service
+from qshower.client import ShowerClient
+from qshower.model.showers_file import open_showers, write_showers
+from qshower.sampler.errors import InvalidInputError
+from qshower.service.app import running_service
+from qshower.service.batches import Part
+from qshower.service.commands.terminal import numbers, progress, say
+from qshower.service.logs import configure_logs
+from qshower.service.metrics import Metrics
+from qshower.service.orders import Answer, Order
+from qshower.service.provenance import Origin, merged_parts, provenance_json
+from qshower.service.settings import load_settings
+from qshower.service.state import Service
 
 CHUNK_ROWS = 1000
 QPU_CHUNK_ROWS = 10_000

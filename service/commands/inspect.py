@@ -9,11 +9,11 @@ import numpy as np
 import orjson
 from rich.text import Text
 
-from model.bundle import Bundle, describe, find_bundles, load_bundle
-from model.showers_file import ShowersFile, open_showers
-from sampler.errors import InvalidInputError
-from service.commands.terminal import console, progress, say, two_columns
-from service.settings import load_settings
+from qshower.model.bundle import Bundle, describe, find_bundles, load_bundle
+from qshower.model.showers_file import ShowersFile, open_showers
+from qshower.sampler.errors import InvalidInputError
+from qshower.service.commands.terminal import console, progress, say, two_columns
+from qshower.service.settings import load_settings
 
 
 def run(path: Path, output: Path | None) -> None:
@@ -25,7 +25,7 @@ def run(path: Path, output: Path | None) -> None:
     bundle = _bundle(path)
     _print(bundle_rows(bundle))
     if output is not None:
-        from service.commands.pictures import draw_bundle
+        from qshower.service.commands.pictures import draw_bundle
 
         _tell(draw_bundle(bundle, output))
 
@@ -93,7 +93,7 @@ def _show_file(file: ShowersFile, output: Path | None) -> None:
         table += [(f"provenance: {name}", _flat(value)) for name, value in _json(file.attributes["provenance"]).items()]
     _print(table)
     if output is not None:
-        from service.commands.pictures import draw_showers
+        from qshower.service.commands.pictures import draw_showers
 
         _tell(draw_showers(file, output))
 

@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from sampler.errors import InvalidInputError
-from service.schemas import LARGEST_SEED, GenerateOptions, SamplerName
+from qshower.sampler.errors import InvalidInputError
+from qshower.service.schemas import LARGEST_SEED, GenerateOptions, SamplerName
 
 
 def sampler_options(**flags: Any) -> dict[str, Any]:

@@ -10,13 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from model.bundle import Bundle
-from model.geometry import Geometry
-from model.showers_file import ShowersFile
-from sampler.atomic import replacing
-from sampler.errors import InvalidInputError
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.request import LatentRequest, SamplerOptions
+from qshower.model.bundle import Bundle
+from qshower.model.geometry import Geometry
+from qshower.model.showers_file import ShowersFile
+from qshower.sampler.atomic import replacing
+from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.request import LatentRequest, SamplerOptions
 
 MOST_SHOWERS = 10_000
 SHOWERS_PER_ENERGY = 128

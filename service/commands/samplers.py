@@ -7,15 +7,15 @@ from typing import Any
 import orjson
 from rich.table import Table
 
-from client import ShowerClient
-from service.catalogue import load_catalogue
-from service.commands.terminal import console
-from service.engine import Engine, Limits
-from service.generation import Generator
-from service.logs import configure_logs
-from service.metrics import Metrics
-from service.samplers import SAMPLER_NAMES, build_registry
-from service.settings import load_settings
+from qshower.client import ShowerClient
+from qshower.service.catalogue import load_catalogue
+from qshower.service.commands.terminal import console
+from qshower.service.engine import Engine, Limits
+from qshower.service.generation import Generator
+from qshower.service.logs import configure_logs
+from qshower.service.metrics import Metrics
+from qshower.service.samplers import SAMPLER_NAMES, build_registry
+from qshower.service.settings import load_settings
 
 
 def run(url: str | None, api_key: str | None, *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sampler.errors import InvalidInputError
+from qshower.sampler.errors import InvalidInputError
 
 
 def console() -> Console:

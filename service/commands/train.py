@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.training.config import read_config
-from model.training.run import train
-from service.commands.terminal import progress, say
+from qshower.model.training.config import read_config
+from qshower.model.training.run import train
+from qshower.service.commands.terminal import progress, say
 
 
 def run(config: Path, *, resume: bool) -> None:

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sampler.annealing import AnnealingSampler
-from sampler.bank import ReplaySampler, draw_bank
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.server import EmulatorServer
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.machine import BoltzmannMachine
-from sampler.protocol import Sampler
-from sampler.qpu.sampler import QpuSampler
-from sampler.qpu.settings import QpuSettings
-from sampler.request import SamplerOptions
-from sampler.tempering import TemperingSampler
+from qshower.sampler.annealing import AnnealingSampler
+from qshower.sampler.bank import ReplaySampler, draw_bank
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.protocol import Sampler
+from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.request import SamplerOptions
+from qshower.sampler.tempering import TemperingSampler
 
 SEED = 417
 

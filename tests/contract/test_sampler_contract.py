@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
-from sampler.protocol import Sampler
-from sampler.request import SamplerOptions
+from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.protocol import Sampler
+from qshower.sampler.request import SamplerOptions
 
 SOME_VALUE = {
     "sweeps": 4,

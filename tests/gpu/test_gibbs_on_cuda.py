@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from sampler.gibbs import cuda
-from sampler.gibbs.chains import draw
-from sampler.gibbs.graph import programme_of
-from sampler.gibbs.sampler import GibbsSampler, refine
-from sampler.gibbs.schedule import ramp_and_hold
-from sampler.gibbs.streams import DRAW, stream_keys
-from sampler.request import SamplerOptions
+from qshower.sampler.gibbs import cuda
+from qshower.sampler.gibbs.chains import draw
+from qshower.sampler.gibbs.graph import programme_of
+from qshower.sampler.gibbs.sampler import GibbsSampler, refine
+from qshower.sampler.gibbs.schedule import ramp_and_hold
+from qshower.sampler.gibbs.streams import DRAW, stream_keys
+from qshower.sampler.request import SamplerOptions
 
 pytestmark = [
     pytest.mark.gpu,
@@ -88,7 +88,7 @@ def test_dense_draws_of_several_threads_do_not_spoil_each_others_graphs(rng, ran
 
 @pytest.mark.skipif(cuda.best_kernel() != "fused", reason="Triton is not installed")
 def test_no_number_of_sweeps_or_rows_has_a_fused_kernel_of_its_own(rng, random_machine, random_spins):
-    from sampler.gibbs.triton_kernel import sweep_kernel
+    from qshower.sampler.gibbs.triton_kernel import sweep_kernel
 
     machine = random_machine(rng)
     compiled = set()

@@ -17,20 +17,20 @@ import numpy as np
 import pytest
 import uvicorn
 
-from model.bundle import find_bundles, load_bundle, read_manifest, save_bundle, update_manifest
-from model.geometry import named_geometry
-from model.showers_file import write_showers
-from sampler.bank_file import bank_info, open_bank, unpack_spins
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.server import EmulatorServer
-from sampler.errors import SamplerUnavailableError
-from sampler.qpu.budget import BudgetLedger
-from sampler.qpu.sampler import QpuSampler
-from service.app import create_app
-from service.catalogue import Catalogue, load_catalogue
-from service.cli import main
-from service.generation import Generator
-from service.settings import load_settings
+from qshower.model.bundle import find_bundles, load_bundle, read_manifest, save_bundle, update_manifest
+from qshower.model.geometry import named_geometry
+from qshower.model.showers_file import write_showers
+from qshower.sampler.bank_file import bank_info, open_bank, unpack_spins
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.errors import SamplerUnavailableError
+from qshower.sampler.qpu.budget import BudgetLedger
+from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.service.app import create_app
+from qshower.service.catalogue import Catalogue, load_catalogue
+from qshower.service.cli import main
+from qshower.service.generation import Generator
+from qshower.service.settings import load_settings
 
 COMMANDS = (
     ["serve"], ["generate"], ["train"], ["evaluate"], ["samplers"], ["inspect"], ["emulator"], ["calibrate"],
@@ -121,7 +121,7 @@ def test_the_version(qshower):
 def test_help_loads_nothing_heavy():
     script = (
         "import sys; sys.argv = ['qshower', '--help']\n"
-        "from service.cli import main\n"
+        "from qshower.service.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "print([name for name in ('torch', 'numba', 'h5py', 'dwave', 'fastapi', 'matplotlib') if name in sys.modules])"
@@ -214,7 +214,7 @@ def test_generate_without_what_it_needs(fails, tmp_path):
 
 def test_generate_from_a_server_that_is_not_there(fails, environment, tmp_path):
     pauses = []
-    environment.setattr("service.commands.generate.time.sleep", pauses.append)
+    environment.setattr("qshower.service.commands.generate.time.sleep", pauses.append)
     flags = ("generate", "--energies-mev", "2000", "-o", tmp_path / "out.hdf5", "--url", "http://127.0.0.1:9")
     assert "http://127.0.0.1:9" in fails(1, *flags)
     assert 0 < sum(pauses) <= 10
@@ -253,7 +253,18 @@ def test_a_corrupted_bundle_is_one_line(fails, environment, untrained_bundles, t
 def test_a_killed_run_leaves_the_good_file(environment, tmp_path):
     path = tmp_path / "out.hdf5"
     path.write_text("before")
-    command = [sys.executable, "-m", "service.cli", "generate", "--energies-mev", "500000", "-n", "100000", "-o", path]
+    command = [
+        sys.executable,
+        "-m",
+        "qshower.service.cli",
+        "generate",
+        "--energies-mev",
+        "500000",
+        "-n",
+        "100000",
+        "-o",
+        path,
+    ]
     # A child inherits that a signal is ignored, as SIGINT is in jobs that a shell runs in the background.
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -404,7 +415,7 @@ def test_a_bank_of_the_qpu(qshower, environment, tmp_path):
         return sample(self, request)
 
     environment.setattr(QpuSampler, "sample", third_call_fails)
-    environment.setattr("service.commands.bank.CHUNK_ROWS", 2)
+    environment.setattr("qshower.service.commands.bank.CHUNK_ROWS", 2)
     with EmulatorServer(EmulatorConfig(topology="zephyr:6", defects=0.0, sweeps=16)) as emulator:
         environment.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
         environment.setenv("DWAVE_API_TOKEN", "any")
@@ -414,7 +425,7 @@ def test_a_bank_of_the_qpu(qshower, environment, tmp_path):
         # One call, so that each condition is programmed once.
         (drawn,) = bank_info(path).draws
         assert (drawn.solver, drawn.refine_sweeps) == (emulator.solver_name, 3)
-        environment.setattr("service.commands.bank.QPU_CHUNK_ROWS", 4)
+        environment.setattr("qshower.service.commands.bank.QPU_CHUNK_ROWS", 4)
         whole = path.read_bytes()
         code, _, err = qshower(*draw)
         assert [request.rows for request in requests] == [6, 4, 2]
@@ -460,7 +471,7 @@ def test_chunks_have_a_bank_in_its_order_however_long_one_takes(qshower, environ
         return await generate(self, order)
 
     environment.setattr(Generator, "generate", first_is_slow)
-    environment.setattr("service.commands.generate.CHUNK_ROWS", 10)
+    environment.setattr("qshower.service.commands.generate.CHUNK_ROWS", 10)
     environment.setenv("QSHOWER_BANK", str(bank))
     code, _, err = qshower("generate", *flags, "--sampler", "replay", "-o", out_path)
     assert code == 0, err
@@ -599,7 +610,7 @@ def test_training_measures_the_sweeps_at_its_end(qshower, environment, tmp_path)
     measured = bundle.manifest.sweeps_measurement
     assert (measured["tolerance_sigma"], measured["converged"]) == (0.2, True)
     # Where nothing can be measured the bundle is written all the same, and says so.
-    environment.setattr("sampler.tempering.MOST_REPLICAS", 1)
+    environment.setattr("qshower.sampler.tempering.MOST_REPLICAS", 1)
     code, _, err = qshower("train", tmp_path / "toy.yaml")
     assert code == 0, err
     bundle = load_bundle(tmp_path / "out" / "toy")
@@ -609,7 +620,16 @@ def test_training_measures_the_sweeps_at_its_end(qshower, environment, tmp_path)
 
 
 def test_the_emulator_serves_until_it_is_told_to_stop():
-    command = [sys.executable, "-m", "service.cli", "emulator", "--topology", "zephyr:2", "--fault", "slow_queue:1"]
+    command = [
+        sys.executable,
+        "-m",
+        "qshower.service.cli",
+        "emulator",
+        "--topology",
+        "zephyr:2",
+        "--fault",
+        "slow_queue:1",
+    ]
     bad = subprocess.run([*command, "--defects", "2"], capture_output=True, text=True, timeout=60)
     assert bad.returncode == 2
     assert bad.stderr.count("\n") == 1

@@ -20,9 +20,9 @@ import numpy as np
 import orjson
 import pytest
 
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.server import EmulatorServer
-from sampler.errors import InvalidInputError
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.errors import InvalidInputError
 
 TOKEN = {"X-Auth-Token": "any"}
 API = "/sapi/v2"
@@ -222,8 +222,8 @@ def test_a_port_in_use_is_named() -> None:
 
 
 RUN = """
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.server import run_emulator
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.server import run_emulator
 run_emulator(EmulatorConfig(topology="zephyr:2"))
 print("closed")
 """

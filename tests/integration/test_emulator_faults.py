@@ -37,9 +37,9 @@ from dwave.cloud.exceptions import (
 )
 from dwave.cloud.solver import StructuredSolver
 
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.faults import FAULTS, STAGES
-from sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.faults import FAULTS, STAGES
+from qshower.sampler.emulator.server import EmulatorServer
 
 SETTINGS: dict[str, Any] = {
     "client": "qpu",

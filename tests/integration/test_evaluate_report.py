@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evaluation import compare, report
-from evaluation.classifiers import ClassifierSettings
-from evaluation.compare import QUICK_SETTINGS
-from evaluation.distances import FpdSettings, KpdSettings
-from evaluation.report import evaluate
-from model.geometry import named_geometry
-from model.showers_file import write_showers
-from sampler.errors import InvalidInputError, ShowerFileError
+from qshower.evaluation import compare, report
+from qshower.evaluation.classifiers import ClassifierSettings
+from qshower.evaluation.compare import QUICK_SETTINGS
+from qshower.evaluation.distances import FpdSettings, KpdSettings
+from qshower.evaluation.report import evaluate
+from qshower.model.geometry import named_geometry
+from qshower.model.showers_file import write_showers
+from qshower.sampler.errors import InvalidInputError, ShowerFileError
 
 Toy = Callable[..., tuple[NDArray[np.float64], NDArray[np.float32]]]
 MakeFile = Callable[..., Path]

@@ -13,10 +13,10 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from model.training.config import read_config
-from service.cli import app
-from service.schemas import GenerateRequest
-from service.settings import PREFIX, Settings
+from qshower.model.training.config import read_config
+from qshower.service.cli import app
+from qshower.service.schemas import GenerateRequest
+from qshower.service.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -28,13 +28,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sources")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / name)
-    for name in PACKAGES:
-        shutil.copytree(ROOT / name, folder / name, ignore=NOT_SOURCES)
+    for name in ("qshower", *PACKAGES):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=NOT_SOURCES)
     return folder
 
 
 @pytest.fixture(scope="module")
-def wheel_names(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("wheel")
     command = [
         sys.executable,
@@ -50,7 +50,12 @@ def wheel_names(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> set[
     ]
     done = subprocess.run(command, cwd=sources, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (wheel,) = target.glob("*.whl")
+    (built,) = target.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def wheel_names(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.namelist())
 
@@ -58,12 +63,33 @@ def wheel_names(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> set[
 def test_everything_in_the_packages_is_in_the_wheel(sources: Path, wheel_names: set[str]) -> None:
     inside = {name for name in wheel_names if ".dist-info/" not in name}
     expected = {
-        str(file.relative_to(sources))
+        f"qshower/{file.relative_to(sources)}"
         for name in PACKAGES
         for file in (sources / name).rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
-    assert inside == expected
+    assert inside == expected | {"qshower/__init__.py", "qshower/py.typed"}
+
+
+def test_an_installed_wheel_leaves_the_names_of_its_folders_to_the_user(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site, wheel]
+    subprocess.run(command, check=True, capture_output=True)
+    work = tmp_path / "work"
+    for name in PACKAGES:
+        (work / name).mkdir(parents=True)
+        (work / name / "__init__.py").write_text(f"owner = 'the user of {name}'\n", encoding="utf-8")
+    program = f"""
+import importlib
+for name in {PACKAGES}:
+    assert importlib.import_module(name).owner == f"the user of {{name}}"
+    print(importlib.import_module(f"qshower.{{name}}").__file__)
+from qshower.model.geometry import named_geometry
+"""
+    environment = os.environ | {"PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=work, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(site / "qshower" / name / "__init__.py") for name in PACKAGES]
 
 
 def test_the_wheel_has_command_and_licence(wheel_names: set[str]) -> None:
@@ -87,7 +113,7 @@ def test_images_have_the_version_of_the_project_and_no_root() -> None:
 
 def test_the_build_context_holds_what_images_are_made_of() -> None:
     kept = [line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] == "!"]
-    wanted = {*PACKAGES, "pyproject.toml", "requirements.lock", "README.md", "LICENSE"}
+    wanted = {*PACKAGES, "qshower", "pyproject.toml", "requirements.lock", "README.md", "LICENSE"}
     assert set(kept) == wanted | {f"docker/{name}" for name in IMAGE_SCRIPTS}
     assert [name for name in kept if not (ROOT / name).exists()] == []
 

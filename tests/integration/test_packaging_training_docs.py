@@ -11,7 +11,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from model.training.config import TrainingConfig, read_config
+from qshower.model.training.config import TrainingConfig, read_config
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "training.md"

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.server import EmulatorServer
-from sampler.lattice import compact_lattice
-from sampler.machine import BoltzmannMachine
-from sampler.qpu.sampler import QpuSampler
-from sampler.qpu.settings import QpuSettings
-from sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.lattice import compact_lattice
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.request import LatentRequest, SamplerOptions
 
 ROWS = 4000
 BETA = 3.0

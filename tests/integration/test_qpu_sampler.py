@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.server import EmulatorServer
-from sampler.errors import (
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.errors import (
     BudgetExceededError,
     InvalidInputError,
     PlacementError,
@@ -20,13 +20,13 @@ from sampler.errors import (
     SamplerUnavailableError,
     SolverNotFoundHereError,
 )
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.lattice import compact_lattice
-from sampler.machine import BoltzmannMachine
-from sampler.qpu.budget import billed_to
-from sampler.qpu.sampler import QpuSampler
-from sampler.qpu.settings import QpuSettings
-from sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.lattice import compact_lattice
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu.budget import billed_to
+from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.request import LatentRequest, SamplerOptions
 
 
 def machine_of(family: str, per_partition: int, spread: float = 0.3, size: int | None = None) -> BoltzmannMachine:

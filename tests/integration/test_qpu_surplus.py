@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.server import EmulatorServer
-from sampler.errors import SamplerTimeoutError, SamplerUnavailableError
-from sampler.lattice import compact_lattice
-from sampler.machine import BoltzmannMachine
-from sampler.qpu.problems import Collector, Submission, submit
-from sampler.qpu.sampler import QpuSampler
-from sampler.qpu.settings import QpuSettings
-from sampler.qpu.surplus import SURPLUS_ROWS, Surplus, drawn_by_default
-from sampler.request import LatentRequest, SamplerOptions
-from sampler.reservoir import Reservoir
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.errors import SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.lattice import compact_lattice
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu.problems import Collector, Submission, submit
+from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.surplus import SURPLUS_ROWS, Surplus, drawn_by_default
+from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.reservoir import Reservoir
 
 LEVELS = np.array([[1, 1, -1, 1], [-1, 1, -1, -1]], dtype=np.int8)
 
@@ -202,7 +202,7 @@ def test_what_came_of_a_draw_before_it_failed_is_kept(
 
     with QpuSampler(replace(programmings_of(emulator, tmp_path), max_in_flight=1), keeper) as sampler:
         used_us = sampler.sample(request_of(machine, [1, 1])).provenance.qpu_access_time_us or 0.0
-        monkeypatch.setattr("sampler.qpu.runner.submit", submit_and_fail_the_second)
+        monkeypatch.setattr("qshower.sampler.qpu.runner.submit", submit_and_fail_the_second)
         with pytest.raises(SamplerUnavailableError, match="failed the problem"):
             sampler.sample(request_of(machine, [30, 20]))
         budget = sampler._ledger.state()["used_today_us"]
@@ -249,7 +249,7 @@ def test_reads_are_kept_if_there_is_no_time_left_to_refine_them(
     keeper = Listed()
     with QpuSampler(programmings_of(emulator, tmp_path), keeper) as sampler:
         sampler.sample(request_of(machine, [1, 1]))
-        monkeypatch.setattr("sampler.qpu.sampler.assemble", too_late)
+        monkeypatch.setattr("qshower.sampler.qpu.sampler.assemble", too_late)
         with pytest.raises(SamplerTimeoutError, match="no time left"):
             sampler.sample(request_of(machine, [30, 20]))
     (surplus,) = keeper.given

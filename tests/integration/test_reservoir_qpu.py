@@ -7,11 +7,11 @@ import threading
 import numpy as np
 import pytest
 
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.server import EmulatorServer
-from sampler.qpu.sampler import QpuSampler
-from sampler.qpu.settings import QpuSettings
-from sampler.reservoir import Reservoir
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.reservoir import Reservoir
 
 
 def wait_until(condition):

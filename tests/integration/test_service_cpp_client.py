@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import uvicorn
 
-from client import ShowerClient
-from model.bundle import find_bundles, load_bundle
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.server import EmulatorServer
-from service.app import create_app
-from service.catalogue import Catalogue
-from service.settings import load_settings
+from qshower.client import ShowerClient
+from qshower.model.bundle import find_bundles, load_bundle
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.server import EmulatorServer
+from qshower.service.app import create_app
+from qshower.service.catalogue import Catalogue
+from qshower.service.settings import load_settings
 
 HEADER = Path(__file__).parents[2] / "client" / "qshower.hpp"
 COMPILER = shutil.which("c++")

@@ -11,25 +11,25 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from client import ShowerClient
-from model.bundle import find_bundles, load_bundle
-from sampler.annealing import AnnealingSampler
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.server import EmulatorServer
-from sampler.errors import SamplerUnavailableError
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.qpu.budget import BudgetLedger
-from sampler.qpu.sampler import QpuSampler
-from sampler.qpu.settings import QpuSettings
-from sampler.registry import SamplerRegistry
-from sampler.request import LatentRequest
-from sampler.tempering import TemperingSampler
-from service.app import create_app
-from service.catalogue import Catalogue
-from service.kept import NOTE, KeptClaim, KeptReads, Refill
-from service.samplers import build_registry
-from service.settings import load_settings
-from service.upkeep import FIRST_PAUSE_S
+from qshower.client import ShowerClient
+from qshower.model.bundle import find_bundles, load_bundle
+from qshower.sampler.annealing import AnnealingSampler
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.errors import SamplerUnavailableError
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.qpu.budget import BudgetLedger
+from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.registry import SamplerRegistry
+from qshower.sampler.request import LatentRequest
+from qshower.sampler.tempering import TemperingSampler
+from qshower.service.app import create_app
+from qshower.service.catalogue import Catalogue
+from qshower.service.kept import NOTE, KeptClaim, KeptReads, Refill
+from qshower.service.samplers import build_registry
+from qshower.service.settings import load_settings
+from qshower.service.upkeep import FIRST_PAUSE_S
 
 LOW, HIGH = 1000.0, 500000.0
 UNEVEN = {"incident_energies_mev": [LOW] * 9 + [HIGH], "sampler": "qpu"}
@@ -219,7 +219,7 @@ def test_a_request_of_several_batches_has_kept_reads_whole(emulator, service_on,
     first = ask(client, UNEVEN)["provenance"]
     before = submitted(emulator)
     # Of the lane of kept reads, which is not there yet.
-    monkeypatch.setattr("service.app.QPU_BATCH_ROWS", 3)
+    monkeypatch.setattr("qshower.service.app.QPU_BATCH_ROWS", 3)
     serve, calls = KeptClaim.sample, []
 
     def second_batch_fails(self, request):
@@ -515,7 +515,7 @@ def calibrate(qpu, catalogue):
 
 
 def test_a_service_refills_while_idle_and_bills_nobody(emulator, service_on, monkeypatch, tmp_path):
-    monkeypatch.setattr("service.kept.REFILL_POLL_S", 0.05)
+    monkeypatch.setattr("qshower.service.kept.REFILL_POLL_S", 0.05)
     digest = hashlib.sha256(b"secret").hexdigest()
     client = service_on(qpu_refill_per_level=PER_LEVEL, qpu_kept_bytes=1 << 20, api_keys=f"ada:{digest}")
     client.headers["x-api-key"] = "secret"
@@ -542,7 +542,7 @@ def test_a_service_refills_while_idle_and_bills_nobody(emulator, service_on, mon
 
 
 def test_a_refill_buys_nothing_beside_itself(service_on, monkeypatch):
-    monkeypatch.setattr("service.kept.REFILL_POLL_S", 0.05)
+    monkeypatch.setattr("qshower.service.kept.REFILL_POLL_S", 0.05)
     client = service_on(qpu_refill_per_level=PER_LEVEL, qpu_spare_reads=5, qpu_kept_bytes=1 << 20)
     ask(client, for_high(1, seed=1))
     while kept_of(client)["refill"]["done"] == 0:
@@ -554,7 +554,7 @@ def test_a_refill_buys_nothing_beside_itself(service_on, monkeypatch):
 
 
 def test_none_are_drawn_unless_told_to(emulator, service_on, monkeypatch):
-    monkeypatch.setattr("service.kept.REFILL_POLL_S", 0.05)
+    monkeypatch.setattr("qshower.service.kept.REFILL_POLL_S", 0.05)
     client = service_on()
     ask(client, UNEVEN)
     before = submitted(emulator)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from model.bundle import find_bundles, load_bundle
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.server import EmulatorServer
-from service.app import create_app
-from service.catalogue import Catalogue
-from service.settings import load_settings
+from qshower.model.bundle import find_bundles, load_bundle
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.server import EmulatorServer
+from qshower.service.app import create_app
+from qshower.service.catalogue import Catalogue
+from qshower.service.settings import load_settings
 
 BODY = {"incident_energies_mev": [1000, 65536, 500000], "sampler": "qpu", "seed": 1}
 TOKEN = "TEST-0123456789abcdef"
@@ -302,8 +302,8 @@ def test_other_samplers_answer_while_the_solver_api_hangs(emulator_of, service_o
 @pytest.mark.parametrize("work", ["request", "calibration", "refill"])
 def test_a_stop_in_mid_draw_ends_it(emulator_of, service_on, monkeypatch, work):
     """The problem would wait for an hour: only closing the sampler ends the draw, and with it the thread it is in."""
-    monkeypatch.setattr("service.kept.REFILL_POLL_S", 0.05)
-    monkeypatch.setattr("service.upkeep.CLOSE_S", 1000.0)
+    monkeypatch.setattr("qshower.service.kept.REFILL_POLL_S", 0.05)
+    monkeypatch.setattr("qshower.service.upkeep.CLOSE_S", 1000.0)
     emulator = emulator_of("zephyr:6", defects=0.0)
     settings = {"calibration": {"qpu_recalibrate_s": 86400.0}, "refill": {"qpu_refill_per_level": 2}}.get(work, {})
     if work == "refill":

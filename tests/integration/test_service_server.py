@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from client import ShowerClient
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.server import EmulatorServer
+from qshower.client import ShowerClient
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.server import EmulatorServer
 
 START_S, STOP_S = 120, 60
 ENERGY = 65536.0
@@ -42,7 +42,7 @@ def start(environment):
     started = []
 
     def begin(**variables):
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0"]
+        command = [sys.executable, "-m", "qshower.service.cli", "serve", "--port", "0"]
         process = subprocess.Popen(
             command, env={**environment, **variables}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
         )
@@ -163,7 +163,7 @@ def test_a_port_in_use_is_one_line(environment):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port)]
+        command = [sys.executable, "-m", "qshower.service.cli", "serve", "--port", str(port)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=START_S)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -180,7 +180,7 @@ def test_a_corrupted_bundle_is_one_line(environment, untrained_bundles, tmp_path
         target = tmp_path / "test-zephyr" / source.name
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(content)
-    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "qshower.service.cli", "serve", "--port", "0"]
     variables = {**environment, "QSHOWER_MODEL_FOLDER": str(tmp_path)}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=START_S)
     assert done.returncode == 2

@@ -10,20 +10,20 @@ import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
-from model.bundle import find_bundles, load_bundle
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.server import EmulatorServer
-from sampler.errors import InvalidInputError
-from sampler.qpu.budget import BudgetLedger
-from sampler.qpu.sampler import QpuSampler
-from sampler.qpu.settings import QpuSettings
-from sampler.request import LatentRequest
-from service.app import create_app
-from service.catalogue import Catalogue
-from service.cli import app
-from service.errors import SettingsError
-from service.settings import load_settings
-from service.upkeep import FIRST_PAUSE_S, Upkeep, calibration_conditions
+from qshower.model.bundle import find_bundles, load_bundle
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.qpu.budget import BudgetLedger
+from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.request import LatentRequest
+from qshower.service.app import create_app
+from qshower.service.catalogue import Catalogue
+from qshower.service.cli import app
+from qshower.service.errors import SettingsError
+from qshower.service.settings import load_settings
+from qshower.service.upkeep import FIRST_PAUSE_S, Upkeep, calibration_conditions
 
 DAY_S = 86400.0
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 import yaml
 
-from model.bundle import load_bundle, load_encoder_state
-from model.geometry import named_geometry, write_binning_xml
-from model.showers_file import write_showers
-from model.training.run import train
-from sampler.errors import InvalidInputError
+from qshower.model.bundle import load_bundle, load_encoder_state
+from qshower.model.geometry import named_geometry, write_binning_xml
+from qshower.model.showers_file import write_showers
+from qshower.model.training.run import train
+from qshower.sampler.errors import InvalidInputError
 
 VOXELS = named_geometry("1-photons").voxel_count
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.lattice import compact_lattice
-from sampler.machine import BoltzmannMachine
-from sampler.qpu.sampler import QpuSampler
-from sampler.qpu.settings import QpuSettings
-from sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.lattice import compact_lattice
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.request import LatentRequest, SamplerOptions
 
 CAP_US = 400_000.0
 

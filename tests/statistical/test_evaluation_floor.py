@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evaluation.classifiers import ClassifierSettings
-from evaluation.compare import QUICK_SETTINGS, Comparison
-from evaluation.distances import FpdSettings, KpdSettings
-from evaluation.report import run_evaluation
-from model.geometry import Geometry, Layer
-from model.showers_file import write_showers
+from qshower.evaluation.classifiers import ClassifierSettings
+from qshower.evaluation.compare import QUICK_SETTINGS, Comparison
+from qshower.evaluation.distances import FpdSettings, KpdSettings
+from qshower.evaluation.report import run_evaluation
+from qshower.model.geometry import Geometry, Layer
+from qshower.model.showers_file import write_showers
 
 Toy = Callable[..., tuple[NDArray[np.float64], NDArray[np.float32]]]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sampler.gibbs.chains import draw
-from sampler.gibbs.cuda import run_on_device
-from sampler.gibbs.graph import programme_of
-from sampler.gibbs.sampler import refine
-from sampler.gibbs.streams import REFINE, stream_keys
-from sampler.machine import BoltzmannMachine
+from qshower.sampler.gibbs.chains import draw
+from qshower.sampler.gibbs.cuda import run_on_device
+from qshower.sampler.gibbs.graph import programme_of
+from qshower.sampler.gibbs.sampler import refine
+from qshower.sampler.gibbs.streams import REFINE, stream_keys
+from qshower.sampler.machine import BoltzmannMachine
 
 
 def streams_of(seed, rows):

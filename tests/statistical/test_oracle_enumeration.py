@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from sampler.annealing import AnnealingSampler
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.request import SamplerOptions
+from qshower.sampler.annealing import AnnealingSampler
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.request import SamplerOptions
 
 ROWS_PER_CONDITION = 8000
 

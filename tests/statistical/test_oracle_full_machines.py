@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sampler.annealing import AnnealingSampler
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.request import SamplerOptions
+from qshower.sampler.annealing import AnnealingSampler
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.request import SamplerOptions
 
 SAMPLERS = {"gibbs": GibbsSampler, "annealing": AnnealingSampler}
 FOREST_ROWS = 300

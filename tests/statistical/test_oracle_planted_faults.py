@@ -11,8 +11,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
 
 ROWS_PER_CONDITION = 8000
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sampler.emulator.config import NOISE_LEVELS, EmulatorConfig
-from sampler.emulator.server import EmulatorServer
-from sampler.qpu.sampler import QpuSampler
-from sampler.qpu.settings import QpuSettings
-from sampler.request import SamplerOptions
+from qshower.sampler.emulator.config import NOISE_LEVELS, EmulatorConfig
+from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.request import SamplerOptions
 
 ROWS_PER_CONDITION = 4000
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sampler.annealing import AnnealingSampler
-from sampler.diagnostics import chain_autocorrelation_times
-from sampler.gibbs.sampler import GibbsSampler, refine
-from sampler.request import SamplerOptions
-from sampler.reservoir import Reservoir, WarmChains
+from qshower.sampler.annealing import AnnealingSampler
+from qshower.sampler.diagnostics import chain_autocorrelation_times
+from qshower.sampler.gibbs.sampler import GibbsSampler, refine
+from qshower.sampler.request import SamplerOptions
+from qshower.sampler.reservoir import Reservoir, WarmChains
 
 PER_LEVEL, SERVINGS = 250, 16
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.request import SamplerOptions
-from sampler.tempering import HOTTEST_BETA, TemperingSampler, ladder_of, temper
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.request import SamplerOptions
+from qshower.sampler.tempering import HOTTEST_BETA, TemperingSampler, ladder_of, temper
 
 ROWS = 6000
 COST = 1.5

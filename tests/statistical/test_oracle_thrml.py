@@ -13,10 +13,10 @@ import sys
 import numpy as np
 import pytest
 
-from sampler.annealing import AnnealingSampler
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.request import SamplerOptions
-from sampler.tempering import TemperingSampler
+from qshower.sampler.annealing import AnnealingSampler
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.request import SamplerOptions
+from qshower.sampler.tempering import TemperingSampler
 
 SAMPLERS = {"gibbs": GibbsSampler, "annealing": AnnealingSampler, "tempering": TemperingSampler}
 ROWS = 1024

@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.server import EmulatorServer
-from sampler.lattice import compact_lattice
-from sampler.machine import BoltzmannMachine
-from sampler.qpu.budget import BudgetLedger
-from sampler.qpu.calibration import Calibration
-from sampler.qpu.draw import Drawer, DrawOptions, programming_of_reads
-from sampler.qpu.gauge import GAUGES_OF_A_SET
-from sampler.qpu.link import SolverLink
-from sampler.qpu.packing import Part, Programming
-from sampler.qpu.planner import Planner
-from sampler.qpu.runner import Bill, Runner
-from sampler.qpu.sampler import QpuSampler
-from sampler.qpu.settings import QpuSettings
-from sampler.request import LatentRequest
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.lattice import compact_lattice
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu.budget import BudgetLedger
+from qshower.sampler.qpu.calibration import Calibration
+from qshower.sampler.qpu.draw import Drawer, DrawOptions, programming_of_reads
+from qshower.sampler.qpu.gauge import GAUGES_OF_A_SET
+from qshower.sampler.qpu.link import SolverLink
+from qshower.sampler.qpu.packing import Part, Programming
+from qshower.sampler.qpu.planner import Planner
+from qshower.sampler.qpu.runner import Bill, Runner
+from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.request import LatentRequest
 
 SWEEPS = 96
 SIZES = {"zephyr": ("zephyr:5", 40), "pegasus": ("pegasus:8", 40)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sampler.annealing import AnnealingSampler, ramp_and_hold
-from sampler.errors import InvalidInputError, SamplerTimeoutError
-from sampler.request import SamplerOptions
+from qshower.sampler.annealing import AnnealingSampler, ramp_and_hold
+from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError
+from qshower.sampler.request import SamplerOptions
 
 
 @pytest.mark.parametrize("sweeps", [1, 2, 3, 64, 1001])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sampler.atomic import uninterrupted
+from qshower.sampler.atomic import uninterrupted
 
 
 @pytest.fixture

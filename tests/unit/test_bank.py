@@ -11,12 +11,12 @@ import h5py
 import numpy as np
 import pytest
 
-from sampler.annealing import AnnealingSampler
-from sampler.bank import ReplaySampler, bank_info, draw_bank, machine_sha256
-from sampler.bank_file import BankColumns, open_bank, pack_spins, unpack_spins, write_bank
-from sampler.errors import BankExhaustedError, InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
-from sampler.provenance import provenance_from_json, provenance_of_kept, provenance_to_json
-from sampler.request import Provenance, SamplerOptions
+from qshower.sampler.annealing import AnnealingSampler
+from qshower.sampler.bank import ReplaySampler, bank_info, draw_bank, machine_sha256
+from qshower.sampler.bank_file import BankColumns, open_bank, pack_spins, unpack_spins, write_bank
+from qshower.sampler.errors import BankExhaustedError, InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.provenance import provenance_from_json, provenance_of_kept, provenance_to_json
+from qshower.sampler.request import Provenance, SamplerOptions
 
 OPTIONS = SamplerOptions(sweeps=4)
 
@@ -308,7 +308,7 @@ def test_a_disk_that_sets_nothing_aside_gets_its_bank(tmp_path, machine, levels,
     def unsupported(*_):
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
-    monkeypatch.setattr("sampler.bank_file.os.posix_fallocate", unsupported)
+    monkeypatch.setattr("qshower.sampler.bank_file.os.posix_fallocate", unsupported)
     with AnnealingSampler() as sampler:
         assert draw_bank(tmp_path / "b.hdf5", sampler, machine, levels, seed=1, options=OPTIONS).rows == 3
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.bundle import (
+from qshower.model.bundle import (
     DECODER_FILE,
     ENCODER_FILE,
     MANIFEST,
@@ -23,11 +23,11 @@ from model.bundle import (
     load_encoder_state,
     save_bundle,
 )
-from model.geometry import named_geometry
-from model.grid import Grid
-from model.layers import DecoderShape
-from sampler.errors import BundleError, InvalidInputError
-from sampler.lattice import compact_lattice
+from qshower.model.geometry import named_geometry
+from qshower.model.grid import Grid
+from qshower.model.layers import DecoderShape
+from qshower.sampler.errors import BundleError, InvalidInputError
+from qshower.sampler.lattice import compact_lattice
 
 
 def write_bundle(folder: Path, *, geometry: str = "2", likelihood: str = "sampled", name: str = "small") -> Path:

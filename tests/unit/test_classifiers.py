@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from evaluation.classifiers import (
+from qshower.evaluation.classifiers import (
     KINDS,
     PUBLISHED_CLASSIFIER,
     ClassifierSettings,
@@ -18,14 +18,14 @@ from evaluation.classifiers import (
     kinds_for,
     two_sample_classifier,
 )
-from evaluation.multiclass import multiclass_classifier
-from evaluation.networks import PeriodicConvolution, ShowerResNet, dense_network
-from evaluation.quick import high_level_auc, two_sample_auc
-from evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
-from evaluation.slices import energy_slices
-from model.geometry import Geometry, Layer, named_geometry
-from model.showers_file import write_showers
-from sampler.errors import InvalidInputError
+from qshower.evaluation.multiclass import multiclass_classifier
+from qshower.evaluation.networks import PeriodicConvolution, ShowerResNet, dense_network
+from qshower.evaluation.quick import high_level_auc, two_sample_auc
+from qshower.evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
+from qshower.evaluation.slices import energy_slices
+from qshower.model.geometry import Geometry, Layer, named_geometry
+from qshower.model.showers_file import write_showers
+from qshower.sampler.errors import InvalidInputError
 
 Toy = Callable[..., tuple[NDArray[np.float64], NDArray[np.float32]]]
 MakeSet = Callable[..., ShowerSet]

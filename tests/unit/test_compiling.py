@@ -5,11 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-CALLED = "from sampler.compiling import kernel\n\n\n@kernel()\ndef number():\n    return {}\n"
+CALLED = "from qshower.sampler.compiling import kernel\n\n\n@kernel()\ndef number():\n    return {}\n"
 CALLING = """import sys
 
 from inner import number
-from sampler.compiling import kernel
+from qshower.sampler.compiling import kernel
 
 
 @kernel()

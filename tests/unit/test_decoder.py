@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from model.bundle import build_decoder
-from model.decoder import EMPTY_LOG_SHARE, SampledDecoder, ShowerView
-from model.draws import mixture_values
-from model.encoder import Encoder, EncoderShape, bernoulli_entropy, relaxed_spins, shower_features
-from model.geometry import named_geometry
-from model.grid import Grid
-from model.layers import DecoderShape, energy_features
-from model.losses import divergence, squared_error_loss
-from model.rbm import RBM
-from sampler.lattice import compact_lattice
+from qshower.model.bundle import build_decoder
+from qshower.model.decoder import EMPTY_LOG_SHARE, SampledDecoder, ShowerView
+from qshower.model.draws import mixture_values
+from qshower.model.encoder import Encoder, EncoderShape, bernoulli_entropy, relaxed_spins, shower_features
+from qshower.model.geometry import named_geometry
+from qshower.model.grid import Grid
+from qshower.model.layers import DecoderShape, energy_features
+from qshower.model.losses import divergence, squared_error_loss
+from qshower.model.rbm import RBM
+from qshower.sampler.lattice import compact_lattice
 
 ROWS = 48
 

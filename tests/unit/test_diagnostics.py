@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from sampler.diagnostics import (
+from qshower.sampler.diagnostics import (
     AutocorrelationTime,
     agreement,
     autocorrelation_time,
@@ -20,10 +20,10 @@ from sampler.diagnostics import (
     local_fields,
     pseudolikelihood_beta,
 )
-from sampler.errors import InvalidInputError, SamplerError
-from sampler.gibbs.sampler import GibbsSampler, refine
-from sampler.request import LatentBatch, Provenance, SamplerOptions
-from sampler.tempering import TemperingSampler
+from qshower.sampler.errors import InvalidInputError, SamplerError
+from qshower.sampler.gibbs.sampler import GibbsSampler, refine
+from qshower.sampler.request import LatentBatch, Provenance, SamplerOptions
+from qshower.sampler.tempering import TemperingSampler
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from evaluation.distances import FpdSettings, KpdSettings, fpd, frechet_distance, kpd
-from sampler.errors import InvalidInputError
+from qshower.evaluation.distances import FpdSettings, KpdSettings, fpd, frechet_distance, kpd
+from qshower.sampler.errors import InvalidInputError
 
 SMALL_FPD = FpdSettings(min_samples=200, max_samples=1000, repeats=5, points=5)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from scipy import stats
 
-from model import elementary
-from model.draws import mixture_values, threshold_of_largest, voxel_energies
-from model.likelihood import NormalMixture, count_log_probability
+from qshower.model import elementary
+from qshower.model.draws import mixture_values, threshold_of_largest, voxel_energies
+from qshower.model.likelihood import NormalMixture, count_log_probability
 
 # Kolmogorov-Smirnov and chi-squared tests below have a false-alarm rate of 1e-6 each.
 FALSE_ALARM = 1e-6

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from dwave.system.coupling_groups import coupling_groups
 
-from sampler.emulator.chip import PARAMETERS, build_chip
-from sampler.emulator.config import NOISE_LEVELS, EmulatorConfig
-from sampler.emulator.faults import FAULTS, FaultPlan, parse_fault
-from sampler.errors import InvalidInputError
-from sampler.lattice import ideal_graph
+from qshower.sampler.emulator.chip import PARAMETERS, build_chip
+from qshower.sampler.emulator.config import NOISE_LEVELS, EmulatorConfig
+from qshower.sampler.emulator.faults import FAULTS, FaultPlan, parse_fault
+from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.lattice import ideal_graph
 
 
 @pytest.mark.parametrize(

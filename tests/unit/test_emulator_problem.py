@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sampler.emulator.answer import encode_answer, energies
-from sampler.emulator.chip import Chip, build_chip
-from sampler.emulator.config import EmulatorConfig
-from sampler.emulator.draw import StoppedError, draw
-from sampler.emulator.physics import Physics
-from sampler.emulator.problem import Problem, RefusedError, local_ends, read_parameters, read_problem
-from sampler.emulator.spoil import spoil_answer
-from sampler.machine import BoltzmannMachine
+from qshower.sampler.emulator.answer import encode_answer, energies
+from qshower.sampler.emulator.chip import Chip, build_chip
+from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.draw import StoppedError, draw
+from qshower.sampler.emulator.physics import Physics
+from qshower.sampler.emulator.problem import Problem, RefusedError, local_ends, read_parameters, read_problem
+from qshower.sampler.emulator.spoil import spoil_answer
+from qshower.sampler.machine import BoltzmannMachine
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.energy_code import BitCode, ThermometerCode, build_energy_code
-from sampler.errors import InvalidInputError
+from qshower.model.energy_code import BitCode, ThermometerCode, build_energy_code
+from qshower.sampler.errors import InvalidInputError
 
 CODE = ThermometerCode(302, 64, 1e3, 1e6)
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evaluation.correlations import compare_correlations, pearson
-from evaluation.features import compute_features
-from evaluation.profiles import profiles_of
-from evaluation.serialise import summary_rows
-from evaluation.slices import energy_slices, energy_text
-from evaluation.svg import Axis, heat_figure, histogram_figure, line_figure
-from model.geometry import named_geometry
-from sampler.errors import BundleError
+from qshower.evaluation.correlations import compare_correlations, pearson
+from qshower.evaluation.features import compute_features
+from qshower.evaluation.profiles import profiles_of
+from qshower.evaluation.serialise import summary_rows
+from qshower.evaluation.slices import energy_slices, energy_text
+from qshower.evaluation.svg import Axis, heat_figure, histogram_figure, line_figure
+from qshower.model.geometry import named_geometry
+from qshower.sampler.errors import BundleError
 
 Toy = Callable[..., tuple[NDArray[np.float64], NDArray[np.float32]]]
 
@@ -121,7 +121,7 @@ def test_summary_digits_follow_the_error() -> None:
 
 
 def test_cost_of_a_bundle(untrained_bundles: Path) -> None:
-    from evaluation.cost import measure_cost
+    from qshower.evaluation.cost import measure_cost
 
     found = measure_cost(untrained_bundles / "test-zephyr", batches=(1, 20))
     assert found.bundle == "test-zephyr"
@@ -135,7 +135,7 @@ def test_cost_of_a_bundle(untrained_bundles: Path) -> None:
 
 
 def test_cost_of_a_broken_bundle(tmp_path: Path) -> None:
-    from evaluation.cost import measure_cost
+    from qshower.evaluation.cost import measure_cost
 
     with pytest.raises(BundleError, match="none"):
         measure_cost(tmp_path / "none")

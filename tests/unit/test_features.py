@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evaluation import features
-from evaluation.features import compute_features, feature_names, high_level_features, join_features
-from model.geometry import Geometry, named_geometry
-from sampler.errors import InvalidInputError
+from qshower.evaluation import features
+from qshower.evaluation.features import compute_features, feature_names, high_level_features, join_features
+from qshower.model.geometry import Geometry, named_geometry
+from qshower.sampler.errors import InvalidInputError
 
 DIMENSIONS = {"1-photons": 30, "1-pions": 46, "2": 362, "3": 362}
 TOY_COUNTS = {"1-photons": 6, "1-pions": 6, "2": 4, "3": 2}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.geometry import (
+from qshower.model.geometry import (
     GEOMETRIES,
     Geometry,
     Layer,
@@ -18,7 +18,7 @@ from model.geometry import (
     read_binning_xml,
     write_binning_xml,
 )
-from sampler.errors import InvalidInputError
+from qshower.sampler.errors import InvalidInputError
 
 PUBLISHED = {
     "1-photons": (368, [0, 1, 2, 3, 12], 22),

@@ -9,22 +9,22 @@ import sys
 import numpy as np
 import pytest
 
-from sampler.errors import SamplerTimeoutError, SamplerUnavailableError
-from sampler.gibbs import cuda
-from sampler.gibbs.graph import programme_of
-from sampler.gibbs.sampler import SMALL_BATCH, GibbsSampler
-from sampler.gibbs.schedule import ramp_and_hold
-from sampler.gibbs.streams import DRAW, stream_keys
+from qshower.sampler.errors import SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.gibbs import cuda
+from qshower.sampler.gibbs.graph import programme_of
+from qshower.sampler.gibbs.sampler import SMALL_BATCH, GibbsSampler
+from qshower.sampler.gibbs.schedule import ramp_and_hold
+from qshower.sampler.gibbs.streams import DRAW, stream_keys
 
 INTERPRETED = """
 import sys
 import numpy as np
-from sampler.gibbs import cuda
-from sampler.gibbs.blocks import run_block_plain
-from sampler.gibbs.graph import programme_of
-from sampler.gibbs.schedule import ramp_and_hold
-from sampler.gibbs.streams import DRAW, stream_keys
-from sampler.machine import BoltzmannMachine
+from qshower.sampler.gibbs import cuda
+from qshower.sampler.gibbs.blocks import run_block_plain
+from qshower.sampler.gibbs.graph import programme_of
+from qshower.sampler.gibbs.schedule import ramp_and_hold
+from qshower.sampler.gibbs.streams import DRAW, stream_keys
+from qshower.sampler.machine import BoltzmannMachine
 cuda.FUSED_BLOCK, cuda.CHUNK = 4096, 2
 random = np.random.default_rng(int(sys.argv[1]))
 partitions = np.array([0, 0, 1, 1, 1, 2, 2, 3, 3], dtype=np.int8)
@@ -53,7 +53,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile, make_backend
 from triton.runtime.jit import create_function_from_signature
-from sampler.gibbs.triton_kernel import sweep_kernel
+from qshower.sampler.gibbs.triton_kernel import sweep_kernel
 kinds = {"up": "*i8", "fields": "*i32", "neighbours": "*i32", "steps": "*i32", "twice_betas": "*fp64", "keys": "*i64",
          "states": "*i32", "begun": "*i64", "stride": "i32", "updates": "i32", "sweeps": "i32",
          "DEGREE": "constexpr", "BLOCK": "constexpr"}
@@ -190,7 +190,7 @@ def test_a_sampler_for_cuda_without_a_device_is_unavailable(rng, random_machine,
 
 def test_the_cpu_sampler_does_not_import_torch_or_triton():
     program = (
-        "import sys; from sampler.gibbs.sampler import GibbsSampler, warm_up; GibbsSampler(); warm_up(); "
+        "import sys; from qshower.sampler.gibbs.sampler import GibbsSampler, warm_up; GibbsSampler(); warm_up(); "
         "assert not {'torch', 'triton'} & set(sys.modules)"
     )
     run_python(program)

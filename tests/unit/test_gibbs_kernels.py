@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampler.gibbs import fast
-from sampler.gibbs.blocks import BLOCK_TYPES, run_block_fast, run_block_plain, run_one, slices_of
-from sampler.gibbs.graph import GibbsGraph, Programme, graph_of, programme_of
-from sampler.gibbs.schedule import RAMP_START, ramp_and_hold
-from sampler.gibbs.single import LANES
-from sampler.gibbs.streams import DRAW, REFINE, further_bits, generator_states, stream_keys
-from sampler.machine import BoltzmannMachine
+from qshower.sampler.gibbs import fast
+from qshower.sampler.gibbs.blocks import BLOCK_TYPES, run_block_fast, run_block_plain, run_one, slices_of
+from qshower.sampler.gibbs.graph import GibbsGraph, Programme, graph_of, programme_of
+from qshower.sampler.gibbs.schedule import RAMP_START, ramp_and_hold
+from qshower.sampler.gibbs.single import LANES
+from qshower.sampler.gibbs.streams import DRAW, REFINE, further_bits, generator_states, stream_keys
+from qshower.sampler.machine import BoltzmannMachine
 
 
 def streams_of(seed, rows, first=0):
@@ -59,7 +59,7 @@ def test_long_runs_are_cut_without_a_seam(rng, lattice_machine, random_spins, mo
 
     found = set()
     for chunk in (7, 1024):
-        monkeypatch.setattr("sampler.gibbs.blocks.CHUNK", chunk)
+        monkeypatch.setattr("qshower.sampler.gibbs.blocks.CHUNK", chunk)
         for run in (run_block_plain, lambda *a: run_block_fast(*a, np.uint8), one_by_one):
             spins = start.copy()
             run(programme, spins, ramp_and_hold(40), keys)

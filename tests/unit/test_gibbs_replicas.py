@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sampler.errors import SamplerTimeoutError
-from sampler.gibbs.graph import programme_of
-from sampler.gibbs.replicas import run_tempering
-from sampler.tempering import temper
+from qshower.sampler.errors import SamplerTimeoutError
+from qshower.sampler.gibbs.graph import programme_of
+from qshower.sampler.gibbs.replicas import run_tempering
+from qshower.sampler.tempering import temper
 
 BETAS = np.array([0.2, 0.4, 0.7, 1.0])
 

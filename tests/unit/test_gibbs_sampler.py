@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampler.errors import InvalidInputError, SamplerTimeoutError
-from sampler.gibbs.chains import draw
-from sampler.gibbs.graph import programme_of
-from sampler.gibbs.sampler import GibbsSampler, refine, warm_up
-from sampler.gibbs.schedule import DEFAULT_SWEEPS
-from sampler.machine import BoltzmannMachine
-from sampler.request import SamplerOptions
-from sampler.tempering import temper
+from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError
+from qshower.sampler.gibbs.chains import draw
+from qshower.sampler.gibbs.graph import programme_of
+from qshower.sampler.gibbs.sampler import GibbsSampler, refine, warm_up
+from qshower.sampler.gibbs.schedule import DEFAULT_SWEEPS
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.request import SamplerOptions
+from qshower.sampler.tempering import temper
 
 PINNED = ["596707e0", "547848f0", "9785a070"]
 PINNED_REFINED = ["a52d861c00", "a8ae329000", "3dd6b9e000"]
@@ -165,10 +165,10 @@ def test_other_seeds_and_indices_give_other_spins(machine, conditions, whole, la
 PROCESS = """
 import sys, numpy as np
 from numba.core.dispatcher import Dispatcher
-from sampler import energy, tempering
-from sampler.gibbs import blocks, chains, fast, plain, replicas, sampler, single, streams
-from sampler.machine import BoltzmannMachine
-from sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler import energy, tempering
+from qshower.sampler.gibbs import blocks, chains, fast, plain, replicas, sampler, single, streams
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.request import LatentRequest, SamplerOptions
 modules = (blocks, chains, energy, fast, plain, replicas, single, streams)
 kernels = {k for m in modules for k in vars(m).values() if isinstance(k, Dispatcher)}
 sampler.warm_up()
@@ -208,7 +208,7 @@ def test_processes_agree_and_only_the_first_one_compiles(machine, whole, tmp_pat
 
 
 def test_without_a_place_for_the_cache_kernels_are_compiled_and_it_is_said(caplog, monkeypatch):
-    from sampler import compiling
+    from qshower.sampler import compiling
 
     def refuse(cache=False, nogil=False):
         def compile_(function):

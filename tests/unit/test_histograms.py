@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evaluation.features import compute_features
-from evaluation.histograms import (
+from qshower.evaluation.features import compute_features
+from qshower.evaluation.histograms import (
     chi_squared,
     histogram_specs,
     quantity,
     separation_floor,
     separation_power,
 )
-from evaluation.slices import energy_slices
-from model.geometry import named_geometry
+from qshower.evaluation.slices import energy_slices
+from qshower.model.geometry import named_geometry
 
 Toy = Callable[..., tuple[NDArray[np.float64], NDArray[np.float32]]]
 

@@ -4,8 +4,8 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from sampler.errors import InvalidInputError
-from sampler.lattice import colour_of, compact_lattice, ideal_graph, parse_topology
+from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.lattice import colour_of, compact_lattice, ideal_graph, parse_topology
 
 
 @pytest.mark.parametrize(("family", "least_edges"), [("zephyr", 11_000), ("pegasus", 8_300)])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation import neighbours
-from evaluation.neighbours import log_voxels, prdc
-from sampler.errors import InvalidInputError
+from qshower.evaluation import neighbours
+from qshower.evaluation.neighbours import log_voxels, prdc
+from qshower.sampler.errors import InvalidInputError
 
 
 def plain_prdc(x: np.ndarray, y: np.ndarray, k: int) -> tuple[float, float, float, float]:

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampler.chip import FAMILIES, labels_of, segments_of, symmetries, translations
-from sampler.chip import extent as extent_of
-from sampler.errors import PlacementError
-from sampler.lattice import compact_lattice, ideal_graph, machine_on
-from sampler.machine import BoltzmannMachine
-from sampler.placement import Placement, WorkingGraph, best_placements, placements_by_number
+from qshower.sampler.chip import FAMILIES, labels_of, segments_of, symmetries, translations
+from qshower.sampler.chip import extent as extent_of
+from qshower.sampler.errors import PlacementError
+from qshower.sampler.lattice import compact_lattice, ideal_graph, machine_on
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.placement import Placement, WorkingGraph, best_placements, placements_by_number
 
 
 def working_graph(topology: str, seed: int = 0, qubits_lost: float = 0.0, couplers_lost: float = 0.0) -> WorkingGraph:

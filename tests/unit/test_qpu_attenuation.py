@@ -7,15 +7,15 @@ import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from sampler.lattice import compact_lattice
-from sampler.placement import Placement
-from sampler.qpu.attenuation import RandomFields, attenuation, correction, field_variance, random_fields
-from sampler.qpu.draw import PartReads, programming_of_reads
-from sampler.qpu.layout import Layout
-from sampler.qpu.packing import Part
-from sampler.qpu.ranges import CouplingLimits
-from sampler.qpu.site import Site
-from sampler.qpu.temperature import Estimate
+from qshower.sampler.lattice import compact_lattice
+from qshower.sampler.placement import Placement
+from qshower.sampler.qpu.attenuation import RandomFields, attenuation, correction, field_variance, random_fields
+from qshower.sampler.qpu.draw import PartReads, programming_of_reads
+from qshower.sampler.qpu.layout import Layout
+from qshower.sampler.qpu.packing import Part
+from qshower.sampler.qpu.ranges import CouplingLimits
+from qshower.sampler.qpu.site import Site
+from qshower.sampler.qpu.temperature import Estimate
 
 GAUGES, READS = 60, 40
 STRENGTH = 4.0

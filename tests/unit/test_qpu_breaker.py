@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from sampler.errors import CircuitOpenError, SamplerTimeoutError
-from sampler.qpu.breaker import CircuitBreaker
+from qshower.sampler.errors import CircuitOpenError, SamplerTimeoutError
+from qshower.sampler.qpu.breaker import CircuitBreaker
 
 
 class Clock:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sampler.errors import BudgetExceededError, SamplerUnavailableError
-from sampler.qpu.budget import BudgetLedger, billed_to, current_key
-from sampler.qpu.files import locked
+from qshower.sampler.errors import BudgetExceededError, SamplerUnavailableError
+from qshower.sampler.qpu.budget import BudgetLedger, billed_to, current_key
+from qshower.sampler.qpu.files import locked
 
 NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
 
@@ -101,7 +101,7 @@ def test_a_file_that_is_no_ledger_is_refused_by_name(tmp_path: Path, text: str) 
 def test_a_lock_that_nobody_lets_go_of_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sampler.qpu.files.LOCK_S", 0.05)
+    monkeypatch.setattr("qshower.sampler.qpu.files.LOCK_S", 0.05)
     ledger = BudgetLedger(tmp_path / "budget.json", None, None)
     with locked(tmp_path / "budget.json"), pytest.raises(SamplerUnavailableError, match="does not let go") as caught:
         ledger.reserve(1.0, None)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sampler.errors import SamplerUnavailableError
-from sampler.qpu.calibration import Calibration, CalibrationStore
-from sampler.qpu.temperature import Blocks, Estimate, Scale, combined, energy_scale, pseudolikelihood_scale
+from qshower.sampler.errors import SamplerUnavailableError
+from qshower.sampler.qpu.calibration import Calibration, CalibrationStore
+from qshower.sampler.qpu.temperature import Blocks, Estimate, Scale, combined, energy_scale, pseudolikelihood_scale
 
 CALIBRATION = Calibration(
     solver="Z",

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sampler.qpu.attenuation import attenuation
-from sampler.qpu.drift import READS, DriftWatch, Look
+from qshower.sampler.qpu.attenuation import attenuation
+from qshower.sampler.qpu.drift import READS, DriftWatch, Look
 
 SPINS = 60
 

@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sampler.emulator.chip import build_chip
-from sampler.lattice import compact_lattice
-from sampler.machine import BoltzmannMachine
-from sampler.placement import best_placements
-from sampler.qpu.draw import Drawer, DrawOptions, PartReads, programming_of_reads, spread_reads
-from sampler.qpu.gauge import GAUGES_OF_A_SET, Gauges, draw_gauges
-from sampler.qpu.layout import Layout
-from sampler.qpu.packing import Part, Programming
-from sampler.qpu.problems import Answer, Problem, ising_energies
-from sampler.qpu.ranges import checked_factor
-from sampler.qpu.runner import Bill
-from sampler.qpu.settings import QpuSettings
-from sampler.qpu.shim import Shim
-from sampler.qpu.site import Site
-from sampler.qpu.solver import SolverInfo, solver_info
-from sampler.qpu.surplus import unused
+from qshower.sampler.emulator.chip import build_chip
+from qshower.sampler.lattice import compact_lattice
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.placement import best_placements
+from qshower.sampler.qpu.draw import Drawer, DrawOptions, PartReads, programming_of_reads, spread_reads
+from qshower.sampler.qpu.gauge import GAUGES_OF_A_SET, Gauges, draw_gauges
+from qshower.sampler.qpu.layout import Layout
+from qshower.sampler.qpu.packing import Part, Programming
+from qshower.sampler.qpu.problems import Answer, Problem, ising_energies
+from qshower.sampler.qpu.ranges import checked_factor
+from qshower.sampler.qpu.runner import Bill
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.shim import Shim
+from qshower.sampler.qpu.site import Site
+from qshower.sampler.qpu.solver import SolverInfo, solver_info
+from qshower.sampler.qpu.surplus import unused
 
 TOPOLOGIES = ("zephyr:4", "pegasus:5")
 

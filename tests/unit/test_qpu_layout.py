@@ -8,18 +8,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sampler.errors import InvalidInputError, ProblemRangeError, SamplerAnswerError, SamplerUnavailableError
-from sampler.lattice import compact_lattice, ideal_graph
-from sampler.machine import BoltzmannMachine
-from sampler.placement import best_placements
-from sampler.qpu.layout import Layout, draw_holes, mean_field
-from sampler.qpu.options import check_options
-from sampler.qpu.problems import Problem, ising_energies, verified
-from sampler.qpu.ranges import CouplingLimits, checked_factor, widest_beta
-from sampler.qpu.settings import QpuSettings
-from sampler.qpu.site import SiteCache
-from sampler.qpu.solver import SolverInfo, solver_info
-from sampler.request import SamplerOptions
+from qshower.sampler.errors import InvalidInputError, ProblemRangeError, SamplerAnswerError, SamplerUnavailableError
+from qshower.sampler.lattice import compact_lattice, ideal_graph
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.placement import best_placements
+from qshower.sampler.qpu.layout import Layout, draw_holes, mean_field
+from qshower.sampler.qpu.options import check_options
+from qshower.sampler.qpu.problems import Problem, ising_energies, verified
+from qshower.sampler.qpu.ranges import CouplingLimits, checked_factor, widest_beta
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.site import SiteCache
+from qshower.sampler.qpu.solver import SolverInfo, solver_info
+from qshower.sampler.request import SamplerOptions
 
 TIMING = {
     "version": "1.0.0",

@@ -11,7 +11,7 @@ import requests
 from dwave.cloud import exceptions as ocean
 from dwave.cloud.api import exceptions as api
 
-from sampler.errors import (
+from qshower.sampler.errors import (
     SamplerAnswerError,
     SamplerError,
     SamplerTimeoutError,
@@ -19,10 +19,10 @@ from sampler.errors import (
     SolverAuthenticationFailedError,
     SolverNotFoundHereError,
 )
-from sampler.lattice import ideal_graph
-from sampler.qpu.faults import cause_of, typed_error
-from sampler.qpu.link import SolverLink, in_time
-from sampler.qpu.settings import QpuSettings
+from qshower.sampler.lattice import ideal_graph
+from qshower.sampler.qpu.faults import cause_of, typed_error
+from qshower.sampler.qpu.link import SolverLink, in_time
+from qshower.sampler.qpu.settings import QpuSettings
 
 
 class Listed(dict[str, str]):
@@ -75,7 +75,7 @@ def test_full_definitions_are_fetched_only_when_a_graph_is_new(monkeypatch: pyte
         assert not cache
         return SimpleNamespace(list_solvers=account.list_solvers, close=lambda: closed.append(True))
 
-    monkeypatch.setattr("sampler.qpu.link.Solvers.from_config", session_of)
+    monkeypatch.setattr("qshower.sampler.qpu.link.Solvers.from_config", session_of)
     for _ in range(3):
         link._solvers = link._fetch(account)
     assert account.full_fetches == 1
@@ -161,7 +161,7 @@ def test_a_solver_that_lacks_a_property_hides_no_other_one(monkeypatch: pytest.M
         return [SimpleNamespace(name="odd", graph_id="g3", properties=odd, client=account), sound]
 
     monkeypatch.setattr(account, "get_solvers", with_an_odd_one)
-    monkeypatch.setattr("sampler.qpu.link.Solvers.from_config", lambda **_: closing_session(account))
+    monkeypatch.setattr("qshower.sampler.qpu.link.Solvers.from_config", lambda **_: closing_session(account))
     solvers = link._fetch(account)
     assert set(solvers) == {"qpu"}
     assert link._chosen(solvers, None, "zephyr").name == "qpu"
@@ -182,7 +182,7 @@ def test_features_that_ocean_is_configured_with_choose_among_solvers(monkeypatch
         return [] if "num_active_qubits__gte" in features else whole()
 
     monkeypatch.setattr(account, "get_solvers", filtered)
-    monkeypatch.setattr("sampler.qpu.link.Solvers.from_config", lambda **_: closing_session(account))
+    monkeypatch.setattr("qshower.sampler.qpu.link.Solvers.from_config", lambda **_: closing_session(account))
     solvers = link._fetch(account)
     assert asked[-1] == {"refresh": True, "order_by": None, "num_active_qubits__gte": 4000}
     with pytest.raises(SolverNotFoundHereError, match="no zephyr solver with the features that Ocean's configuration"):

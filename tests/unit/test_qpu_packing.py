@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampler.qpu.packing import Cost, Programming, pack
+from qshower.sampler.qpu.packing import Cost, Programming, pack
 
 
 def cost_us(parts: np.ndarray, reads: np.ndarray) -> np.ndarray:

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from dwave.cloud.solver import StructuredSolver
 
-from sampler.emulator.chip import Chip, build_chip
-from sampler.errors import InvalidInputError
-from sampler.lattice import compact_lattice
-from sampler.machine import BoltzmannMachine
-from sampler.qpu.draw import DrawOptions, programming_cost_us
-from sampler.qpu.planner import COPIES_MUST_SAVE, Planner, distinct, legal_reads, most_reads, total_cost_us
-from sampler.qpu.settings import QpuSettings
-from sampler.qpu.site import SiteCache
-from sampler.qpu.solver import SolverInfo, solver_info
-from sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.emulator.chip import Chip, build_chip
+from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.lattice import compact_lattice
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu.draw import DrawOptions, programming_cost_us
+from qshower.sampler.qpu.planner import COPIES_MUST_SAVE, Planner, distinct, legal_reads, most_reads, total_cost_us
+from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.site import SiteCache
+from qshower.sampler.qpu.solver import SolverInfo, solver_info
+from qshower.sampler.request import LatentRequest, SamplerOptions
 
 
 @pytest.fixture(scope="module")

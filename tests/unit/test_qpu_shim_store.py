@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sampler.errors import SamplerUnavailableError
-from sampler.qpu.couplers import CouplerOffsets
-from sampler.qpu.shim import Shim, ShimStore
+from qshower.sampler.errors import SamplerUnavailableError
+from qshower.sampler.qpu.couplers import CouplerOffsets
+from qshower.sampler.qpu.shim import Shim, ShimStore
 
 SHIM = Shim("Z", "g1", 20.0, [4, 7], [1e-5, -2e-5], 0.5, 0.1, 3000, "2026-07-01T12:00:00.000+00:00")
 COUPLERS = CouplerOffsets(

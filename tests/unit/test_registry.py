@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sampler.annealing import AnnealingSampler
-from sampler.errors import InvalidInputError
-from sampler.registry import SamplerRegistry
+from qshower.sampler.annealing import AnnealingSampler
+from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.registry import SamplerRegistry
 
 
 class _Renamed:

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from sampler.annealing import AnnealingSampler
-from sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
-from sampler.gibbs.sampler import GibbsSampler, refine
-from sampler.request import LatentBatch, Provenance, SamplerOptions
-from sampler.reservoir import Reservoir, WarmChains
-from sampler.stock import BOOKKEEPING_BYTES, CONDITION_BYTES, LEVEL_BYTES, LEVELS_SOURCES_BYTES
+from qshower.sampler.annealing import AnnealingSampler
+from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.gibbs.sampler import GibbsSampler, refine
+from qshower.sampler.request import LatentBatch, Provenance, SamplerOptions
+from qshower.sampler.reservoir import Reservoir, WarmChains
+from qshower.sampler.stock import BOOKKEEPING_BYTES, CONDITION_BYTES, LEVEL_BYTES, LEVELS_SOURCES_BYTES
 
 FREE, WIDTH = 45, 3
 PER_STATE = 6 + BOOKKEEPING_BYTES
@@ -471,7 +471,7 @@ def test_the_thread_fills_waits_while_busy_and_ends(machine, levels):
 
 
 def test_the_thread_survives_failures_and_says_what_they_were(machine, levels, monkeypatch):
-    monkeypatch.setattr("sampler.reservoir._FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("qshower.sampler.reservoir._FIRST_PAUSE_S", 0.01)
     sampler = Counting(machine)
     sampler.failure = SamplerUnavailableError("solver offline", retry_after_s=0.0)
     with reservoir_of(machine, levels, sampler) as reservoir:

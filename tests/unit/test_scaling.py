@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from model.scaling import build_scaling
-from sampler.errors import InvalidInputError
+from qshower.model.scaling import build_scaling
+from qshower.sampler.errors import InvalidInputError
 
 
 @pytest.mark.parametrize("kind", ["logit", "log1p"])

@@ -7,23 +7,23 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from client import ShowerClient, UnavailableError
-from model.bundle import find_bundles, load_bundle
-from sampler.annealing import AnnealingSampler
-from sampler.bank import ReplaySampler, draw_bank
-from sampler.bank_file import open_bank, unpack_spins
-from sampler.errors import BankExhaustedError, SamplerUnavailableError
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.registry import SamplerRegistry
-from sampler.request import SamplerOptions
-from sampler.tempering import TemperingSampler
-from service.app import create_app, running_service
-from service.catalogue import Catalogue
-from service.engine import Engine, Limits
-from service.generation import Generator
-from service.metrics import Metrics
-from service.orders import Order
-from service.settings import load_settings
+from qshower.client import ShowerClient, UnavailableError
+from qshower.model.bundle import find_bundles, load_bundle
+from qshower.sampler.annealing import AnnealingSampler
+from qshower.sampler.bank import ReplaySampler, draw_bank
+from qshower.sampler.bank_file import open_bank, unpack_spins
+from qshower.sampler.errors import BankExhaustedError, SamplerUnavailableError
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.registry import SamplerRegistry
+from qshower.sampler.request import SamplerOptions
+from qshower.sampler.tempering import TemperingSampler
+from qshower.service.app import create_app, running_service
+from qshower.service.catalogue import Catalogue
+from qshower.service.engine import Engine, Limits
+from qshower.service.generation import Generator
+from qshower.service.metrics import Metrics
+from qshower.service.orders import Order
+from qshower.service.settings import load_settings
 
 FEW_MEV, MANY_MEV = 2000.0, 500_000.0
 FEW, MANY = 5, 100
@@ -183,7 +183,7 @@ def test_when_to_try_again_is_told_only_if_that_helps(catalogue, bank, fallback,
     app = create_app(settings, load_models=lambda _: catalogue, make_samplers=lambda _: SamplerRegistry(samplers))
     with pytest.MonkeyPatch.context() as patch:
         # What is warmed is drawn.
-        patch.setattr("service.app.warm_up", lambda _: None)
+        patch.setattr("qshower.service.app.warm_up", lambda _: None)
         with TestClient(app) as http:
             body = {"incident_energies_mev": [FEW_MEV] * (FEW + 1), "sampler": "replay", "fallback": fallback}
             refused = http.post("/generate", json=body)

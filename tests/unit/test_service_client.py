@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from client import (
+from qshower.client import (
     BadAnswerError,
     BusyError,
     ConnectionFailedError,
@@ -24,10 +24,10 @@ from client import (
     UnauthorisedError,
     UnavailableError,
 )
-from model.bundle import find_bundles, load_bundle
-from service.app import create_app
-from service.catalogue import Catalogue
-from service.settings import load_settings
+from qshower.model.bundle import find_bundles, load_bundle
+from qshower.service.app import create_app
+from qshower.service.catalogue import Catalogue
+from qshower.service.settings import load_settings
 
 URL = "http://testserver"
 

@@ -7,14 +7,14 @@ import time
 import numpy as np
 import pytest
 
-from model.bundle import load_bundle
-from sampler.errors import SamplerAnswerError, SamplerUnavailableError
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.request import SamplerOptions
-from service.batches import DrawKey
-from service.engine import Engine, Limits
-from service.errors import NotReadyError, QueueFullError
-from service.metrics import Metrics
+from qshower.model.bundle import load_bundle
+from qshower.sampler.errors import SamplerAnswerError, SamplerUnavailableError
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.request import SamplerOptions
+from qshower.service.batches import DrawKey
+from qshower.service.engine import Engine, Limits
+from qshower.service.errors import NotReadyError, QueueFullError
+from qshower.service.metrics import Metrics
 
 OPTIONS = SamplerOptions(sweeps=8)
 LIMITS = Limits(64, 10_000, 100, 1 << 40, 30.0)

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 
-from model.bundle import find_bundles, load_bundle
-from service.app import create_app
-from service.catalogue import Catalogue
-from service.settings import load_settings
+from qshower.model.bundle import find_bundles, load_bundle
+from qshower.service.app import create_app
+from qshower.service.catalogue import Catalogue
+from qshower.service.settings import load_settings
 
 BODY = {"incident_energies_mev": [1000, 65536, 500000], "sampler": "gibbs", "seed": 1}
 JSON, PROBLEM = "application/json", "application/problem+json"

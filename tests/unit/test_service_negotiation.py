@@ -1,7 +1,7 @@
 import pytest
 
-from service.errors import NotAcceptableError
-from service.negotiation import Format, negotiate
+from qshower.service.errors import NotAcceptableError
+from qshower.service.negotiation import Format, negotiate
 
 
 @pytest.mark.parametrize(

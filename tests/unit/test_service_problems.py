@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import orjson
 
-from sampler.errors import PlacementError
-from service.problems import problem_of, problem_response
+from qshower.sampler.errors import PlacementError
+from qshower.service.problems import problem_of, problem_response
 
 
 def test_what_a_placement_lacks_is_told_in_full_beside_a_short_text() -> None:

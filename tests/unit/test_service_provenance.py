@@ -1,6 +1,6 @@
-from sampler.request import Provenance
-from service.batches import Part
-from service.provenance import Origin, merged_parts, provenance_json
+from qshower.sampler.request import Provenance
+from qshower.service.batches import Part
+from qshower.service.provenance import Origin, merged_parts, provenance_json
 
 ORIGIN = Origin("m", "0" * 64, "0.1", 7, 0.01515)
 TIMES = {"queue": 0.1, "total": 1.0}

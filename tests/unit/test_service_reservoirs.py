@@ -10,25 +10,25 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from model.bundle import find_bundles, load_bundle
-from sampler.errors import SamplerUnavailableError
-from sampler.gibbs.sampler import GibbsSampler
-from sampler.registry import SamplerRegistry
-from sampler.request import LatentRequest, SamplerOptions
-from sampler.reservoir import Reservoir
-from sampler.stock import LEVEL_BYTES
-from service.app import create_app
-from service.batches import DrawKey
-from service.catalogue import Catalogue
-from service.encoding import encode
-from service.engine import Engine, Limits
-from service.errors import SettingsError
-from service.kept import NOTE as KEPT_NOTE
-from service.metrics import Metrics
-from service.provenance import Origin, provenance_json
-from service.reservoirs import Reservoirs
-from service.schemas import Estimate
-from service.settings import Settings, load_settings
+from qshower.model.bundle import find_bundles, load_bundle
+from qshower.sampler.errors import SamplerUnavailableError
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.registry import SamplerRegistry
+from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.reservoir import Reservoir
+from qshower.sampler.stock import LEVEL_BYTES
+from qshower.service.app import create_app
+from qshower.service.batches import DrawKey
+from qshower.service.catalogue import Catalogue
+from qshower.service.encoding import encode
+from qshower.service.engine import Engine, Limits
+from qshower.service.errors import SettingsError
+from qshower.service.kept import NOTE as KEPT_NOTE
+from qshower.service.metrics import Metrics
+from qshower.service.provenance import Origin, provenance_json
+from qshower.service.reservoirs import Reservoirs
+from qshower.service.schemas import Estimate
+from qshower.service.settings import Settings, load_settings
 
 NOTE = "reservoir: drawn before the request"
 PER_LEVEL = 6
@@ -241,7 +241,7 @@ def test_nothing_is_refilled_while_an_answer_is_encoded(client_of, monkeypatch):
         seen.extend(state["ready"] for _, model, state in reservoirs.status() if model == "test-zephyr")
         return encode(answer, wanted)
 
-    monkeypatch.setattr("service.routes.encode", slowly)
+    monkeypatch.setattr("qshower.service.routes.encode", slowly)
     assert client.post("/generate", json=BODY).status_code == 200
     assert seen == [16 * PER_LEVEL - 3]
     once_full(client)

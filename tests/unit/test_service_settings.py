@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from sampler.qpu.settings import LIMITS, QpuSettings
-from service.errors import SettingsError
-from service.samplers import build_registry
-from service.settings import Settings, check_exposure, load_api_keys, load_settings
+from qshower.sampler.qpu.settings import LIMITS, QpuSettings
+from qshower.service.errors import SettingsError
+from qshower.service.samplers import build_registry
+from qshower.service.settings import Settings, check_exposure, load_api_keys, load_settings
 
 KEY = "a long secret"
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from sampler.request import LatentRequest, SamplerOptions
-from service.surplus import PIECE_ROWS, SurplusQueue
+from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.service.surplus import PIECE_ROWS, SurplusQueue
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evaluation import features
-from evaluation.features import high_level_features
-from evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
-from evaluation.slices import energy_slices
-from model.geometry import Geometry, Layer
-from model.showers_file import write_showers
-from sampler.errors import ShowerFileError
+from qshower.evaluation import features
+from qshower.evaluation.features import high_level_features
+from qshower.evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
+from qshower.evaluation.slices import energy_slices
+from qshower.model.geometry import Geometry, Layer
+from qshower.model.showers_file import write_showers
+from qshower.sampler.errors import ShowerFileError
 
 Toy = Callable[..., tuple[NDArray[np.float64], NDArray[np.float32]]]
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evaluation.checks import check_reference, check_sample, voxel_orders
-from evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
-from evaluation.slices import energy_slices
-from model.geometry import Geometry, Layer, named_geometry
-from sampler.errors import ShowerFileError
+from qshower.evaluation.checks import check_reference, check_sample, voxel_orders
+from qshower.evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
+from qshower.evaluation.slices import energy_slices
+from qshower.model.geometry import Geometry, Layer, named_geometry
+from qshower.sampler.errors import ShowerFileError
 
 Toy = Callable[..., tuple[NDArray[np.float64], NDArray[np.float32]]]
 Showers = NDArray[np.float32]

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from model.geometry import named_geometry
-from model.grid import Grid
-from model.symmetry import canonical_elements, group_order, turn
-from sampler.errors import InvalidInputError
+from qshower.model.geometry import named_geometry
+from qshower.model.grid import Grid
+from qshower.model.symmetry import canonical_elements, group_order, turn
+from qshower.sampler.errors import InvalidInputError
 
 GRID = Grid((16,) * 3, (9,) * 3)
 

@@ -1,0 +1,126 @@
+"""The same seed gives the same bits as the first release did: hashes of latents and showers, for each sampler and format.
+
+Latents are the same everywhere. Showers come from matrix products, whose last bits depend on the kind of processor, so
+their hashes hold only where a plain matrix product gives the bits it gave where they were recorded.
+"""
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from fastapi.testclient import TestClient
+
+from qshower.model.bundle import PRETRAINED, load_bundle
+from qshower.sampler.annealing import AnnealingSampler
+from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.tempering import TemperingSampler
+from qshower.service.app import create_app
+from qshower.service.settings import load_settings
+
+RECORDED = Path(__file__).with_name("golden_bits.json")
+ENERGIES_MEV = (1000.0, 65536.0, 65536.0, 500000.0)
+SEED = 20
+BUNDLES = ("electron-zephyr", "electron-pegasus")
+SAMPLERS = {"gibbs": GibbsSampler, "annealing": AnnealingSampler, "tempering": TemperingSampler}
+FORMATS = {
+    "json": "application/json",
+    "hdf5": "application/x-hdf5",
+    "arrow": "application/vnd.apache.arrow.stream",
+    "npz": "application/x-npz",
+}
+
+
+def digest(values: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
+
+
+def arithmetic() -> str:
+    """What this processor makes of a matrix product and an exponential."""
+    values = torch.linspace(-1.0, 1.0, 32 * 96).reshape(32, 96)
+    product = torch.nn.functional.linear(values, torch.sin(torch.arange(64 * 96.0)).reshape(64, 96))
+    return digest(torch.cat([product, torch.exp(product / 16), torch.nn.functional.gelu(product)]).numpy())
+
+
+def latents(sampler: str, bundle_name: str) -> str:
+    bundle = load_bundle(PRETRAINED / bundle_name)
+    energies = np.array(ENERGIES_MEV)
+    streams = np.array([(SEED, row) for row in range(len(energies))], dtype=np.uint64)
+    request = LatentRequest(bundle.machine, bundle.conditions(energies), streams, SamplerOptions(sweeps=16))
+    with SAMPLERS[sampler]() as drawing:
+        return digest(drawing.sample(request).spins)
+
+
+def showers_of(content: bytes, wanted: str) -> np.ndarray:
+    if wanted == "json":
+        return np.array(json.loads(content)["showers_mev"], dtype=np.float32)
+    if wanted == "hdf5":
+        with h5py.File(io.BytesIO(content)) as file:
+            return file["showers"][:]
+    if wanted == "arrow":
+        with pa.ipc.open_stream(content) as reader:
+            flat = reader.read_all()["showers_mev"].combine_chunks().flatten().to_numpy()
+        return flat.reshape(len(ENERGIES_MEV), -1)
+    with np.load(io.BytesIO(content)) as file:
+        return file["showers_mev"]
+
+
+def record() -> dict[str, object]:
+    """All hashes of today, in the form of ``golden_bits.json``."""
+    with TestClient(create_app(load_settings(qpu="off"))) as client:
+        showers = {
+            f"{bundle}/{sampler}/{wanted}": digest(answered(client, bundle, sampler, wanted))
+            for bundle in BUNDLES
+            for sampler in SAMPLERS
+            for wanted in FORMATS
+        }
+    drawn = {f"{bundle}/{sampler}": latents(sampler, bundle) for bundle in BUNDLES for sampler in SAMPLERS}
+    return {"arithmetic": arithmetic(), "latents": drawn, "showers": showers}
+
+
+def answered(client: TestClient, bundle: str, sampler: str, wanted: str) -> np.ndarray:
+    body = {"incident_energies_mev": ENERGIES_MEV, "sampler": sampler, "model": bundle, "seed": SEED}
+    response = client.post("/generate", json=body, headers={"accept": FORMATS[wanted]})
+    assert response.status_code == 200, response.text
+    return showers_of(response.content, wanted)
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict:
+    return json.loads(RECORDED.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def client():
+    with TestClient(create_app(load_settings(qpu="off"))) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_latents_have_the_recorded_bits(recorded: dict, bundle: str, sampler: str) -> None:
+    assert latents(sampler, bundle) == recorded["latents"][f"{bundle}/{sampler}"]
+
+
+@pytest.mark.parametrize("wanted", FORMATS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_showers_have_the_recorded_bits(
+    recorded: dict, client: TestClient, bundle: str, sampler: str, wanted: str
+) -> None:
+    if arithmetic() != recorded["arithmetic"]:
+        pytest.skip("recorded on a kind of processor whose matrix products have other last bits")
+    showers = answered(client, bundle, sampler, wanted)
+    assert digest(showers) == recorded["showers"][f"{bundle}/{sampler}/{wanted}"]
+
+
+if __name__ == "__main__":
+    text = json.dumps(record(), indent=1)
+    Path(os.environ.get("GOLDEN_BITS", RECORDED)).write_text(text + "\n", encoding="utf-8")
