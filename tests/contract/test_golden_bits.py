@@ -1,4 +1,4 @@
-"""The same seed gives the same bits as the first release did: hashes of latents and showers, for each sampler and format.
+"""The same seed gives the same bits as the first release did: hashes for each sampler and format.
 
 Latents are the same everywhere. Showers come from matrix products, whose last bits depend on the kind of processor, so
 their hashes hold only where a plain matrix product gives the bits it gave where they were recorded.
