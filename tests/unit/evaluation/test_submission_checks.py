@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qshower.evaluation.checks import check_reference, check_sample, voxel_orders
+from qshower.evaluation.energy_slices import energy_slices
 from qshower.evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
-from qshower.evaluation.slices import energy_slices
+from qshower.evaluation.submission_checks import check_reference, check_sample, voxel_orders
 from qshower.model.geometry import Geometry, Layer, named_geometry
 from qshower.sampler.errors import ShowerFileError
 

@@ -1,51 +1,30 @@
-"""``index.html``: the report as one page that needs no network."""
+"""``index.html``: the content of ``report.json`` as one page that needs no network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from qshower.evaluation.serialise import GROUPS, summary_rows
-from qshower.evaluation.svg import COLOURS, heat_figure, histogram_figure, line_figure
-
-if TYPE_CHECKING:
-    from qshower.evaluation.report import Evaluation
-
-LOG_GROUPS = frozenset({"e_layer", "e_voxel", "centre_eta", "centre_phi", "width_eta", "width_phi"})
-HEAT_DECADES = 6
-
-STYLE = """
-:root{color-scheme:light}
-body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:1240px;padding:1.5rem;color:#1c2430;background:#fff}
-h1{font-size:1.6rem;margin:.2rem 0}h2{margin:2.2rem 0 .4rem;border-bottom:1px solid #d5dae1;padding-bottom:.2rem}
-h3{margin:1.2rem 0 .3rem}p{max-width:75ch}nav a{margin-right:1rem}
-table{border-collapse:collapse;margin:.6rem 0;font-variant-numeric:tabular-nums}
-th,td{border:1px solid #d5dae1;padding:.25rem .55rem;text-align:right}
-th{background:#f3f5f8;text-align:center}td:first-child,th:first-child{text-align:left}
-.wide{overflow-x:auto}.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:.8rem}
-figure{margin:0}figcaption{font-size:.78rem;color:#465264}svg{width:100%;height:auto}
-details{margin:.5rem 0;border:1px solid #d5dae1;border-radius:6px;padding:.4rem .8rem}
-summary{cursor:pointer;font-weight:600}.warning{background:#fff4e0;border-left:4px solid #e07b00;padding:.4rem .8rem}
-.note{background:#eef3fa;border-left:4px solid #0b62c4;padding:.4rem .8rem}
-.key{display:inline-block;width:1.1em;height:.6em;margin:0 .3em 0 .9em}
-"""
+from qshower.evaluation.html_parts import STYLE, legend, number, table, with_error
+from qshower.evaluation.report_figures import HEAT_DECADES, comparison_figure, profile_figures, ring_figures
+from qshower.evaluation.report_json import GROUPS, summary_rows
+from qshower.evaluation.svg import heat_figure, histogram_figure
 
 
-def page(result: Evaluation, data: dict[str, Any]) -> str:
-    """The whole page; ``data`` is what ``as_json`` made of the same evaluation."""
+def page(data: dict[str, Any]) -> str:
+    """The whole page, from the content of ``report.json``."""
     sections = [
         ("summary", "Summary", _summary(data)),
         ("checks", "Checks of the submissions", _checks(data)),
-        ("averages", "Average showers", _averages(result)),
-        ("histograms", "Histograms and separation power", _histograms(result, data)),
+        ("averages", "Average showers", _averages(data)),
+        ("histograms", "Histograms and separation power", _histograms(data)),
         ("distances", "Fréchet and kernel distances", _distances(data)),
         ("neighbours", "Precision, recall, density, coverage", _neighbours(data)),
         ("classifiers", "Two-sample classifiers", _classifiers(data)),
-        ("multiclass", "Which sample is the reference closest to?", _multiclass(result)),
-        ("correlations", "Correlations between layers", _correlations(result)),
+        ("multiclass", "Which sample is the reference closest to?", _multiclass(data)),
+        ("correlations", "Correlations between layers", _correlations(data)),
         ("cost", "Cost", _cost(data)),
         ("settings", "Settings and definitions", _settings(data)),
     ]
@@ -67,29 +46,6 @@ def page(result: Evaluation, data: dict[str, Any]) -> str:
     )
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
-
-
-def _legend(names: Sequence[str]) -> str:
-    keys = ['<span class="key" style="background:#c9ced6"></span>reference']
-    keys += [
-        f'<span class="key" style="background:{COLOURS[index % len(COLOURS)]}"></span>{escape(name)}'
-        for index, name in enumerate(names)
-    ]
-    return f"<p>{''.join(keys)}</p>"
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None else f"{value:.{digits}g}"
-
-
-def _pm(value: float, error: float, scale: float = 1.0) -> str:
-    return f"{scale * value:.4g} ± {scale * error:.2g}"
-
-
 def _summary(data: dict[str, Any]) -> str:
     header, *rows = summary_rows(data)
     text = (
@@ -109,7 +65,7 @@ def _summary(data: dict[str, Any]) -> str:
             "FPD and KPD fall with N: compare them at the floor's N, given in the sections below, or give a second "
             "reference file for a floor at full N.</p>"
         )
-    return _table(header, rows) + text
+    return table(header, rows) + text
 
 
 def _checks(data: dict[str, Any]) -> str:
@@ -125,48 +81,26 @@ def _checks(data: dict[str, Any]) -> str:
     )
 
 
-def _averages(result: Evaluation) -> str:
-    names = [sample.name for sample in result.samples]
+def _averages(data: dict[str, Any]) -> str:
+    names = [sample["name"] for sample in data["samples"]]
     parts = [
         "<p>Average deposits per shower, in slices of incident energy: by layer, by ring, and both (logarithmic "
         f"colours over {HEAT_DECADES} decades).</p>",
-        _legend(names),
+        legend(names),
     ]
-    ids = np.array([layer.id for layer in result.geometry.layers], dtype=np.float64)
-    for index, part in enumerate(result.slices):
-        reference = result.reference_profiles[index]
-        others = [profiles[index] for profiles in result.sample_profiles]
-        counts = ", ".join(
-            f"{name} {profile.count}" for name, profile in zip(["reference", *names], [reference, *others], strict=True)
-        )
-        layers = [profile.longitudinal for profile in (reference, *others)]
-        rings = [profile.radial for profile in (reference, *others)]
-        figures = [
-            line_figure("Energy by layer [MeV]", "layer", ids, layers),
-            line_figure("Energy by ring [MeV]", "radius [mm]", reference.radii_mm, rings, log_y=True),
-        ]
-        high = float(np.nanmax(reference.rings))
-        if high > 0:
-            top = float(np.log10(high))
-            for name, profile in zip(["reference", *names], [reference, *others], strict=True):
-                with np.errstate(divide="ignore"):
-                    decades = np.where(np.isnan(profile.rings), np.nan, np.log10(np.maximum(profile.rings, 1e-300)))
-                figures.append(
-                    heat_figure(
-                        f"{name}: layer (across), radius (up)",
-                        decades.T[::-1],
-                        top - HEAT_DECADES,
-                        top,
-                        diverging=False,
-                        note="log10 MeV",
-                    )
-                )
+    for index, part in enumerate(data["slices"]):
+        profiles = [entry["profiles"][index] for entry in (data["reference"], *data["samples"])]
+        titles = ["reference", *names]
+        counts = ", ".join(f"{name} {profile['count']}" for name, profile in zip(titles, profiles, strict=True))
+        figures = [*profile_figures(data["layers"], profiles), *ring_figures(titles, profiles)]
         grid = "".join(f"<figure>{figure}</figure>" for figure in figures)
-        parts.append(f"<h3>{escape(part.label)}</h3><p>Showers: {escape(counts)}</p><div class='figures'>{grid}</div>")
+        parts.append(
+            f"<h3>{escape(part['label'])}</h3><p>Showers: {escape(counts)}</p><div class='figures'>{grid}</div>"
+        )
     return "".join(parts)
 
 
-def _histograms(result: Evaluation, data: dict[str, Any]) -> str:
+def _histograms(data: dict[str, Any]) -> str:
     names = [sample["name"] for sample in data["samples"]]
     header = ["Quantity (mean over layers)", *names, "floor"]
     rows = []
@@ -174,48 +108,39 @@ def _histograms(result: Evaluation, data: dict[str, Any]) -> str:
         values = [sample["separation"].get(group) for sample in data["samples"]]
         if all(value is not None for value in values):
             floor = values[0]["floor"]
-            rows.append([title, *(_pm(value["mean"], value["error"]) for value in values), _number(floor)])
+            rows.append([title, *(with_error(value["mean"], value["error"]) for value in values), number(floor)])
     parts = [
         "<p>Shares of entries per bin; below, sample over reference, with the reference's statistical error shaded. "
         "Under each figure: the separation power with its error; the floor measured with reference against reference; "
         "and the mean and spread of the separation that two sets of these sizes from one law would have in this "
         "binning. Entries outside the bins are counted.</p>",
-        _table(header, rows),
-        _legend(names),
+        table(header, rows),
+        legend(names),
     ]
     for group, title in GROUPS.items():
-        specs = [(index, spec) for index, spec in enumerate(result.specs) if spec.group == group]
-        if not specs:
+        keys = [key for key, first in data["samples"][0]["histograms"].items() if first["group"] == group]
+        if not keys:
             continue
         figures = []
-        for index, spec in specs:
-            pairs = [comparison.histograms[index] for comparison in result.comparisons]
-            drawing = histogram_figure(
-                spec.title,
-                spec.axis,
-                spec.edges,
-                pairs[0].reference_counts,
-                [pair.sample_counts for pair in pairs],
-                log_x=spec.scale == "log",
-                log_y=group in LOG_GROUPS,
-            )
-            captions = [_caption(sample, sample["histograms"][spec.key]) for sample in data["samples"]]
+        for key in keys:
+            captions = [_caption(sample, sample["histograms"][key]) for sample in data["samples"]]
+            drawing = comparison_figure([sample["histograms"][key] for sample in data["samples"]])
             figures.append(f"<figure>{drawing}<figcaption>{'<br>'.join(captions)}</figcaption></figure>")
-        is_open = " open" if len(specs) <= 16 else ""
+        is_open = " open" if len(keys) <= 16 else ""
         parts.append(
-            f'<details{is_open}><summary>{escape(title)} ({len(specs)})</summary><div class="figures">'
+            f'<details{is_open}><summary>{escape(title)} ({len(keys)})</summary><div class="figures">'
             f"{''.join(figures)}</div></details>"
         )
     return "".join(parts)
 
 
 def _caption(sample: dict[str, Any], values: dict[str, Any]) -> str:
-    text = f"{sample['name']}: {_pm(values['separation'], values['error'])}"
+    text = f"{sample['name']}: {with_error(values['separation'], values['error'])}"
     if values["floor"] is not None:
-        text += f"; floor {_number(values['floor'], 3)} (N {values['floor_count']})"
+        text += f"; floor {number(values['floor'], 3)} (N {values['floor_count']})"
     if values["chi2"] is not None:
         text += (
-            f"; equal laws {_pm(values['expected_floor'], values['expected_spread'])}; "
+            f"; equal laws {with_error(values['expected_floor'], values['expected_spread'])}; "
             f"χ²/ndf {values['chi2']:.1f}/{values['ndf']}"
         )
     text += f"; N {values['sample_entries']} / {values['reference_entries']}"
@@ -245,12 +170,12 @@ def _distances(data: dict[str, Any]) -> str:
                     sample["name"],
                     title,
                     str(item["count"]),
-                    _pm(item["value"], item["error"], 1e3),
+                    with_error(item["value"], item["error"], 1e3),
                     "–" if floor is None else str(floor["count"]),
-                    _pm(again["value"], again["error"], 1e3)
+                    with_error(again["value"], again["error"], 1e3)
                     if again
-                    else (_pm(item["value"], item["error"], 1e3) if same else "–"),
-                    "–" if floor is None else _pm(floor["value"], floor["error"], 1e3),
+                    else (with_error(item["value"], item["error"], 1e3) if same else "–"),
+                    "–" if floor is None else with_error(floor["value"], floor["error"], 1e3),
                 ]
             )
     if not rows:
@@ -259,7 +184,7 @@ def _distances(data: dict[str, Any]) -> str:
         "<p>Both have a floor that depends strongly on N and on the number of features. Published values were taken "
         "with 100,000 showers or more: never set values at a smaller N beside them, only beside the floor at the same "
         "N. The research code uses fewer features (226 for dataset 2) and other settings; its values compare with "
-        "nothing but themselves.</p>" + _table(header, rows)
+        "nothing but themselves.</p>" + table(header, rows)
     )
 
 
@@ -275,7 +200,7 @@ def _neighbours(data: dict[str, Any]) -> str:
     return (
         "<p>From distances between showers in the space of log10 voxel energies, 5 nearest neighbours. Low precision "
         "or density: showers unlike any of the reference; low recall or coverage: kinds of showers that the sample "
-        "lacks.</p>" + _table(["", "N", "precision", "recall", "density", "coverage"], rows)
+        "lacks.</p>" + table(["", "N", "precision", "recall", "density", "coverage"], rows)
     )
 
 
@@ -286,10 +211,10 @@ def _with_floor(data: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any
 
 
 def _classifiers(data: dict[str, Any]) -> str:
-    boosted = _table(
+    boosted = table(
         ["", "rows (training / test)", "AUC"],
         [
-            [name, f"{item['train_rows']} / {item['test_rows']}", _pm(item["auc"], item["error"])]
+            [name, f"{item['train_rows']} / {item['test_rows']}", with_error(item["auc"], item["error"])]
             for name, item in _with_floor(data, "boosted_auc")
         ],
     )
@@ -310,7 +235,7 @@ def _classifiers(data: dict[str, Any]) -> str:
                 ]
             )
             slice_rows += [
-                [name, kind.replace("_", " "), part["label"], str(part["rows"]), _pm(part["auc"], part["error"])]
+                [name, kind.replace("_", " "), part["label"], str(part["rows"]), with_error(part["auc"], part["error"])]
                 for part in item["slices"]
             ]
     if not rows:
@@ -328,77 +253,74 @@ def _classifiers(data: dict[str, Any]) -> str:
         f"{text}<h3>Neural networks</h3><p>Networks of the challenge ({escape(data['device'])}). JSD, the "
         "Jensen-Shannon divergence in bits, comes from calibrated outputs: 0 equal, 1 disjoint; a negative value is a "
         "network that learned nothing that holds for new showers.</p>"
-        + _table(header, rows)
+        + table(header, rows)
         + "<h3>By incident energy</h3>"
-        + _table(["", "inputs", "incident energy", "test rows of each", "AUC"], slice_rows)
+        + table(["", "inputs", "incident energy", "test rows of each", "AUC"], slice_rows)
     )
 
 
-def _multiclass(result: Evaluation) -> str:
-    scores = result.multiclass
+def _multiclass(data: dict[str, Any]) -> str:
+    scores = data["multiclass"]
     if scores is None:
         return ""
-    order = np.argsort(-scores.scores)
-    rows = [[scores.names[index], _pm(float(scores.scores[index]), float(scores.errors[index]))] for index in order]
-    limit = float(scores.confusion.min())
+    names, confusion = scores["names"], np.array(scores["confusion"])
+    order = np.argsort(-np.array(scores["scores"]))
+    rows = [[names[index], with_error(scores["scores"][index], scores["errors"][index])] for index in order]
+    counts = np.array(scores["reference_histograms"]) * scores["reference_rows"]
     histograms = [
         histogram_figure(
             f"log-posterior of {name} on reference showers",
             "log p(sample | shower)",
-            scores.edges,
-            scores.reference_histograms.mean(axis=0) * scores.reference_rows,
-            [scores.reference_histograms[index] * scores.reference_rows],
+            np.array(scores["edges"]),
+            counts.mean(axis=0),
+            [own],
             log_x=False,
             log_y=True,
         )
-        for index, name in enumerate(scores.names)
+        for name, own in zip(names, counts, strict=True)
     ]
     matrix = heat_figure(
-        "mean log-posterior: true sample (down), named (across)", scores.confusion, limit, 0.0, diverging=False
+        "mean log-posterior: true sample (down), named (across)", confusion, confusion.min(), 0.0, diverging=False
     )
     figures = "".join(f"<figure>{figure}</figure>" for figure in (matrix, *histograms))
-    named = _table(
-        ["sample (down), named as (across)", *scores.names],
-        [[name, *(f"{value:.3f}" for value in row)] for name, row in zip(scores.names, scores.confusion, strict=True)],
+    named = table(
+        ["sample (down), named as (across)", *names],
+        [[name, *(f"{value:.3f}" for value in row)] for name, row in zip(names, confusion, strict=True)],
     )
     return (
         "<p>One network learned to tell the samples from each other, never having seen the reference. Shown the "
         "reference's showers, it names the samples they look like: the mean log-posterior, higher is closer. A guess "
-        f"scores {scores.uniform:.2f}. Training: {scores.rows} showers of each sample, {scores.trainings} trainings; "
-        f"it names {scores.accuracy:.1%} of unseen sample showers right; {scores.reference_rows} reference showers. In "
-        "the figures the grey area is the mean over the samples.</p>"
-        + _table(["", "mean log-posterior"], rows)
+        f"scores {scores['uniform']:.2f}. Training: {scores['rows']} showers of each sample, {scores['trainings']} "
+        f"trainings; it names {scores['accuracy']:.1%} of unseen sample showers right; {scores['reference_rows']} "
+        "reference showers. In the figures the grey area is the mean over the samples.</p>"
+        + table(["", "mean log-posterior"], rows)
         + named
         + f'<div class="figures">{figures}</div>'
     )
 
 
-def _correlations(result: Evaluation) -> str:
-    first = result.comparisons[0].correlations
-    figures = [heat_figure("reference", first.reference, -1, 1, diverging=True)]
+def _correlations(data: dict[str, Any]) -> str:
+    reference = np.array(data["reference"]["correlations"])
+    figures = [heat_figure("reference", reference, -1, 1, diverging=True)]
     rows = []
-    for comparison in result.comparisons:
-        item = comparison.correlations
-        difference = item.sample - item.reference
-        figures.append(heat_figure(comparison.name, item.sample, -1, 1, diverging=True))
-        figures.append(heat_figure(f"{comparison.name} - reference", difference, -0.5, 0.5, diverging=True))
+    floor = data["floor"]["correlations"] if data["floor"] else None
+    for sample in data["samples"]:
+        item, matrix = sample["correlations"], np.array(sample["correlations"]["matrix"])
+        figures.append(heat_figure(sample["name"], matrix, -1, 1, diverging=True))
+        figures.append(heat_figure(f"{sample['name']} - reference", matrix - reference, -0.5, 0.5, diverging=True))
         rows.append(
             [
-                comparison.name,
-                str(item.count),
-                f"{item.rms_difference:.4f}",
-                f"{item.largest_difference:.4f}",
-                f"{item.expected_rms:.4f}",
-                f"{result.floor.correlations.rms_difference:.4f} (N {result.floor.correlations.count})"
-                if result.floor
-                else "–",
+                sample["name"],
+                str(item["count"]),
+                *(f"{item[key]:.4f}" for key in ("rms_difference", "largest_difference", "expected_rms")),
+                f"{floor['rms_difference']:.4f} (N {floor['count']})" if floor else "–",
             ]
         )
     grid = "".join(f"<figure>{figure}</figure>" for figure in figures)
     header = ["", "N", "rms difference", "largest difference", "rms, equal normal laws", "floor, rms"]
     return (
         "<p>Pearson correlations between the layers' shares of the incident energy, first layer at the top left.</p>"
-        + _table(header, rows)
+        + table(header, rows)
         + f'<div class="figures">{grid}</div>'
     )
 
@@ -423,7 +345,7 @@ def _cost(data: dict[str, Any]) -> str:
             f"{cost['decoder_parameters']} parameters of the decoder, {cost['machine_parameters']} of the Boltzmann "
             f"machine, peak memory {cost['peak_memory_bytes'] / 2**20:.0f} MiB, "
             f"{cost['sweeps']} Gibbs sweeps for each shower.</p>"
-            + _table(["batch", "ms per shower", "of it latents", "of it decoder", "CPU ms per shower", "repeats"], rows)
+            + table(["batch", "ms per shower", "of it latents", "of it decoder", "CPU ms per shower", "repeats"], rows)
         )
     qpu = [
         [
@@ -436,7 +358,7 @@ def _cost(data: dict[str, Any]) -> str:
     ]
     if qpu:
         text += "<p>QPU access time, from the files' provenance:</p>"
-        text += _table(["", "solver", "QPU access ms per shower"], qpu)
+        text += table(["", "solver", "QPU access ms per shower"], qpu)
     return text
 
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.run``: measure, print one table, write ``latest.json``."""
+"""``python -m benchmarks.bench``: measure, print one table, write ``latest.json``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = ("numba", "llvmlite", "numpy", "torch", "dwave-samplers")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmarks; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=LATEST, help="where the JSON goes (%(default)s)")
     parser.add_argument("--chains", type=int, nargs="+", default=[1, 8, 64, 1024])
     parser.add_argument("--sweeps", type=int, default=128)

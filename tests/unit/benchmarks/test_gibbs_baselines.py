@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.baselines import DwaveFixedBeta, TorchDense
-from benchmarks.run import main
+from benchmarks.bench import main
 
 FIELDS = {
     "topology",

@@ -18,11 +18,10 @@ from qshower.evaluation.classifiers import (
     kinds_for,
     two_sample_classifier,
 )
+from qshower.evaluation.energy_slices import energy_slices
 from qshower.evaluation.multiclass import multiclass_classifier
 from qshower.evaluation.networks import PeriodicConvolution, ShowerResNet, dense_network
-from qshower.evaluation.quick import high_level_auc, two_sample_auc
 from qshower.evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
-from qshower.evaluation.slices import energy_slices
 from qshower.model.geometry import Geometry, Layer, named_geometry
 from qshower.model.showers_file import write_showers
 from qshower.sampler.errors import InvalidInputError
@@ -153,15 +152,3 @@ def test_equal_samples_score_like_a_guess(make_set: MakeSet) -> None:
     found = multiclass_classifier(make_set(1, 400), [make_set(2, 400), make_set(3, 400)], TINY)
     assert found.uniform == pytest.approx(-np.log(2))
     np.testing.assert_allclose(found.scores, found.uniform, atol=0.25)
-
-
-def test_the_quick_verdict(toy_showers: Toy) -> None:
-    first, second = toy_showers(TOY, 500, 1), toy_showers(TOY, 400, 2)
-    same = high_level_auc(TOY, *first, *second, iterations=30)
-    assert abs(same.auc - 0.5) < 5 * same.error
-    assert (same.train_rows, same.test_rows) == (200, 200)
-    broken = second[1].copy()
-    broken[:, 18:36] = 0
-    assert high_level_auc(TOY, *first, second[0], broken, iterations=30).auc > 0.95
-    with pytest.raises(InvalidInputError, match="at least 20"):
-        two_sample_auc(np.ones((10, 2)), np.ones((30, 2)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.evaluation.checks import Finding
+from qshower.evaluation.boosted_auc import LEAST_SHOWERS, BoostedAuc, two_sample_auc
 from qshower.evaluation.classifiers import (
     LEAST_ROWS,
     PUBLISHED_CLASSIFIER,
@@ -30,11 +30,11 @@ from qshower.evaluation.distances import (
     fpd,
     kpd,
 )
+from qshower.evaluation.energy_slices import EnergySlice
 from qshower.evaluation.histograms import HistogramPair, HistogramSpec, compare_histogram
 from qshower.evaluation.neighbours import NEIGHBOURS, Prdc, log_voxels, prdc
-from qshower.evaluation.quick import LEAST_SHOWERS, QuickAuc, two_sample_auc
 from qshower.evaluation.shower_set import ShowerSet
-from qshower.evaluation.slices import EnergySlice
+from qshower.evaluation.submission_checks import Finding
 
 Array = NDArray[np.float64]
 Progress = Callable[[str, float], None]
@@ -99,7 +99,7 @@ class Comparison:
     fpd_at_floor: Distance | None
     kpd_at_floor: Distance | None
     neighbours: Prdc | None
-    boosted: QuickAuc | None
+    boosted: BoostedAuc | None
     classifiers: tuple[ClassifierResult, ...]
     correlations: LayerCorrelations
     notes: tuple[str, ...] = field(default=())

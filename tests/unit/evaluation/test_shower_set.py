@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from qshower.evaluation import features
+from qshower.evaluation.energy_slices import energy_slices
 from qshower.evaluation.features import high_level_features
 from qshower.evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
-from qshower.evaluation.slices import energy_slices
 from qshower.model.geometry import Geometry, Layer
 from qshower.model.showers_file import write_showers
 from qshower.sampler.errors import ShowerFileError

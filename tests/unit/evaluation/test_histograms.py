@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from qshower.evaluation.energy_slices import energy_slices
 from qshower.evaluation.features import compute_features
 from qshower.evaluation.histograms import (
     chi_squared,
@@ -16,7 +17,6 @@ from qshower.evaluation.histograms import (
     separation_floor,
     separation_power,
 )
-from qshower.evaluation.slices import energy_slices
 from qshower.model.geometry import named_geometry
 
 Toy = Callable[..., tuple[NDArray[np.float64], NDArray[np.float32]]]

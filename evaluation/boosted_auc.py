@@ -1,6 +1,6 @@
-"""A verdict within seconds: how well can a gradient-boosted classifier tell two sets of showers apart?
+"""A verdict within seconds: how well can gradient boosting on the high-level features tell two sets of showers apart?
 
-Used to select models; the report's neural classifiers are the challenge's own measure.
+The report's neural classifiers are the challenge's own measure.
 """
 
 from __future__ import annotations
@@ -8,19 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
-from qshower.evaluation.features import high_level_features
-from qshower.model.geometry import Geometry
 from qshower.sampler.errors import InvalidInputError
 
 LEAST_SHOWERS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class QuickAuc:
+class BoostedAuc:
     """Area under the ROC curve on rows the classifier has not seen: 0.5 cannot tell, 1 always can.
 
     Attributes:
@@ -36,34 +34,6 @@ class QuickAuc:
     test_rows: int
 
 
-def high_level_auc(
-    geometry: Geometry,
-    reference_energies_mev: ArrayLike,
-    reference_mev: NDArray[np.float32],
-    sample_energies_mev: ArrayLike,
-    sample_mev: NDArray[np.float32],
-    *,
-    seed: int = 0,
-    test_share: float = 0.5,
-    iterations: int = 100,
-) -> QuickAuc:
-    """AUC of gradient boosting on the published high-level features of two sets of showers.
-
-    Args:
-        geometry: the voxel layout.
-        reference_energies_mev: (N,) incident energies.
-        reference_mev: (N, voxels) reference showers.
-        sample_energies_mev: (M,) incident energies; their law should be the reference's.
-        sample_mev: (M, voxels) showers to judge. The larger set is cut at random to the smaller one's size.
-        seed: of the split, the cut and the classifier.
-        test_share: share of the rows that is kept for the test.
-        iterations: boosting rounds.
-    """
-    reference = high_level_features(geometry, reference_energies_mev, reference_mev)
-    sample = high_level_features(geometry, sample_energies_mev, sample_mev)
-    return two_sample_auc(reference, sample, seed=seed, test_share=test_share, iterations=iterations)
-
-
 def two_sample_auc(
     reference: NDArray[np.floating],
     sample: NDArray[np.floating],
@@ -71,7 +41,7 @@ def two_sample_auc(
     seed: int = 0,
     test_share: float = 0.5,
     iterations: int = 100,
-) -> QuickAuc:
+) -> BoostedAuc:
     """AUC of gradient boosting between two sets of feature vectors, (N, D) and (M, D)."""
     count = min(len(reference), len(sample))
     if count < LEAST_SHOWERS:
@@ -89,7 +59,7 @@ def two_sample_auc(
     model.fit(train, np.repeat(labels, count - test))
     scores = model.predict_proba(np.concatenate([rows[:test] for rows in sets]))[:, 1]
     auc = float(roc_auc_score(np.repeat(labels, test), scores))
-    return QuickAuc(auc=auc, error=auc_error(auc, test, test), train_rows=count - test, test_rows=test)
+    return BoostedAuc(auc=auc, error=auc_error(auc, test, test), train_rows=count - test, test_rows=test)
 
 
 def auc_error(auc: float, positives: int, negatives: int) -> float:

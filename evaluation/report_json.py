@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from qshower.evaluation.compare import Comparison
+import numpy as np
+from numpy.typing import NDArray
+
+from qshower.evaluation.comparison import Comparison
 from qshower.evaluation.distances import Distance
 from qshower.evaluation.histograms import HistogramPair
 from qshower.evaluation.multiclass import MulticlassResult
 from qshower.evaluation.neighbours import Prdc
-
-if TYPE_CHECKING:
-    from qshower.evaluation.report import Evaluation
+from qshower.evaluation.profiles import Profiles
+from qshower.evaluation.results import Evaluation
 
 FORMAT = 1
 
@@ -39,6 +41,7 @@ def as_json(result: Evaluation) -> dict[str, Any]:
         "created": result.created,
         "geometry": result.geometry.name,
         "voxels": result.geometry.voxel_count,
+        "layers": [layer.id for layer in result.geometry.layers],
         "quick": result.quick,
         "device": result.device,
         "settings": asdict(result.settings),
@@ -47,11 +50,20 @@ def as_json(result: Evaluation) -> dict[str, Any]:
             "path": str(result.reference.path),
             "count": len(result.reference),
             "warnings": [asdict(finding) for finding in result.reference_findings],
+            "profiles": [_profiles(part) for part in result.reference_profiles],
+            "correlations": _rounded(result.comparisons[0].correlations.reference),
         },
         "floor": {"kind": result.floor_kind, **_comparison(result.floor)} if result.floor else None,
         "samples": [
-            {"path": str(sample.path), **_comparison(comparison, result.floor), "qpu": _qpu(dict(sample.provenance))}
-            for sample, comparison in zip(result.samples, result.comparisons, strict=True)
+            {
+                "path": str(sample.path),
+                **_comparison(comparison, result.floor),
+                "profiles": [_profiles(part) for part in profiles],
+                "qpu": _qpu(dict(sample.provenance)),
+            }
+            for sample, comparison, profiles in zip(
+                result.samples, result.comparisons, result.sample_profiles, strict=True
+            )
         ],
         "multiclass": _multiclass(result.multiclass) if result.multiclass else None,
         "cost": asdict(result.cost) if result.cost else None,
@@ -109,14 +121,32 @@ def _comparison(comparison: Comparison, floor: Comparison | None = None) -> dict
             "expected_rms": comparison.correlations.expected_rms,
             "floor": floor.correlations.rms_difference if floor else None,
             "count": comparison.correlations.count,
+            "matrix": _rounded(comparison.correlations.sample),
         },
     }
+
+
+def _profiles(profiles: Profiles) -> dict[str, Any]:
+    return {
+        "count": profiles.count,
+        "radii_mm": profiles.radii_mm.tolist(),
+        "longitudinal": profiles.longitudinal.tolist(),
+        "radial": profiles.radial.tolist(),
+        "rings": [[None if np.isnan(energy) else energy for energy in layer] for layer in profiles.rings.tolist()],
+    }
+
+
+def _rounded(matrix: NDArray[np.float64]) -> list[list[float]]:
+    rounded: list[list[float]] = np.round(matrix, 6).tolist()
+    return rounded
 
 
 def _histogram(pair: HistogramPair, floor: HistogramPair | None) -> dict[str, Any]:
     return {
         "title": pair.spec.title,
         "group": pair.spec.group,
+        "axis": pair.spec.axis,
+        "scale": pair.spec.scale,
         "separation": pair.separation,
         "error": pair.error,
         "floor": floor.separation if floor else None,
