@@ -133,10 +133,6 @@ async def running_service(
             samplers=settings.stocked_samplers,
             kept_bytes=settings.qpu_kept_bytes if warm else 0,
             kept_max_age_s=settings.qpu_kept_max_age_s,
-            spare_reads=settings.qpu_spare_reads,
-            refill_per_level=settings.qpu_refill_per_level,
-            refill_budget_share=settings.qpu_refill_budget_share,
-            qpu_idle=lambda: activity.idle,
         )
         background.push_async_callback(asyncio.to_thread, reservoirs.close)
         stack.push_async_callback(asyncio.to_thread, reservoirs.stop)
@@ -154,7 +150,6 @@ async def running_service(
                 lambda: _qpu_figures(qpu, bundles),
                 [bundle.name for bundle in bundles],
                 upkeep=None if upkeep is None else upkeep.status,
-                refill=None if reservoirs.refill is None else reservoirs.refill.status,
                 surplus=None if reservoirs.surplus is None else reservoirs.surplus.status,
             )
         generator = Generator(

@@ -153,11 +153,6 @@ def test_samplers_that_cannot_be_stocked_are_refused(value):
         load_settings(reservoir_samplers=value)
 
 
-def test_reads_that_are_forgotten_at_once_are_not_drawn_on_purpose():
-    with pytest.raises(SettingsError, match="QSHOWER_QPU_REFILL_PER_LEVEL"):
-        load_settings(qpu_refill_per_level=1, qpu_kept_max_age_s=10.0)
-
-
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"options": {"sweeps": 32}}, {"sampler": "annealing"}], ids=["seed", "options", "annealing"]
 )

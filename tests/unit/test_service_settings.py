@@ -60,7 +60,7 @@ def test_an_operator_can_set_the_qpu():
         "flux_bias_phi0", "annealing_time_us", "gauges", "refine_sweeps", "min_rescale", "max_copies",
         "max_hole_fraction", "request_cap_us", "daily_budget_us", "deadline_s", "request_timeout_s", "drift_tolerance",
         "calibration_reads", "calibration_gauges", "calibration_access_us", "calibration_spread_kt",
-        "calibration_max_age_s", "spare_reads",
+        "calibration_max_age_s",
     }  # fmt: skip
     assert needed == set(OF_QPU)
     for name in OF_QPU:
