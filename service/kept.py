@@ -16,8 +16,8 @@ from qshower.sampler.errors import BudgetExceededError, QShowerError, SamplerAns
 from qshower.sampler.request import LatentBatch, LatentRequest, Provenance
 from qshower.sampler.reservoir import Reservoir, Taken
 from qshower.sampler.stock import state_bytes
-from qshower.service.accounts import until_midnight_s
 from qshower.service.catalogue import Catalogue
+from qshower.service.generation.key_quota import until_midnight_s
 from qshower.service.schemas import Estimate
 from qshower.service.upkeep import BackgroundWork
 
