@@ -16,16 +16,16 @@ from starlette.middleware import Middleware
 from qshower.sampler.errors import QShowerError
 from qshower.sampler.gibbs.sampler import GibbsSampler
 from qshower.sampler.registry import SamplerRegistry
-from qshower.service import problems
-from qshower.service.accounts import Accounts
-from qshower.service.availability import qpu_of
 from qshower.service.catalogue import Catalogue, load_catalogue
-from qshower.service.engine import Engine, Limits
-from qshower.service.generation import Generator
+from qshower.service.engine.engine import Engine, Limits
+from qshower.service.generation.availability import qpu_of
+from qshower.service.generation.generator import Generator
+from qshower.service.generation.key_quota import Accounts
+from qshower.service.http import problem_json
+from qshower.service.http.middleware import BodyLimit, KeyCheck, RequestCount
+from qshower.service.http.routes import router
 from qshower.service.metrics import Metrics
-from qshower.service.middleware import BodyLimit, KeyCheck, RequestCount
 from qshower.service.reservoirs import Reservoirs
-from qshower.service.routes import router
 from qshower.service.samplers import build_registry, qpu_ledger_path
 from qshower.service.schemas import Problem
 from qshower.service.settings import ApiKeys, Settings, load_api_keys
@@ -84,7 +84,7 @@ def create_app(
             Middleware(BodyLimit, most_bytes=settings.max_body_bytes),
         ],
     )
-    problems.install(app, settings.retry_after_s)
+    problem_json.install(app, settings.retry_after_s)
     app.include_router(router)
     _declare_problem(app)
     return app

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from qshower.sampler.errors import QShowerError
 from qshower.sampler.qpu.breaker import State
 from qshower.service.activity import Activity
-from qshower.service.batches import DrawKey, Ticket
+from qshower.service.engine.batches import DrawKey, Ticket
 
 if TYPE_CHECKING:
     from qshower.sampler.qpu.state import QpuFigures

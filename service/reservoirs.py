@@ -13,8 +13,8 @@ from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.request import SamplerOptions
 from qshower.sampler.reservoir import Reservoir
 from qshower.sampler.stock import LEVEL_BYTES, LEVELS_SOURCES_BYTES, state_bytes
-from qshower.service.availability import qpu_of
 from qshower.service.catalogue import Catalogue
+from qshower.service.generation.availability import qpu_of
 from qshower.service.kept import KeptReads
 from qshower.service.surplus import SurplusQueue
 

@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from qshower.sampler.qpu.settings import LIMITS, QpuSettings
-from qshower.service.errors import SettingsError
+from qshower.service.service_errors import SettingsError
 
 PREFIX = "QSHOWER_"
 DIGEST_BYTES = 32

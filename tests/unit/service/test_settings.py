@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from qshower.sampler.qpu.settings import LIMITS, QpuSettings
-from qshower.service.errors import SettingsError
 from qshower.service.samplers import build_registry
+from qshower.service.service_errors import SettingsError
 from qshower.service.settings import Settings, check_exposure, load_api_keys, load_settings
 
 KEY = "a long secret"
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
-TABLE = Path(__file__).parents[2] / "docs" / "settings.md"
+TABLE = Path(__file__).parents[3] / "docs" / "settings.md"
 
 
 @pytest.fixture(autouse=True)
