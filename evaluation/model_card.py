@@ -110,39 +110,20 @@ def _picture(data: dict[str, Any]) -> str:
 
 
 def _text(bundle: Bundle, parts: Sequence[str]) -> str:
-    manifest, training = bundle.manifest, bundle.manifest.training
-    configuration = training["configuration"]
-    schedule = configuration["schedule"]
-    files = "\n".join(
-        f"- `{of['file']}`: {of['showers']} showers, weight {of['weight']:g}, SHA-256 `{of['sha256'][:16]}…`"
-        for of in training["files"]
-    )
-    nats = json.dumps(manifest.quality.get("validation_nats_per_shower", {}), indent=1)
-    start = training.get("started_from")
-    frozen = f" Encoder and decoder are those of `{start}`; only the Boltzmann machine was trained." if start else ""
-    machine, (low, high) = bundle.machine, bundle.domain_mev
+    manifest, machine, (low, high) = bundle.manifest, bundle.machine, bundle.domain_mev
+    levels = manifest.energy_code.levels
     return f"""# {manifest.name}
 
-{manifest.description}.{frozen}
+{manifest.description}.
 
-{machine.node_count} spins and {machine.j.size} couplers on {machine.topology}; {manifest.energy_code.levels} energy
-levels; incident energies {low:g} to {high:g} MeV; {manifest.sweeps} Gibbs sweeps a draw.
+{machine.node_count} spins and {machine.j.size} couplers on {machine.topology}; {levels or "no"} energy levels; incident
+energies {low:g} to {high:g} MeV; {manifest.sweeps} Gibbs sweeps a draw.
 
-## Training
-
-Data, log-uniform in energy by the weights:
-
-{files}
-
-{training["showers_trained_on"]} showers to train on, {training["showers_validated_on"]} to validate on.
-Command: `{training["command"]}`, seed {schedule["seed"]}: {schedule["autoencoder_steps"]} steps of encoder, decoder and
-machine together (batch {schedule["batch"]}), then {schedule["prior_steps"]} steps of the machine alone (batch
-{schedule["prior_batch"]}); {training["seconds"] / 60:.0f} minutes on one CPU core.
-
-Bound on the validation showers, nats per shower:
+{_training(manifest.training)}
+Figures on the validation showers, nats per shower:
 
 ```json
-{nats}
+{json.dumps(manifest.quality.get("validation_nats_per_shower", {}), indent=1)}
 ```
 
 ## Quality
@@ -159,6 +140,19 @@ Electrons along the axis of this one calorimeter. Within a layer voxels are draw
 layer's energy and its number of hits, so that correlations between single voxels of different layers, beyond what the
 latent carries, are weaker than Geant4's.
 """
+
+
+def _training(training: dict[str, Any]) -> str:
+    """What the manifest says of data and training; its numbers and texts, one a line."""
+    files = [
+        f"- `{of['file']}`: {of['showers']} showers, weight {of['weight']:g}, SHA-256 `{of['sha256'][:16]}…`"
+        for of in training.get("files", [])
+    ]
+    facts = {**training, **training.get("configuration", {}).get("schedule", {})}
+    lines = [
+        f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items() if isinstance(value, str | int | float)
+    ]
+    return "\n".join(["## Training", "", "Data, log-uniform in energy by the weights:", "", *files, "", *lines, ""])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
