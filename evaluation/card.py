@@ -26,7 +26,7 @@ from qshower.evaluation.quick import high_level_auc
 from qshower.model.bundle import Bundle, load_bundle, update_manifest
 from qshower.model.geometry import Geometry
 from qshower.model.showers_file import read_showers
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
 Array = NDArray[np.float64]

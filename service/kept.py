@@ -13,7 +13,8 @@ import structlog
 from numpy.typing import NDArray
 
 from qshower.sampler.errors import BudgetExceededError, QShowerError, SamplerAnswerError, SamplerUnavailableError
-from qshower.sampler.request import LatentBatch, LatentRequest, Provenance
+from qshower.sampler.provenance import Provenance
+from qshower.sampler.request import LatentBatch, LatentRequest
 from qshower.sampler.reservoir import Reservoir, Taken
 from qshower.sampler.stock import state_bytes
 from qshower.service.accounts import until_midnight_s

@@ -12,10 +12,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from qshower.sampler.provenance import Provenance
 from qshower.sampler.qpu.assemble import assemble
 from qshower.sampler.qpu.draw import PartReads
 from qshower.sampler.qpu.runner import Bill
-from qshower.sampler.request import LatentRequest, Provenance, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions
 
 SURPLUS_ROWS = 8192
 """Most reads handed over after one draw, beside those bought on purpose: they take memory until they are refined."""

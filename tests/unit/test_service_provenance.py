@@ -1,4 +1,4 @@
-from qshower.sampler.request import Provenance
+from qshower.sampler.provenance import Provenance
 from qshower.service.batches import Part
 from qshower.service.provenance import Origin, merged_parts, provenance_json
 
