@@ -14,7 +14,7 @@ from qshower.sampler.protocol import Sampler
 from qshower.sampler.qpu.settings import QpuSettings
 from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.tempering import TemperingSampler
-from qshower.service.errors import SettingsError
+from qshower.service.service_errors import SettingsError
 from qshower.service.settings import Settings
 
 SAMPLER_NAMES = ("gibbs", "annealing", "tempering", "qpu", "replay")

@@ -7,7 +7,7 @@ import numpy as np
 from qshower.sampler.gibbs.gibbs_sampler import SMALL_BATCH
 from qshower.sampler.gibbs.gibbs_sampler import warm_up as compile_gibbs
 from qshower.sampler.request import LatentRequest, SamplerOptions
-from qshower.service.generation import Generator
+from qshower.service.generation.generator import Generator
 
 WARM_SAMPLERS = ("gibbs", "annealing", "tempering")
 

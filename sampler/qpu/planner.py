@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,19 +130,6 @@ class Planner:
             raise InvalidInputError("options.num_reads", num_reads, allowed)
         cheapest_us = min(plan.access_time_us for plan in plans)
         return next(plan for plan in plans if (1.0 - COPIES_MUST_SAVE) * plan.access_time_us <= cheapest_us)
-
-    def with_spare_reads(self, plan: Plan, spare: int, most_us: float) -> Plan:
-        """``plan`` with up to ``spare`` more reads of each part; as it is if that would take more than ``most_us``."""
-        programmings = []
-        for programming in plan.programmings:
-            most = most_reads(plan.info, qubits_of(programming, plan.sites), plan.options)
-            programmings.append(
-                replace(programming, reads=max(programming.reads, min(programming.reads + spare, most)))
-            )
-        cost_us = total_cost_us(plan.info, programmings, plan.sites, plan.options)
-        if cost_us > most_us:
-            return plan
-        return replace(plan, programmings=tuple(programmings), access_time_us=cost_us)
 
     def estimate(self, plan: Plan, calibration_us: float) -> QpuEstimate:
         """What ``plan`` will take, after a calibration of ``calibration_us`` on the way."""

@@ -41,8 +41,8 @@ from qshower.sampler.qpu.settings import QpuSettings
 from qshower.sampler.qpu.shim import Shim, ShimStore, measure_shim, shim_cost
 from qshower.sampler.qpu.solver import SolverInfo
 from qshower.sampler.qpu.state import QpuFigures, QpuState
-from qshower.sampler.qpu.surplus import Keeper, hand_over, may_buy_spare_reads, unused
 from qshower.sampler.qpu.thermometer import Thermometer, calibration_key
+from qshower.sampler.qpu.unused_reads import Receiver, hand_over, unused
 from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
 
 Result = TypeVar("Result")
@@ -61,9 +61,9 @@ class QpuSampler:
     Building one opens no connection and starts no thread. Every draw is checked, paid for, and ends by its deadline.
     """
 
-    def __init__(self, settings: QpuSettings | None = None, keeper: Keeper | None = None) -> None:
-        """``keeper`` is as for ``keep_surplus``."""
-        self._keeper = keeper
+    def __init__(self, settings: QpuSettings | None = None, receiver: Receiver | None = None) -> None:
+        """``receiver`` is as for ``hand_unused_reads_to``."""
+        self._receiver = receiver
         self._settings = settings if settings is not None else QpuSettings()
         folder = self._settings.state_folder
         self._link = SolverLink(self._settings)
@@ -93,15 +93,14 @@ class QpuSampler:
         """Not reproducible; takes every option but ``sweeps``."""
         return SamplerCapabilities(reproducible=False, options=OPTIONS)
 
-    def keep_surplus(self, keeper: Keeper | None) -> None:
-        """Give the reads beyond the rows asked for to ``keeper`` from now on.
+    def hand_unused_reads_to(self, receiver: Receiver | None) -> None:
+        """Give the reads beyond the rows asked for to ``receiver`` from now on.
 
-        It gets them in the thread of ``sample`` after each draw that leaves some, as they were read; what completes and
-        refines them is ``Surplus.states``, for the keeper to call when nobody waits. At most ``SURPLUS_ROWS`` of a draw
-        are handed over beside those bought. What ``keep`` raises becomes a note of the draw's provenance, which is paid
-        for and stands. Of a draw that fails it gets all reads that came: they are good, and paid for.
+        It gets them in the thread of ``sample`` after each draw that has some, up to ``MOST_ROWS``, before they are
+        completed and refined: ``UnusedReads.states`` does that, once nobody waits. If it raises, the draw stands, and
+        its provenance has a note. Of a draw that fails it gets all reads that came: they are good, and paid for.
         """
-        self._keeper = keeper
+        self._receiver = receiver
 
     def still_holds(self, machine: BoltzmannMachine, provenance: Provenance) -> bool:
         """Whether a draw from ``machine`` made earlier would be made in the same way now.
@@ -150,7 +149,6 @@ class QpuSampler:
         calibration_us = 0.0
         if self._thermometer.kept(calibration_key(request.machine, plan)) is None:
             calibration_us = self._calibration_us(request, plan)
-        plan = self._with_spare_reads(plan, request, calibration_us)
         return self._planner.estimate(plan, calibration_us)
 
     def calibrate(
@@ -338,10 +336,9 @@ class QpuSampler:
             self._leave(request, plan, calibration, parts, bill)
             raise
         elapsed_s = {"draw": drawn - began, "refine": monotonic() - drawn}
-        if self._keeper is not None:
+        if self._receiver is not None:
             made = provenance_of(self.name, plan, calibration, bill, sweeps, elapsed_s)
-            spare = self._settings.spare_reads if may_buy_spare_reads(request.options) else 0
-            bill.note(hand_over(self._keeper, request, unused(parts), made, spare))
+            bill.note(hand_over(self._receiver, request, unused(parts), made))
         provenance = provenance_of(self.name, plan, calibration, bill, sweeps, elapsed_s)
         return LatentBatch(spins, request.machine.energies(spins), provenance).checked(request)
 
@@ -376,7 +373,6 @@ class QpuSampler:
                 bill.note("beta_eff was measured with this draw: no calibration was kept")
             cap_us = plan.options.cap_us
             left_us = None if cap_us is None else cap_us - bill.access_time_us
-            plan = self._with_spare_reads(plan, request, bill.access_time_us)
             answered: list[PartReads] = []
             try:
                 parts = self._drawer(plan, connection, bill).draw(
@@ -402,24 +398,13 @@ class QpuSampler:
     def _leave(
         self, request: LatentRequest, plan: Plan, calibration: Calibration, parts: Sequence[PartReads], bill: Bill
     ) -> None:
-        """Give all reads of ``parts`` to the keeper: their draw has failed, but they are good, and paid for."""
-        if self._keeper is not None:
+        """Give all reads of ``parts`` to the receiver: their draw has failed, but they are good, and paid for."""
+        if self._receiver is not None:
             made = provenance_of(self.name, plan, calibration, bill, self._sweeps(request), {})
             made = replace(made, notes=(*made.notes, "read by a draw that failed afterwards"))
-            note = hand_over(self._keeper, request, parts, made, 0)
+            note = hand_over(self._receiver, request, parts, made)
             if note is not None:
                 _LOG.warning("%s", note)
-
-    def _with_spare_reads(self, plan: Plan, request: LatentRequest, spent_us: float) -> Plan:
-        """``plan`` with the spare reads that its request allows for, once ``spent_us`` of its cap are gone."""
-        most = self._settings.spare_reads if may_buy_spare_reads(request.options) else 0
-        spare = min(most, self._keeper.wanted(request)) if most and self._keeper is not None else 0
-        if spare <= 0:
-            return plan
-        left_us = self._ledger.left_us(current_key())
-        if plan.options.cap_us is not None:
-            left_us = min(left_us, plan.options.cap_us - spent_us)
-        return self._planner.with_spare_reads(plan, spare, left_us)
 
     def _calibration_us(self, request: LatentRequest, plan: Plan) -> float:
         """QPU access time of a calibration on the way."""

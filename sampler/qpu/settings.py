@@ -47,8 +47,6 @@ class QpuSettings:
         calibration_max_age_s: an older calibration is marked stale.
         drift_tolerance: relative change of the apparent beta_eff that marks draws as drifting.
         recalibrate_on_drift: calibrate again at the next request after a drift was seen.
-        spare_reads: most reads that each part of a programming takes beyond its rows, for the keeper of the surplus of
-            draws without options, if it wants them; none where they would pass a cap or a budget.
         flux_bias_phi0: magnitude of the flux biases that hold the condition in ``flux_bias`` mode.
         request_timeout_s: limit of one HTTP exchange.
         poll_wait_s: how long the server may hold a status poll.
@@ -90,7 +88,6 @@ class QpuSettings:
     calibration_max_age_s: float = 7 * 86400.0
     drift_tolerance: float = 0.05
     recalibrate_on_drift: bool = False
-    spare_reads: int = 0
     flux_bias_phi0: float = 2e-3
     request_timeout_s: float = 20.0
     poll_wait_s: int = 2
@@ -142,7 +139,6 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     "calibration_spread_kt": (0.0, 1e3),
     "calibration_max_age_s": (0.0, 1e9),
     "drift_tolerance": (0.0, 1.0),
-    "spare_reads": (0, 10_000),
     "flux_bias_phi0": (0.0, 1.0),
     "request_timeout_s": (0.05, 600.0),
     "poll_wait_s": (1, 30),

@@ -29,7 +29,7 @@ from qshower.sampler.qpu.sampler import QpuSampler
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue, load_catalogue
 from qshower.service.cli import main
-from qshower.service.generation import Generator
+from qshower.service.generation.generator import Generator
 from qshower.service.settings import load_settings
 
 COMMANDS = (

@@ -21,7 +21,7 @@ from qshower.sampler.request import LatentRequest
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue
 from qshower.service.cli import app
-from qshower.service.errors import SettingsError
+from qshower.service.service_errors import SettingsError
 from qshower.service.settings import load_settings
 from qshower.service.upkeep import FIRST_PAUSE_S, Upkeep, calibration_conditions
 

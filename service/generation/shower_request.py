@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.model.geometry import Geometry
-from qshower.service.batches import Part
-from qshower.service.provenance import Origin, provenance_json
+from qshower.service.engine.batches import Part
+from qshower.service.generation.answer_provenance import Origin, provenance_json
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle

@@ -3,7 +3,7 @@ from __future__ import annotations
 import orjson
 
 from qshower.sampler.errors import PlacementError
-from qshower.service.problems import problem_of, problem_response
+from qshower.service.http.problem_json import problem_of, problem_response
 
 
 def test_what_a_placement_lacks_is_told_in_full_beside_a_short_text() -> None:

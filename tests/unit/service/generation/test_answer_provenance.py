@@ -1,6 +1,6 @@
 from qshower.sampler.provenance import Provenance
-from qshower.service.batches import Part
-from qshower.service.provenance import Origin, merged_parts, provenance_json
+from qshower.service.engine.batches import Part
+from qshower.service.generation.answer_provenance import Origin, merged_parts, provenance_json
 
 ORIGIN = Origin("m", "0" * 64, "0.1", 7, 0.01515)
 TIMES = {"queue": 0.1, "total": 1.0}

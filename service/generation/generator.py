@@ -17,17 +17,24 @@ from qshower.sampler.errors import BankExhaustedError, InvalidInputError, Sample
 from qshower.sampler.protocol import Availability, Sampler
 from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.request import LatentRequest, SamplerOptions
-from qshower.service.accounts import Accounts
-from qshower.service.availability import asked, availability_of, first_on_qpu, qpu_availability, qpu_of, require
-from qshower.service.batches import DrawKey, Drawn, Draws, Stock
 from qshower.service.catalogue import FAMILIES, Catalogue
-from qshower.service.engine import Engine
-from qshower.service.errors import DeadlineError, TooLargeError
+from qshower.service.engine.batches import DrawKey, Drawn, Draws, Stock
+from qshower.service.engine.engine import Engine
+from qshower.service.generation.answer_provenance import Origin
+from qshower.service.generation.availability import (
+    asked,
+    availability_of,
+    first_on_qpu,
+    qpu_availability,
+    qpu_of,
+    require,
+)
+from qshower.service.generation.key_quota import Accounts
+from qshower.service.generation.shower_request import Answer, Order
 from qshower.service.kept import KeptReads, NoLongerKeptError, estimated
-from qshower.service.orders import Answer, Order
-from qshower.service.provenance import Origin
 from qshower.service.reservoirs import Reservoirs
 from qshower.service.schemas import Estimate, SamplerState
+from qshower.service.service_errors import DeadlineError, TooLargeError
 from qshower.service.settings import PREFIX
 from qshower.service.upkeep import Upkeep
 from qshower.service.version import program_version

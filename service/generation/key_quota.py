@@ -15,7 +15,7 @@ from typing import Any
 from qshower.sampler.errors import BudgetExceededError, QShowerError, SamplerTimeoutError
 from qshower.sampler.qpu.budget import BudgetLedger, billed_to, utc_now
 from qshower.sampler.request import LatentBatch, LatentRequest
-from qshower.service.batches import Draws
+from qshower.service.engine.batches import Draws
 
 
 class Accounts:

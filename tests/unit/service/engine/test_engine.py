@@ -11,10 +11,10 @@ from qshower.model.bundle import load_bundle
 from qshower.sampler.errors import SamplerAnswerError, SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.request import SamplerOptions
-from qshower.service.batches import DrawKey
-from qshower.service.engine import Engine, Limits
-from qshower.service.errors import NotReadyError, QueueFullError
+from qshower.service.engine.batches import DrawKey
+from qshower.service.engine.engine import Engine, Limits
 from qshower.service.metrics import Metrics
+from qshower.service.service_errors import NotReadyError, QueueFullError
 
 OPTIONS = SamplerOptions(sweeps=8)
 LIMITS = Limits(64, 10_000, 100, 1 << 40, 30.0)

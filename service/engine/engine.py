@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.service.batches import DrawKey, Draws, Piece, Stock, Ticket, deliver, draw_latents, fail, next_batch
-from qshower.service.errors import NotReadyError, QueueFullError
+from qshower.service.engine.batches import DrawKey, Draws, Piece, Stock, Ticket, deliver, draw_latents, fail, next_batch
+from qshower.service.service_errors import NotReadyError, QueueFullError
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle

@@ -19,10 +19,10 @@ from qshower.sampler.request import SamplerOptions
 from qshower.sampler.tempering import TemperingSampler
 from qshower.service.app import create_app, running_service
 from qshower.service.catalogue import Catalogue
-from qshower.service.engine import Engine, Limits
-from qshower.service.generation import Generator
+from qshower.service.engine.engine import Engine, Limits
+from qshower.service.generation.generator import Generator
+from qshower.service.generation.shower_request import Order
 from qshower.service.metrics import Metrics
-from qshower.service.orders import Order
 from qshower.service.settings import load_settings
 
 FEW_MEV, MANY_MEV = 2000.0, 500_000.0

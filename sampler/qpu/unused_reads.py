@@ -1,13 +1,15 @@
-"""Reads beyond the rows asked for: a programming gives every part as many reads as its largest part has rows."""
+"""Reads beyond the rows asked for: a programming gives every part as many reads as its largest part has rows.
+
+They are paid for, so the sampler hands them to whoever wants them, such as the service's latent cache.
+"""
 
 from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,27 +20,22 @@ from qshower.sampler.qpu.draw import PartReads
 from qshower.sampler.qpu.runner import Bill
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
-SURPLUS_ROWS = 8192
-"""Most reads handed over after one draw, beside those bought on purpose: they take memory until they are refined."""
-_PLAIN = frozenset({"max_qpu_access_time_us", "num_reads"})
+MOST_ROWS = 8192
+"""Most unused reads handed over after one draw: they take memory until they are refined."""
+_LEAVE_READS_AS_THEY_ARE = frozenset({"max_qpu_access_time_us", "num_reads"})
 
 
 def drawn_by_default(options: SamplerOptions) -> bool:
     """Whether a read drawn with ``options`` is what a request without any would get.
 
-    A cap changes nothing of it, nor does how many reads there are beside it.
+    Neither a cap nor the number of reads affects a read.
     """
-    return not options.given().keys() - _PLAIN
-
-
-def may_buy_spare_reads(options: SamplerOptions) -> bool:
-    """Whether a draw with ``options`` may take further reads on purpose: not where their number was asked for."""
-    return options.num_reads is None and drawn_by_default(options)
+    return not options.given().keys() - _LEAVE_READS_AS_THEY_ARE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Surplus:
-    """Reads of one draw that no row of its request uses, as they were read.
+class UnusedReads:
+    """Reads of one draw that no row of its request uses, before they are completed and refined.
 
     Attributes:
         request: what they answer: the draw's machine and options; a condition and a new random stream for each.
@@ -64,8 +61,8 @@ class Surplus:
         # Notes about these states' flux biases say nothing new: a bill of their own.
         return assemble(self.request, self.parts, self.provenance.refine_sweeps or 0, deadline, Bill())
 
-    def pieces(self, most_rows: int) -> Iterator[Surplus]:
-        """The same in pieces of up to ``most_rows``."""
+    def slices(self, most_rows: int) -> Iterator[UnusedReads]:
+        """The same in slices of up to ``most_rows``."""
         for start in range(0, self.rows, most_rows):
             stop = min(start + most_rows, self.rows)
             parts = []
@@ -81,17 +78,11 @@ class Surplus:
             )
 
 
-class Keeper(Protocol):
-    """Who takes the surplus of a sampler's draws. Called from several threads."""
+Receiver = Callable[[UnusedReads], object]
+"""Who takes the unused reads of a sampler's draws, now or later.
 
-    def wanted(self, request: LatentRequest) -> int:
-        """How many reads of each condition of ``request`` to buy beside its rows, at most; asked before each draw.
-
-        No more than the ``spare_reads`` of the settings are. It must not raise.
-        """
-
-    def keep(self, surplus: Surplus) -> object:
-        """Take in ``surplus``, now or later. The draw's caller waits until this returns."""
+Called from several threads; the draw's caller waits until it returns.
+"""
 
 
 def unused(parts: Sequence[PartReads]) -> list[PartReads]:
@@ -99,25 +90,41 @@ def unused(parts: Sequence[PartReads]) -> list[PartReads]:
     return [replace(reads, spins=reads.spins[reads.part.rows.size :]) for reads in parts]
 
 
-def surplus_of(request: LatentRequest, parts: Sequence[PartReads], provenance: Provenance, most: int) -> Surplus | None:
-    """All reads of ``parts``, which were drawn for ``request``, None if there are none.
+def hand_over(
+    receiver: Receiver, request: LatentRequest, parts: Sequence[PartReads], provenance: Provenance
+) -> str | None:
+    """Give ``parts``, drawn for ``request`` and used by none of its rows, to ``receiver``.
 
-    At most ``most``, shared out evenly over the parts. Their random streams are new ones.
+    Nothing is raised: the rows that were asked for are drawn and paid for, whatever becomes of the others.
+
+    Returns:
+        A note of what went wrong, None if nothing did.
     """
-    conditions, spare, count = [], [], 0
-    for reads, extra in zip(parts, _shared_out(parts, most), strict=True):
+    try:
+        reads = _as_unused_reads(request, parts, provenance)
+        if reads is not None:
+            receiver(reads)
+    except Exception as error:
+        return f"unused reads were not cached: {type(error).__name__}: {error}"
+    return None
+
+
+def _as_unused_reads(request: LatentRequest, parts: Sequence[PartReads], provenance: Provenance) -> UnusedReads | None:
+    """Up to ``MOST_ROWS`` of ``parts``, shared out evenly over them, None if there are none. Their streams are new."""
+    conditions, chosen, count = [], [], 0
+    for reads, extra in zip(parts, _shared_out(parts, MOST_ROWS), strict=True):
         if extra > 0:
             rows = np.arange(count, count + extra)
             # A copy, or all reads of the draw would stay in memory for the sake of some.
             spins = reads.spins[:extra].copy()
-            spare.append(replace(reads, part=replace(reads.part, rows=rows), spins=spins))
+            chosen.append(replace(reads, part=replace(reads.part, rows=rows), spins=spins))
             conditions.append(np.repeat(request.conditions[reads.part.rows[:1]], extra, axis=0))
             count += extra
-    if not spare:
+    if not chosen:
         return None
     streams = np.stack([np.full(count, secrets.randbits(64), dtype=np.uint64), np.arange(count, dtype=np.uint64)], 1)
     own = replace(request, conditions=np.concatenate(conditions), streams=streams, deadline_s=None)
-    return Surplus(own, tuple(spare), provenance)
+    return UnusedReads(own, tuple(chosen), provenance)
 
 
 def _shared_out(parts: Sequence[PartReads], most: int) -> list[int]:
@@ -128,20 +135,3 @@ def _shared_out(parts: Sequence[PartReads], most: int) -> list[int]:
         taken[number] = min(sizes[number], left // (len(parts) - place))
         left -= taken[number]
     return taken
-
-
-def hand_over(
-    keeper: Keeper, request: LatentRequest, parts: Sequence[PartReads], provenance: Provenance, spare_reads: int
-) -> str | None:
-    """Give reads of a draw that nobody gets to ``keeper``; a note of what went wrong, None if nothing did.
-
-    Up to ``spare_reads`` of each part were bought for it. Nothing is raised: the rows that were asked for are drawn and
-    paid for, whatever becomes of the others.
-    """
-    try:
-        surplus = surplus_of(request, parts, provenance, SURPLUS_ROWS + spare_reads * len(parts))
-        if surplus is not None:
-            keeper.keep(surplus)
-    except Exception as error:
-        return f"surplus reads were not kept: {type(error).__name__}: {error}"
-    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from qshower.service.errors import NotAcceptableError
+from qshower.service.service_errors import NotAcceptableError
 
 
 class Format(StrEnum):

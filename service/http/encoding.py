@@ -10,8 +10,8 @@ import orjson
 import pyarrow as pa
 
 from qshower.model.showers_file import write_showers
-from qshower.service.negotiation import Format
-from qshower.service.orders import Answer
+from qshower.service.generation.shower_request import Answer
+from qshower.service.http.negotiation import Format
 
 # What a voxel takes at most on average: JSON writes "0.0," for an empty one and about 10 bytes for a hit.
 BYTES_PER_VOXEL = {Format.JSON: 6.0, Format.HDF5: 4.0, Format.ARROW: 4.0, Format.NPZ: 4.0}

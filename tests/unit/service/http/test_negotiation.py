@@ -1,7 +1,7 @@
 import pytest
 
-from qshower.service.errors import NotAcceptableError
-from qshower.service.negotiation import Format, negotiate
+from qshower.service.http.negotiation import Format, negotiate
+from qshower.service.service_errors import NotAcceptableError
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,13 @@ from fastapi.responses import Response
 
 from qshower.model.bundle import Bundle, describe
 from qshower.sampler.errors import InvalidInputError
-from qshower.service.availability import asked
-from qshower.service.encoding import BYTES_PER_VOXEL, FILE_NAMES, encode
-from qshower.service.errors import NotReadyError
-from qshower.service.generation import AUTO_ORDER
+from qshower.service.generation.availability import asked
+from qshower.service.generation.generator import AUTO_ORDER
+from qshower.service.generation.shower_request import Order
+from qshower.service.http.encoding import BYTES_PER_VOXEL, FILE_NAMES, encode
+from qshower.service.http.negotiation import Format, negotiate
+from qshower.service.http.problem_json import declared, outcome_of
 from qshower.service.metrics import CONTENT_TYPE
-from qshower.service.negotiation import Format, negotiate
-from qshower.service.orders import Order
-from qshower.service.problems import declared, outcome_of
 from qshower.service.samplers import SAMPLER_NAMES
 from qshower.service.schemas import (
     EstimateAnswer,
@@ -31,6 +30,7 @@ from qshower.service.schemas import (
     ModelSummary,
     SamplerList,
 )
+from qshower.service.service_errors import NotReadyError
 from qshower.service.state import Service
 
 INLINE_BYTES = 1 << 18

@@ -26,7 +26,8 @@ from qshower.sampler.errors import (
     SamplerTimeoutError,
     SamplerUnavailableError,
 )
-from qshower.service.errors import (
+from qshower.service.schemas import Problem
+from qshower.service.service_errors import (
     DeadlineError,
     NotAcceptableError,
     NotReadyError,
@@ -35,7 +36,6 @@ from qshower.service.errors import (
     UnauthorisedError,
     UnknownModelError,
 )
-from qshower.service.schemas import Problem
 
 MEDIA_TYPE = "application/problem+json"
 LONGEST_ECHO = 200
