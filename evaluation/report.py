@@ -24,8 +24,8 @@ from qshower.evaluation.shower_set import ShowerSet, load_shower_set, voxel_edge
 from qshower.evaluation.submission_checks import check_reference, check_sample
 from qshower.model.geometry import Geometry
 from qshower.model.showers_file import open_showers
-from qshower.sampler.atomic import replacing
 from qshower.sampler.errors import InvalidInputError, ShowerFileError
+from qshower.sampler.files import replacing
 
 Progress = Callable[[str, float], None]
 Announce = Callable[[str], None]

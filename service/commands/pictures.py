@@ -13,9 +13,9 @@ from qshower.evaluation.svg import heat_figure, histogram_figure, line_figure, s
 from qshower.model.bundle import Bundle
 from qshower.model.geometry import Geometry
 from qshower.model.showers_file import ShowersFile
-from qshower.sampler.atomic import replacing
 from qshower.sampler.errors import InvalidInputError
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.files import replacing
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
 MOST_SHOWERS = 10_000

@@ -21,8 +21,8 @@ from qshower.model.bundle import find_bundles, load_bundle, read_manifest, save_
 from qshower.model.geometry import named_geometry
 from qshower.model.showers_file import write_showers
 from qshower.sampler.bank_file import bank_info, open_bank, unpack_spins
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.qpu.budget import BudgetLedger
 from qshower.sampler.qpu.sampler import QpuSampler

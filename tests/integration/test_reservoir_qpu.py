@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.qpu.sampler import QpuSampler
 from qshower.sampler.qpu.settings import QpuSettings
 from qshower.sampler.reservoir import Reservoir

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qshower.sampler.chip import FAMILIES, labels_of, segments_of, symmetries, translations
-from qshower.sampler.chip import extent as extent_of
 from qshower.sampler.errors import PlacementError
+from qshower.sampler.ideal_graph import FAMILIES, labels_of, segments_of, symmetries, translations
+from qshower.sampler.ideal_graph import extent as extent_of
 from qshower.sampler.lattice import compact_lattice, ideal_graph, machine_on
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.placement import Placement, WorkingGraph, best_placements, placements_by_number

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qshower.sampler.gibbs import fast
-from qshower.sampler.gibbs.blocks import BLOCK_TYPES, run_block_fast, run_block_plain, run_one, slices_of
-from qshower.sampler.gibbs.graph import GibbsGraph, Programme, graph_of, programme_of
+from qshower.sampler.gibbs.kernels import many_chains
+from qshower.sampler.gibbs.kernels.one_chain import LANES
+from qshower.sampler.gibbs.kernels.run_block import BLOCK_TYPES, run_block_many, run_block_reference, run_one, slices_of
+from qshower.sampler.gibbs.program import GibbsGraph, Program, graph_of, program_of
 from qshower.sampler.gibbs.schedule import RAMP_START, ramp_and_hold
-from qshower.sampler.gibbs.single import LANES
 from qshower.sampler.gibbs.streams import DRAW, REFINE, further_bits, generator_states, stream_keys
 from qshower.sampler.machine import BoltzmannMachine
 
@@ -28,41 +28,41 @@ def streams_of(seed, rows, first=0):
 @pytest.mark.parametrize("family", ["pegasus", "zephyr"])
 def test_every_width_gives_the_plain_rules_spins(rng, lattice_machine, random_spins, family, coupling, free_condition):
     machine = lattice_machine(rng, family, nodes_per_partition=41, coupling=coupling, field=coupling)
-    programme = programme_of(machine, free_condition=free_condition)
-    assert not programme.wide
-    assert programme.graph.updates % 2 == (0 if free_condition else 1)
+    program = program_of(machine, free_condition=free_condition)
+    assert not program.wide
+    assert program.graph.updates % 2 == (0 if free_condition else 1)
     start = random_spins(rng, (64, machine.node_count))
     keys = stream_keys(streams_of(5, 64), DRAW)
     betas = ramp_and_hold(60)
     plain = start.copy()
-    run_block_plain(programme, plain, betas, keys)
+    run_block_reference(program, plain, betas, keys)
     assert (plain != start).any()
     for state_type in BLOCK_TYPES:
         for rows in (1, 8 * np.dtype(state_type).itemsize):
             quick = start[:rows].copy()
-            run_block_fast(programme, quick, betas, keys[:rows], state_type)
+            run_block_many(program, quick, betas, keys[:rows], state_type)
             assert np.array_equal(quick, plain[:rows]), (state_type, rows)
     for row in range(16):
         alone = start[row : row + 1].copy()
-        run_one(programme, alone, betas, keys[row : row + 1])
+        run_one(program, alone, betas, keys[row : row + 1])
         assert np.array_equal(alone[0], plain[row]), row
 
 
 def test_long_runs_are_cut_without_a_seam(rng, lattice_machine, random_spins, monkeypatch):
     machine = lattice_machine(rng, "zephyr", nodes_per_partition=8)
-    programme = programme_of(machine)
+    program = program_of(machine)
     start, keys = random_spins(rng, (8, 32)), stream_keys(streams_of(1, 8), DRAW)
 
-    def one_by_one(programme, spins, betas, keys):
+    def one_by_one(program, spins, betas, keys):
         for row in range(8):
-            run_one(programme, spins[row : row + 1], betas, keys[row : row + 1])
+            run_one(program, spins[row : row + 1], betas, keys[row : row + 1])
 
     found = set()
     for chunk in (7, 1024):
-        monkeypatch.setattr("qshower.sampler.gibbs.blocks.CHUNK", chunk)
-        for run in (run_block_plain, lambda *a: run_block_fast(*a, np.uint8), one_by_one):
+        monkeypatch.setattr("qshower.sampler.gibbs.kernels.run_block.CHUNK", chunk)
+        for run in (run_block_reference, lambda *a: run_block_many(*a, np.uint8), one_by_one):
             spins = start.copy()
-            run(programme, spins, ramp_and_hold(40), keys)
+            run(program, spins, ramp_and_hold(40), keys)
             found.add(spins.tobytes())
     assert len(found) == 1
 
@@ -91,16 +91,16 @@ def test_slices_hold_every_neighbour_and_stay_within_a_class(rng, lattice_machin
 
 def sixteen_bit_distance(twice_beta):
     """Bits of V at the edge of q less the kernel's own edge, for every possible field, by the kernel's arithmetic."""
-    cap, whole, fraction = fast.exponent_factors(np.array([twice_beta]))[0].astype(np.int64)
+    cap, whole, fraction = many_chains.exponent_factors(np.array([twice_beta]))[0].astype(np.int64)
     field = np.arange(32768, dtype=np.int64)
     bits = np.floor(65536.0 / (1.0 + np.exp(np.minimum(twice_beta * field, 700.0)))).astype(np.int64)
     size = np.minimum(field, cap)
     exponent = size * whole + (size * fraction >> 16)
     assert exponent.max() < 65536
     rest = exponent << 4 & 0xFFFF
-    power = fast.C2 - (rest * fast.C3 >> 16)
-    power = fast.C1 - (rest * power >> 16)
-    power = fast.C0 - (rest * power >> 16)
+    power = many_chains.C2 - (rest * many_chains.C3 >> 16)
+    power = many_chains.C1 - (rest * power >> 16)
+    power = many_chains.C0 - (rest * power >> 16)
     assert power.min() > 0
     assert power.max() < 65536
     power = power >> (exponent >> 12)
@@ -112,52 +112,52 @@ def test_rounding_errors_stay_within_the_margin_for_every_field(scale):
     """The comparison is monotone in V, so its error at the edge is its largest; all 32768 fields, 25 betas each."""
     for beta in np.append(ramp_and_hold(32)[:24], 1.0):
         distance = sixteen_bit_distance(2.0 * beta / scale)
-        assert np.abs(distance).max() <= fast.MARGIN, (beta, scale)
+        assert np.abs(distance).max() <= many_chains.MARGIN, (beta, scale)
 
 
 def test_parameters_are_held_to_the_stated_precision(rng, lattice_machine):
     machine = lattice_machine(rng, "pegasus", coupling=0.4)
-    programme = programme_of(machine)
-    graph = programme.graph
-    assert np.abs(programme.step / 2 / programme.scale - machine.j[graph.edge_ids]).max() <= 0.5 / programme.scale
+    program = program_of(machine)
+    graph = program.graph
+    assert np.abs(program.step / 2 / program.scale - machine.j[graph.edge_ids]).max() <= 0.5 / program.scale
     reach = np.zeros(machine.node_count)
     np.add.at(reach, machine.edges[:, 0], np.abs(machine.j))
     np.add.at(reach, machine.edges[:, 1], np.abs(machine.j))
     largest = (np.abs(machine.h) + reach)[graph.order].max()
-    assert 0.99 < programme.scale * largest / 32767 <= 1.0
+    assert 0.99 < program.scale * largest / 32767 <= 1.0
     conditions = np.where(rng.random((5, graph.held.shape[0])) < 0.5, -1, 1).astype(np.int8)
     free = np.where(rng.random((5, graph.updates)) < 0.5, -1, 1).astype(np.int8)
     spins = np.empty((5, machine.node_count), dtype=np.int8)
     spins[:, graph.held], spins[:, graph.order] = conditions, free
-    field = programme.base + np.zeros((5, 1))
+    field = program.base + np.zeros((5, 1))
     for position in range(graph.updates):
         rows = slice(graph.indptr[position], graph.indptr[position + 1])
-        field[:, position] += (spins[:, graph.order[graph.neighbours[rows]]] > 0) @ programme.step[rows]
+        field[:, position] += (spins[:, graph.order[graph.neighbours[rows]]] > 0) @ program.step[rows]
         rows = slice(graph.held_indptr[position], graph.held_indptr[position + 1])
-        field[:, position] += (conditions[:, graph.held_columns[rows]] > 0) @ programme.held_step[rows]
+        field[:, position] += (conditions[:, graph.held_columns[rows]] > 0) @ program.held_step[rows]
     coupling = np.zeros((machine.node_count, machine.node_count))
     coupling[machine.edges[:, 0], machine.edges[:, 1]] = machine.j
     exact = (machine.h + spins @ (coupling + coupling.T))[:, graph.order]
-    assert np.abs(field / programme.scale - exact).max() <= (graph.degree + 1) / 2 / programme.scale
+    assert np.abs(field / program.scale - exact).max() <= (graph.degree + 1) / 2 / program.scale
 
 
 def test_a_decided_bias_does_not_cost_the_others_their_precision(rng, random_machine):
     machine = random_machine(rng)
     huge = machine.h.copy()
     huge[machine.free_nodes[0]] = 1e6
-    programme = programme_of(machine.with_parameters(huge, machine.j))
-    assert not programme.wide
-    assert programme.scale > 300
+    program = program_of(machine.with_parameters(huge, machine.j))
+    assert not program.wide
+    assert program.scale > 300
 
 
-def test_graph_is_built_once_for_a_lattice_and_programmes_once_for_a_machine(rng, lattice_machine):
+def test_graph_is_built_once_for_a_lattice_and_programs_once_for_a_machine(rng, lattice_machine):
     machine = lattice_machine(rng, "zephyr", nodes_per_partition=8)
     other = machine.with_parameters(2 * machine.h, 2 * machine.j)
     assert graph_of(machine) is graph_of(other)
     assert graph_of(machine) is not graph_of(machine, free_condition=True)
-    assert programme_of(machine) is programme_of(machine)
-    assert programme_of(machine) is not programme_of(other)
-    assert programme_of(machine).graph is programme_of(other).graph
+    assert program_of(machine) is program_of(machine)
+    assert program_of(machine) is not program_of(other)
+    assert program_of(machine).graph is program_of(other).graph
 
 
 @given(data=st.data())
@@ -225,7 +225,7 @@ def test_generator_is_xoshiro():
     keys = stream_keys(streams_of(3, 8), DRAW)
     states = generator_states(keys)
     spins = np.ones((8, 33), dtype=np.int8)
-    run_block_fast(programme_of(machine), spins, np.ones(1), keys, np.uint8)
+    run_block_many(program_of(machine), spins, np.ones(1), keys, np.uint8)
     for row in range(8):
         words = reference_xoshiro(states[:, row], 17)
         halves = [half for word in words for half in (word & 0xFFFF, word >> 16)][:33]
@@ -249,7 +249,7 @@ def test_streams_and_purposes_are_apart():
 
 def test_wide_fields_use_the_plain_kernel(rng, random_machine):
     machine = random_machine(rng, coupling=100.0)
-    programme = programme_of(machine)
-    assert programme.wide
-    assert isinstance(programme, Programme)
-    assert programme.scale > 1e5
+    program = program_of(machine)
+    assert program.wide
+    assert isinstance(program, Program)
+    assert program.scale > 1e5

@@ -1,7 +1,7 @@
 """A machine made ready for Gibbs kernels: the order of updates, neighbours in rows, parameters in fixed point.
 
 The lattice part (`GibbsGraph`) depends on edges and partitions alone and is kept for the last few lattices; the
-parameter part (`Programme`) is a gather of h and J, so that other parameters on the same lattice cost microseconds.
+parameter part (`Program`) is a gather of h and J, so that other parameters on the same lattice cost microseconds.
 
 Fixed point. The field of node i is x_i = h_i + Σ_j J_ij s_j. Kernels add integers, round(scale·h_i) and
 round(scale·J_ij), so a field is the same to the bit whatever the order of the additions and whether the condition is
@@ -113,7 +113,7 @@ class GibbsGraph:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Programme:
+class Program:
     """Parameters of a machine in fixed point, in the order of a graph.
 
     With b = (s + 1)/2 the field at position p is ``base[p]`` plus ``step[k]`` for each neighbour, updated or held, that
@@ -142,7 +142,7 @@ class Programme:
     base16: NDArray[np.int16]
 
     @classmethod
-    def build(cls, graph: GibbsGraph, h: NDArray[np.float32], j: NDArray[np.float32], beta: float) -> Programme:
+    def build(cls, graph: GibbsGraph, h: NDArray[np.float32], j: NDArray[np.float32], beta: float) -> Program:
         """Parameters (h, j) on ``graph``, for schedules that end at ``beta``."""
         bias = h[graph.order].astype(np.float64)
         weight, held = j[graph.edge_ids].astype(np.float64), j[graph.held_edge_ids].astype(np.float64)
@@ -213,7 +213,7 @@ class Kept(Generic[Value]):
 
 
 _graphs: Kept[GibbsGraph] = Kept()
-_programmes: Kept[Programme] = Kept()
+_programs: Kept[Program] = Kept()
 
 
 def graph_of(machine: BoltzmannMachine, *, free_condition: bool = False) -> GibbsGraph:
@@ -226,12 +226,12 @@ def graph_of(machine: BoltzmannMachine, *, free_condition: bool = False) -> Gibb
     return graph
 
 
-def programme_of(machine: BoltzmannMachine, *, free_condition: bool = False, beta: float = 1.0) -> Programme:
+def program_of(machine: BoltzmannMachine, *, free_condition: bool = False, beta: float = 1.0) -> Program:
     """The fixed-point parameters of a machine, built once per machine."""
     key = (id(machine.h), id(machine.j), id(machine.edges), id(machine.partitions), free_condition, beta)
-    programme = _programmes.get(key)
-    if programme is None:
+    program = _programs.get(key)
+    if program is None:
         graph = graph_of(machine, free_condition=free_condition)
-        programme = Programme.build(graph, machine.h, machine.j, beta)
-        _programmes.put(key, (machine.h, machine.j, machine.edges, machine.partitions), programme)
-    return programme
+        program = Program.build(graph, machine.h, machine.j, beta)
+        _programs.put(key, (machine.h, machine.j, machine.edges, machine.partitions), program)
+    return program

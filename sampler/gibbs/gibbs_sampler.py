@@ -9,15 +9,16 @@ from typing import Self
 import numpy as np
 
 from qshower.sampler.errors import InvalidInputError, SamplerUnavailableError
-from qshower.sampler.gibbs.blocks import BLOCK_TYPES
 from qshower.sampler.gibbs.chains import Device, available_threads, draw, refine
-from qshower.sampler.gibbs.graph import programme_of
-from qshower.sampler.gibbs.replicas import run_tempering
+from qshower.sampler.gibbs.kernels.replicas import run_tempering
+from qshower.sampler.gibbs.kernels.run_block import BLOCK_TYPES
+from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.gibbs.schedule import DEFAULT_SWEEPS, checked_sweeps
 from qshower.sampler.gibbs.streams import DRAW, stream_keys
 from qshower.sampler.machine import PARTITION_COUNT, BoltzmannMachine
 from qshower.sampler.protocol import Availability, SamplerCapabilities
-from qshower.sampler.request import LatentBatch, LatentRequest, Provenance
+from qshower.sampler.provenance import Provenance
+from qshower.sampler.request import LatentBatch, LatentRequest
 
 __all__ = ["GibbsSampler", "refine", "warm_up"]
 
@@ -58,7 +59,7 @@ class GibbsSampler:
     def availability(self, machine: BoltzmannMachine) -> Availability:  # noqa: ARG002 - any machine will do
         """Always available on the CPU; on CUDA when torch sees a device."""
         if self.device == "cuda":
-            from qshower.sampler.gibbs import cuda
+            from qshower.sampler.gibbs.kernels import cuda
 
             reason = cuda.missing()
             detail = {"device": "cuda"} if reason else {"device": "cuda", "kernel": cuda.best_kernel()}
@@ -125,4 +126,4 @@ def warm_up() -> None:
             streams = np.zeros((rows, 2), dtype=np.uint64)
             spins = draw(machine, conditions, streams, 2, threads=1)
             machine.energies(spins)
-            run_tempering(programme_of(machine), spins, np.ones(2), 1, stream_keys(streams, DRAW), threads=1)
+            run_tempering(program_of(machine), spins, np.ones(2), 1, stream_keys(streams, DRAW), threads=1)

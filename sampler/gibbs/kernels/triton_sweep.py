@@ -2,7 +2,7 @@
 
 One lane is one chain. A lane walks the updates of a sweep in order, adds up its field from its neighbours' spins (one
 byte each, chains side by side, so that a warp reads whole sectors), advances its own xoshiro128++ and decides by the
-rule of ``qshower.sampler.gibbs.plain``: same streams, same integers, hence the CPU's spins to the bit. The decision is
+rule of ``kernels.reference``: same streams, same integers, hence the CPU's spins to the bit. The decision is
 taken in float32 where that is certain; in the rare block with a lane too near the edge it is taken in float64.
 
 This module is imported only where the kernel is used. With ``TRITON_INTERPRET=1`` it runs on CPU tensors, in tests.

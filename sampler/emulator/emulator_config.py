@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from qshower.sampler.emulator.faults import parse_fault
+from qshower.sampler.emulator.fault_injection import parse_fault
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.lattice import parse_topology
 
@@ -85,7 +85,7 @@ class EmulatorConfig:
         queue_s: seconds each problem waits before it is run.
         maintenance_s: how long the fault ``maintenance`` keeps the solver offline.
         slow_s: delay that the ``…_slow`` faults add to an answer.
-        faults: names from ``qshower.sampler.emulator.faults.FAULTS``, each as ``name`` (until cleared) or
+        faults: names from ``qshower.sampler.emulator.fault_injection.FAULTS``, each as ``name`` (until cleared) or
         ``name:count``.
     """
 

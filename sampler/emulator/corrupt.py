@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 
-def spoil_answer(action: str, reply: dict[str, Any]) -> dict[str, Any]:
+def corrupt_answer(action: str, reply: dict[str, Any]) -> dict[str, Any]:
     """The reply to a request for an answer, spoiled by a fault of stage ``answer``."""
     answer = reply.get("answer")
     if answer is None:

@@ -5,11 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-CALLED = "from qshower.sampler.compiling import kernel\n\n\n@kernel()\ndef number():\n    return {}\n"
+CALLED = "from qshower.sampler.jit.kernel import kernel\n\n\n@kernel()\ndef number():\n    return {}\n"
 CALLING = """import sys
 
 from inner import number
-from qshower.sampler.compiling import kernel
+from qshower.sampler.jit.kernel import kernel
 
 
 @kernel()
@@ -24,7 +24,7 @@ print(outer(), sum(outer.stats.cache_misses.values()))
 def test_a_change_in_what_a_kernel_calls_is_seen(tmp_path: Path) -> None:
     """Two processes share what is compiled; a third, with another constant in the other file, does not."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[4])])
     (tmp_path / "outer.py").write_text(CALLING)
 
     def answer() -> str:

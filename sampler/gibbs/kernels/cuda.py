@@ -1,6 +1,6 @@
 """Gibbs chains on a CUDA device: a fused sparse Triton kernel, or dense torch under a CUDA graph without Triton.
 
-Both draw from the law of ``qshower.sampler.gibbs.plain`` with its fixed-point fields, each row from its own stream. The
+Both draw from the law of ``kernels.reference`` with its fixed-point fields, each row from its own stream. The
 fused kernel gives the CPU's spins to the bit. The dense path has numbers of its own (a hash of key and update number,
 as xoshiro cannot be run for all nodes of a class at once): its spins depend on stream, condition, sweeps and machine
 alone, as everywhere, and differ from the fused kernel's.
@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from qshower.sampler.errors import SamplerUnavailableError
-from qshower.sampler.gibbs.graph import Programme
+from qshower.sampler.gibbs.program import Program
 from qshower.sampler.gibbs.streams import GOLDEN, generator_states
 from qshower.sampler.machine import PARTITION_COUNT
 
@@ -57,7 +57,7 @@ def best_kernel() -> Kernel:
 
 
 def run_on_device(
-    programme: Programme,
+    program: Program,
     spins: NDArray[np.int8],
     betas: NDArray[np.float64],
     keys: NDArray[np.uint64],
@@ -76,7 +76,7 @@ def run_on_device(
     for start in range(0, spins.shape[0], most):
         rows = slice(start, start + most)
         try:
-            run(programme, spins[rows], betas, keys[rows], torch.device(device), on_time)
+            run(program, spins[rows], betas, keys[rows], torch.device(device), on_time)
         except _failures() as error:
             reason = str(error).partition("\n")[0]
             raise SamplerUnavailableError(f"gibbs: the {device} device failed: {reason}") from error
@@ -100,54 +100,54 @@ class _Chains:
 
     @classmethod
     def load(
-        cls, programme: Programme, spins: NDArray[np.int8], chains: int, device: torch.device, fields: torch.dtype
+        cls, program: Program, spins: NDArray[np.int8], chains: int, device: torch.device, fields: torch.dtype
     ) -> _Chains:
         """Copies of the rows, padded to ``chains``, with the condition folded into the fields."""
-        graph = programme.graph
+        graph = program.graph
         rows = np.resize(spins, (chains, spins.shape[1])) if chains != spins.shape[0] else spins
         states = torch.from_numpy(np.ascontiguousarray(rows)).to(device)
         up = (states[:, torch.from_numpy(graph.order.astype(np.int64)).to(device)] > 0).to(torch.int8).T.contiguous()
         held = states[:, torch.from_numpy(graph.held.astype(np.int64)).to(device)] > 0
         coupling = np.zeros((graph.updates, graph.held.shape[0]))
         owners = np.repeat(np.arange(graph.updates), np.diff(graph.held_indptr))
-        coupling[owners, graph.held_columns] = programme.held_step
+        coupling[owners, graph.held_columns] = program.held_step
         # Whole numbers below 2**53: exact in float64, in whatever order they are added.
         folded = torch.from_numpy(coupling).to(device) @ held.to(torch.float64).T
-        folded += torch.from_numpy(programme.base.astype(np.float64)).to(device)[:, None]
+        folded += torch.from_numpy(program.base.astype(np.float64)).to(device)[:, None]
         return cls(up, folded.to(torch.int64).to(torch.int32).to(fields).contiguous())
 
-    def store(self, programme: Programme, spins: NDArray[np.int8]) -> None:
+    def store(self, program: Program, spins: NDArray[np.int8]) -> None:
         """Write the states back to the rows they came from."""
         found = (2 * self.up - 1)[:, : spins.shape[0]].T.contiguous().cpu().numpy()
-        spins[:, programme.graph.order] = found
+        spins[:, program.graph.order] = found
 
 
 def _run_fused(
-    programme: Programme,
+    program: Program,
     spins: NDArray[np.int8],
     betas: NDArray[np.float64],
     keys: NDArray[np.uint64],
     device: torch.device,
     on_time: Callable[[], None],
 ) -> None:
-    from qshower.sampler.gibbs.triton_kernel import sweep_kernel
+    from qshower.sampler.gibbs.kernels.triton_sweep import sweep_kernel
 
-    graph = programme.graph
+    graph = program.graph
     chains = -(-spins.shape[0] // FUSED_BLOCK) * FUSED_BLOCK
-    state = _Chains.load(programme, spins, chains, device, torch.int32)
+    state = _Chains.load(program, spins, chains, device, torch.int32)
     padded_keys = np.resize(keys, chains)
     degrees = np.diff(graph.indptr)
     degree = max(1, int(degrees.max(initial=0)))
     neighbours, steps = np.zeros((2, graph.updates, degree), dtype=np.int32)
     inside = np.arange(degree) < degrees[:, None]
-    neighbours[inside], steps[inside] = graph.neighbours, programme.step
+    neighbours[inside], steps[inside] = graph.neighbours, program.step
 
     def upload(values: NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
     generators = upload(generator_states(padded_keys).view(np.int32))
     tables, streams = (upload(neighbours), upload(steps)), upload(padded_keys.view(np.int64))
-    twice_betas = 2.0 * betas / programme.scale
+    twice_betas = 2.0 * betas / program.scale
     counted = graph.updates + graph.updates % 2
     for start in range(0, betas.shape[0], CHUNK):
         on_time()
@@ -168,22 +168,22 @@ def _run_fused(
             num_warps=1,
             enable_fp_fusion=True,
         )
-    state.store(programme, spins)
+    state.store(program, spins)
 
 
 class _DenseSweep:
     """One sweep of dense torch operations on fixed tensors, so that a CUDA graph can hold it."""
 
     def __init__(
-        self, programme: Programme, spins: NDArray[np.int8], keys: NDArray[np.uint64], device: torch.device
+        self, program: Program, spins: NDArray[np.int8], keys: NDArray[np.uint64], device: torch.device
     ) -> None:
-        graph = programme.graph
+        graph = program.graph
         # Fields of 16 bits are whole numbers below 2**24 on the way, exact in float32; wide ones need float64.
-        self.number = torch.float64 if programme.wide else torch.float32
-        self.chains = _Chains.load(programme, spins, spins.shape[0], device, self.number)
+        self.number = torch.float64 if program.wide else torch.float32
+        self.chains = _Chains.load(program, spins, spins.shape[0], device, self.number)
         self.up = self.chains.up.to(self.number)
         coupling = np.zeros((graph.updates, graph.updates))
-        coupling[np.repeat(np.arange(graph.updates), np.diff(graph.indptr)), graph.neighbours] = programme.step
+        coupling[np.repeat(np.arange(graph.updates), np.diff(graph.indptr)), graph.neighbours] = program.step
         self.coupling = torch.from_numpy(coupling).to(device, self.number)
         starts = np.searchsorted(graph.colours, np.arange(PARTITION_COUNT + 1))
         self.classes = [slice(int(a), int(b)) for a, b in pairwise(starts) if b > a]
@@ -208,7 +208,7 @@ class _DenseSweep:
 
 
 def _run_dense(
-    programme: Programme,
+    program: Program,
     spins: NDArray[np.int8],
     betas: NDArray[np.float64],
     keys: NDArray[np.uint64],
@@ -219,17 +219,17 @@ def _run_dense(
     torch.backends.cuda.matmul.allow_tf32 = False  # TF32 has too few bits for whole fields.
     try:
         with torch.inference_mode():
-            sweep = _DenseSweep(programme, spins, keys, device)
+            sweep = _DenseSweep(program, spins, keys, device)
             step: Callable[[], None] = sweep
             if device.type == "cuda":
                 step = _captured(sweep)
             for number, beta in enumerate(betas.tolist()):
                 if number % CHUNK == 0:
                     on_time()
-                sweep.prepare(2.0 * beta / programme.scale, number)
+                sweep.prepare(2.0 * beta / program.scale, number)
                 step()
             sweep.chains.up.copy_(sweep.up)
-            sweep.chains.store(programme, spins)
+            sweep.chains.store(program, spins)
     finally:
         torch.backends.cuda.matmul.allow_tf32 = allowed
 

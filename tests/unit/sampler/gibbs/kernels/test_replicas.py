@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from qshower.sampler.errors import SamplerTimeoutError
-from qshower.sampler.gibbs.graph import programme_of
-from qshower.sampler.gibbs.replicas import run_tempering
+from qshower.sampler.gibbs.kernels.replicas import run_tempering
+from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.tempering import temper
 
 BETAS = np.array([0.2, 0.4, 0.7, 1.0])
@@ -25,7 +25,7 @@ def keys_of(rows):
 def drawn(machine, conditions, keys, rounds, **how):
     spins = np.empty((conditions.shape[0], machine.node_count), dtype=np.int8)
     spins[:, machine.condition_nodes] = conditions
-    counts = run_tempering(programme_of(machine), spins, BETAS, rounds, keys, **how)
+    counts = run_tempering(program_of(machine), spins, BETAS, rounds, keys, **how)
     return spins, counts
 
 
@@ -50,7 +50,7 @@ def test_a_row_depends_on_its_key_and_condition_alone(machine, random_spins):
 
 def test_strong_fields_and_no_rows(machine, random_spins):
     strong = machine.with_parameters(machine.h, machine.j * np.float32(400))
-    assert programme_of(strong).wide
+    assert program_of(strong).wide
     conditions = random_spins(np.random.default_rng(3), (5, 24))
     spins, _ = drawn(strong, conditions, keys_of(5), 3)
     assert (np.abs(spins) == 1).all()

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError
 from qshower.sampler.gibbs.chains import draw
-from qshower.sampler.gibbs.graph import programme_of
-from qshower.sampler.gibbs.sampler import GibbsSampler, refine, warm_up
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler, refine, warm_up
+from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.gibbs.schedule import DEFAULT_SWEEPS
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.request import SamplerOptions
@@ -74,7 +74,7 @@ def test_row_is_the_same_alone_in_any_batch_and_on_any_threads(
     machine, conditions, seed, first, strength, sweeps, beta, batches, threads
 ):
     scaled = machine.with_parameters(machine.h, machine.j * np.float32(strength))
-    assert programme_of(scaled).wide == (strength == WIDE)
+    assert program_of(scaled).wide == (strength == WIDE)
     streams = streams_of(seed, first, 150)
     together = draw(scaled, conditions, streams, sweeps, beta=beta, threads=1)
     for rows in batches:
@@ -166,12 +166,14 @@ PROCESS = """
 import sys, numpy as np
 from numba.core.dispatcher import Dispatcher
 from qshower.sampler import energy, tempering
-from qshower.sampler.gibbs import blocks, chains, fast, plain, replicas, sampler, single, streams
+from qshower.sampler.gibbs import chains, streams
+from qshower.sampler.gibbs.kernels import run_block, many_chains, reference, replicas, one_chain
+from qshower.sampler.gibbs import gibbs_sampler
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.request import LatentRequest, SamplerOptions
-modules = (blocks, chains, energy, fast, plain, replicas, single, streams)
+modules = (run_block, chains, energy, many_chains, reference, replicas, one_chain, streams)
 kernels = {k for m in modules for k in vars(m).values() if isinstance(k, Dispatcher)}
-sampler.warm_up()
+gibbs_sampler.warm_up()
 compiled = {k: len(k.signatures) for k in kernels}
 folder = sys.argv[1]
 a = np.load(folder + "/machine.npz")
@@ -181,8 +183,8 @@ for rows in (200, 40, 1, 6, 9):
     streams.flags.writeable = False
     conditions = np.resize(a["conditions"], (rows, a["conditions"].shape[1]))
     request = LatentRequest(machine, conditions, streams, SamplerOptions(sweeps=23))
-    spins = sampler.GibbsSampler().sample(request).spins
-    sampler.refine(machine, spins, 1, streams, free_condition=True)
+    spins = gibbs_sampler.GibbsSampler().sample(request).spins
+    gibbs_sampler.refine(machine, spins, 1, streams, free_condition=True)
     tempering.temper(machine, conditions, streams, 2, np.array([0.5, 1.0]))
 np.save(folder + "/spins.npy", spins)
 assert compiled == {k: len(k.signatures) for k in kernels}, "a request compiled"
@@ -208,7 +210,7 @@ def test_processes_agree_and_only_the_first_one_compiles(machine, whole, tmp_pat
 
 
 def test_without_a_place_for_the_cache_kernels_are_compiled_and_it_is_said(caplog, monkeypatch):
-    from qshower.sampler import compiling
+    from qshower.sampler.jit import kernel as jit_kernel
 
     def refuse(cache=False, nogil=False):
         def compile_(function):
@@ -218,12 +220,12 @@ def test_without_a_place_for_the_cache_kernels_are_compiled_and_it_is_said(caplo
 
         return compile_
 
-    monkeypatch.setattr(compiling, "njit", refuse)
+    monkeypatch.setattr(jit_kernel, "njit", refuse)
 
     def some_kernel():
         return 3
 
-    assert compiling.kernel()(some_kernel)() == 3
+    assert jit_kernel.kernel()(some_kernel)() == 3
     assert "NUMBA_CACHE_DIR" in caplog.text
 
 

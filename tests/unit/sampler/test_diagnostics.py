@@ -21,8 +21,9 @@ from qshower.sampler.diagnostics import (
     pseudolikelihood_beta,
 )
 from qshower.sampler.errors import InvalidInputError, SamplerError
-from qshower.sampler.gibbs.sampler import GibbsSampler, refine
-from qshower.sampler.request import LatentBatch, Provenance, SamplerOptions
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler, refine
+from qshower.sampler.provenance import Provenance
+from qshower.sampler.request import LatentBatch, SamplerOptions
 from qshower.sampler.tempering import TemperingSampler
 
 

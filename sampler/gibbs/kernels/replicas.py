@@ -18,15 +18,15 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
-from qshower.sampler.compiling import kernel
-from qshower.sampler.gibbs import lanes
-from qshower.sampler.gibbs.blocks import BLOCK_TYPES, block_fields, block_states, fold_plain, pack, unpack
 from qshower.sampler.gibbs.chains import available_threads, each_piece, scatter_start
-from qshower.sampler.gibbs.fast import exponent_factors, run_fast
-from qshower.sampler.gibbs.graph import Programme
-from qshower.sampler.gibbs.plain import run_plain
+from qshower.sampler.gibbs.kernels import simd
+from qshower.sampler.gibbs.kernels.many_chains import exponent_factors, run_many_chains
+from qshower.sampler.gibbs.kernels.reference import run_reference
+from qshower.sampler.gibbs.kernels.run_block import BLOCK_TYPES, block_fields, block_states, fold_plain, pack, unpack
+from qshower.sampler.gibbs.program import Program
 from qshower.sampler.gibbs.streams import generator_states, start_word, stream_keys
-from qshower.sampler.gibbs.vectors import VectorType, intrinsic
+from qshower.sampler.jit.kernel import kernel
+from qshower.sampler.jit.vectors import VectorType, intrinsic
 
 SWEEPS_BETWEEN_LOOKS = 4096
 """Sweeps of all replicas together between two looks at the clock."""
@@ -38,7 +38,7 @@ _EXCHANGE = np.uint64(0x65786368)
 
 
 def run_tempering(
-    programme: Programme,
+    program: Program,
     spins: NDArray[np.int8],
     betas: NDArray[np.float64],
     rounds: int,
@@ -51,7 +51,7 @@ def run_tempering(
     """Draw ``spins`` (rows, nodes) in place from random starts; how many exchanges came about, (replicas − 1,).
 
     Args:
-        programme: the machine; partition 0 is held as each row has it.
+        program: the machine; partition 0 is held as each row has it.
         spins: what they hold of free spins does not matter.
         betas: (replicas,) ascending; the last one's states are the result.
         rounds: sweeps of each replica.
@@ -61,7 +61,7 @@ def run_tempering(
         plain: take the kernel for machines whose fields need 32 bits; the spins are the same.
     """
     rows = spins.shape[0]
-    plain = plain or programme.wide or programme.graph.updates > MOST_UPDATES
+    plain = plain or program.wide or program.graph.updates > MOST_UPDATES
     workers = threads if threads is not None else available_threads()
     share = -(-rows // workers)
     state_type = next((kind for kind in BLOCK_TYPES if 8 * np.dtype(kind).itemsize >= share), BLOCK_TYPES[-1])
@@ -69,7 +69,7 @@ def run_tempering(
     counts = np.zeros((-(-rows // width), betas.shape[0] - 1), dtype=np.int64)
 
     def piece(part: slice) -> None:
-        replicas = _PlainReplicas(programme, betas) if plain else _FastReplicas(programme, betas, state_type)
+        replicas = _ReferenceReplicas(program, betas) if plain else _ManyChainReplicas(program, betas, state_type)
         counts[part.start // width] = replicas.run(spins[part], rounds, keys[part], on_time)
 
     each_piece(piece, rows, width, workers)
@@ -84,28 +84,26 @@ def _replica_keys(keys: NDArray[np.uint64], replicas: int) -> NDArray[np.uint64]
     return np.stack([stream_keys(pair, _EXCHANGE) for pair in pairs])
 
 
-def _lower_part(programme: Programme, step: NDArray[np.int32]) -> tuple[NDArray[np.int32], ...]:
+def _lower_part(program: Program, step: NDArray[np.int32]) -> tuple[NDArray[np.int32], ...]:
     """Rows, columns and steps of the entries whose neighbour comes first in the order of updates."""
-    graph = programme.graph
+    graph = program.graph
     owners = np.repeat(np.arange(graph.updates), np.diff(graph.indptr))
     lower = graph.neighbours < owners
     indptr = np.searchsorted(owners[lower], np.arange(graph.updates + 1)).astype(np.int32)
     return indptr, graph.neighbours[lower], step[lower]
 
 
-class _FastReplicas:
+class _ManyChainReplicas:
     """Blocks of as many chains as the state's integers have bits."""
 
-    def __init__(
-        self, programme: Programme, betas: NDArray[np.float64], state_type: type[np.unsignedinteger[Any]]
-    ) -> None:
-        self._programme, self._betas, self._state_type = programme, betas, state_type
+    def __init__(self, program: Program, betas: NDArray[np.float64], state_type: type[np.unsignedinteger[Any]]) -> None:
+        self._program, self._betas, self._state_type = program, betas, state_type
 
     def run(
         self, spins: NDArray[np.int8], rounds: int, keys: NDArray[np.uint64], on_time: Callable[[], None]
     ) -> NDArray[np.int64]:
         """As ``run_tempering``, for one block."""
-        programme, graph = self._programme, self._programme.graph
+        program, graph = self._program, self._program.graph
         rows, replicas = spins.shape[0], self._betas.shape[0]
         width = 8 * np.dtype(self._state_type).itemsize
         of_replica = np.zeros((replicas, width), dtype=np.uint64)
@@ -115,19 +113,19 @@ class _FastReplicas:
         for replica in range(replicas):
             scatter_start(spins, graph.order, of_replica[replica])
             pack(spins, graph.order, up[replica])
-        twice_betas = 2.0 * self._betas / programme.scale
-        fields = block_fields(programme, spins, self._state_type)
-        indptr, columns, steps = _lower_part(programme, programme.packed_step)
+        twice_betas = 2.0 * self._betas / program.scale
+        fields = block_fields(program, spins, self._state_type)
+        indptr, columns, steps = _lower_part(program, program.packed_step)
         accepted = np.zeros(replicas - 1, dtype=np.int64)
         at_once = max(1, SWEEPS_BETWEEN_LOOKS // replicas)
         for start in range(0, rounds, at_once):
             on_time()
-            _run_fast_replicas(
+            _run_many_chain_replicas(
                 up,
                 fields,
                 graph.indptr,
                 graph.neighbours,
-                programme.packed_step,
+                program.packed_step,
                 indptr,
                 columns,
                 steps,
@@ -146,17 +144,17 @@ class _FastReplicas:
         return accepted
 
 
-class _PlainReplicas:
+class _ReferenceReplicas:
     """Spin by spin: the yardstick of the fast kernel, and the one for fields of 32 bits."""
 
-    def __init__(self, programme: Programme, betas: NDArray[np.float64]) -> None:
-        self._programme, self._betas = programme, betas
+    def __init__(self, program: Program, betas: NDArray[np.float64]) -> None:
+        self._program, self._betas = program, betas
 
     def run(
         self, spins: NDArray[np.int8], rounds: int, keys: NDArray[np.uint64], on_time: Callable[[], None]
     ) -> NDArray[np.int64]:
         """As ``run_tempering``, for any number of rows."""
-        programme, graph = self._programme, self._programme.graph
+        program, graph = self._program, self._program.graph
         rows, replicas = spins.shape[0], self._betas.shape[0]
         of_replica = _replica_keys(keys, replicas)
         states = np.stack([generator_states(each) for each in of_replica])
@@ -166,19 +164,19 @@ class _PlainReplicas:
             up[replica] = spins[:, graph.order] > 0
         fields = np.empty((rows, graph.updates), dtype=np.int32)
         held = np.ascontiguousarray(spins[:, graph.held] > 0).astype(np.uint8)
-        fold_plain(held, programme.base, graph.held_indptr, graph.held_columns, programme.held_step, fields)
-        twice_betas = 2.0 * self._betas / programme.scale
-        indptr, columns, steps = _lower_part(programme, programme.step)
+        fold_plain(held, program.base, graph.held_indptr, graph.held_columns, program.held_step, fields)
+        twice_betas = 2.0 * self._betas / program.scale
+        indptr, columns, steps = _lower_part(program, program.step)
         accepted = np.zeros(replicas - 1, dtype=np.int64)
         at_once = max(1, SWEEPS_BETWEEN_LOOKS // replicas)
         for start in range(0, rounds, at_once):
             on_time()
-            _run_plain_replicas(
+            _run_reference_replicas(
                 up,
                 fields,
                 graph.indptr,
                 graph.neighbours,
-                programme.step,
+                program.step,
                 indptr,
                 columns,
                 steps,
@@ -227,7 +225,7 @@ def _exchanges(gain: np.float64, key: np.uint64, number: int) -> Any:
 
 
 @kernel()
-def _run_fast_replicas(
+def _run_many_chain_replicas(
     up: NDArray[Any],
     fields: NDArray[np.int16],
     indptr: NDArray[np.int32],
@@ -247,12 +245,12 @@ def _run_fast_replicas(
     start: int,
     rounds: int,
 ) -> None:
-    """Rounds ``start`` to ``start + rounds`` of a block; arguments as of ``run_fast``, with an axis of replicas."""
+    """Rounds ``start`` to ``start + rounds`` of a block; arguments as of ``run_many_chains``, per replica."""
     replicas, updates = up.shape
     for number in range(start, start + rounds):
         for replica in range(replicas):
             own = up[replica]
-            run_fast(
+            run_many_chains(
                 own,
                 fields,
                 indptr,
@@ -267,11 +265,11 @@ def _run_fast_replicas(
             )
             total = _no_energy(own)
             for position in range(updates):
-                field = lanes.field_words(own, fields, position)
-                for entry in range(lanes.at(lower_indptr, position), lanes.at(lower_indptr, position + 1)):
-                    field = lanes.add_where(field, own, lower_columns, lower_step, entry)
+                field = simd.field_words(own, fields, position)
+                for entry in range(simd.at(lower_indptr, position), simd.at(lower_indptr, position + 1)):
+                    field = simd.add_where(field, own, lower_columns, lower_step, entry)
                 total = _add_wide_where(total, field, own[position])
-            lanes.store_words(total, energies, replica)
+            simd.store_words(total, energies, replica)
         for lower in range(number % 2, replicas - 1, 2):
             between = twice_betas[lower + 1] - twice_betas[lower]
             chosen = np.uint64(0)
@@ -287,7 +285,7 @@ def _run_fast_replicas(
 
 
 @kernel()
-def _run_plain_replicas(
+def _run_reference_replicas(
     up: NDArray[np.uint8],
     fields: NDArray[np.int32],
     indptr: NDArray[np.int32],
@@ -305,12 +303,12 @@ def _run_plain_replicas(
     start: int,
     rounds: int,
 ) -> None:
-    """As ``_run_fast_replicas``, with arguments as of ``run_plain``."""
+    """As ``_run_many_chain_replicas``, with arguments as of ``run_reference``."""
     replicas, rows, updates = up.shape
     for number in range(start, start + rounds):
         for replica in range(replicas):
             betas = twice_betas[replica : replica + 1]
-            run_plain(
+            run_reference(
                 up[replica], fields, indptr, neighbours, step, betas, replica_keys[replica], states[replica], number
             )
             for row in range(rows):

@@ -12,8 +12,8 @@ import pytest
 from dwave.system.coupling_groups import coupling_groups
 
 from qshower.sampler.emulator.chip import PARAMETERS, build_chip
-from qshower.sampler.emulator.config import NOISE_LEVELS, EmulatorConfig
-from qshower.sampler.emulator.faults import FAULTS, FaultPlan, parse_fault
+from qshower.sampler.emulator.emulator_config import NOISE_LEVELS, EmulatorConfig
+from qshower.sampler.emulator.fault_injection import FAULTS, FaultPlan, parse_fault
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.lattice import ideal_graph
 
@@ -153,7 +153,7 @@ def test_every_fault_is_named_after_its_key() -> None:
 
 
 def test_the_documentation_names_every_setting_and_fault() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[4] / "docs" / "emulator.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(\w+)`", page))
     settings = {field.name for field in dataclasses.fields(EmulatorConfig)}
     assert settings <= named

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from qshower.sampler.emulator.annealer import StoppedError, draw
 from qshower.sampler.emulator.answer import encode_answer, energies
 from qshower.sampler.emulator.chip import Chip, build_chip
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.draw import StoppedError, draw
+from qshower.sampler.emulator.corrupt import corrupt_answer
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.physics import Physics
 from qshower.sampler.emulator.problem import Problem, RefusedError, local_ends, read_parameters, read_problem
-from qshower.sampler.emulator.spoil import spoil_answer
 from qshower.sampler.machine import BoltzmannMachine
 
 
@@ -223,9 +223,9 @@ def test_spoiled_answers_differ_from_good_ones(chip: Chip, action: str, rng: np.
     problem = _problem(chip, np.arange(20), num_reads=30, answer_mode="raw")
     spins = (rng.integers(0, 2, (30, 20)) * 2 - 1).astype(np.int8)
     reply = {"id": "x", "status": "COMPLETED", "answer": encode_answer(problem, chip, spins, {"qpu_access_time": 1.0})}
-    spoiled = spoil_answer(action, reply)
+    spoiled = corrupt_answer(action, reply)
     assert spoiled != reply
-    assert spoil_answer("", reply) == reply
+    assert corrupt_answer("", reply) == reply
     if action == "bad_base64":
         with pytest.raises(ValueError, match=r"data characters|padding"):
             base64.b64decode(spoiled["answer"]["solutions"])
@@ -243,7 +243,7 @@ def test_beta_follows_annealing_time_and_drift(chip: Chip) -> None:
     assert drifting.beta(20.0, 7200.0, 50) == pytest.approx(2.0 * (1.0 - 0.02 + 0.005))
 
 
-def test_a_perfect_chip_programmes_what_is_asked(chip: Chip, rng: np.random.Generator) -> None:
+def test_a_perfect_chip_programs_what_is_asked(chip: Chip, rng: np.random.Generator) -> None:
     machine = _physics(chip).program(_problem(chip, np.arange(100)), rng, 0.0, 0)
     np.testing.assert_allclose(machine.h, 0.2, rtol=1e-6)
     np.testing.assert_allclose(machine.j, -0.2, rtol=1e-6)

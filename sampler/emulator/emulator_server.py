@@ -24,8 +24,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.faults import FaultPlan, parse_fault
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.fault_injection import FaultPlan, parse_fault
 from qshower.sampler.emulator.handler import ApiHandler
 from qshower.sampler.emulator.jobs import SolverBackend
 from qshower.sampler.errors import InvalidInputError

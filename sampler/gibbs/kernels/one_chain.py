@@ -1,6 +1,6 @@
 """The kernel for one chain: lanes are nodes of one class, which do not see each other, in place of chains.
 
-It gives the same spins as ``qshower.sampler.gibbs.plain``, to the bit: the order of updates within a class does not
+It gives the same spins as ``kernels.reference``, to the bit: the order of updates within a class does not
 matter once each update has its own bits of the generator, which are drawn in order before every sweep.
 """
 
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.compiling import kernel
-from qshower.sampler.gibbs import lanes, lanes32
-from qshower.sampler.gibbs.fast import C0, C1, C2, C3, MARGIN, settle
-from qshower.sampler.gibbs.graph import GibbsGraph, Programme
+from qshower.sampler.gibbs.kernels import simd, simd32
+from qshower.sampler.gibbs.kernels.many_chains import C0, C1, C2, C3, MARGIN, settle
+from qshower.sampler.gibbs.program import GibbsGraph, Program
+from qshower.sampler.jit.kernel import kernel
 
 LANES = 16
 """Nodes updated at a time."""
@@ -70,13 +70,13 @@ class Slices:
             entries=np.concatenate(entries or nothing),
         )
 
-    def steps(self, programme: Programme) -> NDArray[np.int32]:
+    def steps(self, program: Program) -> NDArray[np.int32]:
         """(rows · LANES,) steps of ``neighbours``."""
-        return np.append(programme.step, np.int32(0))[self.entries]
+        return np.append(program.step, np.int32(0))[self.entries]
 
 
 @kernel()
-def run_single(
+def run_one_chain(
     up: NDArray[np.int32],
     fields: NDArray[np.int32],
     positions: NDArray[np.int32],
@@ -117,7 +117,7 @@ def run_single(
     s0, s1, s2, s3 = states[0, 0], states[1, 0], states[2, 0], states[3, 0]
     for sweep in range(twice_betas.shape[0]):
         for row in range(3):
-            lanes.store_words(lanes.splat(kind, factors[sweep, row]), scratch, row)
+            simd.store_words(simd.splat(kind, factors[sweep, row]), scratch, row)
         for first in range(0, updates, 2):
             total = np.uint32(s0 + s3)
             word = np.uint32(np.uint32((total << np.uint32(7)) | (total >> np.uint32(25))) + s0)
@@ -131,33 +131,31 @@ def run_single(
             bits[first] = word & np.uint32(0xFFFF)
             bits[first + 1] = word >> np.uint32(16)
         for piece in range(positions.shape[0]):
-            position = lanes.at(positions, piece)
-            total_field = lanes32.load_words32(kind, fields, position)
-            for entry in range(lanes.at(starts, piece) * LANES, lanes.at(starts, piece + 1) * LANES, LANES):
-                states_there = lanes32.gather(up, lanes32.load_words32(kind, neighbours, entry))
-                total_field = lanes.add(
-                    total_field, lanes32.both(states_there, lanes32.load_words32(kind, steps, entry))
-                )
-            field = lanes32.low_words(total_field)
-            own = lanes32.low_words(lanes32.load_words32(kind, bits, position))
-            size = lanes.smaller(lanes.absolute(field), lanes.field_words(kind, scratch, 0))
-            exponent = lanes.add(
-                lanes.multiply_low(size, lanes.field_words(kind, scratch, 1)),
-                lanes.multiply_high(size, lanes.field_words(kind, scratch, 2)),
+            position = simd.at(positions, piece)
+            total_field = simd32.load_words32(kind, fields, position)
+            for entry in range(simd.at(starts, piece) * LANES, simd.at(starts, piece + 1) * LANES, LANES):
+                states_there = simd32.gather(up, simd32.load_words32(kind, neighbours, entry))
+                total_field = simd.add(total_field, simd32.both(states_there, simd32.load_words32(kind, steps, entry)))
+            field = simd32.low_words(total_field)
+            own = simd32.low_words(simd32.load_words32(kind, bits, position))
+            size = simd.smaller(simd.absolute(field), simd.field_words(kind, scratch, 0))
+            exponent = simd.add(
+                simd.multiply_low(size, simd.field_words(kind, scratch, 1)),
+                simd.multiply_high(size, simd.field_words(kind, scratch, 2)),
             )
-            rest = lanes.shift_left(exponent, 4)
-            power = lanes.subtract(lanes.splat(kind, C2), lanes.multiply_high(rest, lanes.splat(kind, C3)))
-            power = lanes.subtract(lanes.splat(kind, C1), lanes.multiply_high(rest, power))
-            power = lanes.subtract(lanes.splat(kind, C0), lanes.multiply_high(rest, power))
-            power = lanes.shift_right_each(power, lanes.shift_right(exponent, 12))
-            edge = lanes.subtract(power, lanes.multiply_high(own, power))
-            rare: Any = lanes.below(kind, own, edge)
-            distance = lanes.add(lanes.subtract(own, edge), lanes.splat(kind, MARGIN))
-            if lanes.any_below(distance, lanes.splat(kind, 2 * MARGIN + 1)):
-                open_lanes = lanes.below(kind, distance, lanes.splat(kind, 2 * MARGIN + 1))
+            rest = simd.shift_left(exponent, 4)
+            power = simd.subtract(simd.splat(kind, C2), simd.multiply_high(rest, simd.splat(kind, C3)))
+            power = simd.subtract(simd.splat(kind, C1), simd.multiply_high(rest, power))
+            power = simd.subtract(simd.splat(kind, C0), simd.multiply_high(rest, power))
+            power = simd.shift_right_each(power, simd.shift_right(exponent, 12))
+            edge = simd.subtract(power, simd.multiply_high(own, power))
+            rare: Any = simd.below(kind, own, edge)
+            distance = simd.add(simd.subtract(own, edge), simd.splat(kind, MARGIN))
+            if simd.any_below(distance, simd.splat(kind, 2 * MARGIN + 1)):
+                open_lanes = simd.below(kind, distance, simd.splat(kind, 2 * MARGIN + 1))
                 update = (start + sweep) * padded + position
                 rare = settle(rare, open_lanes, field, own, scratch, keys, twice_betas[sweep], update, 1)
-            found = lanes.negative(kind, field) ^ rare
-            before = lanes32.load_words32(kind, up, position)
-            lanes32.store_words32(lanes32.masks_where(found, lanes.at(valid, piece), before), up, position)
+            found = simd.negative(kind, field) ^ rare
+            before = simd32.load_words32(kind, up, position)
+            simd32.store_words32(simd32.masks_where(found, simd.at(valid, piece), before), up, position)
     states[0, 0], states[1, 0], states[2, 0], states[3, 0] = s0, s1, s2, s3

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from qshower.sampler.atomic import uninterrupted
+from qshower.sampler.files import uninterrupted
 
 
 @pytest.fixture

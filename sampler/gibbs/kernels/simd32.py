@@ -11,7 +11,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 
-from qshower.sampler.gibbs.vectors import (
+from qshower.sampler.jit.vectors import (
     I1,
     I16,
     I32,

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.compiling import kernel
-from qshower.sampler.gibbs import lanes
-from qshower.sampler.gibbs.fast import exponent_factors, run_fast
-from qshower.sampler.gibbs.graph import GibbsGraph, Kept, Programme
-from qshower.sampler.gibbs.plain import run_plain
-from qshower.sampler.gibbs.single import LANES, Slices, run_single
+from qshower.sampler.gibbs.kernels import simd
+from qshower.sampler.gibbs.kernels.many_chains import exponent_factors, run_many_chains
+from qshower.sampler.gibbs.kernels.one_chain import LANES, Slices, run_one_chain
+from qshower.sampler.gibbs.kernels.reference import run_reference
+from qshower.sampler.gibbs.program import GibbsGraph, Kept, Program
 from qshower.sampler.gibbs.streams import generator_states
+from qshower.sampler.jit.kernel import kernel
 
 BLOCK_TYPES = (np.uint8, np.uint32, np.uint64)
 """State integers of the fast kernel: 8, 32 or 64 chains at a time."""
@@ -36,8 +36,8 @@ def slices_of(graph: GibbsGraph) -> Slices:
     return slices
 
 
-def run_block_fast(
-    programme: Programme,
+def run_block_many(
+    program: Program,
     spins: NDArray[np.int8],
     betas: NDArray[np.float64],
     keys: NDArray[np.uint64],
@@ -48,7 +48,7 @@ def run_block_fast(
 
     ``on_time`` is called before every ``CHUNK`` sweeps; it raises to stop.
     """
-    graph = programme.graph
+    graph = program.graph
     width = 8 * np.dtype(state_type).itemsize
     rows = spins.shape[0]
     padded_keys = np.zeros(width, dtype=np.uint64)
@@ -57,17 +57,17 @@ def run_block_fast(
     up = np.empty(graph.updates, dtype=state_type)
     pack(spins, graph.order, up)
     scratch = np.empty((5, width), dtype=np.int16)
-    twice_betas = 2.0 * betas / programme.scale
-    fields = block_fields(programme, spins, state_type)
+    twice_betas = 2.0 * betas / program.scale
+    fields = block_fields(program, spins, state_type)
     for start in range(0, betas.shape[0], CHUNK):
         part = twice_betas[start : start + CHUNK]
         on_time()
-        run_fast(
+        run_many_chains(
             up,
             fields,
             graph.indptr,
             graph.neighbours,
-            programme.packed_step,
+            program.packed_step,
             part,
             exponent_factors(part),
             padded_keys,
@@ -85,40 +85,40 @@ def block_states(padded_keys: NDArray[np.uint64]) -> NDArray[np.uint32]:
 
 
 def block_fields(
-    programme: Programme, spins: NDArray[np.int8], state_type: type[np.unsignedinteger[Any]]
+    program: Program, spins: NDArray[np.int8], state_type: type[np.unsignedinteger[Any]]
 ) -> NDArray[np.int16]:
     """(updates, lanes) fields of a block with each row's condition folded in and every free spin down."""
-    graph = programme.graph
+    graph = program.graph
     held = np.empty(graph.held.shape[0], dtype=state_type)
     pack(spins, graph.held, held)
     fields = np.empty((graph.updates, 8 * np.dtype(state_type).itemsize), dtype=np.int16)
-    _fold(held, programme.base16, graph.held_indptr, graph.held_columns, programme.packed_held_step, fields)
+    _fold(held, program.base16, graph.held_indptr, graph.held_columns, program.packed_held_step, fields)
     return fields
 
 
 def run_one(
-    programme: Programme,
+    program: Program,
     spins: NDArray[np.int8],
     betas: NDArray[np.float64],
     keys: NDArray[np.uint64],
     on_time: Callable[[], None] = lambda: None,
 ) -> None:
     """Sweep one row of ``spins`` (1, nodes) in place, with the kernel for one chain."""
-    graph = programme.graph
+    graph = program.graph
     slices = slices_of(graph)
-    steps = slices.steps(programme)
+    steps = slices.steps(program)
     up = np.zeros(graph.updates + LANES, dtype=np.int32)
     up[: graph.updates] = -(spins[0, graph.order] > 0).astype(np.int32)
     fields = np.zeros((1, graph.updates + LANES), dtype=np.int32)
     held = np.ascontiguousarray(spins[:, graph.held] > 0).astype(np.uint8)
-    fold_plain(held, programme.base, graph.held_indptr, graph.held_columns, programme.held_step, fields)
+    fold_plain(held, program.base, graph.held_indptr, graph.held_columns, program.held_step, fields)
     states = generator_states(keys)
-    twice_betas = 2.0 * betas / programme.scale
+    twice_betas = 2.0 * betas / program.scale
     scratch, bits = np.zeros((5, LANES), dtype=np.int16), np.zeros(graph.updates + LANES, dtype=np.int32)
     for start in range(0, betas.shape[0], CHUNK):
         on_time()
         part = twice_betas[start : start + CHUNK]
-        run_single(
+        run_one_chain(
             up,
             fields[0],
             slices.positions,
@@ -138,29 +138,29 @@ def run_one(
     spins[0, graph.order] = -2 * up[: graph.updates] - 1
 
 
-def run_block_plain(
-    programme: Programme,
+def run_block_reference(
+    program: Program,
     spins: NDArray[np.int8],
     betas: NDArray[np.float64],
     keys: NDArray[np.uint64],
     on_time: Callable[[], None] = lambda: None,
 ) -> None:
     """Sweep rows of ``spins`` in place with the plain kernel; ``on_time`` as above."""
-    graph = programme.graph
+    graph = program.graph
     up = np.ascontiguousarray(spins[:, graph.order] > 0).astype(np.uint8)
     fields = np.empty(up.shape, dtype=np.int32)
     held = np.ascontiguousarray(spins[:, graph.held] > 0).astype(np.uint8)
-    fold_plain(held, programme.base, graph.held_indptr, graph.held_columns, programme.held_step, fields)
+    fold_plain(held, program.base, graph.held_indptr, graph.held_columns, program.held_step, fields)
     states = generator_states(keys)
-    twice_betas = 2.0 * betas / programme.scale
+    twice_betas = 2.0 * betas / program.scale
     for start in range(0, betas.shape[0], CHUNK):
         on_time()
-        run_plain(
+        run_reference(
             up,
             fields,
             graph.indptr,
             graph.neighbours,
-            programme.step,
+            program.step,
             twice_betas[start : start + CHUNK],
             keys,
             states,
@@ -198,10 +198,10 @@ def _fold(
     fields: NDArray[np.int16],
 ) -> None:
     for position in range(base.shape[0]):
-        field = lanes.field_words(held, base, position)
+        field = simd.field_words(held, base, position)
         for entry in range(indptr[position], indptr[position + 1]):
-            field = lanes.add_where(field, held, columns, step, entry)
-        lanes.store_words(field, fields, position)
+            field = simd.add_where(field, held, columns, step, entry)
+        simd.store_words(field, fields, position)
 
 
 @kernel()

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from qshower.sampler.errors import SamplerTimeoutError, SamplerUnavailableError
-from qshower.sampler.gibbs import cuda
-from qshower.sampler.gibbs.graph import programme_of
-from qshower.sampler.gibbs.sampler import SMALL_BATCH, GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import SMALL_BATCH, GibbsSampler
+from qshower.sampler.gibbs.kernels import cuda
+from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.gibbs.schedule import ramp_and_hold
 from qshower.sampler.gibbs.streams import DRAW, stream_keys
 
 INTERPRETED = """
 import sys
 import numpy as np
-from qshower.sampler.gibbs import cuda
-from qshower.sampler.gibbs.blocks import run_block_plain
-from qshower.sampler.gibbs.graph import programme_of
+from qshower.sampler.gibbs.kernels import cuda
+from qshower.sampler.gibbs.kernels.run_block import run_block_reference
+from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.gibbs.schedule import ramp_and_hold
 from qshower.sampler.gibbs.streams import DRAW, stream_keys
 from qshower.sampler.machine import BoltzmannMachine
@@ -36,14 +36,14 @@ for size in (0.7, 70.0):
         h=random.normal(0, size, 9).astype(np.float32), j=random.normal(0, size, len(edges)).astype(np.float32),
         edges=edges, partitions=partitions, qubits=np.arange(9), topology="none",
     )
-    programme = programme_of(machine)
-    assert programme.wide == (size > 1)
+    program = program_of(machine)
+    assert program.wide == (size > 1)
     start = (2 * random.integers(0, 2, (5000, 9)) - 1).astype(np.int8)
     streams = np.stack([np.full(5000, 3), np.arange(5000)], axis=1).astype(np.uint64)
     keys = stream_keys(streams, DRAW)
     fused, plain = start.copy(), start.copy()
-    cuda.run_on_device(programme, fused, ramp_and_hold(3), keys, device="cpu", kernel="fused")
-    run_block_plain(programme, plain, ramp_and_hold(3), keys)
+    cuda.run_on_device(program, fused, ramp_and_hold(3), keys, device="cpu", kernel="fused")
+    run_block_reference(program, plain, ramp_and_hold(3), keys)
     assert (plain != start).any()
     assert np.array_equal(fused, plain), (fused != plain).sum()
 """
@@ -53,7 +53,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile, make_backend
 from triton.runtime.jit import create_function_from_signature
-from qshower.sampler.gibbs.triton_kernel import sweep_kernel
+from qshower.sampler.gibbs.kernels.triton_sweep import sweep_kernel
 kinds = {"up": "*i8", "fields": "*i32", "neighbours": "*i32", "steps": "*i32", "twice_betas": "*fp64", "keys": "*i64",
          "states": "*i32", "begun": "*i64", "stride": "i32", "updates": "i32", "sweeps": "i32",
          "DEGREE": "constexpr", "BLOCK": "constexpr"}
@@ -96,18 +96,18 @@ def test_one_fused_kernel_for_all_requests_compiles_for_hopper(tmp_path):
 @pytest.mark.parametrize("coupling", [0.4, 60.0])
 def test_dense_rows_depend_on_themselves_alone(rng, lattice_machine, random_spins, coupling):
     machine = lattice_machine(rng, "zephyr", nodes_per_partition=13, coupling=coupling)
-    programme = programme_of(machine)
-    assert programme.wide == (coupling > 1)
+    program = program_of(machine)
+    assert program.wide == (coupling > 1)
     start = random_spins(rng, (40, machine.node_count))
     streams = np.stack([np.full(40, 2), np.arange(40)], axis=1).astype(np.uint64)
     keys = stream_keys(streams, DRAW)
     whole = start.copy()
-    cuda.run_on_device(programme, whole, ramp_and_hold(20), keys, device="cpu", kernel="dense")
+    cuda.run_on_device(program, whole, ramp_and_hold(20), keys, device="cpu", kernel="dense")
     assert (whole != start).any()
     assert np.array_equal(whole[:, machine.condition_nodes], start[:, machine.condition_nodes])
     for rows in (slice(7, 8), slice(30, 40), slice(None, None, -1)):
         part = start[rows].copy()
-        cuda.run_on_device(programme, part, ramp_and_hold(20), keys[rows].copy(), device="cpu", kernel="dense")
+        cuda.run_on_device(program, part, ramp_and_hold(20), keys[rows].copy(), device="cpu", kernel="dense")
         assert np.array_equal(part, whole[rows])
 
 
@@ -119,7 +119,7 @@ def test_rows_are_cut_to_what_a_device_holds(rng, random_machine, random_spins, 
     for most in (5, 1000):
         monkeypatch.setattr(cuda, "DENSE_ROWS", most)
         spins = start.copy()
-        cuda.run_on_device(programme_of(machine), spins, ramp_and_hold(5), keys, device="cpu", kernel="dense")
+        cuda.run_on_device(program_of(machine), spins, ramp_and_hold(5), keys, device="cpu", kernel="dense")
         found.append(spins)
     assert np.array_equal(*found)
 
@@ -132,7 +132,7 @@ def test_the_clock_is_looked_at(rng, random_machine, random_spins):
     spins, keys = random_spins(rng, (2, machine.node_count)), np.zeros(2, np.uint64)
     with pytest.raises(SamplerTimeoutError):
         cuda.run_on_device(
-            programme_of(machine), spins, ramp_and_hold(5), keys, device="cpu", kernel="dense", on_time=late
+            program_of(machine), spins, ramp_and_hold(5), keys, device="cpu", kernel="dense", on_time=late
         )
 
 
@@ -156,7 +156,7 @@ def test_a_device_that_fails_is_unavailable(rng, random_machine, random_spins, m
     machine = random_machine(rng)
     spins, keys = random_spins(rng, (2, machine.node_count)), np.zeros(2, np.uint64)
     with pytest.raises(SamplerUnavailableError, match=said) as caught:
-        cuda.run_on_device(programme_of(machine), spins, ramp_and_hold(5), keys, device="cpu", kernel="dense")
+        cuda.run_on_device(program_of(machine), spins, ramp_and_hold(5), keys, device="cpu", kernel="dense")
     assert isinstance(caught.value.__cause__, kind)
 
 
@@ -190,7 +190,7 @@ def test_a_sampler_for_cuda_without_a_device_is_unavailable(rng, random_machine,
 
 def test_the_cpu_sampler_does_not_import_torch_or_triton():
     program = (
-        "import sys; from qshower.sampler.gibbs.sampler import GibbsSampler, warm_up; GibbsSampler(); warm_up(); "
+        "import sys; from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler, warm_up; GibbsSampler(); warm_up(); "
         "assert not {'torch', 'triton'} & set(sys.modules)"
     )
     run_python(program)

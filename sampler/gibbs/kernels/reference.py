@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.compiling import kernel
 from qshower.sampler.gibbs.streams import further_bits
+from qshower.sampler.jit.kernel import kernel
 
 
 @kernel()
@@ -33,7 +33,7 @@ def unlikely(bits: np.int64, size: float, key: np.uint64, update: int) -> Any:
 
 
 @kernel()
-def run_plain(
+def run_reference(
     up: NDArray[np.uint8],
     fields: NDArray[np.int32],
     indptr: NDArray[np.int32],

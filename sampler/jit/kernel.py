@@ -5,7 +5,7 @@ folder, and picks it up in later processes on the same kind of processor. Where 
 are compiled anew in each process; that costs start-up time and is logged.
 
 numba looks only at a kernel's own file to tell whether what it kept is still its code. Kernels call others, so here
-every source beside them counts, and those of the Gibbs kernels and this one: after any change they are compiled anew.
+every source beside them counts, and so do those of ``jit`` and ``gibbs``: after any change they are compiled anew.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Any
 from numba import njit
 
 _log = logging.getLogger(__name__)
-_SHARED = (Path(__file__), *(Path(__file__).parent / "gibbs").glob("*.py"))
+_JIT = Path(__file__).parent
+_SHARED = (*_JIT.glob("*.py"), *(_JIT.parent / "gibbs").rglob("*.py"))
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:

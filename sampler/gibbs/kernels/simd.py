@@ -4,9 +4,6 @@ The lanes of a kernel are the bits of its state's element type: a state of uint6
 uint8 runs 8. Each function below emits the LLVM vector operation of its name on 16-bit words; LLVM splits a vector
 into whatever registers the processor has, so nothing here depends on one instruction set (lanes are ordered for
 little-endian memory). Sums are modulo 2¹⁶.
-
-numba looks at the file of a cached kernel alone when it decides whether the cache is stale: after an edit here, in
-``lanes32``, ``vectors``, ``plain`` or ``streams``, remove the cached kernels (``*.nbi``, ``*.nbc``).
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic as _intrinsic
 
-from qshower.sampler.gibbs.vectors import (
+from qshower.sampler.jit.vectors import (
     I1,
     I16,
     I32,
