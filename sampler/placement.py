@@ -19,17 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.errors import PlacementError
-from qshower.sampler.ideal_graph import (
-    FAMILIES,
-    Segments,
-    Symmetry,
-    extent,
-    label_count,
-    labels_of,
-    segments_of,
-    symmetries,
-    translations,
-)
+from qshower.sampler.ideal_graph import TOPOLOGIES, Segments, Symmetry, Topology, topology_of
 from qshower.sampler.machine import BoltzmannMachine
 
 _CONDITION_WEIGHT: Final = 0.1
@@ -59,9 +49,14 @@ class WorkingGraph:
     graph_id: str
 
     @property
+    def topology(self) -> Topology:
+        """The ideal graph that the labels refer to."""
+        return TOPOLOGIES[self.family](self.size)
+
+    @property
     def label_count(self) -> int:
         """Number of linear labels of the ideal graph, whether they work or not."""
-        return label_count(self.family, self.size)
+        return self.topology.label_count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -203,15 +198,14 @@ class _Search:
     """One machine on one chip: the costs of all placements for any set of free qubits."""
 
     def __init__(self, machine: BoltzmannMachine, graph: WorkingGraph, *, place_condition: bool) -> None:
-        family, size_text = machine.topology.split(":") if ":" in machine.topology else (machine.topology, "0")
-        if family != graph.family or family not in FAMILIES:
+        if machine.topology_family != graph.family or graph.family not in TOPOLOGIES:
             raise PlacementError(f"the model lives on {machine.topology}, the solver on {graph.family}:{graph.size}")
-        self._machine, self._graph, self._kind = machine, graph, FAMILIES[family]
+        self._machine, self._graph, self._topology = machine, graph, graph.topology
         self._needed = np.ones(machine.node_count, dtype=np.bool_)
         if not place_condition:
             self._needed[machine.condition_nodes] = False
         self._nodes = np.flatnonzero(self._needed)
-        home = segments_of(family, int(size_text), machine.qubits[self._nodes])
+        home = topology_of(machine.topology).segments(machine.qubits[self._nodes])
         order = np.lexsort((home.start, home.member, home.group, home.u))
         self._nodes = self._nodes[order]
         self._home = Segments(home.u[order], home.group[order], home.member[order], home.start[order])
@@ -219,13 +213,13 @@ class _Search:
         # One slot for each (line group, member) that holds nodes; the nodes of a slot lie side by side.
         bundle = self._home.u * (1 << 20) + self._home.group
         _, self._bundle = np.unique(bundle, return_inverse=True)
-        self._slot = self._bundle * self._kind.members + self._home.member
+        self._slot = self._bundle * self._topology.members + self._home.member
         self._bundles = int(self._bundle.max()) + 1
-        self._orders = np.array(list(permutations(range(self._kind.members))), dtype=np.int64)
+        self._orders = np.array(list(permutations(range(self._topology.members))), dtype=np.int64)
         self._couplers = _coupler_keys(graph)
-        self._images = [self._image(symmetry) for symmetry in symmetries(family)]
+        self._images = [self._image(symmetry) for symmetry in self._topology.symmetries]
         if not any(len(shifts) for _, shifts in self._images):
-            raise PlacementError(f"the model's block is larger than the chip {family}:{graph.size}")
+            raise PlacementError(f"the model's block is larger than the chip {self._topology}")
 
     def _weigh(self) -> None:
         machine = self._machine
@@ -251,9 +245,8 @@ class _Search:
 
     def _image(self, symmetry: Symmetry) -> tuple[Segments, NDArray[np.int64]]:
         """The block's mirror image, moved to the corner, and the translations (n, 2) that keep it on the chip."""
-        image = symmetry.apply(self._home, self._kind)
-        low, high = extent(image, self._kind)
-        return image, translations(self._graph.family, self._graph.size, low, high)
+        image = self._topology.image(symmetry, self._home)
+        return image, self._topology.translations(*self._topology.extent(image))
 
     def best(self, active: NDArray[np.bool_]) -> Placement:
         """The cheapest placement on the qubits of ``active``."""
@@ -268,7 +261,7 @@ class _Search:
         """
         wanted: list[NDArray[np.int64]] = []
         free = active.copy()
-        low, high = extent(self._images[0][0], self._kind)
+        low, high = self._topology.extent(self._images[0][0])
         corners = low + self._images[0][1]
         columns, rows = (
             _stops(int(corners[:, axis].min()), int(corners[:, axis].max()), int((high - low)[axis]) + gap)
@@ -314,7 +307,7 @@ class _Search:
 
     def _nearest(self, image: Segments, shifts: NDArray[np.int64], corner: tuple[int, int]) -> NDArray[np.int64]:
         """(1, 2) the shift that brings the image's lowest corner closest to ``corner``."""
-        distance = np.abs(shifts + extent(image, self._kind)[0] - np.array(corner)).sum(axis=1)
+        distance = np.abs(shifts + self._topology.extent(image)[0] - np.array(corner)).sum(axis=1)
         return shifts[[int(distance.argmin())]]
 
     def _choose(self, active: NDArray[np.bool_], images: list[tuple[Segments, NDArray[np.int64]]]) -> NDArray[np.int64]:
@@ -325,11 +318,11 @@ class _Search:
                 continue
             homes = self._homes(image, shifts)
             absent = ~active[homes]
-            slot_costs = np.zeros((len(shifts), self._bundles * self._kind.members, self._kind.members))
+            slot_costs = np.zeros((len(shifts), self._bundles * self._topology.members, self._topology.members))
             starts = np.flatnonzero(np.diff(self._slot, prepend=-1))
             slot_costs[:, self._slot[starts]] = np.add.reduceat(absent * self._weight[:, None], starts, axis=1)
-            by_bundle = slot_costs.reshape(len(shifts), self._bundles, self._kind.members, self._kind.members)
-            members = np.arange(self._kind.members)
+            by_bundle = slot_costs.reshape(len(shifts), self._bundles, self._topology.members, self._topology.members)
+            members = np.arange(self._topology.members)
             by_order = by_bundle[:, :, members, self._orders].sum(axis=3)
             order = by_order.argmin(axis=2)
             total = np.take_along_axis(by_order, order[:, :, None], axis=2)[:, :, 0].sum(axis=1)
@@ -349,16 +342,16 @@ class _Search:
 
     def _homes(self, image: Segments, shifts: NDArray[np.int64]) -> NDArray[np.int64]:
         """(shifts, nodes, members) labels of each node for each choice of its line's member; −1 where none exists."""
-        across = np.where(image.u == 0, shifts[:, :1], shifts[:, 1:]) // self._kind.group_width
+        across = np.where(image.u == 0, shifts[:, :1], shifts[:, 1:]) // self._topology.group_width
         along = np.where(image.u == 0, shifts[:, 1:], shifts[:, :1])
-        shape = (len(shifts), image.u.size, self._kind.members)
-        return labels_of(
-            self._graph.family,
-            self._graph.size,
-            np.broadcast_to(image.u[None, :, None], shape),
-            np.broadcast_to((image.group + across)[:, :, None], shape),
-            np.broadcast_to(np.arange(self._kind.members), shape),
-            np.broadcast_to((image.start + along)[:, :, None], shape),
+        shape = (len(shifts), image.u.size, self._topology.members)
+        return self._topology.labels(
+            Segments(
+                u=np.broadcast_to(image.u[None, :, None], shape),
+                group=np.broadcast_to((image.group + across)[:, :, None], shape),
+                member=np.broadcast_to(np.arange(self._topology.members), shape),
+                start=np.broadcast_to((image.start + along)[:, :, None], shape),
+            )
         )
 
     def _labels(self, home: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
