@@ -12,25 +12,12 @@ from qshower.sampler.emulator.config import EmulatorConfig
 from qshower.sampler.emulator.server import EmulatorServer
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.settings import QpuSettings
-from qshower.sampler.qpu.surplus import Surplus
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.qpu_settings import QpuSettings
+from qshower.sampler.qpu.unused_reads import UnusedReads
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
 ERROR_KT = 4.0 * 0.08
-
-
-class Taking:
-    """A keeper that takes what is left over, and wants nothing more."""
-
-    def __init__(self) -> None:
-        self.given: list[Surplus] = []
-
-    def wanted(self, request: LatentRequest) -> int:
-        return 0
-
-    def keep(self, surplus: Surplus) -> None:
-        self.given.append(surplus)
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +29,13 @@ def machine() -> BoltzmannMachine:
 
 
 @pytest.fixture(scope="module")
-def keeper() -> Taking:
-    return Taking()
+def unused() -> list[UnusedReads]:
+    """What the sampler handed over."""
+    return []
 
 
 @pytest.fixture(scope="module")
-def sampler(tmp_path_factory: pytest.TempPathFactory, keeper: Taking) -> Iterator[QpuSampler]:
+def sampler(tmp_path_factory: pytest.TempPathFactory, unused: list[UnusedReads]) -> Iterator[QpuSampler]:
     config = EmulatorConfig(
         topology="zephyr:6", defects=0.0, seed=1, sweeps=16, beta=4.0, control_error_h=0.08, systematic_share=1.0
     )
@@ -56,7 +44,7 @@ def sampler(tmp_path_factory: pytest.TempPathFactory, keeper: Taking) -> Iterato
         settings = QpuSettings(
             endpoint=emulator.endpoint, token="any", state_dir=folder, calibration_reads=400, refine_sweeps=0
         )
-        with QpuSampler(settings, keeper=keeper) as built:
+        with QpuSampler(settings, unused.append) as built:
             yield built
 
 
@@ -103,13 +91,13 @@ def test_rows_of_every_condition_are_averaged_over_all_gauges(
 
 
 def test_reads_that_nobody_asked_for_are_averaged_over_all_gauges_too(
-    sampler: QpuSampler, machine: BoltzmannMachine, keeper: Taking
+    sampler: QpuSampler, machine: BoltzmannMachine, unused: list[UnusedReads]
 ) -> None:
-    keeper.given.clear()
+    unused.clear()
     sampler.sample(request_of(machine, [1600, 600], gauges=4, num_reads=1600))
-    (surplus,) = keeper.given
-    assert surplus.rows == 1000
-    assert error(machine, surplus.states()) < 0.07
+    (reads,) = unused
+    assert reads.rows == 1000
+    assert error(machine, reads.states()) < 0.07
 
 
 def test_fewer_reads_than_gauges_are_drawn_and_told_as_what_they_are(

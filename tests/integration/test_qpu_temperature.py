@@ -14,10 +14,10 @@ from qshower.sampler.emulator.config import EmulatorConfig
 from qshower.sampler.emulator.server import EmulatorServer
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.qpu.calibration import Calibration, CalibrationStore
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.settings import QpuSettings
-from qshower.sampler.qpu.thermometer import DRIFT_PAUSE_S
+from qshower.sampler.qpu.calibration.calibrator import DRIFT_PAUSE_S
+from qshower.sampler.qpu.calibration.scale import Calibration, CalibrationStore
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import LatentRequest, Provenance, SamplerOptions
 
 BETA = 4.0
