@@ -23,11 +23,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.atomic import replacing_hdf5, uninterrupted
 from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.files import replacing_hdf5, uninterrupted
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.provenance import provenance_from_json
-from qshower.sampler.request import Provenance
+from qshower.sampler.provenance import Provenance, provenance_from_json
 
 BANK_FORMAT = "qshower-bank"
 BANK_VERSION = 1

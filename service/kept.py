@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.errors import QShowerError
-from qshower.sampler.request import LatentBatch, LatentRequest, Provenance
+from qshower.sampler.provenance import Provenance
+from qshower.sampler.request import LatentBatch, LatentRequest
 from qshower.sampler.reservoir import Reservoir, Taken
 from qshower.service.schemas import Estimate
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
+from qshower.sampler.provenance import Provenance
+from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle

@@ -13,7 +13,7 @@ from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.bank import ReplaySampler, draw_bank
 from qshower.sampler.bank_file import open_bank, unpack_spins
 from qshower.sampler.errors import BankExhaustedError, SamplerUnavailableError
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.request import SamplerOptions
 from qshower.sampler.tempering import TemperingSampler

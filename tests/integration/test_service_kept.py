@@ -12,13 +12,13 @@ from fastapi.testclient import TestClient
 from qshower.client import ShowerClient
 from qshower.model.bundle import find_bundles, load_bundle
 from qshower.sampler.annealing import AnnealingSampler
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import SamplerUnavailableError
-from qshower.sampler.gibbs.sampler import GibbsSampler
-from qshower.sampler.qpu.qpu_sampler import QpuSampler
-from qshower.sampler.qpu.qpu_settings import QpuSettings
-from qshower.sampler.qpu.quota import Quota
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
+from qshower.sampler.qpu.budget import BudgetLedger
+from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.sampler.qpu.settings import QpuSettings
 from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.tempering import TemperingSampler
 from qshower.service.app import create_app

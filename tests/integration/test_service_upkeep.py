@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from qshower.model.bundle import find_bundles, load_bundle
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings

@@ -15,8 +15,8 @@ from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.bank import ReplaySampler, bank_info, draw_bank, machine_sha256
 from qshower.sampler.bank_file import BankColumns, open_bank, pack_spins, unpack_spins, write_bank
 from qshower.sampler.errors import BankExhaustedError, InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
-from qshower.sampler.provenance import provenance_from_json, provenance_of_kept, provenance_to_json
-from qshower.sampler.request import Provenance, SamplerOptions
+from qshower.sampler.provenance import Provenance, provenance_from_json, provenance_of_kept, provenance_to_json
+from qshower.sampler.request import SamplerOptions
 
 OPTIONS = SamplerOptions(sweeps=4)
 

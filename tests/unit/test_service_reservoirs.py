@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from qshower.model.bundle import find_bundles, load_bundle
 from qshower.sampler.errors import SamplerUnavailableError
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.request import LatentRequest, SamplerOptions
 from qshower.sampler.reservoir import Reservoir
