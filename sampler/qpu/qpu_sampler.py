@@ -27,21 +27,21 @@ from qshower.sampler.errors import (
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.protocol import Availability, SamplerCapabilities
 from qshower.sampler.provenance import Provenance
-from qshower.sampler.qpu.assemble import assemble, provenance_of
-from qshower.sampler.qpu.breaker import CircuitBreaker
-from qshower.sampler.qpu.budget import BudgetLedger, current_key
-from qshower.sampler.qpu.calibration import Calibration, CalibrationStore
-from qshower.sampler.qpu.couplers import measure_couplers
-from qshower.sampler.qpu.draw import Drawer, PartReads
-from qshower.sampler.qpu.link import Connection, SolverLink
-from qshower.sampler.qpu.options import OPTIONS, calibration_request, check_options, draw_options
-from qshower.sampler.qpu.planner import Plan, Planner, QpuEstimate
-from qshower.sampler.qpu.runner import Bill, Runner
-from qshower.sampler.qpu.settings import QpuSettings
-from qshower.sampler.qpu.shim import Shim, ShimStore, measure_shim, shim_cost
-from qshower.sampler.qpu.solver import SolverInfo
-from qshower.sampler.qpu.state import QpuFigures, QpuState
-from qshower.sampler.qpu.thermometer import Thermometer, calibration_key
+from qshower.sampler.qpu.calibration.calibrator import Calibrator, calibration_key
+from qshower.sampler.qpu.calibration.scale import Calibration, CalibrationStore
+from qshower.sampler.qpu.drawing.drawer import Drawer, PartReads
+from qshower.sampler.qpu.drawing.postprocess import assemble, provenance_of
+from qshower.sampler.qpu.ocean.circuit_breaker import CircuitBreaker
+from qshower.sampler.qpu.ocean.ocean_client import Connection, OceanClient
+from qshower.sampler.qpu.ocean.runner import Runner, Usage
+from qshower.sampler.qpu.ocean.solver import SolverInfo
+from qshower.sampler.qpu.planning.draw_options import OPTIONS, calibration_request, check_options, draw_options
+from qshower.sampler.qpu.planning.planner import Plan, Planner, QpuEstimate
+from qshower.sampler.qpu.qpu_settings import QpuSettings
+from qshower.sampler.qpu.qpu_status import QpuFigures, QpuState
+from qshower.sampler.qpu.quota import Quota, current_key
+from qshower.sampler.qpu.shims.couplers import measure_couplers
+from qshower.sampler.qpu.shims.flux_bias import Shim, ShimStore, measure_shim, shim_cost
 from qshower.sampler.qpu.unused_reads import Receiver, hand_over, unused
 from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
 

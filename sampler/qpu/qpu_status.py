@@ -14,15 +14,15 @@ from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.placement import machine_fingerprint
 from qshower.sampler.protocol import Availability
 from qshower.sampler.provenance import Provenance
-from qshower.sampler.qpu.breaker import CircuitBreaker, State
-from qshower.sampler.qpu.budget import BudgetLedger
-from qshower.sampler.qpu.calibration import CalibrationKey
-from qshower.sampler.qpu.link import SolverLink
-from qshower.sampler.qpu.planner import Planner
-from qshower.sampler.qpu.settings import QpuSettings
-from qshower.sampler.qpu.shim import ShimStore
-from qshower.sampler.qpu.solver import SolverInfo
-from qshower.sampler.qpu.thermometer import Thermometer
+from qshower.sampler.qpu.calibration.calibrator import Calibrator
+from qshower.sampler.qpu.calibration.scale import CalibrationKey
+from qshower.sampler.qpu.ocean.circuit_breaker import CircuitBreaker, State
+from qshower.sampler.qpu.ocean.ocean_client import OceanClient
+from qshower.sampler.qpu.ocean.solver import SolverInfo
+from qshower.sampler.qpu.planning.planner import Planner
+from qshower.sampler.qpu.qpu_settings import QpuSettings
+from qshower.sampler.qpu.quota import Quota
+from qshower.sampler.qpu.shims.flux_bias import ShimStore
 from qshower.sampler.request import LatentRequest
 
 

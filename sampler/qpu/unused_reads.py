@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.provenance import Provenance
-from qshower.sampler.qpu.assemble import assemble
-from qshower.sampler.qpu.draw import PartReads
-from qshower.sampler.qpu.runner import Bill
+from qshower.sampler.qpu.drawing.drawer import PartReads
+from qshower.sampler.qpu.drawing.postprocess import assemble
+from qshower.sampler.qpu.ocean.runner import Usage
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
 MOST_ROWS = 8192

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from qshower.sampler.errors import InvalidInputError, SamplerError
 from qshower.sampler.provenance import ConditionMode
-from qshower.sampler.qpu.couplers import permitted
-from qshower.sampler.qpu.gauge import draw_gauges
-from qshower.sampler.qpu.layout import mean_field
-from qshower.sampler.qpu.packing import Part, Programming
-from qshower.sampler.qpu.problems import Answer, Problem
-from qshower.sampler.qpu.ranges import checked_factor, widest_beta
-from qshower.sampler.qpu.runner import Bill, Runner
-from qshower.sampler.qpu.settings import QpuSettings
-from qshower.sampler.qpu.shim import Shim
-from qshower.sampler.qpu.site import Site
-from qshower.sampler.qpu.solver import SolverInfo
+from qshower.sampler.qpu.embedding.embedding import Embedding
+from qshower.sampler.qpu.embedding.gauges import draw_gauges
+from qshower.sampler.qpu.embedding.layout import mean_field
+from qshower.sampler.qpu.embedding.ranges import checked_factor, widest_beta
+from qshower.sampler.qpu.ocean.problems import Answer, Problem
+from qshower.sampler.qpu.ocean.runner import Runner, Usage
+from qshower.sampler.qpu.ocean.solver import SolverInfo
+from qshower.sampler.qpu.planning.packing import Part, Programming
+from qshower.sampler.qpu.qpu_settings import QpuSettings
+from qshower.sampler.qpu.shims.couplers import permitted
+from qshower.sampler.qpu.shims.flux_bias import Shim
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from qshower.sampler.gibbs.chains import refine
 from qshower.sampler.provenance import Provenance
-from qshower.sampler.qpu.calibration import Calibration
-from qshower.sampler.qpu.draw import PartReads
-from qshower.sampler.qpu.layout import draw_holes
-from qshower.sampler.qpu.planner import Plan
-from qshower.sampler.qpu.runner import Bill
+from qshower.sampler.qpu.calibration.scale import Calibration
+from qshower.sampler.qpu.drawing.drawer import PartReads
+from qshower.sampler.qpu.embedding.layout import draw_holes
+from qshower.sampler.qpu.ocean.runner import Usage
+from qshower.sampler.qpu.planning.planner import Plan
 from qshower.sampler.request import LatentRequest
 
 

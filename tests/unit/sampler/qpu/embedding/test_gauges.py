@@ -14,17 +14,17 @@ from qshower.sampler.emulator.chip import build_chip
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.placement import best_placements
-from qshower.sampler.qpu.draw import Drawer, DrawOptions, PartReads, programming_of_reads, spread_reads
-from qshower.sampler.qpu.gauge import GAUGES_OF_A_SET, Gauges, draw_gauges
-from qshower.sampler.qpu.layout import Layout
-from qshower.sampler.qpu.packing import Part, Programming
-from qshower.sampler.qpu.problems import Answer, Problem, ising_energies
-from qshower.sampler.qpu.ranges import checked_factor
-from qshower.sampler.qpu.runner import Bill
-from qshower.sampler.qpu.settings import QpuSettings
-from qshower.sampler.qpu.shim import Shim
-from qshower.sampler.qpu.site import Site
-from qshower.sampler.qpu.solver import SolverInfo, solver_info
+from qshower.sampler.qpu.drawing.drawer import Drawer, DrawOptions, PartReads, programming_of_reads, spread_reads
+from qshower.sampler.qpu.embedding.embedding import Embedding
+from qshower.sampler.qpu.embedding.gauges import GAUGES_OF_A_SET, Gauges, draw_gauges
+from qshower.sampler.qpu.embedding.layout import Layout
+from qshower.sampler.qpu.embedding.ranges import checked_factor
+from qshower.sampler.qpu.ocean.problems import Answer, Problem, ising_energies
+from qshower.sampler.qpu.ocean.runner import Usage
+from qshower.sampler.qpu.ocean.solver import SolverInfo, solver_info
+from qshower.sampler.qpu.planning.packing import Part, Programming
+from qshower.sampler.qpu.qpu_settings import QpuSettings
+from qshower.sampler.qpu.shims.flux_bias import Shim
 from qshower.sampler.qpu.unused_reads import unused
 
 TOPOLOGIES = ("zephyr:4", "pegasus:5")
