@@ -10,7 +10,6 @@ edge* one whose two qubits work and whose coupler does not.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from itertools import permutations, product
 from typing import Final
@@ -184,14 +183,6 @@ def graph_mask(graph: WorkingGraph) -> NDArray[np.bool_]:
     mask = np.zeros(graph.label_count + 1, dtype=np.bool_)
     mask[graph.qubits] = True
     return mask
-
-
-def machine_fingerprint(machine: BoltzmannMachine) -> str:
-    """SHA-256 of everything that defines the law and its lattice, as 16 hexadecimal digits."""
-    digest = hashlib.sha256(machine.topology.encode())
-    for array in (machine.h, machine.j, machine.edges, machine.partitions, machine.qubits):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
 
 
 class _Search:

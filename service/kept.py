@@ -57,9 +57,7 @@ class KeptReads:
 
     def keep(self, reads: UnusedReads) -> int:
         """Complete, refine and take in the unused ``reads`` of a draw; how many reads were kept."""
-        from qshower.sampler.qpu.unused_reads import drawn_by_default  # brings Ocean along, which is here by now
-
-        if not drawn_by_default(reads.request.options):
+        if not reads.request.options.leave_latents_alone():
             return 0
         self._known_to_hold()
         # A draw that saw a drift is no better than what it made us forget.

@@ -12,7 +12,7 @@ from qshower.sampler.gibbs.kernels import simd
 from qshower.sampler.gibbs.kernels.many_chains import exponent_factors, run_many_chains
 from qshower.sampler.gibbs.kernels.one_chain import LANES, Slices, run_one_chain
 from qshower.sampler.gibbs.kernels.reference import run_reference
-from qshower.sampler.gibbs.program import GibbsGraph, Kept, Program
+from qshower.sampler.gibbs.program import GibbsGraph, LastUsed, Program
 from qshower.sampler.gibbs.streams import generator_states
 from qshower.sampler.jit.kernel import kernel
 
@@ -24,7 +24,12 @@ CHUNK = 1024
 """Sweeps between two looks at the clock."""
 
 
-_slices: Kept[Slices] = Kept()
+def block_type(rows: int) -> type[np.unsignedinteger[Any]]:
+    """The narrowest of ``BLOCK_TYPES`` that holds ``rows`` chains, else the widest."""
+    return next((kind for kind in BLOCK_TYPES if 8 * np.dtype(kind).itemsize >= rows), BLOCK_TYPES[-1])
+
+
+_slices: LastUsed[Slices] = LastUsed()
 
 
 def slices_of(graph: GibbsGraph) -> Slices:
