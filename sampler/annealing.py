@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
@@ -110,6 +110,12 @@ class AnnealingSampler(Closing):
         spins = np.empty((request.rows, machine.node_count), dtype=np.int8)
         spins[:, machine.condition_nodes] = request.conditions
         problem, stop = _FreeProblem.of(machine), threading.Event()
+
+        def stopped() -> bool:
+            if end_s is not None and time.monotonic() >= end_s:
+                stop.set()
+            return stop.is_set()
+
         distinct, rows_of = rows_by_condition(request.conditions)
         fields = machine.folded_fields(distinct)
         level_of = np.empty(request.rows, dtype=np.int64)
@@ -125,7 +131,7 @@ class AnnealingSampler(Closing):
                 if level_of[row] != level:
                     level = level_of[row]
                     h = fields[level].tolist()
-                state = _anneal(problem, h, schedule, request.streams[row], stop, end_s)
+                state = _anneal(problem, h, schedule, request.streams[row], stopped)
                 if state is None:
                     return
                 spins[row, machine.free_nodes] = state
@@ -165,17 +171,13 @@ def _anneal(
     h: list[float],
     schedule: Sequence[float],
     stream: NDArray[np.uint64],
-    stop: threading.Event,
-    end_s: float | None,
+    stopped: Callable[[], bool],
 ) -> NDArray[np.int8] | None:
-    """One annealed state of the free spins, (free nodes,) int8; None if ``stop`` was set or the time ran out."""
+    """One annealed state of the free spins, (free nodes,) int8; None once ``stopped`` says so."""
     random = np.random.Generator(np.random.Philox(key=stream, counter=[0, 0, 0, _STREAM_DOMAIN]))
     state = random.integers(0, 2, size=(1, len(h)), dtype=np.int8) * np.int8(2) - np.int8(1)
     for start in range(0, len(schedule), _SWEEPS_PER_CALL):
-        if stop.is_set():
-            return None
-        if end_s is not None and time.monotonic() >= end_s:
-            stop.set()
+        if stopped():
             return None
         betas = schedule[start : start + _SWEEPS_PER_CALL]
         seed = int(random.integers(1, 2**64, dtype=np.uint64))

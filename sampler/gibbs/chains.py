@@ -146,10 +146,10 @@ def run(
 
     def piece(rows: slice) -> None:
         if program.wide:
-            run_block_reference(program, spins[rows], betas, keys[rows], on_time)
+            run_block_reference(program, spins[rows], betas, keys[rows], on_time=on_time)
         elif alone:
-            run_one(program, spins[rows], betas, keys[rows], on_time)
+            run_one(program, spins[rows], betas, keys[rows], on_time=on_time)
         else:
-            run_block_many(program, spins[rows], betas, keys[rows], state_type, on_time)
+            run_block_many(program, spins[rows], betas, keys[rows], state_type, on_time=on_time)
 
     each_piece(piece, spins.shape[0], 1 if alone else 8 * np.dtype(state_type).itemsize, workers)

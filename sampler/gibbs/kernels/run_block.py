@@ -47,6 +47,7 @@ def run_block_many(
     betas: NDArray[np.float64],
     keys: NDArray[np.uint64],
     state_type: type[np.unsignedinteger[Any]],
+    *,
     on_time: Callable[[], None] = lambda: None,
 ) -> None:
     """Sweep up to as many rows of ``spins`` as ``state_type`` has bits, in place, with the fast kernel.
@@ -106,6 +107,7 @@ def run_one(
     spins: NDArray[np.int8],
     betas: NDArray[np.float64],
     keys: NDArray[np.uint64],
+    *,
     on_time: Callable[[], None] = lambda: None,
 ) -> None:
     """Sweep one row of ``spins`` (1, nodes) in place, with the kernel for one chain."""
@@ -148,6 +150,7 @@ def run_block_reference(
     spins: NDArray[np.int8],
     betas: NDArray[np.float64],
     keys: NDArray[np.uint64],
+    *,
     on_time: Callable[[], None] = lambda: None,
 ) -> None:
     """Sweep rows of ``spins`` in place with the plain kernel; ``on_time`` as above."""
