@@ -17,7 +17,7 @@ from qshower.service.schemas import Estimate
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
-    from qshower.sampler.qpu.sampler import QpuSampler
+    from qshower.sampler.qpu.qpu_sampler import QpuSampler
     from qshower.sampler.qpu.unused_reads import UnusedReads
 
 NOTE = "reservoir: reads kept from an earlier draw, billed to that"
@@ -57,9 +57,7 @@ class KeptReads:
 
     def keep(self, reads: UnusedReads) -> int:
         """Complete, refine and take in the unused ``reads`` of a draw; how many reads were kept."""
-        from qshower.sampler.qpu.unused_reads import drawn_by_default  # brings Ocean along, which is here by now
-
-        if not drawn_by_default(reads.request.options):
+        if not reads.request.options.leave_latents_alone():
             return 0
         self._known_to_hold()
         # A draw that saw a drift is no better than what it made us forget.

@@ -44,10 +44,8 @@ class SurplusQueue:
 
     def keep(self, reads: UnusedReads) -> None:
         """Take in as many ``reads`` as there is room for."""
-        from qshower.sampler.qpu.unused_reads import drawn_by_default  # brings Ocean along, which is here by now
-
         store = self._store_of(reads.request)
-        if store is None or not drawn_by_default(reads.request.options):
+        if store is None or not reads.request.options.leave_latents_alone():
             return
         with self._changed:
             for piece in reads.slices(PIECE_ROWS):

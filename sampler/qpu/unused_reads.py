@@ -15,22 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.provenance import Provenance
-from qshower.sampler.qpu.assemble import assemble
-from qshower.sampler.qpu.draw import PartReads
-from qshower.sampler.qpu.runner import Bill
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.qpu.drawing.drawer import PartReads
+from qshower.sampler.qpu.drawing.postprocess import assemble
+from qshower.sampler.qpu.ocean.runner import Usage
+from qshower.sampler.request import LatentRequest
 
 MOST_ROWS = 8192
 """Most unused reads handed over after one draw: they take memory until they are refined."""
-_LEAVE_READS_AS_THEY_ARE = frozenset({"max_qpu_access_time_us", "num_reads"})
-
-
-def drawn_by_default(options: SamplerOptions) -> bool:
-    """Whether a read drawn with ``options`` is what a request without any would get.
-
-    Neither a cap nor the number of reads affects a read.
-    """
-    return not options.given().keys() - _LEAVE_READS_AS_THEY_ARE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +50,7 @@ class UnusedReads:
         """
         deadline = math.inf if deadline_s is None else monotonic() + deadline_s
         # Notes about these states' flux biases say nothing new: a bill of their own.
-        return assemble(self.request, self.parts, self.provenance.refine_sweeps or 0, deadline, Bill())
+        return assemble(self.request, self.parts, self.provenance.refine_sweeps or 0, deadline, Usage())
 
     def slices(self, most_rows: int) -> Iterator[UnusedReads]:
         """The same in slices of up to ``most_rows``."""

@@ -232,7 +232,7 @@ def test_spoiled_answers_differ_from_good_ones(chip: Chip, action: str, rng: np.
 
 
 def _physics(chip: Chip, **settings: Any) -> Physics:
-    return Physics(EmulatorConfig(topology=chip.topology, beta=2.0, **settings), chip)
+    return Physics(EmulatorConfig(topology=str(chip.topology), beta=2.0, **settings), chip)
 
 
 def test_beta_follows_annealing_time_and_drift(chip: Chip) -> None:
@@ -303,7 +303,11 @@ def test_readout_flips_at_the_stated_rate(chip: Chip, rng: np.random.Generator) 
 
 def test_surviving_qubits_keep_their_constants(chip: Chip) -> None:
     settings = EmulatorConfig(
-        topology=chip.topology, control_error_h=0.05, control_error_j=0.05, systematic_share=1.0, flux_offset_phi0=1e-5
+        topology=str(chip.topology),
+        control_error_h=0.05,
+        control_error_j=0.05,
+        systematic_share=1.0,
+        flux_offset_phi0=1e-5,
     )
     after = chip.after_maintenance(0)
     machines = []
