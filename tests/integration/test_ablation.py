@@ -32,10 +32,10 @@ def planted(folder: Path, target: Path, coupling: float) -> Bundle:
     machine = bundle.machine
     free = (machine.partitions[machine.edges] != 0).all(axis=1)
     machine = machine.with_parameters(np.zeros(machine.node_count), np.where(free, -coupling, 0.0))
-    state = bundle.decoder.state_dict()
-    for name, tensor in state.items():
-        if tensor.ndim == 2 and tensor.shape[1] >= len(machine.free_nodes) and "trunk" in name:
-            tensor[:, : len(machine.free_nodes)] = tensor[:, : len(machine.free_nodes)].mean(dim=1, keepdim=True) * 4
+    state, bits = bundle.decoder.state_dict(), len(machine.free_nodes)
+    state["trunk.first.weight"][:, :bits] = 0.2
+    for name in ("trunk.layer_code.weight", "profile.response.weight", "profile.hidden.weight"):
+        state[name] *= 8
     manifest = read_manifest(folder)[0].model_copy(update={"name": "planted", "sweeps": SWEEPS})
     save_bundle(target, manifest, machine, state)
     return load_bundle(target)
