@@ -147,8 +147,10 @@ def kpd(
     # Single precision is enough for the products: their rounding errors average out over the pairs, and the sums are
     # kept in double precision. Samples far beyond the reference would overflow it.
     pair = _normalised(reference, sample)
-    exact = max(float(np.abs(rows).max()) for rows in pair) > SINGLE_PRECISION_LIMIT
-    x, y = (rows.astype(np.float64 if exact else np.float32) for rows in pair)
+    x: NDArray[np.floating] = pair[0]
+    y: NDArray[np.floating] = pair[1]
+    if max(float(np.abs(rows).max()) for rows in pair) <= SINGLE_PRECISION_LIMIT:
+        x, y = (rows.astype(np.float32) for rows in pair)
 
     def value_of(batch: int) -> float:
         rng = np.random.default_rng(settings.seed + batch * 1000)
