@@ -24,7 +24,7 @@ from statistics import median
 import httpx2
 import numpy as np
 
-from benchmarks.run import LATEST, described_machine, replace_text
+from benchmarks.bench import LATEST, described_machine, replace_text
 
 KINDS = {
     "arrow": "application/vnd.apache.arrow.stream",

@@ -14,8 +14,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.compiling import kernel
 from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.jit.kernel import kernel
 from qshower.sampler.machine import BoltzmannMachine
 
 SHARED = 0.15

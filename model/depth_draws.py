@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qshower.model.draws import HIGHEST_LOGIT, LOWEST_UNIFORM, threshold_of_largest
 from qshower.model.elementary import exp, log, normal_quantile, scale
-from qshower.sampler.compiling import kernel
+from qshower.sampler.jit.kernel import kernel
 
 Floats = NDArray[np.float32]
 
@@ -231,9 +231,9 @@ def _break_layer(
         in_ring = 0
         for angle in range(angular):
             in_ring += hit[angle, ring]
-        value = log(_ONE + _f(in_ring))
+        filled = log(_ONE + _f(in_ring))
         for w in range(width):
-            base[w] += value * weights.rings[ring, w]
+            base[w] += filled * weights.rings[ring, w]
     for angle in range(angular):
         own[angle] = base
         _add(code[angle], weights.energy, own[angle])

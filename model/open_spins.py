@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.compiling import kernel
+from qshower.sampler.jit.kernel import kernel
 from qshower.sampler.machine import BoltzmannMachine
 
 Spins = NDArray[np.int8]

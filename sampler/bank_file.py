@@ -23,11 +23,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.atomic import replacing_hdf5, uninterrupted
 from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.files import replacing_hdf5, uninterrupted
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.provenance import provenance_from_json
-from qshower.sampler.request import Provenance
+from qshower.sampler.provenance import Provenance, provenance_from_json
 
 BANK_FORMAT = "qshower-bank"
 BANK_VERSION = 1
@@ -38,15 +37,6 @@ BYTES_PER_DRAW = 1 << 16
 """More than the provenance of a draw."""
 BYTES_PER_BANK = 1 << 20
 """More than the condition nodes, the attributes and what HDF5 adds."""
-
-
-def machine_sha256(machine: BoltzmannMachine) -> str:
-    """Hash of the law: biases, couplings, edges and partitions. Where its qubits lie on a chip does not enter."""
-    digest = hashlib.sha256()
-    for array, kind in ((machine.h, "<f4"), (machine.j, "<f4"), (machine.edges, "<i4"), (machine.partitions, "<i1")):
-        digest.update(f"{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
-    return digest.hexdigest()
 
 
 def pack_spins(spins: NDArray[np.int8]) -> NDArray[np.uint8]:
@@ -68,7 +58,7 @@ class BankInfo:
         path: the file.
         rows: latents in it.
         nodes: spins of each.
-        machine_sha256: the law they were drawn from, see ``machine_sha256``.
+        machine_sha256: the law they were drawn from, see ``BoltzmannMachine.law_sha256``.
         created_at: when, ISO 8601, UTC.
         seeds: of the latents' streams.
         draws: provenance of each draw that went into it.
@@ -138,7 +128,7 @@ def write_bank(path: Path, columns: BankColumns) -> None:
             {
                 "format": BANK_FORMAT,
                 "version": BANK_VERSION,
-                "machine_sha256": machine_sha256(machine),
+                "machine_sha256": machine.law_sha256(),
                 "spins_sha256": hashlib.sha256(columns.packed.tobytes()).hexdigest(),
                 "nodes": machine.node_count,
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -14,8 +14,8 @@ from llvmlite import ir
 from numba.core import types
 from numpy.typing import NDArray
 
-from qshower.sampler.compiling import kernel
-from qshower.sampler.gibbs.vectors import VectorType, address_of, intrinsic, splatted
+from qshower.sampler.jit.kernel import kernel
+from qshower.sampler.jit.vectors import VectorType, address_of, intrinsic, splatted
 
 _FEW = 8
 """Rows up to which a narrow block is the faster one."""
@@ -27,6 +27,11 @@ def ising_energies(
     """(rows,) energies of ``spins`` (rows, nodes), C-contiguous and ±1, summed in float64.
 
     A row's sum is taken in the order of nodes and edges, so that it is the same to the bit in any batch.
+
+    >>> spins = np.array([[1, 1], [1, -1]], dtype=np.int8)
+    >>> h, j = np.array([0.0, 0.5], dtype=np.float32), np.array([-1.0], dtype=np.float32)
+    >>> ising_energies(spins, h, j, np.array([[0, 1]], dtype=np.int32)).tolist()
+    [-0.5, 0.5]
     """
     rows = spins.shape[0]
     down = np.empty(h.shape[0], dtype=np.uint8 if rows <= _FEW else np.uint64)

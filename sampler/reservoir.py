@@ -25,8 +25,8 @@ from qshower.sampler.bank_file import unpack_spins
 from qshower.sampler.diagnostics import Refine
 from qshower.sampler.errors import InvalidInputError, SamplerAnswerError, SamplerUnavailableError
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.provenance import provenance_of_kept
-from qshower.sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
+from qshower.sampler.provenance import Provenance, provenance_of_kept
+from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
 from qshower.sampler.stock import Shelf, Source, Stock
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0

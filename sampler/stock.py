@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from qshower.sampler.bank_file import pack_spins, unpack_spins
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.request import Provenance
+from qshower.sampler.provenance import Provenance
 
 BOOKKEEPING_BYTES = 64
 """Allowed for each state beside its bits: its slot's place in a queue, its source and its age."""

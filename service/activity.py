@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from qshower.service.batches import DrawKey, Ticket
+from qshower.service.engine.batches import DrawKey, Ticket
 
 QPU_LANE = "qpu"
 

@@ -14,18 +14,18 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from qshower.sampler.errors import QShowerError
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.registry import SamplerRegistry
-from qshower.service import problems
-from qshower.service.accounts import Accounts
-from qshower.service.availability import qpu_of
 from qshower.service.catalogue import Catalogue, load_catalogue
-from qshower.service.engine import Engine, Limits
-from qshower.service.generation import Generator
+from qshower.service.engine.engine import Engine, Limits
+from qshower.service.generation.availability import qpu_of
+from qshower.service.generation.generator import Generator
+from qshower.service.generation.key_quota import Accounts
+from qshower.service.http import problem_json
+from qshower.service.http.middleware import BodyLimit, KeyCheck, RequestCount
+from qshower.service.http.routes import router
 from qshower.service.metrics import Metrics
-from qshower.service.middleware import BodyLimit, KeyCheck, RequestCount
 from qshower.service.reservoirs import Reservoirs
-from qshower.service.routes import router
 from qshower.service.samplers import build_registry, qpu_ledger_path
 from qshower.service.schemas import Problem
 from qshower.service.settings import ApiKeys, Settings, load_api_keys
@@ -36,8 +36,8 @@ from qshower.service.warmup import warm_up
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
-    from qshower.sampler.qpu.sampler import QpuSampler
-    from qshower.sampler.qpu.state import QpuFigures
+    from qshower.sampler.qpu.qpu_sampler import QpuSampler
+    from qshower.sampler.qpu.qpu_status import QpuFigures
 
 QPU_BATCH_ROWS = 10_000
 """A QPU is given as many rows at once as can be: what it costs is programmings, not rows."""
@@ -84,7 +84,7 @@ def create_app(
             Middleware(BodyLimit, most_bytes=settings.max_body_bytes),
         ],
     )
-    problems.install(app, settings.retry_after_s)
+    problem_json.install(app, settings.retry_after_s)
     app.include_router(router)
     _declare_problem(app)
     return app
@@ -133,10 +133,6 @@ async def running_service(
             samplers=settings.stocked_samplers,
             kept_bytes=settings.qpu_kept_bytes if warm else 0,
             kept_max_age_s=settings.qpu_kept_max_age_s,
-            spare_reads=settings.qpu_spare_reads,
-            refill_per_level=settings.qpu_refill_per_level,
-            refill_budget_share=settings.qpu_refill_budget_share,
-            qpu_idle=lambda: activity.idle,
         )
         background.push_async_callback(asyncio.to_thread, reservoirs.close)
         stack.push_async_callback(asyncio.to_thread, reservoirs.stop)
@@ -154,7 +150,6 @@ async def running_service(
                 lambda: _qpu_figures(qpu, bundles),
                 [bundle.name for bundle in bundles],
                 upkeep=None if upkeep is None else upkeep.status,
-                refill=None if reservoirs.refill is None else reservoirs.refill.status,
                 surplus=None if reservoirs.surplus is None else reservoirs.surplus.status,
             )
         generator = Generator(

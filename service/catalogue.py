@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from qshower.model.bundle import Bundle, find_bundles, load_bundle
-from qshower.service.errors import SettingsError, UnknownModelError
+from qshower.service.service_errors import SettingsError, UnknownModelError
 from qshower.service.settings import Settings
 
 FAMILIES = ("zephyr", "pegasus")

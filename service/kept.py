@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
-from qshower.sampler.errors import BudgetExceededError, QShowerError, SamplerAnswerError, SamplerUnavailableError
-from qshower.sampler.request import LatentBatch, LatentRequest, Provenance
+from qshower.sampler.errors import QShowerError
+from qshower.sampler.provenance import Provenance
+from qshower.sampler.request import LatentBatch, LatentRequest
 from qshower.sampler.reservoir import Reservoir, Taken
-from qshower.sampler.stock import state_bytes
-from qshower.service.accounts import until_midnight_s
-from qshower.service.catalogue import Catalogue
 from qshower.service.schemas import Estimate
-from qshower.service.upkeep import BackgroundWork
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
-    from qshower.sampler.qpu.sampler import QpuSampler
-    from qshower.sampler.qpu.surplus import Surplus
+    from qshower.sampler.qpu.qpu_sampler import QpuSampler
+    from qshower.sampler.qpu.unused_reads import UnusedReads
 
 NOTE = "reservoir: reads kept from an earlier draw, billed to that"
-REFILL_ROWS = 10_000
-REFILL_DEADLINE_S = 600.0
-"""Nobody waits for a refill, and the solver's queue may be long."""
-REFILL_POLL_S = 5.0
-REFILL_BELOW = 0.5
-"""Share of the reads of a level below which there is a refill. Programmings are what a QPU bills for, so few and large
-refills are cheaper than one for each read that was served."""
-
-_log = structlog.get_logger("qshower.service")
 
 
 class NoLongerKeptError(Exception):
@@ -55,80 +40,30 @@ class KeptReads:
         bundle: their model.
         max_bytes: bound on memory; of the conditions, those asked for longest ago go first.
         max_age_s: reads older than this are forgotten.
-        levels: (levels, condition nodes) int8, the conditions that ``refill`` draws; None for none.
-        per_level: how many reads of each it keeps ready.
-        spare_reads: reads of a condition above which draws need buy no more.
-        budget_share: share of the day's budget that may be used, by whomever, for a refill to use more.
     """
 
-    def __init__(
-        self,
-        qpu: QpuSampler,
-        bundle: Bundle,
-        *,
-        max_bytes: int,
-        max_age_s: float,
-        levels: NDArray[np.int8] | None = None,
-        per_level: int = 1,
-        spare_reads: int = 0,
-        budget_share: float = 1.0,
-    ) -> None:
+    def __init__(self, qpu: QpuSampler, bundle: Bundle, *, max_bytes: int, max_age_s: float) -> None:
         self._qpu, self._machine, self._max_age_s = qpu, bundle.machine, max_age_s
         none = np.empty((0, bundle.machine.condition_nodes.size), dtype=np.int8)
         self._reservoir = Reservoir(
-            _DrawsToKeep(qpu, budget_share),
+            qpu,
             bundle.machine,
-            none if levels is None else levels,
-            per_level=per_level,
+            none,
+            per_level=1,
             max_bytes=max_bytes,
-            rows_per_refill=REFILL_ROWS,
-            deadline_s=REFILL_DEADLINE_S,
             note=NOTE,
             conditions=bundle.energy_code.level_count,
-            low=REFILL_BELOW,
         )
-        room = max_bytes // state_bytes(bundle.machine) // (bundle.energy_code.level_count or 1)
-        self._most_wanted = min(spare_reads, room)
-        self._refilling = False
 
-    @property
-    def lacks(self) -> bool:
-        """Whether ``refill`` is due: a level has less than ``REFILL_BELOW`` of its reads."""
-        return self._known_to_hold() and self._reservoir.lacks
-
-    def refill(self) -> int:
-        """Draw what is lacking, in one go, and bill it to nobody but the day; how many reads were kept of it.
-
-        Raises:
-            SamplerError: what the QPU raised, or that its reads do not hold by now; nothing of them is kept.
-        """
-        self._refilling = True
-        try:
-            return self._reservoir.refill()
-        finally:
-            self._refilling = False
-
-    def wanted(self, conditions: NDArray[np.int8]) -> int:
-        """How many reads of ``conditions`` (rows, condition nodes) are short of ``spare_reads``, of that with least.
-
-        None during a refill, which buys what it is to buy itself.
-        """
-        if not self._most_wanted or self._refilling or not self._known_to_hold():
-            return 0
-        there = self._reservoir.count(np.unique(conditions, axis=0))
-        return max(0, self._most_wanted - int(there.min()))
-
-    def keep(self, surplus: Surplus) -> int:
-        """Complete, refine and take in the ``surplus`` of a draw; how many reads were kept."""
-        from qshower.sampler.qpu.surplus import drawn_by_default  # brings Ocean along, which is here by now
-
-        if not drawn_by_default(surplus.request.options):
+    def keep(self, reads: UnusedReads) -> int:
+        """Complete, refine and take in the unused ``reads`` of a draw; how many reads were kept."""
+        if not reads.request.options.leave_latents_alone():
             return 0
         self._known_to_hold()
         # A draw that saw a drift is no better than what it made us forget.
-        if self._holds(surplus.provenance) is False:
+        if self._holds(reads.provenance) is False:
             return 0
-        return self._reservoir.deposit(surplus.states(), surplus.provenance)
+        return self._reservoir.deposit(reads.states(), reads.provenance)
 
     def covers(self, conditions: NDArray[np.int8]) -> bool:
         """Whether there is a read for each of ``conditions`` (rows, condition nodes)."""
@@ -216,101 +151,6 @@ class KeptClaim:
             if self._taken is not None and not self._given_back:
                 self._kept.give_back(self._taken)
             self._given_back = True
-
-
-class _DrawsToKeep:
-    """Draws within a share of the day's budget, with a calibration that is there already, and what holds alone."""
-
-    def __init__(self, qpu: QpuSampler, budget_share: float) -> None:
-        self._qpu, self._budget_share = qpu, budget_share
-
-    def sample(self, request: LatentRequest) -> LatentBatch:
-        """As the QPU's.
-
-        Raises:
-            SamplerUnavailableError: there is no calibration.
-            BudgetExceededError: it would leave less of the day's budget than is to be left to requests.
-            SamplerAnswerError: the solver has changed.
-        """
-        estimate = self._qpu.estimate(request)
-        if estimate.calibration_us:
-            raise SamplerUnavailableError("no calibration is kept for today's working graph")
-        left_us = refill_budget_us(self._qpu, self._budget_share)
-        if left_us is not None and estimate.access_time_us > left_us:
-            raise BudgetExceededError(
-                f"the refill would take {estimate.access_time_us / 1000:.1f} ms of QPU access time; of the "
-                f"{self._budget_share:.0%} of the day's budget that may be used with refills "
-                f"{max(0.0, left_us) / 1000:.1f} ms are left until midnight UTC",
-                retry_after_s=until_midnight_s(),
-            )
-        batch = self._qpu.sample(request)
-        if not self._qpu.still_holds(request.machine, batch.provenance):
-            ids = batch.provenance.problem_ids or ()
-            raise SamplerAnswerError("the solver has drifted or changed; its reads are not kept", problem_ids=ids)
-        return batch
-
-
-def refill_budget_us(qpu: QpuSampler, share: float) -> float | None:
-    """What refills may still use of the day's budget, of which ``share`` may be used with them; None: no limit."""
-    figures = qpu.figures(())
-    if figures.left_today_us is None:
-        return None
-    return share * (figures.used_today_us + figures.left_today_us) - figures.used_today_us
-
-
-class Refill(BackgroundWork):
-    """Draws QPU reads to be kept, for the levels that are short of them.
-
-    Only while nothing is being answered, the circuit is closed, the model has a calibration that is neither stale nor
-    drifting, and a share of the day's budget is left; billed to the day, and to no API key.
-
-    Args:
-        qpu: what draws.
-        catalogue: the models.
-        kept: what is kept, by the models' names.
-        idle: whether nothing is being answered.
-        budget_share: as of KeptReads.
-        clock: seconds.
-    """
-
-    def __init__(
-        self,
-        qpu: QpuSampler,
-        catalogue: Catalogue,
-        kept: Mapping[str, KeptReads],
-        idle: Callable[[], bool],
-        *,
-        budget_share: float = 1.0,
-        clock: Callable[[], float] = monotonic,
-    ) -> None:
-        super().__init__("refill", REFILL_POLL_S, clock)
-        self._qpu, self._catalogue, self._kept, self._idle = qpu, catalogue, kept, idle
-        self._budget_share = budget_share
-        self._reads = 0
-
-    def status(self) -> Mapping[str, Any]:
-        """As of any work, and how many reads it has brought."""
-        return {**super().status(), "reads": self._reads}
-
-    def _due(self) -> Bundle | None:
-        if not self._idle() or self._qpu.figures(()).circuit != "closed":
-            return None
-        left_us = refill_budget_us(self._qpu, self._budget_share)
-        if left_us is not None and left_us <= 0.0:
-            return None
-        for bundle in self._catalogue.defaults() + self._catalogue.bundles():
-            if not self._kept[bundle.name].lacks:
-                continue
-            state = self._qpu.availability(bundle.machine)
-            known = state.detail.get("calibration") if state.available else None
-            if known is not None and not known["stale"] and known["drift"] is None:
-                return bundle
-        return None
-
-    def _do(self, bundle: Bundle) -> None:
-        reads = self._kept[bundle.name].refill()
-        self._reads += reads
-        _log.info("refilled", model=bundle.name, sampler="qpu", kept=reads)
 
 
 def estimated(qpu: QpuSampler, model: str, request: LatentRequest, kept: KeptReads | None) -> Estimate:

@@ -11,12 +11,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from qshower.sampler.errors import QShowerError
-from qshower.sampler.qpu.breaker import State
+from qshower.sampler.qpu.ocean.circuit_breaker import State
 from qshower.service.activity import Activity
-from qshower.service.batches import DrawKey, Ticket
+from qshower.service.engine.batches import DrawKey, Ticket
 
 if TYPE_CHECKING:
-    from qshower.sampler.qpu.state import QpuFigures
+    from qshower.sampler.qpu.qpu_status import QpuFigures
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
@@ -69,11 +69,10 @@ class Metrics:
         figures: Callable[[], QpuFigures],
         models: Sequence[str],
         upkeep: Status | None = None,
-        refill: Status | None = None,
         surplus: Status | None = None,
     ) -> None:
         """Read the QPU's ``figures``, those of ``models`` in order, and how its background work stands when asked."""
-        self.registry.register(_QpuCollector(figures, models, upkeep, refill, surplus))
+        self.registry.register(_QpuCollector(figures, models, upkeep, surplus))
 
     def queued(self, ticket: Ticket) -> None:
         """A request was taken in."""
@@ -137,11 +136,10 @@ class _QpuCollector(Collector):
         figures: Callable[[], QpuFigures],
         models: Sequence[str],
         upkeep: Status | None,
-        refill: Status | None,
         surplus: Status | None,
     ) -> None:
         self._figures, self._models = figures, models
-        self._upkeep, self._refill, self._surplus = upkeep, refill, surplus
+        self._upkeep, self._surplus = upkeep, surplus
 
     def collect(self) -> Iterator[Metric]:
         """Its metrics now."""
@@ -156,11 +154,6 @@ class _QpuCollector(Collector):
         if self._upkeep is not None:
             text = "Calibrations made in the background"
             yield _by_outcome("qshower_qpu_recalibrations", text, self._upkeep(), ends)
-        if self._refill is not None:
-            status = self._refill()
-            yield _by_outcome("qshower_qpu_refills", "Refills of kept reads", status, ends)
-            text = "Reads drawn to be kept"
-            yield CounterMetricFamily("qshower_qpu_refilled_reads", text, value=status["reads"])
         if self._surplus is not None:
             status = self._surplus()
             text = "Reads that draws left, by what became of them"

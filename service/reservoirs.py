@@ -13,16 +13,15 @@ from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.request import SamplerOptions
 from qshower.sampler.reservoir import Reservoir
 from qshower.sampler.stock import LEVEL_BYTES, LEVELS_SOURCES_BYTES, state_bytes
-from qshower.service.availability import qpu_of
 from qshower.service.catalogue import Catalogue
-from qshower.service.kept import KeptReads, Refill
+from qshower.service.generation.availability import qpu_of
+from qshower.service.kept import KeptReads
 from qshower.service.surplus import SurplusQueue
 
 if TYPE_CHECKING:
     import numpy as np
 
     from qshower.model.bundle import Bundle
-    from qshower.sampler.qpu.sampler import QpuSampler
 
 ROWS_PER_REFILL = {"gibbs": 64}
 FEWEST_ROWS = 16
@@ -46,10 +45,6 @@ class Reservoirs:
         samplers: the classical samplers whose latents are kept.
         kept_bytes: bound on the memory of all kept QPU reads; 0 for none.
         kept_max_age_s: for how long QPU reads are kept.
-        spare_reads: most reads of each condition that QPU draws without options buy to be kept.
-        refill_per_level: QPU reads of each condition that are drawn to be kept while ``qpu_idle``; 0: none are.
-        refill_budget_share: share of the day's budget that may be used, by whomever, for refills to use more.
-        qpu_idle: whether nothing at all is being answered.
     """
 
     def __init__(
@@ -63,35 +58,22 @@ class Reservoirs:
         samplers: Sequence[str] = ("gibbs",),
         kept_bytes: int = 0,
         kept_max_age_s: float = 0.0,
-        spare_reads: int = 0,
-        refill_per_level: int = 0,
-        refill_budget_share: float = 1.0,
-        qpu_idle: Callable[[], bool] = lambda: True,
     ) -> None:
         self._reservoirs: dict[tuple[str, str], Reservoir] = {}
         self._kept: dict[str, KeptReads] = {}
         self._bundles = catalogue.bundles()
-        self.refill: Refill | None = None
         self.surplus: SurplusQueue | None = None
         stocked = [registry.get(name) for name in samplers if name in registry.names()]
         if max_bytes and stocked:
             self._stock(stocked, idle, max_bytes, per_level)
         if kept_bytes and "qpu" in registry.names():
             qpu, each = qpu_of(registry.get("qpu")), kept_bytes // len(self._bundles)
-            how = {"max_age_s": kept_max_age_s, "spare_reads": spare_reads, "budget_share": refill_budget_share}
             for bundle in self._bundles:
-                self._kept[bundle.name] = _kept_reads(qpu, bundle, each, refill_per_level, **how)
-            self.surplus = surplus = SurplusQueue([(one.machine, self._kept[one.name]) for one in self._bundles])
-            qpu.keep_surplus(surplus)
-            if refill_per_level:
-                # What is about to be kept need not be drawn.
-                self.refill = Refill(
-                    qpu,
-                    catalogue,
-                    self._kept,
-                    lambda: qpu_idle() and not surplus.waiting,
-                    budget_share=refill_budget_share,
+                self._kept[bundle.name] = KeptReads(
+                    qpu, bundle, max_bytes=max(0, each - LEVELS_SOURCES_BYTES), max_age_s=kept_max_age_s
                 )
+            self.surplus = surplus = SurplusQueue([(one.machine, self._kept[one.name]) for one in self._bundles])
+            qpu.hand_unused_reads_to(surplus.keep)
 
     def get(self, sampler: str, bundle: str) -> Reservoir | KeptReads | None:
         """The reservoir of a sampler and a bundle by their names, None if there is none."""
@@ -107,8 +89,7 @@ class Reservoirs:
         """Sampler, bundle and status of each reservoir."""
         for (sampler, name), reservoir in self._reservoirs.items():
             yield sampler, name, reservoir.status()
-        work = {"surplus": self.surplus, "refill": self.refill}
-        states = {name: one.status() for name, one in work.items() if one is not None}
+        states = {} if self.surplus is None else {"surplus": self.surplus.status()}
         for name, kept in self._kept.items():
             yield "qpu", name, {**kept.status(), **states}
 
@@ -118,21 +99,15 @@ class Reservoirs:
             reservoir.start()
         if self.surplus is not None:
             self.surplus.start()
-        if self.refill is not None:
-            self.refill.start()
 
     def stop(self) -> None:
-        """Begin no more refills; waits for those of classical samplers in hand. One of a QPU ends with its sampler."""
-        if self.refill is not None:
-            self.refill.stop()
+        """Begin no more refills; waits for those in hand."""
         for reservoir in self._reservoirs.values():
             reservoir.close()
 
     def close(self) -> None:
-        """Stop, and end the background threads. Idempotent; waits for a QPU's refill a little."""
+        """Stop, and end the background threads. Idempotent."""
         self.stop()
-        if self.refill is not None:
-            self.refill.close()
         if self.surplus is not None:
             self.surplus.close()
 
@@ -175,19 +150,6 @@ def _alphabet(bundle: Bundle) -> NDArray[np.int8] | None:
     """All conditions (levels, width) of a bundle, None if there is one for nearly every energy."""
     code = bundle.energy_code
     return code.alphabet() if code.level_count is not None and isinstance(code, _Finite) else None
-
-
-def _kept_reads(qpu: QpuSampler, bundle: Bundle, max_bytes: int, refill_per_level: int, **how: Any) -> KeptReads:
-    """The kept reads of a bundle; those drawn on purpose may take half of the memory."""
-    levels = _alphabet(bundle) if refill_per_level else None
-    count = 0 if levels is None else _per_level(bundle, len(levels), max_bytes // 2, refill_per_level)
-    if count < refill_per_level:
-        reason = "QSHOWER_QPU_KEPT_BYTES is too small" if levels is not None else "each energy is its own condition"
-        _log.warning("fewer QPU reads drawn to be kept", model=bundle.name, per_level=count, reason=reason)
-    if levels is None or not count:
-        return KeptReads(qpu, bundle, max_bytes=max(0, max_bytes - LEVELS_SOURCES_BYTES), **how)
-    own = max_bytes - LEVELS_SOURCES_BYTES - LEVEL_BYTES * len(levels)
-    return KeptReads(qpu, bundle, max_bytes=own, levels=levels, per_level=count, **how)
 
 
 def _per_level(bundle: Bundle, levels: int, bytes_bound: int, wanted: int) -> int:

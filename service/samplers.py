@@ -9,12 +9,12 @@ from typing import Literal
 
 from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.bank import ReplaySampler
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.protocol import Sampler
-from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.tempering import TemperingSampler
-from qshower.service.errors import SettingsError
+from qshower.service.service_errors import SettingsError
 from qshower.service.settings import Settings
 
 SAMPLER_NAMES = ("gibbs", "annealing", "tempering", "qpu", "replay")
@@ -49,7 +49,7 @@ def qpu_ledger_path(settings: Settings) -> Path:
 
 
 def _qpu(settings: Settings) -> Sampler:
-    from qshower.sampler.qpu.sampler import QpuSampler  # brings Ocean along; not everybody has a QPU
+    from qshower.sampler.qpu.qpu_sampler import QpuSampler  # brings Ocean along; not everybody has a QPU
 
     # Each setting of the service that has a name of QpuSettings is that one.
     named = {field.name: f"qpu_{field.name}" for field in fields(QpuSettings)}
@@ -60,7 +60,7 @@ def _qpu(settings: Settings) -> Sampler:
 def _device(settings: Settings) -> Literal["cpu", "cuda"]:
     if settings.device == "cpu":
         return "cpu"
-    from qshower.sampler.gibbs import cuda  # loads torch
+    from qshower.sampler.gibbs.kernels import cuda  # loads torch
 
     reason = cuda.missing()
     if settings.device == "cuda" and reason is not None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from qshower.service.errors import SettingsError
 from qshower.service.logs import configure_logs
+from qshower.service.service_errors import SettingsError
 from qshower.service.settings import Settings, check_exposure, load_api_keys
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from qshower.sampler.qpu.settings import LIMITS, QpuSettings
-from qshower.service.errors import SettingsError
+from qshower.sampler.qpu.qpu_settings import LIMITS, QpuSettings
+from qshower.service.service_errors import SettingsError
 
 PREFIX = "QSHOWER_"
 DIGEST_BYTES = 32
@@ -113,25 +113,8 @@ class Settings(BaseSettings):
         ge=0,
         description="Most bytes of QPU reads beyond those asked for that are kept for later requests; 0: none.",
     )
-    qpu_spare_reads: int = _of_qpu(
-        "spare_reads",
-        "Reads of each condition to have kept, which QPU draws without options buy beside theirs; they are billed.",
-    )
     qpu_kept_max_age_s: float = Field(
         86400.0, gt=0, allow_inf_nan=False, description="Kept QPU reads older than this are forgotten, in seconds."
-    )
-    qpu_refill_per_level: int = Field(
-        0,
-        ge=0,
-        le=10_000,
-        description="Reads of each condition of a model that a QPU draws while idle, to be kept; they are billed.",
-    )
-    qpu_refill_budget_share: float = Field(
-        0.5,
-        gt=0,
-        le=1,
-        allow_inf_nan=False,
-        description="Share of the day's budget up to which such draws go on; the rest is left to requests.",
     )
     qpu_recalibrate_s: float = Field(
         0.0,
@@ -201,14 +184,6 @@ class Settings(BaseSettings):
     def _classical(cls, value: str) -> str:
         if not set(_listed(value)) <= set(STOCKABLE):
             raise ValueError(f"a comma separated list of {', '.join(STOCKABLE)}")
-        return value
-
-    @field_validator("qpu_refill_per_level")
-    @classmethod
-    def _not_forgotten_at_once(cls, value: int, info: ValidationInfo) -> int:
-        if value and info.data.get("qpu_kept_max_age_s", SHORTEST_RECALIBRATION_S) < SHORTEST_RECALIBRATION_S:
-            least = f"QSHOWER_QPU_KEPT_MAX_AGE_S is at least {SHORTEST_RECALIBRATION_S:g}"
-            raise ValueError(f"0 unless {least}: what is forgotten is drawn again, and billed")
         return value
 
     @property

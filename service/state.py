@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qshower.service.engine import Engine
-from qshower.service.generation import Generator
+from qshower.service.engine.engine import Engine
+from qshower.service.generation.generator import Generator
 from qshower.service.metrics import Metrics
 from qshower.service.settings import Settings
 

@@ -11,7 +11,7 @@ import structlog
 
 if TYPE_CHECKING:
     from qshower.sampler.machine import BoltzmannMachine
-    from qshower.sampler.qpu.surplus import Surplus
+    from qshower.sampler.qpu.unused_reads import UnusedReads
     from qshower.sampler.request import LatentRequest
     from qshower.service.kept import KeptReads
 
@@ -24,7 +24,7 @@ _log = structlog.get_logger("qshower.service")
 
 
 class SurplusQueue:
-    """A Keeper: takes the surplus of draws in at once, and has it completed, refined and kept by a thread of its own.
+    """Takes the surplus of draws in at once, and has it completed, refined and kept by a thread of its own.
 
     What finds no room, or is not done when it is closed, is dropped and counted.
 
@@ -36,28 +36,19 @@ class SurplusQueue:
     def __init__(self, kept: Sequence[tuple[BoltzmannMachine, KeptReads]], most_waiting: int = MOST_WAITING) -> None:
         self._stores, self._most_waiting = tuple(kept), most_waiting
         self._changed = threading.Condition()
-        self._pieces: deque[tuple[KeptReads, Surplus]] = deque()
+        self._pieces: deque[tuple[KeptReads, UnusedReads]] = deque()
         self._waiting = self._kept = self._dropped = 0
         self._last_error: str | None = None
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def wanted(self, request: LatentRequest) -> int:
-        """What is short of the conditions of ``request``; nothing while there is no room for it."""
-        store = self._store_of(request)
-        with self._changed:
-            full = self._closed or self._waiting >= self._most_waiting
-        return 0 if store is None or full else store.wanted(request.conditions)
-
-    def keep(self, surplus: Surplus) -> None:
-        """Take in as many reads of ``surplus`` as there is room for."""
-        from qshower.sampler.qpu.surplus import drawn_by_default  # brings Ocean along, which is here by now
-
-        store = self._store_of(surplus.request)
-        if store is None or not drawn_by_default(surplus.request.options):
+    def keep(self, reads: UnusedReads) -> None:
+        """Take in as many ``reads`` as there is room for."""
+        store = self._store_of(reads.request)
+        if store is None or not reads.request.options.leave_latents_alone():
             return
         with self._changed:
-            for piece in surplus.pieces(PIECE_ROWS):
+            for piece in reads.slices(PIECE_ROWS):
                 if self._closed or self._waiting + piece.rows > self._most_waiting:
                     self._dropped += piece.rows
                 else:
@@ -99,7 +90,7 @@ class SurplusQueue:
     def _store_of(self, request: LatentRequest) -> KeptReads | None:
         return next((store for machine, store in self._stores if machine is request.machine), None)
 
-    def _drop(self, piece: Surplus) -> None:
+    def _drop(self, piece: UnusedReads) -> None:
         self._waiting -= piece.rows
         self._dropped += piece.rows
 

@@ -30,8 +30,8 @@ from qshower.model.training.coded_config import CodedConfig
 from qshower.model.training.data import TrainingShowers
 from qshower.model.training.loop import CHECKPOINT, GRADIENT_NORM, WARM_UP_STEPS, Report
 from qshower.model.training.machine_fit import Coded, FitSchedule, FitState, MachineFit
-from qshower.sampler.atomic import replacing
 from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.files import replacing
 from qshower.sampler.lattice import compact_lattice
 
 VALIDATION_ROWS = 768

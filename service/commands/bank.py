@@ -13,11 +13,11 @@ from qshower.sampler.bank import bank_info, draw_bank
 from qshower.sampler.errors import SamplerError, SamplerUnavailableError
 from qshower.sampler.protocol import Sampler
 from qshower.sampler.request import SamplerOptions
-from qshower.service.availability import first_on_qpu, require
 from qshower.service.catalogue import FAMILIES, Catalogue, load_catalogue
 from qshower.service.commands.generate import CHUNK_ROWS, QPU_CHUNK_ROWS, Request, incident_energies
 from qshower.service.commands.terminal import console, progress, say, two_columns
-from qshower.service.generation import HOW_TO_CONFIGURE
+from qshower.service.generation.availability import first_on_qpu, require
+from qshower.service.generation.generator import HOW_TO_CONFIGURE
 from qshower.service.logs import configure_logs
 from qshower.service.samplers import build_registry
 from qshower.service.settings import load_settings

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 
 from qshower.sampler.errors import BudgetExceededError, SamplerUnavailableError
 from qshower.sampler.request import SamplerOptions
-from qshower.service.availability import qpu_of
 from qshower.service.catalogue import FAMILIES, Catalogue, load_catalogue
 from qshower.service.commands.terminal import console, say, two_columns
-from qshower.service.generation import HOW_TO_CONFIGURE
+from qshower.service.generation.availability import qpu_of
+from qshower.service.generation.generator import HOW_TO_CONFIGURE
 from qshower.service.samplers import build_registry
 from qshower.service.settings import Settings
 from qshower.service.upkeep import calibration_conditions
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
-    from qshower.sampler.qpu.calibration import Calibration
-    from qshower.sampler.qpu.planner import QpuEstimate
-    from qshower.sampler.qpu.sampler import QpuSampler
-    from qshower.sampler.qpu.shim import Shim
+    from qshower.sampler.qpu.calibration.scale import Calibration
+    from qshower.sampler.qpu.planning.planner import QpuEstimate
+    from qshower.sampler.qpu.qpu_sampler import QpuSampler
+    from qshower.sampler.qpu.shims.flux_bias import Shim
 
 SHIM_DEADLINE_S = 1800.0
 """A shim's fourteen programmings wait in the solver's queue like any other, and nobody waits for an answer."""

@@ -19,12 +19,12 @@ from qshower.client import ShowerClient
 from qshower.model.showers_file import open_showers, write_showers
 from qshower.sampler.errors import InvalidInputError
 from qshower.service.app import running_service
-from qshower.service.batches import Part
 from qshower.service.commands.terminal import numbers, progress, say
+from qshower.service.engine.batches import Part
+from qshower.service.generation.answer_provenance import Origin, merged_parts, provenance_json
+from qshower.service.generation.shower_request import Answer, Order
 from qshower.service.logs import configure_logs
 from qshower.service.metrics import Metrics
-from qshower.service.orders import Answer, Order
-from qshower.service.provenance import Origin, merged_parts, provenance_json
 from qshower.service.settings import load_settings
 from qshower.service.state import Service
 

@@ -10,8 +10,8 @@ from rich.table import Table
 from qshower.client import ShowerClient
 from qshower.service.catalogue import load_catalogue
 from qshower.service.commands.terminal import console
-from qshower.service.engine import Engine, Limits
-from qshower.service.generation import Generator
+from qshower.service.engine.engine import Engine, Limits
+from qshower.service.generation.generator import Generator
 from qshower.service.logs import configure_logs
 from qshower.service.metrics import Metrics
 from qshower.service.samplers import SAMPLER_NAMES, build_registry

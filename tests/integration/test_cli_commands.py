@@ -21,15 +21,15 @@ from qshower.model.bundle import find_bundles, load_bundle, read_manifest, save_
 from qshower.model.geometry import named_geometry
 from qshower.model.showers_file import write_showers
 from qshower.sampler.bank_file import bank_info, open_bank, unpack_spins
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import SamplerUnavailableError
-from qshower.sampler.qpu.budget import BudgetLedger
-from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.quota import Quota
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue, load_catalogue
 from qshower.service.cli import main
-from qshower.service.generation import Generator
+from qshower.service.generation.generator import Generator
 from qshower.service.settings import load_settings
 
 COMMANDS = (
@@ -323,7 +323,7 @@ def test_the_qpu_from_the_command_line(qshower, fails, environment, tmp_path):
         assert emulator.solver_name in out
         assert "couplers off by" in out
         assert emulator.backend.state()["submitted"] == int(costs["shim: problems"]) + int(costs["problems"])
-        billed = BudgetLedger(tmp_path / "state" / "qpu_budget.json", None, None).state()["used_today_us"]
+        billed = Quota(tmp_path / "state" / "qpu_budget.json", None, None).state()["used_today_us"]
         assert billed / 1000 == pytest.approx(both_ms, rel=0.02)
         path = tmp_path / "out.hdf5"
         code, _, err = qshower("generate", "--energies-mev", "2000", "-n", 4, "--sampler", "qpu", "-o", path)
@@ -353,9 +353,8 @@ def test_inspect(qshower, fails, untrained_bundles, tmp_path):
     assert code == 0, err
     assert "6480 voxels" in out
     assert {file.name for file in (tmp_path / "pictures").iterdir()} == {
-        "machine.png",
-        "mean_shower.png",
-        "profiles.png",
+        "machine.svg",
+        "showers.svg",
     }
     assert "test-pegasus" in qshower("inspect", untrained_bundles / "test-pegasus")[1]
     path = tmp_path / "showers.hdf5"
@@ -364,7 +363,7 @@ def test_inspect(qshower, fails, untrained_bundles, tmp_path):
     assert code == 0, err
     assert "2000 to 5000 MeV" in out
     assert "provenance: sampler" in out
-    assert (tmp_path / "more" / "profiles.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "more" / "showers.svg").read_text().startswith("<svg")
     path.write_bytes(path.read_bytes()[:3000])
     assert str(path) in fails(2, "inspect", path)
     assert "test-zephyr" in fails(2, "inspect", "nothing")
@@ -525,12 +524,14 @@ def test_the_pretrained_models_were_calibrated_band_by_band():
         manifest, sha256 = read_manifest(folder)
         measured = manifest.sweeps_measurement
         assert measured["converged"], manifest.name
-        assert measured["tolerance_sigma"] == 0.1
+        # Training measures to 0.2, `qshower calibrate` to 0.1; the default bundle is calibrated.
+        tolerance = measured["tolerance_sigma"]
+        assert tolerance == 0.1 or (tolerance == 0.2 and not manifest.default)
         assert len(measured["bands_mev"]) == 7
         for sweeps, figures in measured["differences_sigma"].items():
             if int(sweeps) >= manifest.sweeps:
                 most = max(abs(difference) for bands in figures.values() for difference in bands)
-                assert most + 2 * measured["difference_error_sigma"] <= 0.1, (manifest.name, sweeps)
+                assert most + 2 * measured["difference_error_sigma"] <= tolerance, (manifest.name, sweeps)
         if manifest.default:
             readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
             assert f'"model_sha256": "{sha256}"' in readme

@@ -1,11 +1,9 @@
 """Reads of a QPU that a request did not need answer later ones, without a problem, a bill, or even a solver."""
 
 import hashlib
-import json
 import re
 import threading
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,22 +12,20 @@ from fastapi.testclient import TestClient
 from qshower.client import ShowerClient
 from qshower.model.bundle import find_bundles, load_bundle
 from qshower.sampler.annealing import AnnealingSampler
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import SamplerUnavailableError
-from qshower.sampler.gibbs.sampler import GibbsSampler
-from qshower.sampler.qpu.budget import BudgetLedger
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.qpu_settings import QpuSettings
+from qshower.sampler.qpu.quota import Quota
 from qshower.sampler.registry import SamplerRegistry
-from qshower.sampler.request import LatentRequest
 from qshower.sampler.tempering import TemperingSampler
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue
-from qshower.service.kept import NOTE, KeptClaim, KeptReads, Refill
+from qshower.service.kept import NOTE, KeptClaim, KeptReads
 from qshower.service.samplers import build_registry
 from qshower.service.settings import load_settings
-from qshower.service.upkeep import FIRST_PAUSE_S
 
 LOW, HIGH = 1000.0, 500000.0
 UNEVEN = {"incident_energies_mev": [LOW] * 9 + [HIGH], "sampler": "qpu"}
@@ -115,7 +111,7 @@ def submitted(emulator):
 
 
 def used_today(tmp_path):
-    return BudgetLedger(tmp_path / "state" / "qpu_budget.json", None, None).state()["used_today_us"]
+    return Quota(tmp_path / "state" / "qpu_budget.json", None, None).state()["used_today_us"]
 
 
 def for_high(count, **change):
@@ -185,9 +181,9 @@ def test_reads_survive_a_draw_that_fails_beside_them(emulator, service_on):
 def test_an_answer_does_not_wait_for_the_reads_it_leaves(service_on, monkeypatch):
     client, gate, keep = service_on(), threading.Event(), KeptReads.keep
 
-    def once_allowed(self, surplus):
+    def once_allowed(self, reads):
         assert gate.wait(60)
-        return keep(self, surplus)
+        return keep(self, reads)
 
     monkeypatch.setattr(KeptReads, "keep", once_allowed)
     answer = client.post("/generate", json=UNEVEN)
@@ -265,45 +261,6 @@ def test_none_are_kept_without_memory(emulator, service_on):
     before = submitted(emulator)
     ask(client, for_high(1))
     assert submitted(emulator) > before
-
-
-def test_spare_reads_are_drawn_on_purpose_and_within_budgets(emulator, service_on, tmp_path):
-    spare, body = 20, for_high(1)
-    client = service_on(qpu_spare_reads=spare)
-    dry = client.post("/generate", json={**body, "dry_run": True}).json()["estimate"]
-    first = ask(client, body)["provenance"]
-    assert dry["reads"] == 1 + spare
-    assert kept_of(client)["ready"] == spare
-    before = submitted(emulator)
-    assert ask(client, for_high(spare))["provenance"]["problem_ids"] == first["problem_ids"]
-    assert submitted(emulator) == before
-    # A second price: without a calibration.
-    price = ask(client, body)["provenance"]["qpu_access_time_us"]
-    plain = service_on().post("/generate", json={**body, "dry_run": True}).json()["estimate"]["access_time_us"]
-    assert price > plain
-    # What was asked for is never refused for the sake of what was not; and options mean what they say.
-    ask(client, for_high(spare))
-    capped = {**body, "options": {"max_qpu_access_time_us": (price + plain) / 2}}
-    assert ask(client, capped)["provenance"]["num_reads"] == 1
-    assert ask(client, {**body, "options": {"gauges": 1}})["provenance"]["num_reads"] == 1
-    assert kept_of(client)["ready"] == 0
-    tight = service_on(qpu_spare_reads=spare, qpu_daily_budget_us=used_today(tmp_path) + (price + plain) / 2)
-    assert ask(tight, body)["provenance"]["num_reads"] == 1
-
-
-def test_no_more_are_bought_than_are_short(emulator, service_on):
-    """A seed takes nothing of what is kept, and leaves what it has to spare."""
-    spare, client = 20, service_on(qpu_spare_reads=20)
-    for taken, bought in ((0, spare), (0, 0), (5, 5), (spare, spare)):
-        if taken:
-            before = submitted(emulator)
-            ask(client, for_high(taken))
-            assert submitted(emulator) == before
-        told = ask(client, for_high(1, seed=1))["provenance"]
-        assert told["num_reads"] - 1 == bought or any("measured" in note for note in told["notes"])
-        assert kept_of(client)["ready"] == spare
-    # Of another condition there are none yet.
-    assert ask(client, {**for_high(1, seed=1), "incident_energies_mev": [LOW, HIGH]})["provenance"]["num_reads"] == 21
 
 
 def test_a_dry_run_counts_what_is_kept(emulator, service_on):
@@ -463,241 +420,3 @@ def test_reads_of_another_graph_are_forgotten(emulator_of, service_at, tmp_path)
         time.sleep(0.1)
     assert kept_of(client)["ready"] == 0
     assert kept_of(client)["discarded"] == 8
-
-
-# Reads drawn on purpose, while nobody asks.
-
-PER_LEVEL, LEVELS = 3, 16
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def refill_of(emulator, catalogue, tmp_path):
-    """Makes a sampler, what is kept of its reads, and what refills that."""
-    opened = []
-
-    def make(idle=lambda: True, clock=time.monotonic, share=1.0, **values):
-        quick = {"calibration_reads": 200, "availability_ttl_s": 0.0, "request_timeout_s": 5.0}
-        qpu = QpuSampler(
-            QpuSettings(endpoint=emulator.endpoint, token="any", state_dir=tmp_path / "state", **quick, **values)
-        )
-        opened.append(qpu)
-        kept = {
-            bundle.name: KeptReads(
-                qpu,
-                bundle,
-                max_bytes=1 << 20,
-                max_age_s=3600.0,
-                levels=bundle.energy_code.alphabet(),
-                per_level=PER_LEVEL,
-                budget_share=share,
-            )
-            for bundle in catalogue.bundles()
-        }
-        return qpu, kept, Refill(qpu, catalogue, kept, idle, budget_share=share, clock=clock)
-
-    yield make
-    for qpu in opened:
-        qpu.close()
-
-
-def calibrate(qpu, catalogue):
-    bundle = catalogue.get(None)
-    return qpu.calibrate(bundle.machine, bundle.conditions(np.array([LOW, HIGH])))
-
-
-def test_a_service_refills_while_idle_and_bills_nobody(emulator, service_on, monkeypatch, tmp_path):
-    monkeypatch.setattr("qshower.service.kept.REFILL_POLL_S", 0.05)
-    digest = hashlib.sha256(b"secret").hexdigest()
-    client = service_on(qpu_refill_per_level=PER_LEVEL, qpu_kept_bytes=1 << 20, api_keys=f"ada:{digest}")
-    client.headers["x-api-key"] = "secret"
-    time.sleep(0.3)
-    assert (submitted(emulator), kept_of(client)["wanted"]) == (0, PER_LEVEL * LEVELS), "it was never calibrated"
-    # With a seed: this draw leaves nothing, but there is a calibration now.
-    ask(client, for_high(1, seed=1))
-    while kept_of(client)["refill"]["done"] == 0:
-        time.sleep(0.02)
-    state = kept_of(client)
-    assert state["ready"] >= PER_LEVEL * LEVELS
-    assert (state["refill"]["failed"], state["refill"]["last_error"], state["refill"]["running"]) == (0, None, None)
-    (used,) = json.loads((tmp_path / "state" / "qpu_budget.json").read_text()).values()
-    assert set(used) == {"", "ada"}
-    counts = metrics_of(client)
-    assert counts["qshower_qpu_refilled_reads_total"] == PER_LEVEL * LEVELS == state["refill"]["reads"]
-    of = {end: counts[f'qshower_qpu_refills_total{{outcome="{end}"}}'] for end in ("done", "failed")}
-    assert of == {"done": 1, "failed": 0}
-    # A whole spectrum is answered without the solver.
-    emulator.close()
-    energies = np.geomspace(1000.0, 500000.0, 24).tolist()
-    told = ask(client, {"incident_energies_mev": energies, "sampler": "qpu"})["provenance"]
-    assert (told["sampler"], told["qpu_access_time_us"], told["notes"][-1]) == ("qpu", 0.0, NOTE)
-
-
-def test_a_refill_buys_nothing_beside_itself(service_on, monkeypatch):
-    monkeypatch.setattr("qshower.service.kept.REFILL_POLL_S", 0.05)
-    client = service_on(qpu_refill_per_level=PER_LEVEL, qpu_spare_reads=5, qpu_kept_bytes=1 << 20)
-    ask(client, for_high(1, seed=1))
-    while kept_of(client)["refill"]["done"] == 0:
-        time.sleep(0.02)
-    # Of one level there were more than enough.
-    state = kept_of(client)
-    assert (state["surplus"]["kept"], state["refill"]["reads"]) == (5, PER_LEVEL * (LEVELS - 1))
-    assert state["ready"] == 5 + PER_LEVEL * (LEVELS - 1)
-
-
-def test_none_are_drawn_unless_told_to(emulator, service_on, monkeypatch):
-    monkeypatch.setattr("qshower.service.kept.REFILL_POLL_S", 0.05)
-    client = service_on()
-    ask(client, UNEVEN)
-    before = submitted(emulator)
-    time.sleep(0.3)
-    assert submitted(emulator) == before
-    assert "refill" not in kept_of(client)
-
-
-def test_one_draw_fills_what_is_short(emulator, refill_of, catalogue):
-    qpu, kept, refill = refill_of()
-    assert refill.check() is None, "without a calibration"
-    assert submitted(emulator) == 0
-    calibrate(qpu, catalogue)
-    before = submitted(emulator)
-    assert refill.check() == "test-zephyr"
-    # Sixteen levels, four side by side.
-    assert submitted(emulator) == before + 4
-    assert refill.check() is None
-    mine, bundle = kept["test-zephyr"], catalogue.get(None)
-    # One read of three is no reason to program the chip.
-    mine.give_back(mine.take(bundle.conditions(np.array([LOW]))))
-    assert mine.take(bundle.conditions(np.array([LOW, HIGH]))).served.all()
-    assert refill.check() is None
-    assert submitted(emulator) == before + 4
-    energies = np.array([LOW] * (PER_LEVEL - 1))
-    assert mine.take(bundle.conditions(energies)).served.all()
-    assert refill.check() == "test-zephyr"
-    assert submitted(emulator) == before + 5
-    assert mine.has(np.repeat(bundle.energy_code.alphabet(), PER_LEVEL, axis=0)).all()
-    assert refill.status()["done"] == 2
-
-
-def test_it_waits_while_something_is_answered_or_the_calibration_is_stale(emulator, refill_of, catalogue):
-    busy = [True]
-    qpu, _, refill = refill_of(idle=lambda: not busy[0])
-    calibrate(qpu, catalogue)
-    before = submitted(emulator)
-    assert refill.check() is None
-    _, _, doubtful = refill_of(calibration_max_age_s=1e-6)
-    assert doubtful.check() is None
-    assert submitted(emulator) == before
-    busy[0] = False
-    assert refill.check() == "test-zephyr"
-
-
-def test_failures_of_refills_back_off_and_an_open_circuit_ends_them(emulator, refill_of, catalogue):
-    clock = Clock()
-    qpu, kept, refill = refill_of(clock=clock, breaker_failures=2, breaker_cooldown_s=3600.0)
-    calibrate(qpu, catalogue)
-    emulator.arm("problem_failed")
-    for failures in (1, 2):
-        assert refill.check() is None
-        before = submitted(emulator)
-        clock.now += 0.9 * FIRST_PAUSE_S * failures
-        assert refill.check() is None
-        assert submitted(emulator) == before
-        status = refill.status()
-        assert (status["failed"], "failed the problem" in status["last_error"]) == (failures, True)
-        clock.now += 0.2 * FIRST_PAUSE_S * failures
-    emulator.faults.clear()
-    assert qpu.figures(()).circuit == "open"
-    clock.now += 3600.0
-    assert refill.check() is None
-    assert submitted(emulator) == before
-    assert kept["test-zephyr"].status()["ready"] == 0
-
-
-def test_refills_are_no_probes_of_a_solver_that_has_failed(emulator, refill_of, catalogue):
-    clock = Clock()
-    qpu, _, refill = refill_of(clock=clock, breaker_failures=1, breaker_cooldown_s=0.01)
-    calibrate(qpu, catalogue)
-    emulator.arm("problem_failed")
-    assert refill.check() is None
-    emulator.faults.clear()
-    clock.now += 2.0 * FIRST_PAUSE_S
-    before = submitted(emulator)
-    while qpu.figures(()).circuit != "half_open":
-        time.sleep(0.01)
-    assert refill.check() is None
-    assert submitted(emulator) == before
-
-
-def test_a_refill_never_pays_for_a_calibration(emulator, refill_of):
-    _, kept, _ = refill_of()
-    with pytest.raises(SamplerUnavailableError, match="no calibration"):
-        kept["test-zephyr"].refill()
-    assert submitted(emulator) == 0
-
-
-def test_refills_stay_within_the_day_s_budget(emulator, refill_of, catalogue, tmp_path):
-    qpu, _, _ = refill_of()
-    calibrate(qpu, catalogue)
-    _, kept, refill = refill_of(daily_budget_us=used_today(tmp_path) + 1000.0)
-    before = submitted(emulator)
-    assert refill.check() is None
-    assert refill.status()["last_error"].startswith("BudgetExceededError")
-    assert submitted(emulator) == before
-    assert kept["test-zephyr"].status()["ready"] == 0
-
-
-def test_refills_leave_a_share_of_the_day_s_budget_to_requests(emulator, refill_of, catalogue, tmp_path):
-    qpu, _, _ = refill_of()
-    calibrate(qpu, catalogue)
-    bundle, used = catalogue.get(None), used_today(tmp_path)
-    conditions = np.repeat(bundle.energy_code.alphabet(), PER_LEVEL, axis=0)
-    price = qpu.estimate(
-        LatentRequest(bundle.machine, conditions, np.zeros((len(conditions), 2), np.uint64))
-    ).access_time_us
-    before = submitted(emulator)
-    # Half of the day's budget is not enough for it, and the whole is more than enough.
-    _, kept, refill = refill_of(share=0.5, daily_budget_us=2.0 * (used + 0.9 * price))
-    assert refill.check() is None
-    assert "50% of the day's budget" in refill.status()["last_error"]
-    assert 0.0 < refill.status()["next_attempt_in_s"] <= 86400.0
-    assert submitted(emulator) == before
-    # Nor is there anything left: that is no failure.
-    _, kept, refill = refill_of(share=0.5, daily_budget_us=2.0 * used)
-    assert refill.check() is None
-    assert (refill.status()["failed"], refill.status()["last_error"]) == (0, None)
-    _, kept, refill = refill_of(share=0.5, daily_budget_us=2.0 * (used + 1.1 * price))
-    assert refill.check() == "test-zephyr"
-    assert kept["test-zephyr"].status()["ready"] == refill.status()["reads"] == PER_LEVEL * LEVELS
-    assert used_today(tmp_path) - used == pytest.approx(price, rel=0.1)
-
-
-def test_a_refill_that_sees_a_drift_keeps_nothing(refill_of, catalogue):
-    qpu, kept, _ = refill_of()
-    found = calibrate(qpu, catalogue)
-    # As if the solver had been a third colder when it was calibrated; many reads, so that it is seen.
-    store = qpu._thermometer.store
-    store.put(replace(found, beta=1.5 * found.beta, beta_pseudolikelihood=1.5 * found.beta_pseudolikelihood))
-    bundle = catalogue.get(None)
-    many = KeptReads(
-        qpu, bundle, max_bytes=1 << 20, max_age_s=3600.0, levels=bundle.energy_code.alphabet(), per_level=40
-    )
-    drifting = Refill(qpu, catalogue, {**kept, bundle.name: many}, lambda: True)
-    assert drifting.check() is None
-    assert "drifted" in drifting.status()["last_error"]
-    assert many.status()["ready"] == 0
-
-
-def test_memory_limits_what_is_drawn(service_on):
-    client = service_on(qpu_refill_per_level=1000, qpu_kept_bytes=1 << 19)
-    state = kept_of(client)
-    assert 0 < state["wanted"] < 1000 * LEVELS
-    assert state["max_bytes"] <= 1 << 18

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qshower.sampler.emulator.config import NOISE_LEVELS, EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.emulator.emulator_config import NOISE_LEVELS, EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import SamplerOptions
 
 ROWS_PER_CONDITION = 4000

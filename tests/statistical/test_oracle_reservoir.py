@@ -7,7 +7,7 @@ import pytest
 
 from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.diagnostics import chain_autocorrelation_times
-from qshower.sampler.gibbs.sampler import GibbsSampler, refine
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler, refine
 from qshower.sampler.request import SamplerOptions
 from qshower.sampler.reservoir import Reservoir, WarmChains
 

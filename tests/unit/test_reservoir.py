@@ -13,8 +13,9 @@ import pytest
 
 from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
-from qshower.sampler.gibbs.sampler import GibbsSampler, refine
-from qshower.sampler.request import LatentBatch, Provenance, SamplerOptions
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler, refine
+from qshower.sampler.provenance import Provenance
+from qshower.sampler.request import LatentBatch, SamplerOptions
 from qshower.sampler.reservoir import Reservoir, WarmChains
 from qshower.sampler.stock import BOOKKEEPING_BYTES, CONDITION_BYTES, LEVEL_BYTES, LEVELS_SOURCES_BYTES
 

@@ -12,22 +12,22 @@ from fastapi.testclient import TestClient
 
 from qshower.model.bundle import find_bundles, load_bundle
 from qshower.sampler.errors import SamplerUnavailableError
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.request import LatentRequest, SamplerOptions
 from qshower.sampler.reservoir import Reservoir
 from qshower.sampler.stock import LEVEL_BYTES
 from qshower.service.app import create_app
-from qshower.service.batches import DrawKey
 from qshower.service.catalogue import Catalogue
-from qshower.service.encoding import encode
-from qshower.service.engine import Engine, Limits
-from qshower.service.errors import SettingsError
+from qshower.service.engine.batches import DrawKey
+from qshower.service.engine.engine import Engine, Limits
+from qshower.service.generation.answer_provenance import Origin, provenance_json
+from qshower.service.http.encoding import encode
 from qshower.service.kept import NOTE as KEPT_NOTE
 from qshower.service.metrics import Metrics
-from qshower.service.provenance import Origin, provenance_json
 from qshower.service.reservoirs import Reservoirs
 from qshower.service.schemas import Estimate
+from qshower.service.service_errors import SettingsError
 from qshower.service.settings import Settings, load_settings
 
 NOTE = "reservoir: drawn before the request"
@@ -153,11 +153,6 @@ def test_samplers_that_cannot_be_stocked_are_refused(value):
         load_settings(reservoir_samplers=value)
 
 
-def test_reads_that_are_forgotten_at_once_are_not_drawn_on_purpose():
-    with pytest.raises(SettingsError, match="QSHOWER_QPU_REFILL_PER_LEVEL"):
-        load_settings(qpu_refill_per_level=1, qpu_kept_max_age_s=10.0)
-
-
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"options": {"sweeps": 32}}, {"sampler": "annealing"}], ids=["seed", "options", "annealing"]
 )
@@ -241,7 +236,7 @@ def test_nothing_is_refilled_while_an_answer_is_encoded(client_of, monkeypatch):
         seen.extend(state["ready"] for _, model, state in reservoirs.status() if model == "test-zephyr")
         return encode(answer, wanted)
 
-    monkeypatch.setattr("qshower.service.routes.encode", slowly)
+    monkeypatch.setattr("qshower.service.http.routes.encode", slowly)
     assert client.post("/generate", json=BODY).status_code == 200
     assert seen == [16 * PER_LEVEL - 3]
     once_full(client)

@@ -12,12 +12,12 @@ from qshower.service.surplus import PIECE_ROWS, SurplusQueue
 
 @dataclass(frozen=True)
 class Left:
-    """Surplus of which nothing but its size matters here."""
+    """Reads of which nothing but its size matters here."""
 
     request: LatentRequest
     rows: int
 
-    def pieces(self, most_rows):
+    def slices(self, most_rows):
         for start in range(0, self.rows, most_rows):
             yield replace(self, rows=min(most_rows, self.rows - start))
 
@@ -35,9 +35,6 @@ class Store:
             raise self.failure
         self.kept.append((piece.rows, threading.current_thread().name))
         return piece.rows
-
-    def wanted(self, conditions):
-        return 10 * len(conditions)
 
 
 @pytest.fixture
@@ -96,17 +93,13 @@ def test_who_draws_does_not_wait(queue_of, store, left_by):
 
 def test_what_finds_no_room_is_dropped_and_counted(queue_of, store, left_by):
     queue = queue_of(most_waiting=PIECE_ROWS + 20)
-    assert queue.wanted(left_by(0).request) == 20
     queue.keep(left_by(2 * PIECE_ROWS + 5))
     assert (queue.status()["waiting"], queue.status()["dropped"]) == (PIECE_ROWS + 5, PIECE_ROWS)
     queue.keep(left_by(15))
-    # None are bought while there is no room for them.
-    assert queue.wanted(left_by(0).request) == 0
     queue.keep(left_by(1))
     store.gate.set()
     status = settled(queue)
     assert (status["kept"], status["dropped"]) == (PIECE_ROWS + 20, PIECE_ROWS + 1)
-    assert queue.wanted(left_by(0).request) == 20
 
 
 def test_what_a_store_does_not_take_counts_as_dropped(queue_of, store, left_by):
@@ -136,7 +129,6 @@ def test_closing_waits_for_the_piece_in_hand_alone(queue_of, store, left_by):
     # A draw that ends later loses nothing but what it left.
     queue.keep(left_by(5))
     assert (queue.status()["waiting"], queue.status()["dropped"]) == (0, 2 * PIECE_ROWS + 5)
-    assert queue.wanted(left_by(0).request) == 0
     queue.close()
 
 
@@ -157,6 +149,5 @@ def test_machines_of_no_model_are_left_alone(queue_of, store, left_by, rng, rand
     other = left_by(3)
     other = replace(other, request=replace(other.request, machine=random_machine(rng)))
     queue.keep(other)
-    assert queue.wanted(other.request) == 0
     assert queue.status()["waiting"] == 0
     assert not store.entered.is_set()

@@ -1,0 +1,131 @@
+"""The ``gibbs`` sampler: block Gibbs with the condition held, on the CPU or a CUDA device."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+import numpy as np
+
+from qshower.sampler.closing import Closing
+from qshower.sampler.cores import usable_cores
+from qshower.sampler.errors import InvalidInputError, SamplerUnavailableError
+from qshower.sampler.gibbs.chains import Device, draw, refine
+from qshower.sampler.gibbs.kernels.replicas import run_tempering
+from qshower.sampler.gibbs.kernels.run_block import BLOCK_TYPES
+from qshower.sampler.gibbs.program import program_of
+from qshower.sampler.gibbs.streams import DRAW, stream_keys
+from qshower.sampler.machine import PARTITION_COUNT, BoltzmannMachine
+from qshower.sampler.protocol import Availability, SamplerCapabilities
+from qshower.sampler.provenance import Provenance
+from qshower.sampler.request import DEFAULT_SWEEPS, LatentBatch, LatentRequest
+
+__all__ = ["GibbsSampler", "refine", "warm_up"]
+
+SMALL_BATCH = 64
+"""Rows up to which the CPU draws for a GPU whose spins are the CPU's: milliseconds, fewer than the way there and back.
+"""
+
+
+class GibbsSampler(Closing):
+    """Draws from P(s_free | s_0 = c) ∝ exp(−E(s)) by block Gibbs sweeps after a ramp of beta.
+
+    Row i of the answer is a function of its stream, its condition, the number of sweeps and the machine: the same to
+    the bit alone, in any batch and on any number of threads. Safe to call from several threads.
+
+    Two spins, of which the second follows the first::
+
+        >>> machine = BoltzmannMachine(
+        ...     h=np.zeros(2, dtype=np.float32),
+        ...     j=np.array([-20.0], dtype=np.float32),
+        ...     edges=np.array([[0, 1]], dtype=np.int32),
+        ...     partitions=np.array([0, 1], dtype=np.int8),
+        ...     qubits=np.array([0, 1]),
+        ...     topology="none",
+        ... )
+        >>> conditions = np.array([[1], [-1]], dtype=np.int8)
+        >>> streams = np.array([[7, 0], [7, 1]], dtype=np.uint64)
+        >>> with GibbsSampler() as sampler:
+        ...     batch = sampler.sample(LatentRequest(machine, conditions, streams))
+        >>> batch.spins.tolist(), batch.energies.tolist()
+        ([[1, 1], [-1, -1]], [-20.0, -20.0])
+
+    Args:
+        device: ``"cpu"`` or ``"cuda"``; up to ``SMALL_BATCH`` rows are drawn on the CPU where spins are the same.
+        threads: worker threads on the CPU, None for one on each processor.
+    """
+
+    def __init__(self, device: Device = "cpu", threads: int | None = None) -> None:
+        if device not in ("cpu", "cuda"):
+            raise InvalidInputError("device", device, "cpu or cuda")
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise InvalidInputError("threads", threads, "a positive integer")
+        self.device: Device = device
+        self.threads = threads
+
+    @property
+    def name(self) -> str:
+        """``gibbs``."""
+        return "gibbs"
+
+    @property
+    def capabilities(self) -> SamplerCapabilities:
+        """Reproducible; takes ``sweeps``."""
+        return SamplerCapabilities(reproducible=True, options=frozenset({"sweeps"}))
+
+    def availability(self, machine: BoltzmannMachine) -> Availability:  # noqa: ARG002 - any machine will do
+        """Always available on the CPU; on CUDA when torch sees a device."""
+        if self.device == "cuda":
+            from qshower.sampler.gibbs.kernels import cuda
+
+            reason = cuda.missing()
+            detail = {"device": "cuda"} if reason else {"device": "cuda", "kernel": cuda.best_kernel()}
+            return Availability(available=reason is None, reason=reason, detail=detail)
+        return Availability(available=True, detail={"device": "cpu", "threads": self.threads or usable_cores()})
+
+    def sample(self, request: LatentRequest) -> LatentBatch:
+        """One latent per row; InvalidInputError for an option other than ``sweeps``, SamplerTimeoutError if late."""
+        began = monotonic()
+        sweeps = request.options.sweeps_or(DEFAULT_SWEEPS, self.name)
+        state = self.availability(request.machine)
+        if not state.available:
+            raise SamplerUnavailableError(f"gibbs: {state.reason}")
+        deadline = None if request.deadline_s is None else began + request.deadline_s
+        small = request.rows <= SMALL_BATCH and state.detail.get("kernel") == "fused"
+        spins = draw(
+            request.machine,
+            request.conditions,
+            request.streams,
+            sweeps,
+            threads=self.threads,
+            deadline=deadline,
+            device="cpu" if small else self.device,
+        )
+        energies = request.machine.energies(spins)
+        notes = ("gibbs: dense kernel, whose spins differ from those of the others",) * (
+            state.detail.get("kernel") == "dense"
+        )
+        elapsed_s = {"sample": monotonic() - began}
+        provenance = Provenance(sampler=self.name, sweeps=sweeps, beta=1.0, elapsed_s=elapsed_s, notes=notes)
+        return LatentBatch(spins=spins, energies=energies, provenance=provenance).checked(request)
+
+    def close(self) -> None:
+        """Nothing to let go of: the thread pool is the process's."""
+
+
+def warm_up() -> None:
+    """Compile every kernel, or load them from the cache on disk: call once at start-up, before the first request."""
+    for bias in (0.0, 1.0):
+        machine = BoltzmannMachine(
+            h=np.full(PARTITION_COUNT, bias, dtype=np.float32),
+            j=np.full(1, 1.0 + 1e4 * bias, dtype=np.float32),
+            edges=np.array([[0, 1]], dtype=np.int32),
+            partitions=np.arange(PARTITION_COUNT, dtype=np.int8),
+            qubits=np.arange(PARTITION_COUNT, dtype=np.int64),
+            topology="none",
+        )
+        for rows in (1, *(8 * np.dtype(state_type).itemsize for state_type in BLOCK_TYPES)):
+            conditions = np.ones((rows, 1), dtype=np.int8)
+            streams = np.zeros((rows, 2), dtype=np.uint64)
+            spins = draw(machine, conditions, streams, 2, threads=1)
+            machine.energies(spins)
+            run_tempering(program_of(machine), spins, np.ones(2), 1, stream_keys(streams, DRAW), threads=1)

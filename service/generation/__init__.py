@@ -1,0 +1,1 @@
+"""From a request for showers to the showers: selection of sampler and model, options, draw, provenance."""

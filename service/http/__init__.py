@@ -1,0 +1,1 @@
+"""HTTP: routes, formats, problem+json and middleware."""

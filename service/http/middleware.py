@@ -1,0 +1,105 @@
+"""Pure-ASGI middleware: who may call, how large a body may be, and what is counted.
+
+Pure ASGI, because a middleware made from a function keeps a handler from ever seeing that its client has gone.
+"""
+
+from __future__ import annotations
+
+import time
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from qshower.service.http.problem_json import problem_of, problem_response
+from qshower.service.metrics import Metrics
+from qshower.service.service_errors import TooLargeError, UnauthorisedError
+from qshower.service.settings import ApiKeys
+
+OPEN_PATHS = frozenset({"/", "/health/live", "/health/ready", "/docs", "/openapi.json"})
+OPEN_FOLDERS = ("/page/",)
+
+
+class KeyCheck:
+    """Lets nobody through without a known key, but to the probes, the documentation and the page."""
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 401."""
+        if scope["type"] == "http" and self._keys and not _is_open(scope["path"]):
+            headers = Headers(scope=scope)
+            scheme, _, credentials = headers.get("authorization", "").partition(" ")
+            key = credentials.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+            name = self._keys.name_of(key) if key else None
+            if name is None:
+                error = UnauthorisedError("send a known key as Authorization: Bearer KEY, or as X-API-Key")
+                await problem_response(*problem_of(error, 1.0))(scope, receive, send)
+                return
+            scope.setdefault("state", {})["api_key_name"] = name
+        await self._app(scope, receive, send)
+
+
+class BodyLimit:
+    """Refuses bodies that are too large, by their declared length or once they are."""
+
+    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
+        self._app = app
+        self._most = most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 413."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "0")
+        if declared.isdecimal() and int(declared) > self._most:
+            error = TooLargeError(f"the body has {declared} bytes, more than {self._most}")
+            await problem_response(*problem_of(error, 1.0))(scope, receive, send)
+            return
+        seen = 0
+
+        async def limited() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._most:
+                raise HTTPException(413, f"the body has more than {self._most} bytes")
+            return message
+
+        await self._app(scope, limited, send)
+
+
+class RequestCount:
+    """Counts requests by route and status."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and count its answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun, status = time.perf_counter(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            # The template of the route, never the path: paths are without number, and labels must not be.
+            route = getattr(scope.get("route"), "path", "unmatched")
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.request_seconds.labels(route).observe(time.perf_counter() - begun)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)

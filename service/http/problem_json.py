@@ -1,0 +1,222 @@
+"""Every error as problem+json (RFC 9457), with its status and, where waiting helps, Retry-After."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from qshower.sampler.errors import (
+    BankExhaustedError,
+    BudgetExceededError,
+    InvalidInputError,
+    PlacementError,
+    ProblemRangeError,
+    QShowerError,
+    SamplerAnswerError,
+    SamplerError,
+    SamplerTimeoutError,
+    SamplerUnavailableError,
+)
+from qshower.service.schemas import Problem
+from qshower.service.service_errors import (
+    DeadlineError,
+    NotAcceptableError,
+    NotReadyError,
+    QueueFullError,
+    TooLargeError,
+    UnauthorisedError,
+    UnknownModelError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+LONGEST_ECHO = 200
+MOST_ERRORS = 16
+
+_log = structlog.get_logger("qshower.service")
+
+# Most specific first: the first class an error is an instance of decides.
+_KINDS: tuple[tuple[type[Exception], int, str, str], ...] = (
+    (UnauthorisedError, 401, "unauthorised", "An API key is needed"),
+    (UnknownModelError, 404, "unknown-model", "No such model"),
+    (NotAcceptableError, 406, "not-acceptable", "None of the accepted formats can be made"),
+    (TooLargeError, 413, "too-large", "Too large"),
+    (InvalidInputError, 422, "invalid-value", "A value is not allowed"),
+    (ProblemRangeError, 422, "problem-range", "The model does not fit the solver's ranges"),
+    (QueueFullError, 429, "queue-full", "Too much is waiting"),
+    (BudgetExceededError, 429, "budget", "The QPU budget is used up"),
+    (NotReadyError, 503, "not-ready", "The service is not ready"),
+    (SamplerUnavailableError, 503, "sampler-unavailable", "The sampler is unavailable"),
+    (BankExhaustedError, 503, "bank-exhausted", "The bank has run out"),
+    (SamplerAnswerError, 503, "sampler-answer", "The sampler's answer was not valid"),
+    (SamplerTimeoutError, 504, "deadline", "Not done before the deadline"),
+    (DeadlineError, 504, "deadline", "Not done before the deadline"),
+    (SamplerError, 503, "sampler-failed", "The sampler failed"),
+)
+
+_HTTP_KINDS = {
+    400: ("malformed", "Malformed request"),
+    404: ("not-found", "No such page"),
+    413: ("too-large", "Too large"),
+}
+
+_ALLOWED = {
+    "float_type": "a number",
+    "int_type": "an integer",
+    "string_type": "a string",
+    "list_type": "a list",
+    "finite_number": "a finite number",
+    "missing": "a value: the field is required",
+    "extra_forbidden": "no field of this name",
+    "bool_type": "true or false",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+}
+
+
+def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """``problem`` as an HTTP response."""
+    body = problem.model_dump(exclude_unset=True)
+    return Response(orjson.dumps(body, default=str), problem.status, headers, media_type=MEDIA_TYPE)
+
+
+def problem_of(error: Exception, retry_after_s: float) -> tuple[Problem, dict[str, str]]:
+    """The problem and headers of ``error``; ``retry_after_s`` where a 429 or 503 does not know better."""
+    known = next((row for row in _KINDS if isinstance(error, row[0])), None)
+    if known is None:
+        # What happened is for the log; it may hold what the caller should not see.
+        detail = "something unexpected happened; the server's log has it"
+        return Problem(type="urn:qshower:internal", title="Internal error", status=500, detail=detail), {}
+    _, status, name, title = known
+    problem = Problem(type=f"urn:qshower:{name}", title=title, status=status, detail=str(error))
+    if isinstance(error, InvalidInputError):
+        problem.field, problem.value, problem.allowed = error.field, _echo(error.value), error.allowed
+        problem.detail = f"{error.field}: {_shown(error.value)} is not allowed; allowed: {error.allowed}"
+    if isinstance(error, PlacementError) and (error.qubits or error.couplers):
+        problem.missing_qubits, problem.missing_couplers = list(error.qubits), list(error.couplers)
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 406: {"Vary": "Accept"}}.get(status, {}).copy()
+    # What a bank has run out of does not come again: no Retry-After, so that clients do not wait for it.
+    if status in (429, 503) and not isinstance(error, BankExhaustedError):
+        wait = getattr(error, "retry_after_s", None)
+        headers["Retry-After"] = str(max(1, math.ceil(retry_after_s if wait is None else wait)))
+    return problem, headers
+
+
+def outcome_of(error: Exception) -> str:
+    """The kind of an error as a metric's label."""
+    return next((name for kind, _, name, _ in _KINDS if isinstance(error, kind)), "error")
+
+
+def install(app: FastAPI, retry_after_s: float) -> None:
+    """Answer every error of ``app`` as problem+json."""
+
+    async def own(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the signature is Starlette's
+        return problem_response(*problem_of(error, retry_after_s))
+
+    async def validation(request: Request, error: Exception) -> Response:  # noqa: ARG001
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class only
+        return problem_response(_problem_of_validation(error))
+
+    async def http(request: Request, error: Exception) -> Response:  # noqa: ARG001
+        assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
+        name, title = _HTTP_KINDS.get(error.status_code, ("http", str(error.detail)))
+        problem = Problem(type=f"urn:qshower:{name}", title=title, status=error.status_code, detail=str(error.detail))
+        return problem_response(problem, error.headers)
+
+    async def unexpected(request: Request, error: Exception) -> Response:
+        _log.error("unexpected error", path=request.url.path, exc_info=error)
+        return problem_response(*problem_of(error, retry_after_s))
+
+    app.add_exception_handler(QShowerError, own)
+    app.add_exception_handler(RequestValidationError, validation)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, unexpected)
+
+
+def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries of error ``statuses``, for ``responses=`` of a route."""
+    titles = {status: title for _, status, _, title in reversed(_KINDS)} | {400: "Malformed request"}
+    entries: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        entries[status] = {
+            "description": titles.get(status, "Internal error"),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        if status in (429, 503):
+            header = {"description": "Seconds to wait.", "schema": {"type": "integer"}}
+            entries[status]["headers"] = {"Retry-After": header}
+    return entries
+
+
+def _problem_of_validation(error: RequestValidationError) -> Problem:
+    errors = error.errors()[:MOST_ERRORS]
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        detail = f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
+        return Problem(type="urn:qshower:malformed", title="Malformed request", status=400, detail=detail)
+    if tuple(first["loc"]) == ("body",):
+        detail = "the body must be a JSON object, sent with content-type: application/json"
+        return Problem(type="urn:qshower:malformed", title="Malformed request", status=400, detail=detail)
+    fields = [
+        {"field": _path(item["loc"]), "value": _echo(item.get("input")), "allowed": _allowed(item)} for item in errors
+    ]
+    head = fields[0]
+    return Problem.model_validate(
+        {
+            "type": "urn:qshower:invalid-value",
+            "title": "A value is not allowed",
+            "status": 422,
+            "detail": f"{head['field']}: {_shown(head['value'])} is not allowed; allowed: {head['allowed']}",
+            **head,
+            "errors": fields,
+        }
+    )
+
+
+def _path(location: tuple[Any, ...]) -> str:
+    path = ""
+    for part in location[1:] or location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return path
+
+
+def _allowed(item: Mapping[str, Any]) -> str:
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "greater_than":
+        return f"a finite number > {context['gt']:g}"
+    if kind == "greater_than_equal":
+        return f"a number >= {context['ge']}"
+    if kind == "less_than_equal":
+        return f"a number <= {context['le']}"
+    if kind == "literal_error":
+        return str(context["expected"])
+    if kind == "too_short":
+        return f"at least {context['min_length']} entry"
+    return _ALLOWED.get(kind, str(item["msg"]))
+
+
+def _echo(value: Any) -> Any:
+    """``value`` as JSON can hold it, cut to a length that no answer is flooded by."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) < 2**63 else str(value)[:LONGEST_ECHO]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, list | dict) and len(repr(value)) <= LONGEST_ECHO:
+        return value
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= LONGEST_ECHO else text[:LONGEST_ECHO] + "…"
+
+
+def _shown(value: Any) -> str:
+    shown = repr(_echo(value))
+    return {"True": "true", "False": "false", "None": "null"}.get(shown, shown)

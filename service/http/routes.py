@@ -1,0 +1,221 @@
+"""The pages of the service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Body, Request
+from fastapi.responses import Response
+
+from qshower.model.bundle import Bundle, describe
+from qshower.sampler.errors import InvalidInputError
+from qshower.service.generation.availability import asked
+from qshower.service.generation.generator import AUTO_ORDER
+from qshower.service.generation.shower_request import Order
+from qshower.service.http.encoding import BYTES_PER_VOXEL, FILE_NAMES, encode
+from qshower.service.http.negotiation import Format, negotiate
+from qshower.service.http.problem_json import declared, outcome_of
+from qshower.service.metrics import CONTENT_TYPE
+from qshower.service.samplers import SAMPLER_NAMES
+from qshower.service.schemas import (
+    EstimateAnswer,
+    GenerateAnswer,
+    GenerateRequest,
+    Health,
+    ModelDetail,
+    ModelList,
+    ModelSummary,
+    SamplerList,
+)
+from qshower.service.service_errors import NotReadyError
+from qshower.service.state import Service
+
+INLINE_BYTES = 1 << 18
+"""Answers up to this size are encoded where they are; a thread would cost more than the encoding."""
+
+router = APIRouter()
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _account(request: Request) -> str:
+    """The name of the caller's API key, "" where none is asked for."""
+    name: str = getattr(request.state, "api_key_name", "")
+    return name
+
+
+@router.post(
+    "/generate",
+    summary="Draw showers",
+    response_model=GenerateAnswer | EstimateAnswer,
+    responses={
+        200: {
+            "description": "Showers in request order, with their provenance; with dry_run the estimate, as JSON.",
+            "content": {kind.value: _BINARY for kind in Format if kind is not Format.JSON},
+        },
+        **declared(400, 401, 404, 406, 413, 422, 429, 500, 503, 504),
+    },
+)
+async def generate(request: Request, body: Annotated[GenerateRequest, Body()]) -> Response:
+    """Draw one shower for each incident energy, in the format that the Accept header asks for."""
+    service = _service(request)
+    outcome = "error"
+    try:
+        wanted = negotiate(request.headers.get("accept"))
+        with service.metrics.activity.answering():
+            response = await _unless_gone(request, _generated(service, body, wanted, _account(request)))
+        outcome = "ok" if response is not None else "client_gone"
+        # A client that has gone reads nothing; the status is for the metrics alone.
+        return response or Response(status_code=499)
+    except asyncio.CancelledError:
+        # By the server, once the time to drain is over; what it would answer by itself is 500.
+        if not service.engine.draining:
+            raise
+        outcome = "not-ready"
+        raise NotReadyError("the service has shut down", retry_after_s=service.settings.retry_after_s) from None
+    except Exception as error:
+        outcome = outcome_of(error)
+        raise
+    finally:
+        service.metrics.outcomes.labels(outcome).inc()
+
+
+async def _generated(service: Service, body: GenerateRequest, wanted: Format, account: str) -> Response:
+    order = _order(service, body, wanted, account)
+    if body.dry_run:
+        estimate = EstimateAnswer(estimate=await service.generator.estimate(order))
+        return Response(estimate.model_dump_json(), media_type=Format.JSON.value)
+    answer = await service.generator.generate(order)
+    if answer.origin.fallback_from is not None:
+        service.metrics.fallbacks.labels(answer.parts[0].provenance.sampler).inc()
+    size = answer.showers_mev.nbytes
+    content = encode(answer, wanted) if size <= INLINE_BYTES else await asyncio.to_thread(encode, answer, wanted)
+    headers = {"Vary": "Accept"}
+    if wanted in FILE_NAMES:
+        headers["Content-Disposition"] = f'attachment; filename="{FILE_NAMES[wanted]}"'
+    return Response(content, 200, headers, media_type=wanted.value)
+
+
+def _order(service: Service, body: GenerateRequest, wanted: Format, account: str) -> Order:
+    settings = service.settings
+    rows = len(body.incident_energies_mev) * body.showers_per_energy
+    field = "incident_energies_mev" if body.showers_per_energy == 1 else "showers_per_energy"
+    if rows > settings.max_showers:
+        per_energy = max(1, settings.max_showers // len(body.incident_energies_mev))
+        if field == "showers_per_energy" and len(body.incident_energies_mev) <= settings.max_showers:
+            allowed = f"1 to {per_energy} for {len(body.incident_energies_mev)} energies"
+            raise InvalidInputError(field, body.showers_per_energy, f"{allowed}: {settings.max_showers} showers in all")
+        raise InvalidInputError(field, rows, f"1 to {settings.max_showers} showers for each request")
+    if body.deadline_s is not None and body.deadline_s > settings.max_deadline_s:
+        raise InvalidInputError("deadline_s", body.deadline_s, f"> 0 to {settings.max_deadline_s:g} s")
+    options: dict[str, Any] = body.options.model_dump(exclude_none=True)
+    if body.solver is not None:
+        options["solver"] = body.solver
+    return Order(
+        energies_mev=np.repeat(np.asarray(body.incident_energies_mev, dtype=np.float64), body.showers_per_energy),
+        sampler=body.sampler,
+        fallback=tuple(body.fallback),
+        model=body.model,
+        seed=body.seed,
+        options=options,
+        threshold_mev=body.threshold_mev,
+        deadline_s=body.deadline_s,
+        bytes_per_voxel=BYTES_PER_VOXEL[wanted],
+        showers_per_energy=body.showers_per_energy,
+        account=account,
+    )
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response | None:
+    """The response of ``work``, or None, with the work cancelled, if the client goes away first."""
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        for task in (working, watching):
+            task.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+@router.get("/models", summary="The models", responses=declared(401))
+async def models(request: Request) -> ModelList:
+    """The models that are loaded, the default first."""
+    service = _service(request)
+    return ModelList(models=[_summary(service, bundle) for bundle in service.generator.catalogue.bundles()])
+
+
+@router.get("/models/{name}", summary="One model", responses=declared(401, 404))
+async def model(request: Request, name: str) -> ModelDetail:
+    """Geometry, domain, hash, training data and quality of a model."""
+    service = _service(request)
+    bundle = service.generator.catalogue.get(name)
+    known = describe(bundle)
+    return ModelDetail(
+        **_summary(service, bundle).model_dump(),
+        layout=bundle.geometry.as_dict(),
+        threshold_mev=bundle.geometry.threshold_mev,
+        default_sweeps=bundle.default_sweeps,
+        sweeps_measurement=bundle.manifest.sweeps_measurement,
+        **{
+            field: known[field]
+            for field in ("description", "energy_code", "nodes", "couplers", "parameters", "training", "quality")
+        },
+    )
+
+
+def _summary(service: Service, bundle: Bundle) -> ModelSummary:
+    return ModelSummary(
+        name=bundle.name,
+        default=bundle.name == service.generator.catalogue.default_name,
+        sha256=bundle.sha256,
+        geometry=bundle.geometry.name,
+        particle=bundle.geometry.particle,
+        voxels=bundle.geometry.voxel_count,
+        topology=bundle.machine.topology,
+        domain_mev=list(bundle.domain_mev),
+    )
+
+
+@router.get("/samplers", summary="The samplers", responses=declared(401))
+async def samplers(request: Request) -> SamplerList:
+    """Which samplers can be used now, and why not."""
+    generator, account = _service(request).generator, _account(request)
+    states = await asyncio.gather(*(asked(generator.state_of, name, account) for name in SAMPLER_NAMES))
+    usable = {state.name for state in states if state.available}
+    auto = next((name for name in AUTO_ORDER if name in usable), None)
+    return SamplerList(auto=auto, samplers=list(states))
+
+
+@router.get("/health/live", summary="Liveness")
+async def live() -> Health:
+    """200 as long as the process answers."""
+    return Health(status="live")
+
+
+@router.get("/health/ready", summary="Readiness", responses=declared(503))
+async def ready(request: Request) -> Health:
+    """200 when requests are taken; 503 while starting and while shutting down."""
+    service = _service(request)
+    if not service.ready or service.engine.draining:
+        state = "shutting down" if service.engine.draining else "starting"
+        raise NotReadyError(f"the service is {state}", retry_after_s=service.settings.retry_after_s)
+    return Health(status="ready")
+
+
+@router.get("/metrics", summary="Metrics for Prometheus", response_class=Response, responses=declared(401))
+async def metrics(request: Request) -> Response:
+    """Counters and histograms in Prometheus' text format."""
+    return Response(_service(request).metrics.page(), media_type=CONTENT_TYPE)

@@ -1,0 +1,351 @@
+"""The queue in front of the samplers: batches, fairness, bounds, failures, cancellation, shutdown."""
+
+import asyncio
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from qshower.model.bundle import load_bundle
+from qshower.sampler.errors import SamplerAnswerError, SamplerUnavailableError
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
+from qshower.sampler.request import SamplerOptions
+from qshower.service.engine.batches import DrawKey
+from qshower.service.engine.engine import Engine, Limits
+from qshower.service.metrics import Metrics
+from qshower.service.service_errors import NotReadyError, QueueFullError
+
+OPTIONS = SamplerOptions(sweeps=8)
+LIMITS = Limits(64, 10_000, 100, 1 << 40, 30.0)
+
+
+class GatedSampler:
+    """Gibbs sampling behind a gate; remembers the rows and deadline of each batch, and fails when it is told to."""
+
+    def __init__(self):
+        self._gibbs = GibbsSampler(threads=1)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.batches = []
+        self.deadlines = []
+        self.failure = None
+
+    name = "gibbs"
+
+    @property
+    def capabilities(self):
+        return self._gibbs.capabilities
+
+    def availability(self, machine):
+        return self._gibbs.availability(machine)
+
+    def sample(self, request):
+        self.batches.append(request.rows)
+        self.deadlines.append(request.deadline_s)
+        assert self.gate.wait(30)
+        if self.failure is not None:
+            raise self.failure
+        return self._gibbs.sample(request)
+
+
+@pytest.fixture(scope="module")
+def bundle(untrained_bundles):
+    return load_bundle(untrained_bundles / "test-zephyr")
+
+
+class Bench:
+    """An engine and its sampler, with a short way to submit."""
+
+    def __init__(self, bundle, limits):
+        self.bundle, self.sampler, self.metrics = bundle, GatedSampler(), Metrics()
+        self.engine = Engine(limits, self.metrics)
+
+    def submit(self, rows, seed=1, *, threshold=0.0, options=OPTIONS, deadline_at=None):
+        streams = np.stack([np.full(rows, seed), np.arange(rows)], axis=1).astype(np.uint64)
+        key = DrawKey(self.bundle.name, "gibbs", options, threshold)
+        return self.engine.submit(key, self.bundle, self.sampler, np.full(rows, 5e4), streams, deadline_at)
+
+    async def blocked(self):
+        """A request that holds the lane until the gate opens."""
+        self.sampler.gate.clear()
+        ticket = self.submit(1, seed=99)
+        while not self.sampler.batches:
+            await asyncio.sleep(0.001)
+        return ticket
+
+
+@pytest.fixture
+def on_bench(bundle):
+    """Runs a coroutine function with a bench, in an event loop of its own."""
+
+    def run(work, **limits):
+        async def whole():
+            values = {name: limits.get(name, getattr(LIMITS, name)) for name in LIMITS.__slots__}
+            bench = Bench(bundle, Limits(**values))
+            try:
+                return await asyncio.wait_for(work(bench), 60)
+            finally:
+                bench.sampler.gate.set()
+                await bench.engine.close(10)
+
+        return asyncio.run(whole())
+
+    return run
+
+
+def test_what_gathers_while_the_lane_is_busy_goes_together(on_bench):
+    async def work(bench):
+        first = await bench.blocked()
+        others = [bench.submit(rows, seed) for seed, rows in enumerate((3, 5, 7))]
+        bench.sampler.gate.set()
+        return bench.sampler.batches, [await ticket.future for ticket in (first, *others)]
+
+    batches, drawn = on_bench(work)
+    assert batches == [1, 15]
+    assert [answer.showers_mev.shape[0] for answer in drawn] == [1, 3, 5, 7]
+    assert [part.share for answer in drawn[1:] for part in answer.parts] == [3 / 15, 5 / 15, 7 / 15]
+
+
+def test_company_changes_no_shower(on_bench):
+    async def together(bench):
+        await bench.blocked()
+        tickets = [bench.submit(20, seed) for seed in range(5)]
+        bench.sampler.gate.set()
+        return [(await ticket.future).showers_mev for ticket in tickets]
+
+    async def alone(bench):
+        return [(await bench.submit(20, seed).future).showers_mev for seed in range(5)]
+
+    for company, own in zip(on_bench(together, max_batch_rows=32), on_bench(alone), strict=True):
+        assert np.array_equal(company, own)
+
+
+def test_requests_that_differ_are_drawn_apart(on_bench):
+    async def work(bench):
+        await bench.blocked()
+        tickets = [
+            bench.submit(2),
+            bench.submit(2, threshold=1.0),
+            bench.submit(2, options=SamplerOptions(sweeps=9)),
+            bench.submit(2),
+        ]
+        bench.sampler.gate.set()
+        answers = [await ticket.future for ticket in tickets]
+        return bench.sampler.batches, [answer.parts[0].provenance.sweeps for answer in answers]
+
+    batches, sweeps = on_bench(work)
+    assert batches == [1, 4, 2, 2]
+    assert sweeps == [8, 8, 9, 8]
+
+
+def test_one_shower_does_not_wait_behind_many(on_bench):
+    async def work(bench):
+        await bench.blocked()
+        large, small = bench.submit(200), bench.submit(1)
+        bench.sampler.gate.set()
+        await small.future
+        return bench.sampler.batches, await large.future
+
+    batches, answer = on_bench(work)
+    assert batches == [1, 64, 64, 64, 9]
+    # The lone shower had a place in the first batch after it came.
+    assert (answer.parts[0].start, answer.parts[0].stop) == (0, 63)
+    assert answer.parts[-1].stop == 200
+
+
+def test_the_sampler_does_not_run_far_ahead_of_the_decoder(on_bench):
+    async def work(bench):
+        gate = threading.Event()
+
+        class Slow:
+            def __getattr__(self, name):
+                return getattr(bench.bundle, name)
+
+            def decode(self, *arguments):
+                assert gate.wait(30)
+                return bench.bundle.decode(*arguments)
+
+        slow, streams = Slow(), np.zeros((640, 2), dtype=np.uint64)
+        key = DrawKey("slow", "gibbs", OPTIONS, 0.0)
+        ticket = bench.engine.submit(key, slow, bench.sampler, np.full(640, 5e4), streams)
+        while len(bench.sampler.batches) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        ahead = len(bench.sampler.batches)
+        gate.set()
+        await ticket.future
+        return ahead, len(bench.sampler.batches)
+
+    assert on_bench(work) == (2, 10)
+
+
+def test_the_bounds_of_the_queue(on_bench):
+    async def rows(bench):
+        await bench.blocked()
+        bench.submit(50)
+        with pytest.raises(QueueFullError, match="51 showers are waiting; 60 more") as caught:
+            bench.submit(60)
+        return caught.value.retry_after_s, bench.engine.queued_rows, bench.engine.queued_requests
+
+    retry_after_s, rows_waiting, requests_waiting = on_bench(rows, max_queue_rows=100)
+    assert 1.0 <= retry_after_s <= 600.0
+    assert (rows_waiting, requests_waiting) == (51, 2)
+
+    async def requests(bench):
+        await bench.blocked()
+        bench.submit(1)
+        with pytest.raises(QueueFullError, match="2 requests are waiting"):
+            bench.submit(1)
+
+    on_bench(requests, max_queue_requests=2)
+
+    async def memory(bench):
+        await bench.blocked()
+        with pytest.raises(QueueFullError, match="bytes"):
+            bench.submit(20)
+
+    on_bench(memory, max_pending_bytes=20 * 6480 * 4)
+
+
+def test_a_lone_request_may_be_larger_than_the_queue(on_bench):
+    async def work(bench):
+        return (await bench.submit(80).future).showers_mev.shape
+
+    assert on_bench(work, max_queue_rows=10) == (80, 6480)
+
+
+def test_retry_after_grows_with_what_waits(on_bench):
+    async def work(bench):
+        await bench.blocked()
+        crowd = bench.submit(90_000)
+        waits = []
+        for rows in (20_000, 80_000):
+            with pytest.raises(QueueFullError) as caught:
+                bench.submit(rows)
+            waits.append(caught.value.retry_after_s)
+        bench.engine.cancel(crowd)
+        return waits
+
+    short, long = on_bench(work, max_queue_rows=100_000)
+    assert 1.0 < short < long <= 600.0
+
+
+def test_a_cancelled_request_is_never_drawn(on_bench):
+    async def work(bench):
+        await bench.blocked()
+        given_up, kept = bench.submit(500), bench.submit(2, seed=3)
+        bench.engine.cancel(given_up)
+        bench.sampler.gate.set()
+        await kept.future
+        await asyncio.sleep(0)
+        return bench.sampler.batches, bench.engine.queued_rows
+
+    batches, waiting = on_bench(work)
+    assert batches == [1, 2]
+    assert waiting == 0
+
+
+def test_a_request_given_up_in_its_middle_stops_there(on_bench):
+    async def work(bench):
+        bench.sampler.gate.clear()
+        large = bench.submit(1000)
+        while not bench.sampler.batches:
+            await asyncio.sleep(0.001)
+        bench.engine.cancel(large)
+        bench.sampler.gate.set()
+        await bench.submit(1, seed=2).future
+        return bench.sampler.batches
+
+    assert on_bench(work) == [64, 1]
+
+
+def test_a_failure_ends_the_requests_of_its_batch_alone(on_bench):
+    async def work(bench):
+        await bench.blocked()
+        bench.sampler.failure = SamplerUnavailableError("gone", retry_after_s=7)
+        two = [bench.submit(100, seed) for seed in range(2)]
+        bench.sampler.gate.set()
+        failed = await asyncio.gather(*(ticket.future for ticket in two), return_exceptions=True)
+        calls = len(bench.sampler.batches)
+        bench.sampler.failure = None
+        answer = await bench.submit(3).future
+        return failed, calls, answer, bench.engine.queued_rows
+
+    failed, calls, answer, waiting = on_bench(work)
+    assert [type(error) for error in failed] == [SamplerUnavailableError] * 2
+    # The first of each request's batches fails; the rest of it is not tried.
+    assert calls == 2
+    assert answer.showers_mev.shape == (3, 6480)
+    assert waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "said"),
+    [
+        (SamplerAnswerError("no such latent"), SamplerAnswerError, "no such latent"),
+        (np.zeros((2, 6480), dtype=np.float32), RuntimeError, "2 showers for 1 latents"),
+    ],
+)
+def test_an_error_of_the_decoder_is_told(on_bench, answer, kind, said):
+    async def work(bench):
+        class Broken:
+            def __getattr__(self, name):
+                return getattr(bench.bundle, name)
+
+            def decode(self, *_):
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
+
+        key = DrawKey("broken", "gibbs", OPTIONS, 0.0)
+        streams = np.zeros((1, 2), dtype=np.uint64)
+        await bench.engine.submit(key, Broken(), bench.sampler, np.array([5e4]), streams).future
+
+    with pytest.raises(kind, match=said):
+        on_bench(work)
+
+
+def test_deadlines_reach_the_sampler(on_bench):
+    async def work(bench):
+        now = time.monotonic()
+        await bench.submit(1, deadline_at=now + 5).future
+        await bench.blocked()
+        with_longest = [bench.submit(1, seed, deadline_at=now + 10 * seed) for seed in (1, 5)]
+        bench.sampler.gate.set()
+        await asyncio.gather(*(ticket.future for ticket in with_longest))
+        return bench.sampler.deadlines
+
+    alone, none, longest = on_bench(work)
+    assert 0 < alone <= 5
+    assert none is None
+    assert 10 < longest <= 50
+
+
+def test_draining_finishes_what_there_is(on_bench):
+    async def work(bench):
+        held = await bench.blocked()
+        waiting = bench.submit(5)
+        bench.engine.drain()
+        with pytest.raises(NotReadyError) as caught:
+            bench.submit(1)
+        closing = asyncio.create_task(bench.engine.close(20))
+        await asyncio.sleep(0.01)
+        bench.sampler.gate.set()
+        await closing
+        return caught.value.retry_after_s, held.future.result(), waiting.future.result()
+
+    retry_after_s, held, waiting = on_bench(work)
+    assert retry_after_s == 30.0
+    assert held.showers_mev.shape[0] == 1
+    assert waiting.showers_mev.shape[0] == 5
+
+
+def test_closing_does_not_wait_for_ever(on_bench):
+    async def work(bench):
+        held = await bench.blocked()
+        await bench.engine.close(0.05)
+        with pytest.raises(NotReadyError, match="shut down"):
+            held.future.result()
+
+    on_bench(work)

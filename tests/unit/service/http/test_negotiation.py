@@ -1,0 +1,35 @@
+import pytest
+
+from qshower.service.http.negotiation import Format, negotiate
+from qshower.service.service_errors import NotAcceptableError
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (None, Format.JSON),
+        ("", Format.JSON),
+        ("*/*", Format.JSON),
+        ("application/*", Format.JSON),
+        ("application/json", Format.JSON),
+        ("APPLICATION/X-NPZ", Format.NPZ),
+        ("application/x-hdf5, */*;q=0.1", Format.HDF5),
+        ("text/html, application/xhtml+xml, */*;q=0.8", Format.JSON),
+        ("application/json;q=0.5, application/x-npz;q=0.6", Format.NPZ),
+        ("application/json;q=0, */*", Format.HDF5),
+        ("application/json;q=0.1, application/*;q=0.9", Format.HDF5),
+        ("application/vnd.apache.arrow.stream; q=1.0", Format.ARROW),
+        ("application/x-npz;q=2, application/json", Format.JSON),
+        ("application/x-npz;q=oops, application/json;q=0.1", Format.JSON),
+    ],
+)
+def test_the_preferred_format(accept, expected):
+    assert negotiate(accept) is expected
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/html", "application/json;q=0", "application/xml, image/*", "*/*;q=0", "nonsense"]
+)
+def test_nothing_that_can_be_made(accept):
+    with pytest.raises(NotAcceptableError, match="application/x-hdf5"):
+        negotiate(accept)

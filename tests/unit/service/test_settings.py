@@ -1,0 +1,161 @@
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from qshower.sampler.qpu.qpu_settings import LIMITS, QpuSettings
+from qshower.service.samplers import build_registry
+from qshower.service.service_errors import SettingsError
+from qshower.service.settings import Settings, check_exposure, load_api_keys, load_settings
+
+KEY = "a long secret"
+DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
+TABLE = Path(__file__).parents[3] / "docs" / "settings.md"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch):
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"QSHOWER_{name.upper()}", raising=False)
+
+
+def test_a_variable_sets_and_a_flag_goes_first(monkeypatch):
+    monkeypatch.setenv("QSHOWER_PORT", "9000")
+    assert load_settings().port == 9000
+    assert load_settings(port=9001).port == 9001
+    assert load_settings(port=None).port == 9000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "eight"), ("PORT", "70000"), ("DEVICE", "tpu"), ("MAX_SHOWERS", "0"), ("DEFAULT_DEADLINE_S", "nan")],
+)
+def test_a_wrong_variable_is_named_with_its_value(monkeypatch, name, value):
+    monkeypatch.setenv(f"QSHOWER_{name}", value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert caught.value.field == f"QSHOWER_{name}"
+    assert value in str(caught.value)
+
+
+def test_the_table_of_settings_is_complete():
+    rows = re.findall(r"^\| `(QSHOWER_\w+)` \| (.*?) \| (.*?) \|$", TABLE.read_text(), re.MULTILINE)
+    documented = {name: (default, meaning) for name, default, meaning in rows}
+    assert list(documented) == [f"QSHOWER_{name.upper()}" for name in Settings.model_fields]
+    for name, field in Settings.model_fields.items():
+        default, meaning = documented[f"QSHOWER_{name.upper()}"]
+        shown = field.default.get_secret_value() if hasattr(field.default, "get_secret_value") else field.default
+        if isinstance(shown, bool):
+            shown = str(shown).lower()
+        assert default == ("unset" if shown in (None, "") else f"`{shown}`"), name
+        assert meaning == field.description, name
+
+
+OF_QPU = [name for name in LIMITS if f"qpu_{name}" in Settings.model_fields]
+
+
+def test_an_operator_can_set_the_qpu():
+    needed = {
+        "flux_bias_phi0", "annealing_time_us", "gauges", "refine_sweeps", "min_rescale", "max_copies",
+        "max_hole_fraction", "request_cap_us", "daily_budget_us", "deadline_s", "request_timeout_s", "drift_tolerance",
+        "calibration_reads", "calibration_gauges", "calibration_access_us", "calibration_spread_kt",
+        "calibration_max_age_s",
+    }  # fmt: skip
+    assert needed == set(OF_QPU)
+    for name in OF_QPU:
+        assert Settings.model_fields[f"qpu_{name}"].default == getattr(QpuSettings(), name), name
+
+
+@pytest.mark.parametrize("name", OF_QPU)
+def test_numbers_of_the_qpu_are_bounded_as_the_sampler_s_are(monkeypatch, name):
+    variable = f"QSHOWER_QPU_{name.upper()}"
+    for allowed in LIMITS[name]:
+        monkeypatch.setenv(variable, str(allowed))
+        assert getattr(load_settings(), f"qpu_{name}") == allowed
+    least, largest = LIMITS[name]
+    for refused in (least - 1.0, 2.0 * largest + 1.0, "nan", "inf"):
+        monkeypatch.setenv(variable, str(refused))
+        with pytest.raises(SettingsError) as caught:
+            load_settings()
+        assert caught.value.field == variable
+        assert str(refused) in str(caught.value)
+
+
+def test_the_environment_reaches_the_sampler(monkeypatch, tmp_path):
+    """Every command builds its samplers this way."""
+    values = {name: LIMITS[name][1] for name in OF_QPU}
+    for name, value in values.items():
+        assert value != getattr(QpuSettings(), name), name
+        monkeypatch.setenv(f"QSHOWER_QPU_{name.upper()}", str(value))
+    for name, value in {"QPU": "on", "QPU_STATE_FOLDER": tmp_path, "QPU_CONDITION_MODE": "flux_bias"}.items():
+        monkeypatch.setenv(f"QSHOWER_{name}", str(value))
+    monkeypatch.setenv("QSHOWER_QPU_RANGE_POLICY", "refuse")
+    monkeypatch.setenv("QSHOWER_QPU_RECALIBRATE_ON_DRIFT", "true")
+    expected = QpuSettings(
+        state_dir=tmp_path, condition_mode="flux_bias", range_policy="refuse", recalibrate_on_drift=True, **values
+    )
+    with build_registry(load_settings()) as registry:
+        assert registry.get("qpu")._settings == expected
+
+
+def test_keys_come_from_the_variable_and_the_file(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text(f"# who: key\n\nbeth:{hashlib.sha256(b'other').hexdigest()}\n")
+    keys = load_api_keys(load_settings(api_keys=f"ada:{DIGEST}", api_keys_file=file))
+    assert keys.name_of(KEY) == "ada"
+    assert keys.name_of("other") == "beth"
+    assert keys.name_of("neither") is None
+    assert DIGEST not in repr(keys)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        KEY,
+        f"ada:{DIGEST[:-2]}",
+        f":{DIGEST}",
+        f"ada:{DIGEST},ada:{DIGEST}",
+        "ada:xyz",
+        f"{DIGEST}:100",
+        f"ada:{DIGEST}:",
+        f"ada:{DIGEST}:-1",
+        f"ada:{DIGEST}:nan",
+        f"ada:{DIGEST}:inf",
+        f"ada:{DIGEST}:two",
+    ],
+)
+def test_a_malformed_key_is_refused_and_never_shown(text):
+    with pytest.raises(SettingsError) as caught:
+        load_api_keys(load_settings(api_keys=text))
+    assert caught.value.field == "QSHOWER_API_KEYS"
+    assert KEY not in str(caught.value)
+    assert DIGEST[:8] not in str(caught.value)
+
+
+def test_a_key_may_have_a_budget(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text(f"beth:{hashlib.sha256(b'other').hexdigest()}:0\n")
+    keys = load_api_keys(load_settings(api_keys=f"ada:{DIGEST}:2.5e6,carl:{'0' * 64}", api_keys_file=file))
+    assert keys.budgets_us == {"ada": 2.5e6, "beth": 0.0}
+    assert keys.name_of(KEY) == "ada"
+    assert keys.name_of("other") == "beth"
+
+
+def test_a_missing_file_of_keys_is_named(tmp_path):
+    with pytest.raises(SettingsError, match="no-such-file"):
+        load_api_keys(load_settings(api_keys_file=tmp_path / "no-such-file"))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])  # noqa: S104 - refused, that is the test
+def test_beyond_loopback_needs_keys_or_a_word(host):
+    with pytest.raises(SettingsError) as caught:
+        check_exposure(load_settings(host=host), load_api_keys(load_settings()))
+    assert caught.value.field == "QSHOWER_HOST"
+    check_exposure(load_settings(host=host, allow_open=True), load_api_keys(load_settings()))
+    check_exposure(load_settings(host=host), load_api_keys(load_settings(api_keys=f"ada:{DIGEST}")))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_loopback_is_open(host):
+    check_exposure(load_settings(host=host), load_api_keys(load_settings()))
