@@ -369,7 +369,7 @@ def test_oceans_coders_and_ours_agree(seed: int, share: float) -> None:
     chip = build_chip("zephyr:2", 0.05, 1)
     rng = np.random.default_rng(seed)
     nodes = rng.choice(chip.qubits, size=max(1, int(share * chip.qubits.shape[0])), replace=False).tolist()
-    linear = {node: float(rng.normal()) for node in nodes}
+    linear = {node: float(np.clip(rng.normal(), -4.0, 4.0)) for node in nodes}  # the chip's range of h
     inside = [(a, b) for a, b in chip.couplers.tolist() if a in linear and b in linear]
     quadratic = {pair: float(rng.normal(0.0, 0.1)) for pair in inside if rng.random() < 0.7}
     data = encode_problem_as_qp(_Encoder(chip), linear, quadratic)
