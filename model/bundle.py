@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -34,10 +34,11 @@ from qshower.model.geometry import geometry_from_dict
 from qshower.model.grid import Grid
 from qshower.model.layers import DecoderShape
 from qshower.model.point_decoder import PointDecoder
+from qshower.model.real_codes import latents_of_codes
 from qshower.model.scaling import ScalingKind
 from qshower.model.shower_code import ShowerCode
 from qshower.model.streams import uniforms
-from qshower.model.symmetry import Symmetry, group_order, turn
+from qshower.model.symmetry import Symmetry, canonical_elements, group_order, turn
 from qshower.sampler.errors import BundleError, InvalidInputError
 from qshower.sampler.files import replacing
 from qshower.sampler.machine import BoltzmannMachine
@@ -177,6 +178,33 @@ class Bundle:
             row = int(np.flatnonzero(outside)[0])
             raise InvalidInputError(f"incident_energies_mev[{row}]", float(energies[row]), f"{low:g} to {high:g} MeV")
         return self.energy_code.conditions(energies)
+
+    @property
+    def codes(
+        self,
+    ) -> Callable[[NDArray[np.float64], NDArray[np.float32], NDArray[np.uint64]], NDArray[np.int8]] | None:
+        """Latents of real showers, where the bundle has a fixed code of them: what the machine would have to draw.
+
+        Of energies (rows,) and showers (rows, voxels) in MeV, with streams (rows, 2): spins (rows, nodes).
+        """
+        return self._codes if CODE_FILE in self.manifest.files else None
+
+    def _codes(
+        self,
+        incident_energies_mev: NDArray[np.float64],
+        showers_mev: NDArray[np.float32],
+        streams: NDArray[np.uint64],
+    ) -> NDArray[np.int8]:
+        if not isinstance(self.decoder, DepthDecoder):
+            raise BundleError("likelihood", self.manifest.likelihood, "depth: the decoder that reads a fixed code")
+        nodes = self.machine.free_nodes[self.decoder.visible.numpy().reshape(-1)]
+        showers = self._grid.from_voxels(
+            np.where(showers_mev < self.geometry.threshold_mev, np.float32(0), showers_mev).astype(np.float32)
+        )
+        if self._order > 1:
+            showers = turn(showers, canonical_elements(showers, self._grid), self._grid)
+        bits = load_shower_code(self.path).bits(self._grid, showers).reshape(len(showers), -1)
+        return latents_of_codes(self.machine, nodes, bits, self.conditions(incident_energies_mev), streams)
 
     def decode(
         self,

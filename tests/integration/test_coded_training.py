@@ -103,7 +103,8 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(
     assert whole.best_figures == second.best_figures
 
 
-def test_a_coded_bundle_decodes_and_knows_its_code(tmp_path: Path) -> None:
+def test_a_coded_bundle_decodes_and_knows_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qshower.model.training.run.TOLERANCE", 1.0)
     seen: list[int] = []
     folder = train(write_config(tmp_path), report=lambda step, figures: seen.append(step))
     bundle = load_bundle(folder)
@@ -122,5 +123,10 @@ def test_a_coded_bundle_decodes_and_knows_its_code(tmp_path: Path) -> None:
     alone = bundle.decode(spins[3:4], energies[3:4], streams[3:4], GEOMETRY.threshold_mev)
     np.testing.assert_array_equal(alone[0], showers[3])
     grid = GRID.from_voxels(showers)
-    bits = code.bits(GRID, turn(grid, canonical_elements(grid, GRID), GRID))
-    assert set(np.unique(bits)) <= {-1, 0, 1}
+    bits = code.bits(GRID, turn(grid, canonical_elements(grid, GRID), GRID)).reshape(5, -1)
+    assert set(np.unique(bits)) == {-1, 0, 1}
+    assert bundle.codes is not None
+    latents = bundle.codes(energies, showers, streams)
+    nodes = bundle.machine.free_nodes[bundle.decoder.visible.numpy().reshape(-1)]
+    np.testing.assert_array_equal(latents[:, nodes][bits != 0], bits[bits != 0])
+    np.testing.assert_array_equal(latents[:, bundle.machine.condition_nodes], bundle.conditions(energies))
