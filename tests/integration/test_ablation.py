@@ -52,6 +52,7 @@ def real_showers(bundle: Bundle, path: Path) -> None:
     write_showers(path, energies, bundle.decode(spins, energies, streams, bundle.geometry.threshold_mev))
 
 
+@pytest.mark.timeout(900)
 def test_a_machine_that_decides_the_showers_is_seen(untrained_bundles: Path, tmp_path: Path) -> None:
     bundle = planted(untrained_bundles / "test-zephyr", tmp_path / "planted", 0.25)
     real_showers(bundle, tmp_path / "geant4.hdf5")
