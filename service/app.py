@@ -2,51 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from qshower.sampler.errors import QShowerError
-from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.registry import SamplerRegistry
 from qshower.service.catalogue import Catalogue, load_catalogue
-from qshower.service.engine.engine import Engine, Limits
-from qshower.service.generation.availability import qpu_of
-from qshower.service.generation.generator import Generator
-from qshower.service.generation.key_quota import Accounts
 from qshower.service.http import problem_json
 from qshower.service.http.middleware import BodyLimit, KeyCheck, RequestCount
 from qshower.service.http.routes import router
 from qshower.service.metrics import Metrics
-from qshower.service.reservoirs import Reservoirs
-from qshower.service.samplers import build_registry, qpu_ledger_path
+from qshower.service.running import running_service
+from qshower.service.samplers import build_registry
 from qshower.service.schemas import Problem
-from qshower.service.settings import ApiKeys, Settings, load_api_keys
-from qshower.service.state import Service
-from qshower.service.upkeep import Upkeep
+from qshower.service.settings import Settings, load_api_keys
 from qshower.service.version import program_version
-from qshower.service.warmup import warm_up
 
 if TYPE_CHECKING:
-    from qshower.model.bundle import Bundle
-    from qshower.sampler.qpu.qpu_sampler import QpuSampler
-    from qshower.sampler.qpu.qpu_status import QpuFigures
-
-QPU_BATCH_ROWS = 10_000
-"""A QPU is given as many rows at once as can be: what it costs is programmings, not rows."""
-GPU_BATCH_ROWS = 4096
-"""A warp on each multiprocessor of a large GPU. It draws these faster than any processor decodes them, so that more
-would gain nothing, and hold up for seconds whoever comes while they are decoded."""
-QPU_LANE_THREADS = 2
-KEPT_LANE = "qpu-kept"
-"""Requests that kept reads answer in whole."""
+    pass
 
 _log = structlog.get_logger("qshower.service")
 
@@ -88,105 +65,6 @@ def create_app(
     app.include_router(router)
     _declare_problem(app)
     return app
-
-
-@asynccontextmanager
-async def running_service(
-    settings: Settings,
-    metrics: Metrics,
-    load_models: Callable[[Settings], Catalogue] = load_catalogue,
-    make_samplers: Callable[[Settings], SamplerRegistry] = build_registry,
-    *,
-    warm: bool = True,
-    keys: ApiKeys | None = None,
-) -> AsyncIterator[Service]:
-    """Everything but HTTP: models loaded, samplers ``warm`` if wanted; drained and closed at the end.
-
-    What runs cold keeps no reservoirs: it is gone before they would be of use.
-    """
-    begun = time.monotonic()
-    async with AsyncExitStack() as stack:
-        catalogue = await asyncio.to_thread(load_models, settings)
-        registry = await asyncio.to_thread(make_samplers, settings)
-        # Closing a QPU ends what is drawn on it, so threads that may be drawing are waited for after that.
-        background = await stack.enter_async_context(AsyncExitStack())
-        stack.push_async_callback(asyncio.to_thread, registry.close)
-        engine = Engine(
-            Limits(
-                settings.max_batch_rows,
-                settings.max_queue_rows,
-                settings.max_queue_requests,
-                settings.max_pending_bytes,
-                settings.retry_after_s,
-            ),
-            metrics,
-            lane_threads=lambda name: QPU_LANE_THREADS if name == "qpu" else 1,
-            lane_rows=lambda name: _lane_rows(registry, name),
-        )
-        activity = metrics.activity
-        reservoirs = Reservoirs(
-            catalogue,
-            registry,
-            idle=lambda: activity.cpu_idle,
-            max_bytes=settings.reservoir_bytes if warm else 0,
-            per_level=settings.reservoir_per_level,
-            samplers=settings.stocked_samplers,
-            kept_bytes=settings.qpu_kept_bytes if warm else 0,
-            kept_max_age_s=settings.qpu_kept_max_age_s,
-        )
-        background.push_async_callback(asyncio.to_thread, reservoirs.close)
-        stack.push_async_callback(asyncio.to_thread, reservoirs.stop)
-        metrics.watch_reservoirs(reservoirs.status)
-        stack.push_async_callback(engine.close, settings.drain_timeout_s)
-        metrics.watch(lambda: engine.queued_rows, lambda: engine.queued_requests, lambda: float(engine.draining))
-        upkeep = None
-        if "qpu" in registry.names():
-            qpu, bundles = qpu_of(registry.get("qpu")), catalogue.bundles()
-            if warm and settings.qpu_recalibrate_s:
-                upkeep = Upkeep(qpu, catalogue, settings.qpu_recalibrate_s)
-                background.push_async_callback(asyncio.to_thread, upkeep.close)
-                stack.callback(upkeep.stop)
-            metrics.watch_qpu(
-                lambda: _qpu_figures(qpu, bundles),
-                [bundle.name for bundle in bundles],
-                upkeep=None if upkeep is None else upkeep.status,
-                surplus=None if reservoirs.surplus is None else reservoirs.surplus.status,
-            )
-        generator = Generator(
-            catalogue,
-            registry,
-            engine,
-            default_deadline_s=settings.default_deadline_s,
-            max_response_bytes=settings.max_response_bytes,
-            reservoirs=reservoirs,
-            accounts=Accounts({} if keys is None else keys.budgets_us, qpu_ledger_path(settings)),
-            upkeep=upkeep,
-        )
-        if warm:
-            await asyncio.to_thread(warm_up, generator)
-            reservoirs.start()
-        if upkeep is not None:
-            upkeep.start()
-        _log.info(
-            "ready", models=catalogue.names(), samplers=registry.names(), start_s=round(time.monotonic() - begun, 2)
-        )
-        yield Service(settings, generator, engine, metrics)
-
-
-def _qpu_figures(qpu: QpuSampler, bundles: Sequence[Bundle]) -> QpuFigures:
-    """Circuit, costs and calibrations; without the latter where they cannot be read."""
-    try:
-        return qpu.figures(bundle.machine for bundle in bundles)
-    except QShowerError:
-        return replace(qpu.figures(()), calibrations=(None,) * len(bundles))
-
-
-def _lane_rows(registry: SamplerRegistry, name: str) -> int | None:
-    """Most rows in a batch of a lane, None for ``max_batch_rows``."""
-    if name in ("qpu", KEPT_LANE):
-        return QPU_BATCH_ROWS
-    sampler = registry.get(name) if name in registry.names() else None
-    return GPU_BATCH_ROWS if isinstance(sampler, GibbsSampler) and sampler.device == "cuda" else None
 
 
 def _declare_problem(app: FastAPI) -> None:

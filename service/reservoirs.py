@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from qshower.sampler.protocol import Sampler
 from qshower.sampler.registry import SamplerRegistry
-from qshower.sampler.request import SamplerOptions
 from qshower.sampler.reservoir import Reservoir
 from qshower.sampler.stock import LEVEL_BYTES, LEVELS_SOURCES_BYTES, state_bytes
 from qshower.service.catalogue import Catalogue
 from qshower.service.generation.availability import qpu_of
+from qshower.service.generation.request_options import default_options
 from qshower.service.kept import KeptReads
 from qshower.service.surplus import SurplusQueue
 
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from qshower.model.bundle import Bundle
-
-ROWS_PER_REFILL = {"gibbs": 64}
-FEWEST_ROWS = 16
-"""Few, so that a request that comes in the midst of a refill waits for little; of slower samplers, fewer."""
 
 _log = structlog.get_logger("qshower.service")
 
@@ -66,8 +62,10 @@ class Reservoirs:
         stocked = [registry.get(name) for name in samplers if name in registry.names()]
         if max_bytes and stocked:
             self._stock(stocked, idle, max_bytes, per_level)
-        if kept_bytes and "qpu" in registry.names():
-            qpu, each = qpu_of(registry.get("qpu")), kept_bytes // len(self._bundles)
+        qpu = qpu_of(registry) if kept_bytes else None
+        self._qpu_name = None if qpu is None else qpu.name
+        if qpu is not None:
+            each = kept_bytes // len(self._bundles)
             for bundle in self._bundles:
                 self._kept[bundle.name] = KeptReads(
                     qpu, bundle, max_bytes=max(0, each - LEVELS_SOURCES_BYTES), max_age_s=kept_max_age_s
@@ -77,7 +75,7 @@ class Reservoirs:
 
     def get(self, sampler: str, bundle: str) -> Reservoir | KeptReads | None:
         """The reservoir of a sampler and a bundle by their names, None if there is none."""
-        if sampler == "qpu":
+        if sampler == self._qpu_name:
             return self._kept.get(bundle)
         return self._reservoirs.get((sampler, bundle))
 
@@ -91,7 +89,7 @@ class Reservoirs:
             yield sampler, name, reservoir.status()
         states = {} if self.surplus is None else {"surplus": self.surplus.status()}
         for name, kept in self._kept.items():
-            yield "qpu", name, {**kept.status(), **states}
+            yield str(self._qpu_name), name, {**kept.status(), **states}
 
     def start(self) -> None:
         """Refill in the background from now on, and keep what QPU draws leave."""
@@ -124,16 +122,14 @@ class Reservoirs:
                 reason = "QSHOWER_RESERVOIR_BYTES is too small"
                 _log.warning("no reservoir", sampler=sampler.name, model=bundle.name, reason=reason)
                 continue
-            # What a request without options is drawn with.
-            options = SamplerOptions(sweeps=bundle.default_sweeps) if sampler.name == "gibbs" else SamplerOptions()
             self._reservoirs[sampler.name, bundle.name] = Reservoir(
                 sampler,
                 bundle.machine,
                 levels,
                 per_level=count,
                 max_bytes=len(levels) * count * state_bytes(bundle.machine),
-                options=options,
-                rows_per_refill=ROWS_PER_REFILL.get(sampler.name, FEWEST_ROWS),
+                options=default_options(sampler, bundle),
+                rows_per_refill=sampler.capabilities.cache_rows,
                 idle=idle,
             )
 

@@ -19,7 +19,6 @@ from qshower.service.service_errors import SettingsError
 PREFIX = "QSHOWER_"
 DIGEST_BYTES = 32
 SHORTEST_RECALIBRATION_S = 600.0
-STOCKABLE = ("gibbs", "annealing", "tempering")
 _QPU = QpuSettings()
 
 
@@ -182,8 +181,12 @@ class Settings(BaseSettings):
     @field_validator("reservoir_samplers")
     @classmethod
     def _classical(cls, value: str) -> str:
-        if not set(_listed(value)) <= set(STOCKABLE):
-            raise ValueError(f"a comma separated list of {', '.join(STOCKABLE)}")
+        from qshower.service.samplers import SAMPLERS
+
+        unknown = [name for name in _listed(value) if name not in SAMPLERS or not SAMPLERS[name].capabilities.cacheable]
+        if unknown:
+            allowed = [name for name, row in SAMPLERS.items() if row.capabilities.cacheable]
+            raise ValueError(f"a comma separated list of {', '.join(allowed)}")
         return value
 
     @property

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -414,7 +415,7 @@ def test_a_bank_of_the_qpu(qshower, environment, tmp_path):
         return sample(self, request)
 
     environment.setattr(QpuSampler, "sample", third_call_fails)
-    environment.setattr("qshower.service.commands.bank.CHUNK_ROWS", 2)
+    environment.setattr("qshower.service.commands.generate.CHUNK_ROWS", 2)
     with EmulatorServer(EmulatorConfig(topology="zephyr:6", defects=0.0, sweeps=16)) as emulator:
         environment.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
         environment.setenv("DWAVE_API_TOKEN", "any")
@@ -424,7 +425,7 @@ def test_a_bank_of_the_qpu(qshower, environment, tmp_path):
         # One call, so that each condition is programmed once.
         (drawn,) = bank_info(path).draws
         assert (drawn.solver, drawn.refine_sweeps) == (emulator.solver_name, 3)
-        environment.setattr("qshower.service.commands.bank.QPU_CHUNK_ROWS", 4)
+        environment.setattr(QpuSampler, "capabilities", replace(QpuSampler.capabilities, batch_rows=4))
         whole = path.read_bytes()
         code, _, err = qshower(*draw)
         assert [request.rows for request in requests] == [6, 4, 2]

@@ -4,6 +4,7 @@ import hashlib
 import re
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -215,7 +216,7 @@ def test_a_request_of_several_batches_has_kept_reads_whole(emulator, service_on,
     first = ask(client, UNEVEN)["provenance"]
     before = submitted(emulator)
     # Of the lane of kept reads, which is not there yet.
-    monkeypatch.setattr("qshower.service.app.QPU_BATCH_ROWS", 3)
+    monkeypatch.setattr(QpuSampler, "capabilities", replace(QpuSampler.capabilities, batch_rows=3))
     serve, calls = KeptClaim.sample, []
 
     def second_batch_fails(self, request):

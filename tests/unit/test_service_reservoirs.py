@@ -19,7 +19,7 @@ from qshower.sampler.reservoir import Reservoir
 from qshower.sampler.stock import LEVEL_BYTES
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue
-from qshower.service.engine.batches import DrawKey
+from qshower.service.engine.batches import DrawKey, Work
 from qshower.service.engine.engine import Engine, Limits
 from qshower.service.generation.answer_provenance import Origin, provenance_json
 from qshower.service.http.encoding import encode
@@ -228,7 +228,7 @@ def test_a_reservoir_waits_while_there_is_work(catalogue):
 def test_nothing_is_refilled_while_an_answer_is_encoded(client_of, monkeypatch):
     client = client_of()
     once_full(client)
-    reservoirs = client.app.state.service.generator._reservoirs
+    reservoirs = client.app.state.service.generator._cache
     seen = []
 
     def slowly(answer, wanted):
@@ -269,10 +269,12 @@ def test_what_waits_for_a_qpu_leaves_the_cpu_idle(catalogue):
         streams = np.zeros((1, 2), np.uint64)
 
         async def ask(sampler, failure=None):
-            key = DrawKey(bundle.name, sampler, SamplerOptions(sweeps=8), 0.0)
+            key = DrawKey(bundle.name, sampler, SamplerOptions(sweeps=8), 0.0, elsewhere=sampler == "qpu")
             with activity.answering():
                 one = Slow(failure)
-                await engine.submit(key, one, one, np.array([5e4]), streams).future
+                energies = np.array([5e4])
+                work = Work(key, one, one, energies, bundle.conditions(energies), streams)
+                await engine.submit(work).future
 
         try:
             tasks = [asyncio.create_task(ask("qpu")) for _ in range(2)]
@@ -318,9 +320,11 @@ def test_drawn_and_kept_latents_go_to_the_rows_they_are_for(catalogue):
 
     async def work():
         engine = Engine(Limits(64, 1000, 10, 1 << 40, 1.0), Metrics())
-        key = DrawKey(bundle.name, "gibbs", options, 0.0, stocked=True)
+        key = DrawKey(bundle.name, "gibbs", options, 0.0, cached=True)
         try:
-            return await engine.submit(key, Watched(), gibbs, energies, streams, None, reservoir).future
+            conditions = bundle.conditions(energies)
+            work = Work(key, Watched(), gibbs, energies, conditions, streams, cache=reservoir)
+            return await engine.submit(work).future
         finally:
             await engine.close(10)
 
