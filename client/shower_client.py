@@ -9,6 +9,7 @@ Example::
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -176,9 +177,12 @@ class ShowerClient:
 
         Raises:
             ShowerServiceError: see client.client_errors.
-            OSError: the file cannot be written; what stood there before still does.
+            OSError: the file cannot be written, or is a device or pipe; what stood there before still does.
         """
         body = _body(incident_energies_mev, choices)
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "not a regular file; nothing else is replaced", str(path))
+        path = path.resolve()
         temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
         try:
             with temporary.open("xb") as file:

@@ -21,6 +21,7 @@ from qshower.evaluation.report_json import FORMAT, GROUPS, summary_rows
 from qshower.evaluation.svg import sheet
 from qshower.model.bundle import Bundle, load_bundle, update_manifest
 from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.files import write_file
 
 CARD = "MODEL_CARD.md"
 PICTURED = ("response", "e_voxel")
@@ -44,11 +45,11 @@ def write_card(folder: Path, reports: Sequence[Path]) -> dict[str, Any]:
         reference = Path(data["reference"]["path"])
         figures[reference.name] = _figures(data)
         picture = f"{reference.stem}.svg"
-        (folder / picture).write_text(_picture(data), encoding="utf-8")
+        write_file(folder / picture, _picture(data))
         shown = [f"### `{reference.name}`", _table(data), ablation_text(data), f"![{reference.stem}]({picture})"]
         parts.append("\n\n".join(part for part in shown if part) + "\n")
     update_manifest(folder, quality={**bundle.manifest.quality, "evaluation": figures})
-    (folder / CARD).write_text(_text(bundle, parts), encoding="utf-8")
+    write_file(folder / CARD, _text(bundle, parts))
     return figures
 
 

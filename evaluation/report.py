@@ -28,11 +28,12 @@ from qshower.model.bundle import load_bundle
 from qshower.model.geometry import Geometry
 from qshower.model.showers_file import open_showers
 from qshower.sampler.errors import InvalidInputError, ShowerFileError
-from qshower.sampler.files import replacing
+from qshower.sampler.files import replaceable, write_file
 
 Progress = Callable[[str, float], None]
 Announce = Callable[[str], None]
 
+INDEX, REPORT = "index.html", "report.json"
 KEPT_BYTES = 1_200_000_000
 CLASSIFIER_MEMORY_SHARE = 0.25
 MOST_SAMPLES = 30
@@ -94,6 +95,8 @@ def evaluate(
         ShowerFileError: a file that cannot be judged, and why.
         InvalidInputError: arguments that do not fit together.
     """
+    for path in (output / INDEX, output / REPORT):
+        replaceable(path)
     result = run_evaluation(
         reference,
         samples,
@@ -114,13 +117,12 @@ def evaluate(
 def write_report(result: Evaluation, output: Path) -> WrittenReport:
     """Write ``index.html`` and ``report.json`` into a folder, each whole or not at all."""
     data = as_json(result)
-    index, report = output / "index.html", output / "report.json"
+    index, report = output / INDEX, output / REPORT
     html = page(data)
     try:
         output.mkdir(parents=True, exist_ok=True)
         for path, text in ((report, json.dumps(data, indent=1, allow_nan=False) + "\n"), (index, html)):
-            with replacing(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            write_file(path, text)
     except OSError as error:
         raise InvalidInputError("output", str(output), f"a writable folder ({error.strerror})") from error
     return WrittenReport(index, report, data, tuple(map(tuple, summary_rows(data))))

@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -40,7 +38,7 @@ from qshower.model.shower_code import ShowerCode
 from qshower.model.streams import uniforms
 from qshower.model.symmetry import Symmetry, canonical_elements, group_order, turn
 from qshower.sampler.errors import BundleError, InvalidInputError
-from qshower.sampler.files import replacing
+from qshower.sampler.files import replacing_folder, write_file
 from qshower.sampler.machine import BoltzmannMachine
 
 MANIFEST = "manifest.json"
@@ -342,7 +340,6 @@ def save_bundle(
     ``manifest.lattice`` and ``manifest.files`` are set here from the machine and the tensors. ``documents`` (a model
     card, pictures) are written beside, without hashes. An existing folder is replaced.
     """
-    target = Path(path)
     prior = {"h": torch.from_numpy(np.array(machine.h)), "j": torch.from_numpy(np.array(machine.j))}
     contents = {DECODER_FILE: _tensor_bytes(decoder_state), PRIOR_FILE: _tensor_bytes(prior)}
     if encoder_state is not None:
@@ -353,21 +350,9 @@ def save_bundle(
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     complete = manifest.model_copy(update={"lattice": lattice_of(machine), "files": hashes})
     contents[MANIFEST] = _manifest_bytes(complete)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with replacing_folder(Path(path), MANIFEST) as folder:
         for name, content in {**(documents or {}), **contents}.items():
-            (staging / name).write_bytes(content)
-        staging.chmod(0o755)
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-            target.replace(old / target.name)
-            staging.replace(target)
-            shutil.rmtree(old)
-        else:
-            staging.replace(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            write_file(folder / name, content)
     return complete
 
 
@@ -375,8 +360,7 @@ def update_manifest(path: Path | str, **changes: Any) -> Manifest:
     """Change fields of a bundle's manifest in place, whole or not at all: a measured figure, another description."""
     folder = Path(path)
     manifest = Manifest.model_validate({**read_manifest(folder)[0].model_dump(), **changes})
-    with replacing(folder / MANIFEST) as temporary:
-        temporary.write_bytes(_manifest_bytes(manifest))
+    write_file(folder / MANIFEST, _manifest_bytes(manifest))
     return manifest
 
 

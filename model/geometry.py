@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.errors import InvalidInputError
-from qshower.sampler.files import replacing
+from qshower.sampler.files import write_file
 
 SILICON_THRESHOLD_MEV = 0.01515
 """Readout threshold of datasets 2 and 3: 0.5 keV in silicon, divided by the sampling fraction 0.033."""
@@ -260,8 +260,7 @@ def write_binning_xml(path: Path, geometry: Geometry) -> None:
         angular = layer.angular_bins if layer else 1
         ET.SubElement(particle, "Layer", {"id": str(number), "r_edges": edges, "n_bin_alpha": str(angular)})
     ET.indent(root)
-    with replacing(path) as temporary:
-        temporary.write_bytes(ET.tostring(root, encoding="utf-8") + b"\n")
+    write_file(path, ET.tostring(root, encoding="utf-8") + b"\n")
 
 
 def _layers(*specifications: tuple[int, str, int]) -> tuple[Layer, ...]:

@@ -1,15 +1,44 @@
-"""Files that appear whole or not at all, whenever Ctrl-C comes."""
+"""Files and folders that appear whole or not at all, whenever a signal comes; only what is one's own is replaced."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import signal
+import stat
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
+from types import FrameType
+
+from qshower.sampler.errors import InvalidInputError
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a pipe"}
+
+
+def replaceable(path: Path) -> Path:
+    """The file that ``path`` names, links followed; InvalidInputError if it is neither a regular file nor new."""
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except FileNotFoundError:
+        kind = stat.S_IFREG
+    if kind != stat.S_IFREG:
+        found = _KINDS.get(kind, "no regular file")
+        raise InvalidInputError(str(path), found, "a regular file or a new name; nothing else is replaced")
+    return path.resolve()
+
+
+def replaceable_folder(path: Path, mark: str) -> Path:
+    """The folder that ``path`` names, links followed; InvalidInputError unless it is new, empty or holds ``mark``."""
+    if path.exists() and not (path.is_dir() and ((path / mark).is_file() or not any(path.iterdir()))):
+        found = f"a folder without {mark}" if path.is_dir() else "no folder"
+        raise InvalidInputError(str(path), found, f"a new name, or a folder with {mark}; nothing else is replaced")
+    return path.resolve()
 
 
 @contextmanager
@@ -17,7 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a new path beside ``path`` to write to, and move it into place when the block ends well.
 
     If the block raises, the new file is removed and whatever stood at ``path`` stays as it was. The file is on disk
-    (fsync) before it takes the name.
+    (fsync) before it takes the name. A link stays, and the file behind it is replaced.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -26,40 +55,80 @@ def replacing(path: Path) -> Iterator[Path]:
     ...     (Path(folder) / "note.txt").read_text()
     'whole'
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    target = replaceable(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         yield temporary
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-        temporary.replace(path)
+        temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file, whole or not at all, as ``replacing`` does; text as UTF-8."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let SIGINT wait until the block has ended, for blocks that an exception at any place would leave broken.
+def replacing_folder(path: Path, mark: str) -> Iterator[Path]:
+    """As ``replacing``, for a folder: give an empty one to fill, which takes the place of ``replaceable_folder``."""
+    target = replaceable_folder(path, mark)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", suffix=".part", dir=target.parent) as holder:
+        new = Path(holder, "new")
+        new.mkdir()
+        yield new
+        with uninterrupted():
+            if target.exists():
+                target.replace(Path(holder, "old"))
+            new.replace(target)
 
-    Only the main thread is interrupted, so that in others, and where a signal calls no Python, there is nothing to do.
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block by SystemExit, as Ctrl-C does by KeyboardInterrupt.
+
+    A signal that is ignored stays ignored, as with nohup.
     """
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield
-        return
-    came = False
 
-    def note(*_: object) -> None:
-        nonlocal came
-        came = True
+    def stop(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
 
-    signal.signal(signal.SIGINT, note)
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS[1:]}
+    own = [number for number, handler in before.items() if handler is signal.SIG_DFL]
+    for number in own:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number in own:
+            signal.signal(number, before[number])
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let the signals that stop a program wait until the block has ended, which an exception inside would leave broken.
+
+    Only the main thread is interrupted, so that in others, and where a signal calls no Python, there is nothing to do.
+    """
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    if threading.current_thread() is not threading.main_thread():
+        handlers = {}
+    came: list[int] = []
+    for number in handlers:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         if came:
-            handler(signal.SIGINT, None)
+            handlers[signal.Signals(came[0])](came[0], None)
 
 
 @contextmanager

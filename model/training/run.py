@@ -6,14 +6,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qshower.model.bundle import DEFAULT_SWEEPS, EnergyCodeSpec, Manifest, lattice_of, load_bundle, save_bundle
+from qshower.model.bundle import (
+    DEFAULT_SWEEPS,
+    MANIFEST,
+    EnergyCodeSpec,
+    Manifest,
+    lattice_of,
+    load_bundle,
+    save_bundle,
+)
 from qshower.model.sweeps import keep_failure, keep_sweeps, measure_sweeps
 from qshower.model.training.coded_config import CodedConfig
 from qshower.model.training.coded_loop import CodedTrainer
 from qshower.model.training.config import read_config
 from qshower.model.training.data import TrainingShowers, load_training_showers
-from qshower.model.training.loop import Report, Trainer, decoder_fields
+from qshower.model.training.loop import CHECKPOINT, Report, Trainer, decoder_fields
 from qshower.sampler.errors import InvalidInputError, SamplerError
+from qshower.sampler.files import replaceable, replaceable_folder
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.tempering import TemperingSampler
@@ -30,6 +39,8 @@ def train(config_path: Path, *, resume: bool = True, report: Report | None = Non
     while sweeps are measured. Errors: InvalidInputError naming the key or file.
     """
     config = read_config(Path(config_path))
+    replaceable(config.output / CHECKPOINT)
+    replaceable_folder(config.output / config.name, MANIFEST)
     config.output.mkdir(parents=True, exist_ok=True)
     showers = load_training_showers(config.data, config.network.symmetry, config.schedule.seed)
     trainer = CodedTrainer(config, showers) if isinstance(config, CodedConfig) else Trainer(config, showers)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qshower.sampler.errors import SamplerUnavailableError
+from qshower.sampler.files import write_file
 
 LOCK_S = 10.0
 """A lock that is not free by then is held by a process that is stuck: writing such a file takes milliseconds."""
@@ -53,16 +52,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replace ``path`` by ``content``, whole or not at all; SamplerUnavailableError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(content, file, indent=1, sort_keys=True)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_file(path, json.dumps(content, indent=1, sort_keys=True))
     except OSError as error:
         raise _unwritable(path, error) from error
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from qshower.model.bundle import Bundle
 from qshower.sampler.bank import bank_info, draw_bank
 from qshower.sampler.errors import SamplerError
+from qshower.sampler.files import replaceable
 from qshower.sampler.protocol import Sampler
 from qshower.sampler.request import SamplerOptions
 from qshower.service.catalogue import FAMILIES, Catalogue, load_catalogue
@@ -34,6 +35,7 @@ def draw(request: Request, *, overwrite: bool) -> None:
     configure_logs(settings)
     seed = secrets.randbits(64) if request.seed is None else request.seed
     energies = incident_energies(replace(request, seed=seed))
+    replaceable(request.output)
     catalogue = load_catalogue(settings)
     options = request.sampler_options
     partial, done = None, 0
@@ -62,7 +64,7 @@ def draw(request: Request, *, overwrite: bool) -> None:
                 partial=partial,
                 progress=advance,
             )
-    except (SamplerError, KeyboardInterrupt):
+    except (SamplerError, KeyboardInterrupt, SystemExit):
         if partial is not None and partial.exists():
             drawn = f"{done} of {energies.shape[0]} latents of {bundle.name}"
             say(f"only {drawn} by {request.sampler}, seed {seed}, in {partial}")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from qshower.client import ShowerClient
 from qshower.model.showers_file import open_showers, write_showers
 from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.files import replaceable
 from qshower.sampler.protocol import Sampler, StoredSampler
 from qshower.service.commands.terminal import numbers, progress, say
 from qshower.service.engine.batches import DrawnRows
@@ -68,6 +69,7 @@ def run(request: Request) -> None:
     """Write the file, whole or not at all."""
     if not request.output.parent.is_dir():
         raise InvalidInputError("--output", str(request.output), "a path in a folder that exists")
+    replaceable(request.output)
     energies = incident_energies(request)
     sampler = _in_process(request, energies) if request.url is None else _from_server(request, request.url, energies)
     say(f"{energies.shape[0]} showers by {sampler} in {request.output}")

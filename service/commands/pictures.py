@@ -14,7 +14,7 @@ from qshower.model.bundle import Bundle
 from qshower.model.geometry import Geometry
 from qshower.model.showers_file import ShowersFile
 from qshower.sampler.errors import InvalidInputError
-from qshower.sampler.files import replacing
+from qshower.sampler.files import write_file
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
@@ -96,6 +96,5 @@ def _saved(folder: Path, name: str, drawing: str) -> Path:
         raise InvalidInputError("--output", str(folder), "a folder")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
-    with replacing(path) as temporary:
-        temporary.write_text(drawing, encoding="utf-8")
+    write_file(path, drawing)
     return path

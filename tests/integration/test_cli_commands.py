@@ -2,13 +2,11 @@
 
 import asyncio
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +14,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import uvicorn
 
 from qshower.model.bundle import find_bundles, load_bundle, read_manifest, save_bundle, update_manifest
 from qshower.model.geometry import named_geometry
@@ -27,9 +24,7 @@ from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.quota import Quota
-from qshower.service.app import create_app
-from qshower.service.catalogue import Catalogue, load_catalogue
-from qshower.service.cli import main
+from qshower.service.catalogue import load_catalogue
 from qshower.service.generation.generator import Generator
 from qshower.service.settings import load_settings
 
@@ -37,68 +32,6 @@ COMMANDS = (
     ["serve"], ["generate"], ["train"], ["evaluate"], ["samplers"], ["inspect"], ["emulator"], ["calibrate"],
     ["bank", "draw"], ["bank", "info"],
 )  # fmt: skip
-
-
-@pytest.fixture
-def environment(untrained_bundles, monkeypatch, tmp_path):
-    for name in os.environ:
-        if name.startswith(("QSHOWER_", "DWAVE_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("QSHOWER_MODEL_FOLDER", str(untrained_bundles))
-    monkeypatch.setenv("QSHOWER_DEFAULT_MODEL", "test-zephyr")
-    monkeypatch.setenv("QSHOWER_QPU_STATE_FOLDER", str(tmp_path / "state"))
-    monkeypatch.setenv("COLUMNS", "200")
-    return monkeypatch
-
-
-@pytest.fixture
-def qshower(environment, capsys):
-    """Runs a command in this process: exit code, standard output, standard error."""
-
-    def run(*arguments):
-        environment.setattr(sys, "argv", ["qshower", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
-
-
-@pytest.fixture
-def fails(qshower):
-    """Runs a command that cannot work: its one line."""
-
-    def run(code, *arguments):
-        found, out, err = qshower(*arguments)
-        assert found == code, err
-        assert out == ""
-        assert err.count("\n") == 1
-        assert err.startswith("qshower: ")
-        return err
-
-    return run
-
-
-@pytest.fixture
-def server_url(untrained_bundles, capsys):
-    """A running server."""
-    bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
-    app = create_app(load_settings(qpu="off"), load_models=lambda _: Catalogue(bundles, "test-zephyr"))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    capsys.readouterr()
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
 
 
 def read(path):

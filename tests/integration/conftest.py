@@ -1,0 +1,77 @@
+"""Commands run in this process, and a server for them to ask."""
+
+import os
+import sys
+import threading
+import time
+
+import pytest
+import uvicorn
+
+from qshower.model.bundle import find_bundles, load_bundle
+from qshower.service.app import create_app
+from qshower.service.catalogue import Catalogue
+from qshower.service.cli import main
+from qshower.service.settings import load_settings
+
+
+@pytest.fixture
+def environment(untrained_bundles, monkeypatch, tmp_path):
+    for name in os.environ:
+        if name.startswith(("QSHOWER_", "DWAVE_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("QSHOWER_MODEL_FOLDER", str(untrained_bundles))
+    monkeypatch.setenv("QSHOWER_DEFAULT_MODEL", "test-zephyr")
+    monkeypatch.setenv("QSHOWER_QPU_STATE_FOLDER", str(tmp_path / "state"))
+    monkeypatch.setenv("COLUMNS", "200")
+    return monkeypatch
+
+
+@pytest.fixture
+def qshower(environment, capsys):
+    """Runs a command in this process: exit code, standard output, standard error."""
+
+    def run(*arguments):
+        environment.setattr(sys, "argv", ["qshower", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def fails(qshower):
+    """Runs a command that cannot work: its one line."""
+
+    def run(code, *arguments):
+        found, out, err = qshower(*arguments)
+        assert found == code, err
+        assert out == ""
+        assert err.count("\n") == 1
+        assert err.startswith("qshower: ")
+        return err
+
+    return run
+
+
+@pytest.fixture
+def server_url(untrained_bundles, capsys):
+    """A running server."""
+    bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
+    app = create_app(load_settings(qpu="off"), load_models=lambda _: Catalogue(bundles, "test-zephyr"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    capsys.readouterr()
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
