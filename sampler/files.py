@@ -8,11 +8,12 @@ import signal
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from qshower.sampler.errors import InvalidInputError
 
@@ -115,10 +116,10 @@ def uninterrupted() -> Iterator[None]:
 
     Only the main thread is interrupted, so that in others, and where a signal calls no Python, there is nothing to do.
     """
-    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
-    if threading.current_thread() is not threading.main_thread():
-        handlers = {}
+    handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    if threading.current_thread() is threading.main_thread():
+        found = ((number, signal.getsignal(number)) for number in STOP_SIGNALS)
+        handlers = {number: handler for number, handler in found if callable(handler)}
     came: list[int] = []
     for number in handlers:
         signal.signal(number, lambda number, _: came.append(number))
@@ -128,7 +129,7 @@ def uninterrupted() -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         if came:
-            handlers[signal.Signals(came[0])](came[0], None)
+            handlers[came[0]](came[0], None)
 
 
 @contextmanager

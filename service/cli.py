@@ -147,7 +147,9 @@ def generate(
         condition_mode=condition_mode,
         max_qpu_access_time_us=max_qpu_access_time_us,
     )
-    checked = check_choice(sampler, fallback, seed, threshold_mev)
+    checked = check_choice(
+        sampler, fallback, seed=seed, threshold_mev=threshold_mev, count=count, solver=solver, model=model
+    )
     run(
         Request(
             output=output,
@@ -193,13 +195,15 @@ def evaluate(
     floor_reference: Annotated[Optional[Path], typer.Option(help="A second Geant4 file, for the floors.")] = None,
     geometry: Annotated[Optional[str], typer.Option(help="1-photons, 1-pions, 2 or 3; default: by the voxels.")] = None,
     bundle: Annotated[Optional[str], typer.Option(help="Folder or name of a bundle to judge, prior by prior.")] = None,
-    prior_showers: Annotated[int, typer.Option(min=0, help="Showers of each prior of --bundle; 0: none.")] = 1400,
+    prior_showers: Annotated[int, typer.Option(help="Showers of each prior of --bundle; 0: none.")] = 1400,
     name: Annotated[Optional[list[str]], typer.Option(help="Name of a sample in figures; once for each.")] = None,
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
 ) -> None:
     """Judge showers against a reference, the CaloChallenge's way."""
     from qshower.service.commands.evaluate import Choice, run
+    from qshower.service.commands.options import check_flags
 
+    check_flags(prior_showers=prior_showers, evaluation_seed=seed)
     choice = Choice(
         geometry=geometry,
         quick=quick,
@@ -295,7 +299,7 @@ def bank_draw(
     from qshower.service.commands.generate import Request
     from qshower.service.commands.options import check_choice, sampler_options
 
-    check_choice(sampler, None, seed, None)
+    check_choice(sampler, None, seed=seed, count=count, solver=solver, model=model)
     options = sampler_options(
         sweeps=sweeps,
         num_reads=num_reads,
@@ -344,7 +348,9 @@ def calibrate(
 ) -> None:
     """Measure what a sampler needs to draw well from a model, and keep it for the draws to come."""
     from qshower.service.commands.calibrate import run
+    from qshower.service.commands.options import check_flags
 
+    check_flags(tolerance=tolerance, annealing_time_us=annealing_time_us, model=model, solver=solver)
     run(
         sampler,
         model,

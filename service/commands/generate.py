@@ -89,8 +89,6 @@ def incident_energies(request: Request) -> NDArray[np.float64]:
     if len(given) != 1:
         allowed = "one of --energies-mev 1000,65536, --log-uniform-mev 1000:1000000 -n 100, --like FILE.hdf5"
         raise InvalidInputError("energies", " and ".join(given) or "none", allowed)
-    if request.count is not None and request.count < 1:
-        raise InvalidInputError("-n", request.count, "an integer >= 1")
     if request.energies_mev is not None:
         values = np.array(numbers("--energies-mev", request.energies_mev))
         if (values <= 0).any():

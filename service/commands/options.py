@@ -1,29 +1,54 @@
-"""Flags of samplers, checked as the bodies of requests are."""
+"""Flags, checked as the bodies of requests are."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from qshower.sampler.errors import InvalidInputError
 from qshower.service.samplers import SAMPLERS
-from qshower.service.schemas import AUTO, LARGEST_SEED, GenerateOptions
+from qshower.service.schemas import AUTO, GenerateOptions, GenerateRequest, StrictModel
+
+MOST_SHOWERS = 100_000_000
+_FLAGS = {"count": "-n"}
+"""Flags that are not called as what they set."""
+
+
+class OtherFlags(StrictModel):
+    """Ranges of the numbers that are no field of a request."""
+
+    count: Annotated[int, Field(ge=1, le=MOST_SHOWERS)] | None = None
+    evaluation_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    prior_showers: Annotated[int, Field(ge=0, le=MOST_SHOWERS)] | None = None
+    tolerance: Annotated[float, Field(ge=0.01, le=1.0)] | None = None
+
+
+def check_flags(**flags: Any) -> None:
+    """InvalidInputError, naming the flag, unless each is in its range; None is a flag that was not given."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    request = {name: value for name, value in given.items() if name in GenerateRequest.model_fields}
+    options = {name: value for name, value in given.items() if name in GenerateOptions.model_fields}
+    others = {name: value for name, value in given.items() if name not in request | options}
+    try:
+        GenerateRequest(incident_energies_mev=[1.0], options=GenerateOptions(**options), **request)
+        OtherFlags(**others)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        flag = _FLAGS.get(name, "--" + name.removeprefix("evaluation_").replace("_", "-"))
+        allowed = first["msg"].removeprefix("Input should be ").removeprefix("a valid number, ")
+        raise InvalidInputError(flag, first["input"], allowed) from None
 
 
 def sampler_options(**flags: Any) -> dict[str, Any]:
-    """The options that were given; InvalidInputError names the flag."""
-    try:
-        return GenerateOptions(**flags).model_dump(exclude_none=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        flag = "--" + str(first["loc"][0]).replace("_", "-")
-        raise InvalidInputError(flag, first["input"], first["msg"]) from None
+    """The options that were given."""
+    check_flags(**flags)
+    return {name: value for name, value in flags.items() if value is not None}
 
 
-def check_choice(sampler: str, fallback: str | None, seed: int | None, threshold_mev: float | None) -> tuple[str, ...]:
-    """The samplers of ``fallback``; InvalidInputError if one of the four flags is not allowed."""
+def check_choice(sampler: str, fallback: str | None, **flags: Any) -> tuple[str, ...]:
+    """The samplers of ``fallback``; InvalidInputError if one of the flags is not allowed."""
     known = tuple(SAMPLERS)
     if sampler not in (AUTO, *known):
         raise InvalidInputError("--sampler", sampler, ", ".join((AUTO, *known)))
@@ -31,8 +56,5 @@ def check_choice(sampler: str, fallback: str | None, seed: int | None, threshold
     for name in others:
         if name not in known:
             raise InvalidInputError("--fallback", name, ", ".join(known))
-    if seed is not None and not 0 <= seed <= LARGEST_SEED:
-        raise InvalidInputError("--seed", seed, f"0 to {LARGEST_SEED}")
-    if threshold_mev is not None and not (math.isfinite(threshold_mev) and threshold_mev >= 0):
-        raise InvalidInputError("--threshold-mev", threshold_mev, "a finite number >= 0")
+    check_flags(fallback=list(others), **flags)
     return others
