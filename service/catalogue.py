@@ -47,28 +47,35 @@ class Catalogue:
 def load_catalogue(settings: Settings) -> Catalogue:
     """Load and verify the bundles of the package and of ``model_folder``.
 
-    A bundle of the folder takes the place of one of the package with the same name. BundleError, naming the file, if
+    A bundle of the folder takes the place of one of the package with the same name, and the default is one of the
+    folder: its only one, or the one that is marked default. BundleError, naming the file, if
     one is altered or unreadable; SettingsError if there is none at all, or no default of that name.
     """
     pretrained = find_bundles()
-    paths = dict(pretrained)
+    paths, own = dict(pretrained), {}
     if settings.model_folder is not None:
         if not settings.model_folder.is_dir():
             raise SettingsError("QSHOWER_MODEL_FOLDER", str(settings.model_folder), "an existing folder of bundles")
-        paths |= find_bundles(settings.model_folder)
+        own = find_bundles(settings.model_folder)
+        paths |= own
     if not paths:
         raise SettingsError("QSHOWER_MODEL_FOLDER", str(settings.model_folder), "a folder with at least one bundle")
     bundles = {name: load_bundle(path) for name, path in sorted(paths.items())}
-    # What comes with the package goes before what is beside it, a manifest's own wish next, Zephyr before Pegasus.
+    # What a user names goes before what comes with the package, a manifest's own wish next, Zephyr before Pegasus.
     ranked = sorted(
         bundles.values(),
         key=lambda bundle: (
-            bundle.name not in pretrained,
+            bundle.name not in own,
             not bundle.manifest.default,
             bundle.machine.topology_family != "zephyr",
         ),
     )
-    default = ranked[0].name if settings.default_model is None else settings.default_model
+    default = settings.default_model
+    if default is None:
+        if len(own) > 1 and sum(bundles[name].manifest.default for name in own) != 1:
+            allowed = f"one of {', '.join(sorted(own))}: not one of them alone is marked default"
+            raise SettingsError("QSHOWER_DEFAULT_MODEL", "unset", allowed)
+        default = ranked[0].name
     if default not in bundles:
         raise SettingsError("QSHOWER_DEFAULT_MODEL", default, ", ".join(bundles))
     return Catalogue({bundle.name: bundle for bundle in ranked}, default)

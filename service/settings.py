@@ -41,7 +41,8 @@ class Settings(BaseSettings):
         None, description="Folder of further bundles, one sub-folder each, beside those that come with the package."
     )
     default_model: str | None = Field(
-        None, description="Bundle used when a request names none; unset: the first one on Zephyr."
+        None,
+        description="Bundle used when a request names none; unset: that of the model folder, else the first one on Zephyr.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where Gibbs sampling runs; `auto` takes a GPU if there is one."
