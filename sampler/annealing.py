@@ -82,7 +82,7 @@ class AnnealingSampler:
     @property
     def capabilities(self) -> SamplerCapabilities:
         """Reproducible; takes ``sweeps``."""
-        return SamplerCapabilities(reproducible=True, options=frozenset({"sweeps"}))
+        return SamplerCapabilities(reproducible=True, options=frozenset({"sweeps"}), cacheable=True)
 
     def availability(self, machine: BoltzmannMachine) -> Availability:  # noqa: ARG002 - it draws from any machine
         """Available until closed."""

@@ -19,18 +19,18 @@ from qshower.sampler.bank_file import (
     bank_info,
     machine_sha256,
     open_bank,
-    pack_spins,
     space_set_aside,
-    unpack_spins,
     write_bank,
 )
+from qshower.sampler.claim import Claim
 from qshower.sampler.errors import BankExhaustedError, InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
 from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.packed_spins import pack_spins, rows_by_condition
 from qshower.sampler.protocol import Availability, Sampler, SamplerCapabilities
-from qshower.sampler.provenance import provenance_of_kept, provenance_to_json
+from qshower.sampler.provenance import merged_provenance, provenance_to_json
 from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
 
-__all__ = ["BankClaim", "BankInfo", "ReplayOrder", "ReplaySampler", "bank_info", "draw_bank", "machine_sha256"]
+__all__ = ["BankInfo", "ReplayOrder", "ReplaySampler", "bank_info", "draw_bank", "machine_sha256"]
 
 ReplayOrder = Literal["file", "random"]
 
@@ -158,33 +158,40 @@ class ReplaySampler:
             SamplerTimeoutError: the deadline passed; none is used up.
             SamplerUnavailableError: the sampler is closed.
         """
-        return self.claim(request.conditions).sample(request)
-
-    def claim(self, conditions: NDArray[np.int8]) -> BankClaim:
-        """For a request for ``conditions`` (rows, condition nodes) that is drawn in several parts."""
-        return BankClaim(conditions, self._unserved, self._check, self._batch)
-
-    def _check(self, request: LatentRequest) -> None:
+        start_s = time.monotonic()
         for option, value in request.options.given().items():
             raise InvalidInputError(f"options.{option}", value, "nothing: replay takes no option")
-        if self._closed:
-            raise SamplerUnavailableError("the replay sampler is closed")
         if not self.drawn_from(request.machine):
             info = self._bank.info
             allowed = f"the machine that the bank {info.path.name} was drawn from, {info.machine_sha256}"
             raise InvalidInputError("machine", machine_sha256(request.machine), allowed)
+        if request.deadline_s is not None and time.monotonic() - start_s >= request.deadline_s:
+            raise SamplerTimeoutError(f"replay did not answer within {request.deadline_s} s")
+        claim = self.claim(request.conditions)
+        spins = claim.spins()
+        provenance = dataclasses.replace(claim.provenance, elapsed_s={"sample": time.monotonic() - start_s})
+        return LatentBatch(spins, request.machine.energies(spins), provenance).checked(request)
 
-    def _batch(self, request: LatentRequest, places: NDArray[np.int64], start_s: float) -> LatentBatch:
-        """The latents that stand at ``places`` (rows,) of the order, as the answer to ``request``."""
-        info, chosen = self._bank.info, self._rows[places]
-        spins = unpack_spins(self._bank.packed[chosen], info.nodes)
+    def claim(self, conditions: NDArray[np.int8]) -> Claim:
+        """A latent for each of ``conditions`` (rows, condition nodes), which may be given back.
+
+        Raises:
+            BankExhaustedError: too few latents are left for a condition; none is used up.
+            SamplerUnavailableError: the sampler is closed.
+        """
+        if self._closed:
+            raise SamplerUnavailableError("the replay sampler is closed")
+        info, places = self._bank.info, self._unserved.take(conditions)
+        chosen = self._rows[places]
         sources = [info.draws[draw] for draw in np.unique(self._bank.draw[chosen])]
         drawn_by = ", ".join(dict.fromkeys(source.sampler for source in sources)) or "none"
-        kept = provenance_of_kept(sources, f"drawn by {drawn_by}, replayed from the bank {info.path.name}")
-        energies = request.machine.energies(spins)
-        elapsed_s = {"sample": time.monotonic() - start_s}
-        provenance = dataclasses.replace(kept, sampler=self.name, elapsed_s=elapsed_s)
-        return LatentBatch(spins, energies, provenance).checked(request)
+        merged = merged_provenance(sources)
+        notes = (*merged.notes, f"drawn by {drawn_by}, replayed from the bank {info.path.name}")
+        provenance = dataclasses.replace(merged, sampler=self.name, notes=notes)
+        served = np.ones(conditions.shape[0], dtype=np.bool_)
+        return Claim(
+            served, self._bank.packed[chosen], info.nodes, provenance, lambda: self._unserved.put(conditions, places)
+        )
 
     def close(self) -> None:
         """Refuse further requests. Idempotent."""
@@ -201,53 +208,6 @@ class ReplaySampler:
         self.close()
 
 
-class BankClaim:
-    """A bank's latents for the rows of one request, taken at its first draw: all of them, or none. Thread-safe.
-
-    Made by ``ReplaySampler.claim``. The request may be drawn in several parts, one after the other.
-    """
-
-    def __init__(
-        self,
-        conditions: NDArray[np.int8],
-        unserved: _Unserved,
-        check: Callable[[LatentRequest], None],
-        batch: Callable[[LatentRequest, NDArray[np.int64], float], LatentBatch],
-    ) -> None:
-        self._conditions, self._unserved, self._check, self._batch = conditions, unserved, check, batch
-        self._lock = threading.Lock()
-        self._places: NDArray[np.int64] | None = None
-        self._drawn = 0
-        self._given_back = False
-
-    def sample(self, request: LatentRequest) -> LatentBatch:
-        """The latents of the next ``request.rows`` rows.
-
-        Raises:
-            SamplerUnavailableError: the sampler is closed, or the latents were given back.
-            QShowerError: as ``ReplaySampler.sample``.
-        """
-        start_s = time.monotonic()
-        self._check(request)
-        with self._lock:
-            if self._given_back:
-                raise SamplerUnavailableError("the latents of this request were given back to the bank")
-            if request.deadline_s is not None and time.monotonic() - start_s >= request.deadline_s:
-                raise SamplerTimeoutError(f"replay did not answer within {request.deadline_s} s")
-            if self._places is None:
-                self._places = self._unserved.take(self._conditions)
-            first, self._drawn = self._drawn, self._drawn + request.rows
-            places = self._places[first : self._drawn]
-        return self._batch(request, places, start_s)
-
-    def give_back(self) -> None:
-        """Let others have the latents, which were shown to nobody; what is not taken yet never is. Idempotent."""
-        with self._lock:
-            if self._places is not None and not self._given_back:
-                self._unserved.put(self._conditions, self._places)
-            self._given_back = True
-
-
 class _Unserved:
     """The latents of a bank that nobody has, by condition: ascending places in the order of serving. Thread-safe."""
 
@@ -262,7 +222,7 @@ class _Unserved:
 
     def take(self, conditions: NDArray[np.int8]) -> NDArray[np.int64]:
         """(rows,) the next place for each of ``conditions``; BankExhaustedError, and none is taken, if one is short."""
-        wanted = _rows_by_condition(conditions)
+        wanted = rows_by_condition(conditions)
         taken = np.empty(conditions.shape[0], dtype=np.int64)
         with self._lock:
             self._check_enough(wanted)
@@ -273,10 +233,10 @@ class _Unserved:
     def put(self, conditions: NDArray[np.int8], places: NDArray[np.int64]) -> None:
         """Undo a ``take``: the places are again where they were in the order."""
         with self._lock:
-            for key, rows in _rows_by_condition(conditions).items():
+            for key, rows in rows_by_condition(conditions).items():
                 self._places[key] = np.sort(np.concatenate([places[rows], self._places[key]]))
 
-    def _check_enough(self, wanted: dict[bytes, list[int]]) -> None:
+    def _check_enough(self, wanted: dict[bytes, NDArray[np.int64]]) -> None:
         short = [(key, len(rows)) for key, rows in wanted.items() if len(rows) > len(self._places.get(key, ()))]
         if not short:
             return
@@ -287,10 +247,3 @@ class _Unserved:
             f"the bank {self._bank} is exhausted: {asked} latents asked for and {left} left "
             f"for {len(short)} of {len(wanted)} conditions ({total} left in all)"
         )
-
-
-def _rows_by_condition(conditions: NDArray[np.int8]) -> dict[bytes, list[int]]:
-    found: dict[bytes, list[int]] = {}
-    for row, condition in enumerate(conditions):
-        found.setdefault(condition.tobytes(), []).append(row)
-    return found

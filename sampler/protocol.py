@@ -17,10 +17,12 @@ class SamplerCapabilities:
     Attributes:
         reproducible: the same stream gives the same spins, whatever the batch and the number of threads.
         options: names of the ``SamplerOptions`` fields it takes.
+        cacheable: its latents may be drawn ahead while the processor is idle.
     """
 
     reproducible: bool
     options: frozenset[str]
+    cacheable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

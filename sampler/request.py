@@ -85,7 +85,8 @@ class Provenance:
     """How latents came to be. Fields that do not apply are None.
 
     ``qpu_timing_us`` holds the solver's own timing fields, summed over the problems; ``elapsed_s`` wall time by stage.
-    ``notes`` are remarks a user should see (clipped ranges, a stale calibration, ...).
+    ``from_cache`` says that latents were drawn before they were asked for, and served from the latent cache. ``notes``
+    are remarks a user should see (clipped ranges, a stale calibration, ...).
     """
 
     sampler: str
@@ -104,6 +105,7 @@ class Provenance:
     condition_mode: ConditionMode | None = None
     qpu_access_time_us: float | None = None
     qpu_timing_us: dict[str, float] | None = None
+    from_cache: bool = False
     notes: tuple[str, ...] = ()
     elapsed_s: dict[str, float] = field(default_factory=dict)
 

@@ -119,7 +119,7 @@ class TemperingSampler:
     @property
     def capabilities(self) -> SamplerCapabilities:
         """Reproducible; takes ``sweeps``."""
-        return SamplerCapabilities(reproducible=True, options=frozenset({"sweeps"}))
+        return SamplerCapabilities(reproducible=True, options=frozenset({"sweeps"}), cacheable=True)
 
     def availability(self, machine: BoltzmannMachine) -> Availability:  # noqa: ARG002 - any machine will do
         """Available until closed."""

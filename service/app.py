@@ -16,6 +16,8 @@ from starlette.middleware import Middleware
 from qshower.sampler.errors import QShowerError
 from qshower.sampler.gibbs.sampler import GibbsSampler
 from qshower.sampler.registry import SamplerRegistry
+from qshower.service.background.idle_tracking import IdleTracking
+from qshower.service.background.recalibration import Recalibration
 from qshower.service.catalogue import Catalogue, load_catalogue
 from qshower.service.engine.engine import Engine, Limits
 from qshower.service.generation.availability import qpu_of
@@ -24,13 +26,12 @@ from qshower.service.generation.key_quota import Accounts
 from qshower.service.http import problem_json
 from qshower.service.http.middleware import BodyLimit, KeyCheck, RequestCount
 from qshower.service.http.routes import router
+from qshower.service.latent_cache.latent_caches import LatentCaches
 from qshower.service.metrics import Metrics
-from qshower.service.reservoirs import Reservoirs
 from qshower.service.samplers import build_registry, qpu_ledger_path
 from qshower.service.schemas import Problem
 from qshower.service.settings import ApiKeys, Settings, load_api_keys
 from qshower.service.state import Service
-from qshower.service.upkeep import Upkeep
 from qshower.service.version import program_version
 from qshower.service.warmup import warm_up
 
@@ -45,8 +46,8 @@ GPU_BATCH_ROWS = 4096
 """A warp on each multiprocessor of a large GPU. It draws these faster than any processor decodes them, so that more
 would gain nothing, and hold up for seconds whoever comes while they are decoded."""
 QPU_LANE_THREADS = 2
-KEPT_LANE = "qpu-kept"
-"""Requests that kept reads answer in whole."""
+CACHED_LANE = "qpu-cached"
+"""Requests that cached reads answer in whole."""
 
 _log = structlog.get_logger("qshower.service")
 
@@ -102,7 +103,7 @@ async def running_service(
 ) -> AsyncIterator[Service]:
     """Everything but HTTP: models loaded, samplers ``warm`` if wanted; drained and closed at the end.
 
-    What runs cold keeps no reservoirs: it is gone before they would be of use.
+    What runs cold has no latent caches: it is gone before they would be of use.
     """
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
@@ -111,6 +112,7 @@ async def running_service(
         # Closing a QPU ends what is drawn on it, so threads that may be drawing are waited for after that.
         background = await stack.enter_async_context(AsyncExitStack())
         stack.push_async_callback(asyncio.to_thread, registry.close)
+        idle = IdleTracking()
         engine = Engine(
             Limits(
                 settings.max_batch_rows,
@@ -120,37 +122,35 @@ async def running_service(
                 settings.retry_after_s,
             ),
             metrics,
+            idle,
             lane_threads=lambda name: QPU_LANE_THREADS if name == "qpu" else 1,
             lane_rows=lambda name: _lane_rows(registry, name),
         )
-        activity = metrics.activity
-        reservoirs = Reservoirs(
+        caches = LatentCaches(
             catalogue,
             registry,
-            idle=lambda: activity.cpu_idle,
-            max_bytes=settings.reservoir_bytes if warm else 0,
-            per_level=settings.reservoir_per_level,
-            samplers=settings.stocked_samplers,
-            kept_bytes=settings.qpu_kept_bytes if warm else 0,
-            kept_max_age_s=settings.qpu_kept_max_age_s,
+            idle=lambda: idle.cpu_idle,
+            max_bytes=settings.latent_cache_bytes if warm else 0,
+            per_condition=settings.latent_cache_per_condition,
+            max_age_s=settings.qpu_cached_reads_max_age_s,
         )
-        background.push_async_callback(asyncio.to_thread, reservoirs.close)
-        stack.push_async_callback(asyncio.to_thread, reservoirs.stop)
-        metrics.watch_reservoirs(reservoirs.status)
+        background.push_async_callback(asyncio.to_thread, caches.close)
+        stack.push_async_callback(asyncio.to_thread, caches.stop)
+        metrics.watch_latent_caches(caches.status)
         stack.push_async_callback(engine.close, settings.drain_timeout_s)
         metrics.watch(lambda: engine.queued_rows, lambda: engine.queued_requests, lambda: float(engine.draining))
-        upkeep = None
+        recalibration = None
         if "qpu" in registry.names():
             qpu, bundles = qpu_of(registry.get("qpu")), catalogue.bundles()
             if warm and settings.qpu_recalibrate_s:
-                upkeep = Upkeep(qpu, catalogue, settings.qpu_recalibrate_s)
-                background.push_async_callback(asyncio.to_thread, upkeep.close)
-                stack.callback(upkeep.stop)
+                recalibration = Recalibration(qpu, catalogue, settings.qpu_recalibrate_s)
+                background.push_async_callback(asyncio.to_thread, recalibration.close)
+                stack.callback(recalibration.task.stop)
             metrics.watch_qpu(
                 lambda: _qpu_figures(qpu, bundles),
                 [bundle.name for bundle in bundles],
-                upkeep=None if upkeep is None else upkeep.status,
-                surplus=None if reservoirs.surplus is None else reservoirs.surplus.status,
+                None if recalibration is None else recalibration.status,
+                None if caches.queue is None else caches.queue.status,
             )
         generator = Generator(
             catalogue,
@@ -158,19 +158,19 @@ async def running_service(
             engine,
             default_deadline_s=settings.default_deadline_s,
             max_response_bytes=settings.max_response_bytes,
-            reservoirs=reservoirs,
+            caches=caches,
             accounts=Accounts({} if keys is None else keys.budgets_us, qpu_ledger_path(settings)),
-            upkeep=upkeep,
+            recalibration=recalibration,
         )
         if warm:
             await asyncio.to_thread(warm_up, generator)
-            reservoirs.start()
-        if upkeep is not None:
-            upkeep.start()
+            caches.start()
+        if recalibration is not None:
+            recalibration.task.start()
         _log.info(
             "ready", models=catalogue.names(), samplers=registry.names(), start_s=round(time.monotonic() - begun, 2)
         )
-        yield Service(settings, generator, engine, metrics)
+        yield Service(settings, generator, engine, metrics, idle)
 
 
 def _qpu_figures(qpu: QpuSampler, bundles: Sequence[Bundle]) -> QpuFigures:
@@ -183,7 +183,7 @@ def _qpu_figures(qpu: QpuSampler, bundles: Sequence[Bundle]) -> QpuFigures:
 
 def _lane_rows(registry: SamplerRegistry, name: str) -> int | None:
     """Most rows in a batch of a lane, None for ``max_batch_rows``."""
-    if name in ("qpu", KEPT_LANE):
+    if name in ("qpu", CACHED_LANE):
         return QPU_BATCH_ROWS
     sampler = registry.get(name) if name in registry.names() else None
     return GPU_BATCH_ROWS if isinstance(sampler, GibbsSampler) and sampler.device == "cuda" else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qshower.service.background.idle_tracking import IdleTracking
 from qshower.service.engine.engine import Engine
 from qshower.service.generation.generator import Generator
 from qshower.service.metrics import Metrics
@@ -18,4 +19,5 @@ class Service:
     generator: Generator
     engine: Engine
     metrics: Metrics
+    idle: IdleTracking
     ready: bool = False

@@ -53,7 +53,7 @@ class GibbsSampler:
     @property
     def capabilities(self) -> SamplerCapabilities:
         """Reproducible; takes ``sweeps``."""
-        return SamplerCapabilities(reproducible=True, options=frozenset({"sweeps"}))
+        return SamplerCapabilities(reproducible=True, options=frozenset({"sweeps"}), cacheable=True)
 
     def availability(self, machine: BoltzmannMachine) -> Availability:  # noqa: ARG002 - any machine will do
         """Always available on the CPU; on CUDA when torch sees a device."""

@@ -12,7 +12,7 @@ from qshower.service.generation.availability import qpu_of
 from qshower.service.generation.generator import HOW_TO_CONFIGURE
 from qshower.service.samplers import build_registry
 from qshower.service.settings import Settings
-from qshower.service.upkeep import calibration_conditions
+from qshower.service.background.recalibration import calibration_conditions
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
@@ -13,34 +14,33 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
-    from qshower.sampler.reservoir import Taken
+    from qshower.sampler.claim import Claim
 
 
 @dataclass(frozen=True, slots=True)
 class DrawKey:
     """What requests must share to be drawn in one batch.
 
-    ``stocked``: latents of a reservoir will do. ``account``: who pays for it, "" for nobody in particular. ``alone``:
-    a number of its own for a request that is not drawn at all, but found ready in whole (kept QPU reads, a bank): it
-    shares no batch, and does not wait for those that are drawn.
+    ``account``: who pays for it, "" for nobody in particular. ``cached``: every latent is there already, from a cache or a
+    bank, so that it does not wait for those that are drawn.
     """
 
     bundle: str
     sampler: str
     options: SamplerOptions
     threshold_mev: float
-    stocked: bool = False
     account: str = ""
-    alone: int = 0
+    cached: bool = False
 
     @property
     def lane(self) -> str:
         """The queue it waits in."""
-        return f"{self.sampler}-kept" if self.alone else self.sampler
+        return f"{self.sampler}-cached" if self.cached else self.sampler
 
 
 class Draws(Protocol):
@@ -48,16 +48,6 @@ class Draws(Protocol):
 
     def sample(self, request: LatentRequest) -> LatentBatch:
         """One latent per row of ``request``."""
-
-
-class Stock(Protocol):
-    """Latents drawn before they were asked for: a ``qshower.sampler.reservoir.Reservoir``."""
-
-    def take(self, conditions: NDArray[np.int8]) -> Taken:
-        """What there is for conditions (rows, condition nodes)."""
-
-    def give_back(self, taken: Taken) -> object:
-        """Take in again what was taken and shown to nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +76,7 @@ class Ticket:
     key: DrawKey
     bundle: Bundle
     sampler: Draws
-    stock: Stock | None
+    claim: Claim | None
     energies_mev: NDArray[np.float64]
     streams: NDArray[np.uint64]
     deadline_at: float | None
@@ -128,13 +118,14 @@ class Piece:
 class Latents:
     """A batch before it is decoded.
 
-    ``source`` (rows,) says which of ``origins``, pairs of a provenance and the rows it is about, each row has.
+    ``source`` (rows,) says which of ``origins`` each row has: pairs of a provenance and how many rows it is about, in
+    this batch or in all batches of a claim.
     """
 
     energies_mev: NDArray[np.float64]
     streams: NDArray[np.uint64]
     spins: NDArray[np.int8]
-    source: NDArray[np.int8]
+    source: NDArray[np.int64]
     origins: tuple[tuple[Provenance, int], ...]
 
 
@@ -161,41 +152,39 @@ def next_batch(waiting: deque[Ticket], most_rows: int) -> list[Piece]:
 
 
 def draw_latents(pieces: list[Piece], begun: float) -> Latents:
-    """Take from stock or draw the latents of a batch (in a thread).
+    """The latents of a batch: those that its requests have claimed, and draws of the others. In a thread.
 
     A lone deadline is passed on; company gets the longest.
     """
     first = pieces[0].ticket
     energies = np.concatenate([piece.ticket.energies_mev[piece.start : piece.stop] for piece in pieces])
     streams = np.concatenate([piece.ticket.streams[piece.start : piece.stop] for piece in pieces])
-    deadlines = [piece.ticket.deadline_at for piece in pieces]
-    latest = math.inf if None in deadlines else max(at for at in deadlines if at is not None)
-    conditions = first.bundle.conditions(energies)
-    taken = None if first.stock is None else first.stock.take(conditions)
-    missing = np.arange(len(energies)) if taken is None else taken.missing
-    source = np.zeros(len(energies), dtype=np.int8)
-    if taken is not None and not missing.size:
-        return Latents(energies, streams, taken.spins, source, ((taken.provenance, len(energies)),))
-    request = LatentRequest(
-        first.bundle.machine,
-        conditions[missing],
-        streams[missing],
-        first.key.options,
-        None if math.isinf(latest) else max(latest - begun, 1e-3),
-    )
-    try:
+    machine = first.bundle.machine
+    spins = np.ones((len(energies), machine.node_count), dtype=np.int8)
+    source = np.full(len(energies), -1, dtype=np.int64)
+    origins: list[tuple[Provenance, int]] = []
+    position = 0
+    for piece in pieces:
+        claim, count = piece.ticket.claim, piece.stop - piece.start
+        rows = np.empty(0, int) if claim is None else position + np.flatnonzero(claim.served[piece.start : piece.stop])
+        position += count
+        if claim is not None and rows.size:
+            # A request that was given up meanwhile has given its latents back, and nobody gets what is decoded for it.
+            with suppress(SamplerUnavailableError):
+                spins[rows] = claim.spins(piece.start, piece.stop)
+            source[rows] = len(origins)
+            origins.append((claim.provenance, int(claim.served.sum())))
+    missing = source < 0
+    if missing.any():
+        deadlines = [piece.ticket.deadline_at for piece in pieces]
+        latest = math.inf if None in deadlines else max(at for at in deadlines if at is not None)
+        deadline_s = None if math.isinf(latest) else max(latest - begun, 1e-3)
+        conditions = first.bundle.conditions(energies[missing])
+        request = LatentRequest(machine, conditions, streams[missing], first.key.options, deadline_s)
         batch = first.sampler.sample(request)
-    except BaseException:
-        if first.stock is not None and taken is not None:
-            first.stock.give_back(taken)
-        raise
-    if taken is None or missing.size == len(energies):
-        return Latents(energies, streams, batch.spins, source, ((batch.provenance, len(energies)),))
-    spins = np.empty((len(energies), batch.spins.shape[1]), dtype=np.int8)
-    spins[taken.served], spins[missing] = taken.spins, batch.spins
-    source[missing] = 1
-    origins = ((taken.provenance, len(energies) - missing.size), (batch.provenance, int(missing.size)))
-    return Latents(energies, streams, spins, source, origins)
+        spins[missing], source[missing] = batch.spins, len(origins)
+        origins.append((batch.provenance, int(missing.sum())))
+    return Latents(energies, streams, spins, source, tuple(origins))
 
 
 def deliver(
@@ -228,7 +217,7 @@ def deliver(
             ticket.future.set_result(Drawn(ticket.showers_mev, parts, ticket.elapsed_s))
 
 
-def _parts(first_row: int, source: NDArray[np.int8], latents: Latents) -> Iterator[Part]:
+def _parts(first_row: int, source: NDArray[np.int64], latents: Latents) -> Iterator[Part]:
     """Runs of rows that come from the same origin."""
     edges = [0, *(np.flatnonzero(np.diff(source)) + 1).tolist(), len(source)]
     for start, stop in pairwise(edges):

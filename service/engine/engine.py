@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.service.engine.batches import DrawKey, Draws, Piece, Stock, Ticket, deliver, draw_latents, fail, next_batch
+from qshower.service.engine.batches import DrawKey, Draws, Piece, Ticket, deliver, draw_latents, fail, next_batch
 from qshower.service.service_errors import NotReadyError, QueueFullError
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
+    from qshower.sampler.claim import Claim
 
 RATE_MEMORY = 0.8
 FIRST_GUESS_ROWS_PER_S = 200.0
@@ -53,7 +54,7 @@ class _Lane:
 
 
 class EngineObserver(Protocol):
-    """What the engine tells the metrics."""
+    """Who is told what the engine does."""
 
     def queued(self, ticket: Ticket) -> None:
         """A request was taken in."""
@@ -71,14 +72,13 @@ class Engine:
     def __init__(
         self,
         limits: Limits,
-        observer: EngineObserver,
-        *,
+        *observers: EngineObserver,
         lane_threads: Callable[[str], int] = lambda _: 1,
         lane_rows: Callable[[str], int | None] = lambda _: None,
         decode_threads: int = 1,
     ) -> None:
         self._limits = limits
-        self._observer = observer
+        self._observers = observers
         self._lane_threads = lane_threads
         self._lane_rows = lane_rows
         self._lanes: dict[str, _Lane] = {}
@@ -112,12 +112,12 @@ class Engine:
         energies_mev: NDArray[np.float64],
         streams: NDArray[np.uint64],
         deadline_at: float | None = None,
-        stock: Stock | None = None,
+        claim: Claim | None = None,
     ) -> Ticket:
         """Queue a request; await the ticket's ``future``. NotReadyError while draining, QueueFullError if full.
 
         ``energies_mev`` (rows,), ``streams`` (rows, 2); ``deadline_at`` in the time of ``time.monotonic``.
-        Rows that ``stock`` has are not drawn; requests of the same key must have the same stock.
+        Rows that ``claim`` serves are not drawn.
         """
         if self._draining:
             raise NotReadyError("the service is shutting down", retry_after_s=self._limits.retry_after_s)
@@ -126,7 +126,7 @@ class Engine:
             key,
             bundle,
             sampler,
-            stock,
+            claim,
             energies_mev,
             streams,
             deadline_at,
@@ -139,7 +139,8 @@ class Engine:
         self._bytes += ticket.bytes
         ticket.future.add_done_callback(lambda _: self._forget(ticket))
         lane.waiting.append(ticket)
-        self._observer.queued(ticket)
+        for observer in self._observers:
+            observer.queued(ticket)
         self._dispatch(lane)
         return ticket
 
@@ -228,7 +229,8 @@ class Engine:
             finally:
                 lane.running -= 1
             drawn_s = time.monotonic() - begun
-            self._observer.batch_drawn(key, rows, drawn_s)
+            for observer in self._observers:
+                observer.batch_drawn(key, rows, drawn_s)
             self._dispatch(lane)
             decoding = time.monotonic()
             showers = await loop.run_in_executor(
@@ -243,7 +245,8 @@ class Engine:
             # Drawing and decoding overlap, so that the slower of the two is what a queue waits for.
             rate = rows / max(drawn_s, decoded_s, 1e-6)
             lane.rows_per_s = RATE_MEMORY * lane.rows_per_s + (1 - RATE_MEMORY) * rate
-            self._observer.batch_decoded(key, rows, decoded_s)
+            for observer in self._observers:
+                observer.batch_decoded(key, rows, decoded_s)
             deliver(pieces, showers, latents, drawn_s, decoded_s)
         except Exception as error:  # whatever went wrong is told to every request of the batch
             for piece in pieces:

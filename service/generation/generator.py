@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import secrets
 import time
 from collections.abc import Sequence
@@ -17,8 +16,9 @@ from qshower.sampler.errors import BankExhaustedError, InvalidInputError, Sample
 from qshower.sampler.protocol import Availability, Sampler
 from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.service.background.recalibration import Recalibration
 from qshower.service.catalogue import FAMILIES, Catalogue
-from qshower.service.engine.batches import DrawKey, Drawn, Draws, Stock
+from qshower.service.engine.batches import DrawKey, Drawn, Draws
 from qshower.service.engine.engine import Engine
 from qshower.service.generation.answer_provenance import Origin
 from qshower.service.generation.availability import (
@@ -31,16 +31,16 @@ from qshower.service.generation.availability import (
 )
 from qshower.service.generation.key_quota import Accounts
 from qshower.service.generation.shower_request import Answer, Order
-from qshower.service.kept import KeptReads, NoLongerKeptError, estimated
-from qshower.service.reservoirs import Reservoirs
+from qshower.service.latent_cache.cached_reads import estimated
+from qshower.service.latent_cache.latent_caches import LatentCaches
 from qshower.service.schemas import Estimate, SamplerState
 from qshower.service.service_errors import DeadlineError, TooLargeError
 from qshower.service.settings import PREFIX
-from qshower.service.upkeep import Upkeep
 from qshower.service.version import program_version
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
+    from qshower.sampler.claim import Claim
 
 AUTO_ORDER = ("qpu", "gibbs", "annealing")
 HOW_TO_CONFIGURE = {
@@ -66,19 +66,18 @@ class Generator:
         *,
         default_deadline_s: float | None = None,
         max_response_bytes: int | None = None,
-        reservoirs: Reservoirs | None = None,
+        caches: LatentCaches | None = None,
         accounts: Accounts | None = None,
-        upkeep: Upkeep | None = None,
+        recalibration: Recalibration | None = None,
     ) -> None:
         self.catalogue = catalogue
         self.registry = registry
         self.engine = engine
         self._default_deadline_s = default_deadline_s
         self._max_response_bytes = max_response_bytes
-        self._reservoirs = reservoirs
+        self._caches = caches
         self._accounts = accounts
-        self._upkeep = upkeep
-        self._lone_requests = itertools.count(1)
+        self._recalibration = recalibration
 
     def unbounded(self) -> Generator:
         """The same without a deadline or a bound on answers, for a program that draws for itself."""
@@ -116,14 +115,14 @@ class Generator:
             elsewhere = sampler.availability(other.machine)
             bundle, state = (other, elsewhere) if elsewhere.available else (bundle, state)
         further: dict[str, Any] = {"model": bundle.name} if name in ("qpu", "replay") else {}
-        stocks = [] if self._reservoirs is None else self._reservoirs.status()
-        kept = {model: dict(status) for stocked, model, status in stocks if stocked == name}
+        caches = [] if self._caches is None else self._caches.status()
+        cached = {model: dict(status) for owner, model, status in caches if owner == name}
         if name == "qpu" and account and self._accounts is not None:
             further["key"] = self._accounts.state(account)
-        if name == "qpu" and self._upkeep is not None:
-            further["recalibration"] = self._upkeep.status()
-        if kept:
-            further["reservoirs"] = kept
+        if name == "qpu" and self._recalibration is not None:
+            further["recalibration"] = self._recalibration.status()
+        if cached:
+            further["latent_cache"] = cached
         return SamplerState(
             name=name,
             available=state.available,
@@ -179,9 +178,9 @@ class Generator:
         streams = np.zeros((order.energies_mev.shape[0], 2), dtype=np.uint64)
         conditions = bundle.conditions(order.energies_mev)
         request = LatentRequest(bundle.machine, conditions, streams, options, limit_s)
-        kept = self._reservoirs.kept(bundle.name) if self._reservoirs is not None and order.takes_kept else None
+        reads = self._caches.reads(bundle.name) if self._caches is not None and order.takes_cached else None
         try:
-            return await asked(estimated, qpu_of(sampler), bundle.name, request, kept)
+            return await asked(estimated, qpu_of(sampler), bundle.name, request, reads)
         except InvalidInputError as error:
             raise _wrong_setting(error, name, order) or error from None
 
@@ -209,10 +208,10 @@ class Generator:
         self, name: str, order: Order, failures: list[_Failure], begun: float, deadline_at: float | None
     ) -> Answer:
         sampler = self.check_sampler(name)
-        if name == "qpu" and (kept := await self._kept_for(order)) is not None:
-            answer = await self._from_kept(*kept, order, failures, begun, deadline_at)
-            if answer is not None:
-                return answer
+        if name == "qpu" and (found := await self._cached_whole(name, order)) is not None:
+            bundle, claim = found
+            drawn = await self._drawn(self._cached_key(name, bundle, order), bundle, sampler, order, deadline_at, claim)
+            return self._answer(bundle, order, drawn, failures, begun, ())
         # The values are checked before the sampler's state, so that a wrong request is told so whatever is down.
         # (The domain of energies may depend on which model the solver's topology calls for.)
         bundle, availability = await self._bundle(sampler, order)
@@ -220,71 +219,43 @@ class Generator:
         options, notes = self._options(sampler, bundle, order, failures)
         if isinstance(sampler, ReplaySampler) and sampler.drawn_from(bundle.machine):
             # What it has run out of it says itself, and better.
-            drawn = await self._from_bank(sampler, bundle, order, deadline_at)
+            claim = sampler.claim(bundle.conditions(order.energies_mev))
+            drawn = await self._drawn(self._cached_key(name, bundle, order), bundle, sampler, order, deadline_at, claim)
             return self._answer(bundle, order, drawn, failures, begun, notes)
         require(name, availability)
-        stock = None
-        if self._reservoirs is not None and order.takes_kept:
-            stock = self._reservoirs.get(name, bundle.name)
+        some = None
+        if self._caches is not None and order.takes_cached:
+            some = await asked(self._caches.claim, name, bundle.name, bundle.conditions(order.energies_mev))
         draws: Draws = sampler
         account = order.account if name == "qpu" and self._accounts is not None else ""
         if account and self._accounts is not None:
             draws = self._accounts.billed(sampler, account)
-        key = DrawKey(
-            bundle.name, name, options, order.threshold_of(bundle), stocked=stock is not None, account=account
-        )
-        drawn = await self._drawn(key, bundle, draws, order, deadline_at, stock)
+        key = DrawKey(bundle.name, name, options, order.threshold_of(bundle), account)
+        if some is not None and some.complete:
+            key = self._cached_key(name, bundle, order)
+        drawn = await self._drawn(key, bundle, draws, order, deadline_at, some)
         return self._answer(bundle, order, drawn, failures, begun, notes)
 
-    async def _kept_for(self, order: Order) -> tuple[Bundle, KeptReads] | None:
-        """The model and the kept QPU reads that answer ``order`` in whole, whatever the solver does; None if none do.
+    def _cached_key(self, name: str, bundle: Bundle, order: Order) -> DrawKey:
+        """Of an order whose latents are all there."""
+        return DrawKey(bundle.name, name, SamplerOptions(), order.threshold_of(bundle), cached=True)
+
+    async def _cached_whole(self, name: str, order: Order) -> tuple[Bundle, Claim] | None:
+        """The model and the cached latents that answer ``order`` in whole, whatever the solver does; None if none do.
 
         The model is the one that is named, or the first default model that has them.
         """
-        if self._reservoirs is None or not order.takes_kept:
+        if self._caches is None or not order.takes_cached:
             return None
         for bundle in [self.catalogue.get(order.model)] if order.model is not None else self.catalogue.defaults():
-            kept = self._reservoirs.kept(bundle.name)
-            if kept is None or order.outside(bundle).size:
+            if order.outside(bundle).size:
                 continue
+            self._check_order(bundle, order)
             conditions = bundle.conditions(order.energies_mev)
-            if await asked(kept.covers, conditions):
-                return bundle, kept
+            claim = await asked(self._caches.claim, name, bundle.name, conditions, whole=True)
+            if claim is not None:
+                return bundle, claim
         return None
-
-    async def _from_kept(
-        self,
-        bundle: Bundle,
-        kept: KeptReads,
-        order: Order,
-        failures: list[_Failure],
-        begun: float,
-        deadline_at: float | None,
-    ) -> Answer | None:
-        """The answer from kept reads alone; None if others were faster to take them."""
-        self._check_order(bundle, order)
-        claim = kept.claim(bundle.conditions(order.energies_mev))
-        number = next(self._lone_requests)
-        key = DrawKey(bundle.name, "qpu", SamplerOptions(), order.threshold_of(bundle), alone=number)
-        try:
-            drawn = await self._drawn(key, bundle, claim, order, deadline_at, None)
-        except BaseException as error:
-            claim.give_back()
-            if isinstance(error, NoLongerKeptError):
-                return None
-            raise
-        return self._answer(bundle, order, drawn, failures, begun, ())
-
-    async def _from_bank(self, replay: ReplaySampler, bundle: Bundle, order: Order, deadline_at: float | None) -> Drawn:
-        """Latents of the bank for all of the order, or none; what is shown to nobody goes back."""
-        claim = replay.claim(bundle.conditions(order.energies_mev))
-        number = next(self._lone_requests)
-        key = DrawKey(bundle.name, replay.name, SamplerOptions(), order.threshold_of(bundle), alone=number)
-        try:
-            return await self._drawn(key, bundle, claim, order, deadline_at, None)
-        except BaseException:
-            claim.give_back()
-            raise
 
     def _answer(
         self,
@@ -315,17 +286,23 @@ class Generator:
         sampler: Draws,
         order: Order,
         deadline_at: float | None,
-        stock: Stock | None,
+        claim: Claim | None,
     ) -> Drawn:
+        """The showers of ``order``; what ``claim`` holds goes back if they are shown to nobody."""
         rows = order.energies_mev.shape[0]
         streams = np.empty((rows, 2), dtype=np.uint64)
         streams[:, 0] = secrets.randbits(64) if order.seed is None else order.seed
         streams[:, 1] = np.arange(order.first_row, order.first_row + rows, dtype=np.uint64)
-        ticket = self.engine.submit(key, bundle, sampler, order.energies_mev, streams, deadline_at, stock)
         try:
-            return await ticket.future
-        finally:
-            self.engine.cancel(ticket)
+            ticket = self.engine.submit(key, bundle, sampler, order.energies_mev, streams, deadline_at, claim)
+            try:
+                return await ticket.future
+            finally:
+                self.engine.cancel(ticket)
+        except BaseException:
+            if claim is not None:
+                claim.give_back()
+            raise
 
     async def _bundle(self, sampler: Sampler, order: Order) -> tuple[Bundle, Availability]:
         """The bundle to use and whether the sampler can draw from it.

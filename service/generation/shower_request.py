@@ -41,7 +41,7 @@ class Order:
     account: str = ""
 
     @property
-    def takes_kept(self) -> bool:
+    def takes_cached(self) -> bool:
         """Whether latents drawn before will do: a seed asks for certain showers, an option for a certain draw."""
         return self.seed is None and not self.options
 
