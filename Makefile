@@ -24,7 +24,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.bench
 
 # The statistical suite with other seeds: 20 runs of 2 to 3 minutes each.
 SEEDS ?= $(shell seq 1 20)

@@ -1,1 +1,1 @@
-"""Side-by-side measurements; ``python -m benchmarks.run`` runs them all."""
+"""Side-by-side measurements; ``python -m benchmarks.bench`` runs them all."""

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.baselines import DwaveFixedBeta, TorchDense
 from qshower.sampler.gibbs.chains import draw
-from qshower.sampler.gibbs.sampler import warm_up
+from qshower.sampler.gibbs.gibbs_sampler import warm_up
 from qshower.sampler.lattice import compact_lattice
 
 COUPLING_DEVIATION = 0.3

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from benchmarks.gibbs import COUPLING_DEVIATION
-from qshower.sampler.gibbs import cuda
-from qshower.sampler.gibbs.graph import programme_of
+from qshower.sampler.gibbs.kernels import cuda
+from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.gibbs.streams import DRAW, stream_keys
 from qshower.sampler.lattice import compact_lattice
 
@@ -60,16 +60,16 @@ def _row(family: str, kernel: cuda.Kernel, chains: int, repeats: int, told: Call
         random.normal(0.0, COUPLING_DEVIATION, (lattice.node_count,)).astype(np.float32),
         random.normal(0.0, COUPLING_DEVIATION, lattice.j.shape).astype(np.float32),
     )
-    programme = programme_of(machine)
+    program = program_of(machine)
     spins = np.where(random.random((chains, machine.node_count)) < 0.5, -1, 1).astype(np.int8)
     keys = stream_keys(np.stack([np.full(chains, 1), np.arange(chains)], axis=1).astype(np.uint64), DRAW)
     # The dense path needs no more sweeps than make its launches the smaller part.
     sweeps = SWEEPS if kernel == "fused" else SWEEPS // 8
-    cuda.run_on_device(programme, spins, np.ones(2), keys, kernel=kernel)
+    cuda.run_on_device(program, spins, np.ones(2), keys, kernel=kernel)
     seconds = []
     for _ in range(repeats):
         began = perf_counter()
-        cuda.run_on_device(programme, spins, np.ones(sweeps), keys, kernel=kernel)
+        cuda.run_on_device(program, spins, np.ones(sweeps), keys, kernel=kernel)
         seconds.append(perf_counter() - began)
-    rate = chains * sweeps * programme.graph.updates / median(seconds)
+    rate = chains * sweeps * program.graph.updates / median(seconds)
     return GpuRow(family, torch.cuda.get_device_name(), kernel, chains, sweeps, rate)

@@ -36,10 +36,10 @@ from scipy.optimize import minimize_scalar
 from qshower.evaluation.distances import fpd, kpd
 from qshower.evaluation.features import high_level_features
 from qshower.model.bundle import Bundle, find_bundles, load_bundle
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.gibbs.chains import refine
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.protocol import Sampler
 from qshower.sampler.qpu.budget import BudgetLedger
 from qshower.sampler.qpu.draw import Drawer, DrawOptions, PartReads, programming_of_reads

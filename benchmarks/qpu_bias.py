@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from benchmarks.qpu_acceptance import BUNDLES, refined, settings_for
 from qshower.model.bundle import find_bundles, load_bundle
-from qshower.sampler.emulator.config import NOISE_LEVELS, EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.emulator.emulator_config import NOISE_LEVELS, EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.sampler import QpuSampler

@@ -20,9 +20,9 @@ import numpy as np
 
 from benchmarks.qpu_acceptance import BUNDLES, settings_for
 from benchmarks.qpu_bias import Reference, machine_of, request_of
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.qpu.sampler import QpuSampler
 from qshower.sampler.request import SamplerOptions
 

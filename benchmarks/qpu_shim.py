@@ -31,12 +31,12 @@ from numpy.typing import NDArray
 from benchmarks.qpu_acceptance import BUNDLES, settings_for
 from benchmarks.qpu_bias import FIGURES, Reference, machine_of, request_of
 from qshower.sampler.emulator.chip import Chip
-from qshower.sampler.emulator.config import NOISE_LEVELS, EmulatorConfig
+from qshower.sampler.emulator.emulator_config import NOISE_LEVELS, EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.emulator.physics import Physics
 from qshower.sampler.emulator.problem import Problem, RunParameters
-from qshower.sampler.emulator.server import EmulatorServer
 from qshower.sampler.emulator.timing import DEFAULT_ANNEALING_TIME_US
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.sampler import QpuSampler
 from qshower.sampler.qpu.shim import Shim

@@ -1,6 +1,6 @@
 """A small client of the service; it imports none of the other packages."""
 
-from qshower.client.errors import (
+from qshower.client.client_errors import (
     BadAnswerError,
     BusyError,
     ConnectionFailedError,

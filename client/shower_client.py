@@ -25,7 +25,7 @@ import httpx2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qshower.client.errors import BY_STATUS, BadAnswerError, ConnectionFailedError, RefusedError
+from qshower.client.client_errors import BY_STATUS, BadAnswerError, ConnectionFailedError, RefusedError
 
 JSON = "application/json"
 NPZ = "application/x-npz"
@@ -64,7 +64,7 @@ class Estimate:
         conditions: different conditions.
         copies: conditions side by side on the chip.
         holes: spins of the model without a working qubit.
-        kept: showers that reads kept from earlier draws would answer, at no cost; the rest is what the others take.
+        cached: showers that cached reads would answer, at no cost; the other figures are for the rest.
     """
 
     model: str
@@ -77,7 +77,7 @@ class Estimate:
     conditions: int
     copies: int
     holes: int
-    kept: int
+    cached: int
 
 
 class Choices(TypedDict, total=False):
@@ -130,7 +130,7 @@ class ShowerClient:
         """Draw a shower (or ``showers_per_energy``) for each energy; ``choices`` are those of ``POST /generate``.
 
         Raises:
-            ShowerServiceError: see client.errors.
+            ShowerServiceError: see client.client_errors.
         """
         body = _body(incident_energies_mev, choices)
         response = self._send("POST", "/generate", NPZ, body)
@@ -153,7 +153,7 @@ class ShowerClient:
         ``sampler`` is ``qpu`` unless ``choices`` say otherwise.
 
         Raises:
-            ShowerServiceError: see client.errors; InvalidRequestError for a sampler that bills nothing.
+            ShowerServiceError: see client.client_errors; InvalidRequestError for a sampler that bills nothing.
         """
         body = {"sampler": "qpu", **_body(incident_energies_mev, choices), "dry_run": True}
         told = self._document(self._send("POST", "/generate", JSON, body), "the dry run").get("estimate")
@@ -175,7 +175,7 @@ class ShowerClient:
         ``progress`` is called with the bytes received and the bytes in all, if they are known.
 
         Raises:
-            ShowerServiceError: see client.errors.
+            ShowerServiceError: see client.client_errors.
             OSError: the file cannot be written; what stood there before still does.
         """
         body = _body(incident_energies_mev, choices)

@@ -25,10 +25,10 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from qshower.evaluation.boosted_auc import auc_error
+from qshower.evaluation.energy_slices import EnergySlice
 from qshower.evaluation.networks import ShowerResNet, dense_network
-from qshower.evaluation.quick import auc_error
 from qshower.evaluation.shower_set import ShowerSet
-from qshower.evaluation.slices import EnergySlice
 from qshower.model.geometry import Geometry
 from qshower.sampler.errors import InvalidInputError
 

@@ -20,7 +20,7 @@ from time import perf_counter, process_time
 import numpy as np
 
 from qshower.model.bundle import load_bundle
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
 BATCHES = (1, 100, 10_000)

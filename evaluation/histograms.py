@@ -19,9 +19,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qshower.evaluation.energy_slices import EnergySlice
 from qshower.evaluation.features import FeatureSet
 from qshower.evaluation.shower_set import ShowerSet, voxel_edges
-from qshower.evaluation.slices import EnergySlice
 
 Array = NDArray[np.float64]
 Scale = Literal["linear", "log"]

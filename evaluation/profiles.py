@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qshower.evaluation.energy_slices import EnergySlice
 from qshower.evaluation.shower_set import ShowerSet
-from qshower.evaluation.slices import EnergySlice
 from qshower.model.geometry import Geometry
 
 Array = NDArray[np.float64]

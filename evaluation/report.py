@@ -10,21 +10,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from qshower.evaluation.checks import Finding, check_reference, check_sample
 from qshower.evaluation.classifiers import LEAST_ROWS, device
-from qshower.evaluation.compare import PUBLISHED_SETTINGS, QUICK_SETTINGS, Comparison, EvaluationSettings, compare
-from qshower.evaluation.cost import Cost, measure_cost
-from qshower.evaluation.histograms import HistogramSpec, histogram_specs
-from qshower.evaluation.multiclass import MulticlassResult, multiclass_classifier
-from qshower.evaluation.page import page
-from qshower.evaluation.profiles import Profiles, slice_profiles
-from qshower.evaluation.serialise import as_json, summary_rows
+from qshower.evaluation.comparison import PUBLISHED_SETTINGS, QUICK_SETTINGS, Comparison, EvaluationSettings, compare
+from qshower.evaluation.cost import measure_cost
+from qshower.evaluation.energy_slices import energy_slices
+from qshower.evaluation.histograms import histogram_specs
+from qshower.evaluation.multiclass import multiclass_classifier
+from qshower.evaluation.profiles import slice_profiles
+from qshower.evaluation.report_html import page
+from qshower.evaluation.report_json import as_json, summary_rows
+from qshower.evaluation.results import Evaluation
 from qshower.evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
-from qshower.evaluation.slices import EnergySlice, energy_slices
+from qshower.evaluation.submission_checks import check_reference, check_sample
 from qshower.model.geometry import Geometry
 from qshower.model.showers_file import open_showers
-from qshower.sampler.atomic import replacing
 from qshower.sampler.errors import InvalidInputError, ShowerFileError
+from qshower.sampler.files import replacing
 
 Progress = Callable[[str, float], None]
 Announce = Callable[[str], None]
@@ -32,48 +33,6 @@ Announce = Callable[[str], None]
 KEPT_BYTES = 1_200_000_000
 CLASSIFIER_MEMORY_SHARE = 0.25
 MOST_SAMPLES = 30
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Evaluation:
-    """Everything a report shows.
-
-    Attributes:
-        geometry: the layout.
-        reference: the reference's showers.
-        samples: the samples' showers.
-        reference_findings: warnings about the reference.
-        slices: of incident energy.
-        specs: of the histograms.
-        comparisons: of the samples, in their order.
-        floor: reference against reference; None if the reference has too few showers to halve.
-        floor_kind: ``"halves"`` of the reference, or ``"file"``, a second reference.
-        reference_profiles, sample_profiles: average showers, by slice.
-        multiclass: None with fewer than two samples, or without classifiers.
-        cost: None without a bundle.
-        settings: what was asked for.
-        quick: a run of minutes.
-        device: where networks were trained.
-        created: when, in UTC.
-    """
-
-    geometry: Geometry
-    reference: ShowerSet
-    samples: tuple[ShowerSet, ...]
-    reference_findings: tuple[Finding, ...]
-    slices: tuple[EnergySlice, ...]
-    specs: tuple[HistogramSpec, ...]
-    comparisons: tuple[Comparison, ...]
-    floor: Comparison | None
-    floor_kind: str
-    reference_profiles: tuple[Profiles, ...]
-    sample_profiles: tuple[tuple[Profiles, ...], ...]
-    multiclass: MulticlassResult | None
-    cost: Cost | None
-    settings: EvaluationSettings
-    quick: bool
-    device: str
-    created: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +107,7 @@ def write_report(result: Evaluation, output: Path) -> WrittenReport:
     """Write ``index.html`` and ``report.json`` into a folder, each whole or not at all."""
     data = as_json(result)
     index, report = output / "index.html", output / "report.json"
-    html = page(result, data)
+    html = page(data)
     try:
         output.mkdir(parents=True, exist_ok=True)
         for path, text in ((report, json.dumps(data, indent=1, allow_nan=False) + "\n"), (index, html)):

@@ -15,8 +15,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from qshower.evaluation.energy_slices import EnergySlice
 from qshower.evaluation.features import FeatureSet, chunk_rows, compute_features, join_features
-from qshower.evaluation.slices import EnergySlice
 from qshower.model.geometry import Geometry
 from qshower.model.showers_file import open_showers
 

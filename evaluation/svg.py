@@ -134,6 +134,23 @@ def heat_figure(title: str, values: Array, low: float, high: float, *, diverging
     return _svg("".join(cells) + _text(LEFT, 13, title, weight="600") + _text(LEFT, HEIGHT - 6, label), title)
 
 
+def sheet(figures: Sequence[str], columns: int = 3) -> str:
+    """Several figures as one drawing, row by row, on white."""
+    width, height = columns * WIDTH, -(-len(figures) // columns) * HEIGHT
+    placed = (
+        figure.replace(
+            "<svg ",
+            f'<svg x="{index % columns * WIDTH}" y="{index // columns * HEIGHT}" width="{WIDTH}" height="{HEIGHT}" ',
+            1,
+        )
+        for index, figure in enumerate(figures)
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+        f'<rect width="100%" height="100%" fill="#fff"/>{"".join(placed)}</svg>\n'
+    )
+
+
 def _colour(share: float, *, diverging: bool) -> str:
     """Blue-white-red, or a dark-to-light scale that also reads in grey."""
     stops = (

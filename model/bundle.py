@@ -36,8 +36,8 @@ from qshower.model.point_decoder import PointDecoder
 from qshower.model.scaling import ScalingKind
 from qshower.model.streams import uniforms
 from qshower.model.symmetry import Symmetry, group_order, turn
-from qshower.sampler.atomic import replacing
 from qshower.sampler.errors import BundleError, InvalidInputError
+from qshower.sampler.files import replacing
 from qshower.sampler.machine import BoltzmannMachine
 
 MANIFEST = "manifest.json"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.model.elementary import exp, log, normal_quantile, scale
-from qshower.sampler.compiling import kernel
+from qshower.sampler.jit.kernel import kernel
 
 Floats = NDArray[np.float32]
 

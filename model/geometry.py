@@ -24,8 +24,8 @@ from xml.etree import ElementTree as ET
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.atomic import replacing
 from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.files import replacing
 
 SILICON_THRESHOLD_MEV = 0.01515
 """Readout threshold of datasets 2 and 3: 0.5 keV in silicon, divided by the sampling fraction 0.033."""

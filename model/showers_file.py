@@ -24,8 +24,8 @@ from isal import isal_zlib
 from numpy.typing import ArrayLike, NDArray
 
 from qshower.model.geometry import Geometry, geometry_of_voxel_count, named_geometry
-from qshower.sampler.atomic import WriteGuard, replacing_hdf5, uninterrupted
 from qshower.sampler.errors import InvalidInputError, ShowerFileError
+from qshower.sampler.files import WriteGuard, replacing_hdf5, uninterrupted
 
 ENERGIES = "incident_energies"
 SHOWERS = "showers"

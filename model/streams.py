@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.compiling import kernel
+from qshower.sampler.jit.kernel import kernel
 
 Words = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 _DOMAIN_TAG = np.uint64(0x53485752)

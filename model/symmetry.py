@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.model.grid import Grid
-from qshower.sampler.compiling import kernel
 from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.jit.kernel import kernel
 
 Symmetry = Literal["dihedral", "none"]
 

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.protocol import Availability, SamplerCapabilities
-from qshower.sampler.request import LatentBatch, LatentRequest, Provenance
+from qshower.sampler.provenance import Provenance
+from qshower.sampler.request import LatentBatch, LatentRequest
 
 DEFAULT_SWEEPS = 256
 MAXIMUM_SWEEPS = 1_000_000

@@ -23,12 +23,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.atomic import replacing_hdf5, uninterrupted
 from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.files import replacing_hdf5, uninterrupted
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.packed_spins import rows_by_condition, unpack_spins
-from qshower.sampler.provenance import provenance_from_json
-from qshower.sampler.request import Provenance
+from qshower.sampler.provenance import Provenance, provenance_from_json
 
 BANK_FORMAT = "qshower-bank"
 BANK_VERSION = 1

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.packed_spins import unpack_spins
-from qshower.sampler.request import Provenance
+from qshower.sampler.provenance import Provenance
 
 
 class Claim:

@@ -28,7 +28,7 @@ Advance = Callable[[NDArray[np.int8], int], NDArray[np.int8]]
 """(states, step number) → the states one step (one sweep, usually) later."""
 
 Refine = Callable[[BoltzmannMachine, NDArray[np.int8], int, NDArray[np.uint64]], NDArray[np.int8]]
-"""``qshower.sampler.gibbs.sampler.refine``: machine, states, sweeps, streams → the states so many sweeps later."""
+"""``gibbs.chains.refine``: machine, states, sweeps, streams → the states so many sweeps later."""
 
 ROWS_FOR_TOLERANCE = 80.0
 """Chains that each band of a calibration needs, times tolerance²: √(80 / 2) = 2 + 4.3 standard errors."""

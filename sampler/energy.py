@@ -14,8 +14,8 @@ from llvmlite import ir
 from numba.core import types
 from numpy.typing import NDArray
 
-from qshower.sampler.compiling import kernel
-from qshower.sampler.gibbs.vectors import VectorType, address_of, intrinsic, splatted
+from qshower.sampler.jit.kernel import kernel
+from qshower.sampler.jit.vectors import VectorType, address_of, intrinsic, splatted
 
 _FEW = 8
 """Rows up to which a narrow block is the faster one."""

@@ -22,8 +22,7 @@ from qshower.sampler.claim import Claim
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.packed_spins import pack_spins, rows_by_condition
-from qshower.sampler.provenance import provenance_from_cache
-from qshower.sampler.request import Provenance
+from qshower.sampler.provenance import Provenance, provenance_from_cache
 
 BIN_BYTES = 448
 """Memory of a bin beside its blocks and the bits of its condition."""
@@ -54,7 +53,7 @@ class _Block:
     @property
     def left(self) -> int:
         """States in it."""
-        return self.packed.shape[0] - self.first
+        return len(self.packed) - self.first
 
     @property
     def bytes(self) -> int:
@@ -102,10 +101,9 @@ class LatentCache:
         bins = rows_by_condition(spins[:, self._machine.condition_nodes])
         with self._lock:
             draw = self._draw_of(replace(provenance, elapsed_s={}))
-            before = draw.states
-            for key, rows in bins.items():
-                self._add(key, _Block(packed[rows], draw), evict=evict)
-            return max(0, draw.states - before)
+            added = sum(self._add(key, _Block(packed[rows], draw), evict=evict) for key, rows in bins.items())
+            # The last states may have taken the place of the first.
+            return min(added, draw.states)
 
     def count(self, conditions: NDArray[np.int8]) -> NDArray[np.int64]:
         """(rows,) how many states there are for each of ``conditions`` (rows, condition nodes)."""
@@ -202,8 +200,8 @@ class LatentCache:
             self._largest_draw = max(self._largest_draw, latest.bytes)
         return latest
 
-    def _add(self, key: bytes, block: _Block, *, evict: bool, oldest: bool = False) -> None:
-        """Put as many states of ``block`` into their bin as there is room for, behind all others or before them."""
+    def _add(self, key: bytes, block: _Block, *, evict: bool, oldest: bool = False) -> int:
+        """Put as many states of ``block`` as there is room for into their bin, last or first; how many."""
         draw, bytes_of_state = block.draw, block.packed.shape[1]
         while True:
             mine = self._bins.get(key)
@@ -216,13 +214,14 @@ class LatentCache:
                 break
             self._remove(*next((other, blocks[0]) for other, blocks in self._bins.items()))
         states = block.packed[: max(0, left - overhead) // bytes_of_state]
-        if not states.shape[0]:
-            return
+        count = states.shape[0]
+        if not count:
+            return 0
         if mine is None:
             mine = self._bins[key] = []
             self._bytes += self._new_bin_bytes
-        draw.states += states.shape[0]
-        self._bytes += draw.bytes if draw.states == states.shape[0] else 0
+        self._bytes += 0 if draw.states else draw.bytes
+        draw.states += count
         place = 0 if oldest else len(mine)
         if joined and neighbour is not None:
             rest = neighbour.packed[neighbour.first :]
@@ -234,6 +233,7 @@ class LatentCache:
         whole = _Block(np.array(states), draw)
         mine.insert(place, whole)
         self._bytes += whole.bytes
+        return count
 
     def _consume(self, key: bytes, count: int) -> Iterable[tuple[_Draw, NDArray[np.uint8]]]:
         """Take up to ``count`` of the oldest states of a bin, by the draw they came from."""

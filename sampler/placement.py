@@ -18,7 +18,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.chip import (
+from qshower.sampler.errors import PlacementError
+from qshower.sampler.ideal_graph import (
     FAMILIES,
     Segments,
     Symmetry,
@@ -29,7 +30,6 @@ from qshower.sampler.chip import (
     symmetries,
     translations,
 )
-from qshower.sampler.errors import PlacementError
 from qshower.sampler.machine import BoltzmannMachine
 
 _CONDITION_WEIGHT: Final = 0.1

@@ -1,16 +1,47 @@
-"""Provenance of latents that are kept and served later, and its JSON."""
+"""How latents came to be, as JSON too, and over several draws whose latents are served later."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from qshower.sampler.request import Provenance
+ConditionMode = Literal["fold", "flux_bias"]
 
 _COSTS = frozenset({"qpu_access_time_us", "qpu_timing_us", "elapsed_s"})
 _TUPLES = frozenset({"problem_ids", "notes"})
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """How latents came to be. Fields that do not apply are None.
+
+    ``qpu_timing_us`` holds the solver's own timing fields, summed over the problems; ``elapsed_s`` wall time by stage.
+    ``from_cache`` says that latents were drawn before they were asked for, and served from the latent cache. ``notes``
+    are remarks a user should see (clipped ranges, a stale calibration, ...).
+    """
+
+    sampler: str
+    sweeps: int | None = None
+    solver: str | None = None
+    graph_id: str | None = None
+    problem_ids: tuple[str, ...] | None = None
+    num_reads: int | None = None
+    beta: float | None = None
+    beta_calibrated_at: str | None = None
+    annealing_time_us: float | None = None
+    gauges: int | None = None
+    holes: int | None = None
+    missing_couplers: int | None = None
+    refine_sweeps: int | None = None
+    condition_mode: ConditionMode | None = None
+    qpu_access_time_us: float | None = None
+    qpu_timing_us: dict[str, float] | None = None
+    from_cache: bool = False
+    notes: tuple[str, ...] = ()
+    elapsed_s: dict[str, float] = field(default_factory=dict)
 
 
 def provenance_to_json(provenance: Provenance) -> str:

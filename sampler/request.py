@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.errors import InvalidInputError, SamplerAnswerError
 from qshower.sampler.machine import BoltzmannMachine
-
-ConditionMode = Literal["fold", "flux_bias"]
+from qshower.sampler.provenance import ConditionMode, Provenance
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,7 @@ class LatentRequest:
             its own stream, condition and options alone, never on the other rows.
         options: choices of this request.
         deadline_s: seconds from the call in which the draw must end, None for no limit.
+        account: who pays for QPU time; empty where nobody is told apart.
     """
 
     machine: BoltzmannMachine
@@ -61,6 +61,7 @@ class LatentRequest:
     streams: NDArray[np.uint64]
     options: SamplerOptions = field(default_factory=SamplerOptions)
     deadline_s: float | None = None
+    account: str = ""
 
     def __post_init__(self) -> None:
         rows = self.conditions.shape[0]
@@ -78,36 +79,6 @@ class LatentRequest:
     def rows(self) -> int:
         """Number of latents asked for."""
         return int(self.conditions.shape[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """How latents came to be. Fields that do not apply are None.
-
-    ``qpu_timing_us`` holds the solver's own timing fields, summed over the problems; ``elapsed_s`` wall time by stage.
-    ``from_cache`` says that latents were drawn before they were asked for, and served from the latent cache. ``notes``
-    are remarks a user should see (clipped ranges, a stale calibration, ...).
-    """
-
-    sampler: str
-    sweeps: int | None = None
-    solver: str | None = None
-    graph_id: str | None = None
-    problem_ids: tuple[str, ...] | None = None
-    num_reads: int | None = None
-    beta: float | None = None
-    beta_calibrated_at: str | None = None
-    annealing_time_us: float | None = None
-    gauges: int | None = None
-    holes: int | None = None
-    missing_couplers: int | None = None
-    refine_sweeps: int | None = None
-    condition_mode: ConditionMode | None = None
-    qpu_access_time_us: float | None = None
-    qpu_timing_us: dict[str, float] | None = None
-    from_cache: bool = False
-    notes: tuple[str, ...] = ()
-    elapsed_s: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

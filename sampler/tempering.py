@@ -1,7 +1,7 @@
 """Parallel tempering: the choice for machines whose valleys a ramp of β does not weigh right.
 
 Law: P(s_free | s_0 = c) ∝ exp(−E(s)). Each row has one replica at each β of a ladder from a hot one up to 1; after each
-sweep neighbours may exchange their states (``qshower.sampler.gibbs.replicas``). A row's state is its replica at β = 1.
+sweep neighbours may exchange their states (``gibbs.kernels.replicas``). A row's state is its replica at β = 1.
 A sweep costs that of as many chains as the ladder has steps, and half as much again for energies and exchanges.
 """
 
@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
-from qshower.sampler.gibbs.graph import Kept, programme_of
-from qshower.sampler.gibbs.replicas import run_tempering
-from qshower.sampler.gibbs.sampler import refine
+from qshower.sampler.gibbs.gibbs_sampler import refine
+from qshower.sampler.gibbs.kernels.replicas import run_tempering
+from qshower.sampler.gibbs.program import Kept, program_of
 from qshower.sampler.gibbs.streams import stream_keys
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.protocol import Availability, SamplerCapabilities
-from qshower.sampler.request import LatentBatch, LatentRequest, Provenance
+from qshower.sampler.provenance import Provenance
+from qshower.sampler.request import LatentBatch, LatentRequest
 
 DEFAULT_SWEEPS = 256
 MAXIMUM_SWEEPS = 1_000_000
@@ -92,7 +93,7 @@ def temper(
     spins = np.empty((rows, machine.node_count), dtype=np.int8)
     spins[:, machine.condition_nodes] = conditions
     keys = stream_keys(np.array(streams), _PURPOSE)
-    accepted = run_tempering(programme_of(machine), spins, betas, sweeps, keys, threads=threads, on_time=on_time)
+    accepted = run_tempering(program_of(machine), spins, betas, sweeps, keys, threads=threads, on_time=on_time)
     tried = np.array([(sweeps + 1 - lower % 2) // 2 for lower in range(betas.shape[0] - 1)]) * rows
     return spins, accepted / np.maximum(tried, 1)
 

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from qshower.sampler.errors import QShowerError
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.registry import SamplerRegistry
 from qshower.service.background.idle_tracking import IdleTracking
 from qshower.service.background.recalibration import Recalibration

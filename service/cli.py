@@ -38,7 +38,7 @@ MaxQpuAccessTimeUs = Annotated[Optional[float], typer.Option(help="qpu: refuse i
 
 def main() -> None:
     """Run the command line. Errors are one line on standard error; exit code 2 for what was given, 1 for the rest."""
-    from qshower.client.errors import InvalidRequestError, ShowerServiceError
+    from qshower.client.client_errors import InvalidRequestError, ShowerServiceError
     from qshower.sampler.errors import InvalidInputError, QShowerError
 
     try:
@@ -54,7 +54,7 @@ def main() -> None:
     except OSError as error:
         _end(error, 1)
     except ModuleNotFoundError as error:
-        if error.name in ("sklearn", "scipy", "matplotlib"):
+        if error.name in ("sklearn", "scipy", "threadpoolctl"):
             _end(ModuleNotFoundError(f"{error.name} is not installed: pip install 'qshower[evaluate]'"), 1)
         raise
     except KeyboardInterrupt:

@@ -72,7 +72,7 @@ class Metrics:
         """Read the QPU's ``figures``, those of ``models`` in order, and how its background work stands when asked."""
         self.registry.register(_QpuCollector(figures, models, recalibration, unused_reads))
 
-    def queued(self, ticket: Ticket) -> None:  # noqa: ARG002 - what an observer is told
+    def queued(self, ticket: Ticket) -> None:
         """A request was taken in. It counts when it is answered."""
 
     def batch_drawn(self, key: DrawKey, rows: int, seconds: float) -> None:

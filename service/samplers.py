@@ -9,7 +9,7 @@ from typing import Literal
 
 from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.bank import ReplaySampler
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.protocol import Sampler
 from qshower.sampler.qpu.settings import QpuSettings
 from qshower.sampler.registry import SamplerRegistry
@@ -60,7 +60,7 @@ def _qpu(settings: Settings) -> Sampler:
 def _device(settings: Settings) -> Literal["cpu", "cuda"]:
     if settings.device == "cpu":
         return "cpu"
-    from qshower.sampler.gibbs import cuda  # loads torch
+    from qshower.sampler.gibbs.kernels import cuda  # loads torch
 
     reason = cuda.missing()
     if settings.device == "cuda" and reason is not None:

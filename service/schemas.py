@@ -90,7 +90,7 @@ class Estimate(BaseModel):
     conditions: int = Field(description="Different conditions.")
     copies: int = Field(description="Conditions side by side on the chip.")
     holes: int = Field(description="Spins of the model without a working qubit.")
-    cached: int = Field(description="Showers that cached reads of earlier draws answer; the other figures are for the rest.")
+    cached: int = Field(description="Showers that cached reads answer; the other figures are for the rest.")
 
 
 class EstimateAnswer(BaseModel):

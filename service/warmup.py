@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from qshower.sampler.gibbs.sampler import SMALL_BATCH
-from qshower.sampler.gibbs.sampler import warm_up as compile_gibbs
+from qshower.sampler.gibbs.gibbs_sampler import SMALL_BATCH
+from qshower.sampler.gibbs.gibbs_sampler import warm_up as compile_gibbs
 from qshower.sampler.request import LatentRequest, SamplerOptions
 from qshower.service.generation.generator import Generator
 

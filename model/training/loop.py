@@ -28,8 +28,8 @@ from qshower.model.losses import divergence
 from qshower.model.rbm import RBM
 from qshower.model.training.config import TrainingConfig
 from qshower.model.training.data import TrainingShowers
-from qshower.sampler.atomic import replacing
 from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.files import replacing
 from qshower.sampler.gibbs.chains import refine
 from qshower.sampler.lattice import compact_lattice
 

@@ -12,7 +12,7 @@ from qshower.model.training.config import TrainingConfig, read_config
 from qshower.model.training.data import TrainingShowers, load_training_showers
 from qshower.model.training.loop import Report, Trainer, decoder_fields
 from qshower.sampler.errors import InvalidInputError, SamplerError
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.tempering import TemperingSampler
 
 TOLERANCE = 0.2

@@ -13,8 +13,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import orjson
 
-from qshower.sampler.emulator.faults import FAULTS, parse_fault
-from qshower.sampler.emulator.spoil import spoil_answer
+from qshower.sampler.emulator.corrupt import corrupt_answer
+from qshower.sampler.emulator.fault_injection import FAULTS, parse_fault
 from qshower.sampler.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class ApiHandler(BaseHTTPRequestHandler):
         elif stage == "poll":
             reply = self._poll(query, omit=action == "omits_id")
         elif stage == "answer":
-            reply = spoil_answer(action, self._answer(path[1]))
+            reply = corrupt_answer(action, self._answer(path[1]))
         else:
             reply = self._cancel(path[1:], body)
         self._send_api(orjson.dumps(reply), kind, action)

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from qshower.sampler.emulator.annealer import StoppedError, draw
 from qshower.sampler.emulator.answer import encode_answer
 from qshower.sampler.emulator.chip import Chip, build_chip
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.draw import StoppedError, draw
-from qshower.sampler.emulator.faults import FaultPlan
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.fault_injection import FaultPlan
 from qshower.sampler.emulator.physics import Physics
 from qshower.sampler.emulator.problem import Problem, RefusedError, read_problem
-from qshower.sampler.gibbs.sampler import warm_up
+from qshower.sampler.gibbs.gibbs_sampler import warm_up
 
 JOBS_KEPT = 2000
 ANSWER_BYTES_KEPT = 256 * 2**20

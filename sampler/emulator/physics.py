@@ -16,7 +16,7 @@ from dwave.system.temperatures import fluxbias_to_h
 from numpy.typing import NDArray
 
 from qshower.sampler.emulator.chip import Chip
-from qshower.sampler.emulator.config import EmulatorConfig
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.problem import Problem, local_ends
 from qshower.sampler.emulator.timing import DEFAULT_ANNEALING_TIME_US
 from qshower.sampler.machine import BoltzmannMachine

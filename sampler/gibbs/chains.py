@@ -16,12 +16,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.compiling import kernel
 from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError
-from qshower.sampler.gibbs.blocks import BLOCK_TYPES, run_block_fast, run_block_plain, run_one
-from qshower.sampler.gibbs.graph import Programme, programme_of
+from qshower.sampler.gibbs.kernels.run_block import BLOCK_TYPES, run_block_many, run_block_reference, run_one
+from qshower.sampler.gibbs.program import Program, program_of
 from qshower.sampler.gibbs.schedule import checked_sweeps, ramp_and_hold
 from qshower.sampler.gibbs.streams import DRAW, REFINE, start_word, stream_keys
+from qshower.sampler.jit.kernel import kernel
 from qshower.sampler.machine import BoltzmannMachine
 
 Device = Literal["cpu", "cuda"]
@@ -64,13 +64,13 @@ def draw(
         device: ``"cpu"`` or ``"cuda"``.
     """
     betas = ramp_and_hold(sweeps, checked_beta(beta))
-    programme = programme_of(machine, beta=beta)
+    program = program_of(machine, beta=beta)
     # Copies are writable and contiguous: kernels are compiled once, not once more for read-only arrays.
     keys = stream_keys(np.array(streams), DRAW)
     spins = np.empty((conditions.shape[0], machine.node_count), dtype=np.int8)
-    spins[:, programme.graph.held] = conditions
-    scatter_start(spins, programme.graph.order, keys)
-    run(programme, spins, betas, keys, threads=threads, deadline=deadline, device=device)
+    spins[:, program.graph.held] = conditions
+    scatter_start(spins, program.graph.order, keys)
+    run(program, spins, betas, keys, threads=threads, deadline=deadline, device=device)
     return spins
 
 
@@ -111,10 +111,10 @@ def refine(
     if streams.shape != (rows, 2) or streams.dtype != np.uint64:
         raise InvalidInputError("streams", f"{streams.dtype} {streams.shape}", f"uint64 ({rows}, 2)")
     betas = np.full(checked_sweeps(sweeps, least=0), checked_beta(beta))
-    programme = programme_of(machine, free_condition=free_condition, beta=beta)
+    program = program_of(machine, free_condition=free_condition, beta=beta)
     result = np.array(spins, dtype=np.int8, order="C")
     run(
-        programme,
+        program,
         result,
         betas,
         stream_keys(np.array(streams), REFINE),
@@ -133,7 +133,7 @@ def checked_beta(beta: float) -> float:
 
 
 def run(
-    programme: Programme,
+    program: Program,
     spins: NDArray[np.int8],
     betas: NDArray[np.float64],
     keys: NDArray[np.uint64],
@@ -143,7 +143,7 @@ def run(
     device: Device = "cpu",
 ) -> None:
     """Sweep ``spins`` (rows, nodes) in place, one sweep for each entry of ``betas``, rows seeded by ``keys``."""
-    if spins.shape[0] == 0 or betas.shape[0] == 0 or programme.graph.updates == 0:
+    if spins.shape[0] == 0 or betas.shape[0] == 0 or program.graph.updates == 0:
         return
 
     def on_time() -> None:
@@ -151,23 +151,23 @@ def run(
             raise SamplerTimeoutError("gibbs: the deadline passed before all chains had run")
 
     if device == "cuda":
-        from qshower.sampler.gibbs.cuda import run_on_device
+        from qshower.sampler.gibbs.kernels.cuda import run_on_device
 
-        run_on_device(programme, spins, betas, keys, on_time=on_time)
+        run_on_device(program, spins, betas, keys, on_time=on_time)
         return
 
     workers = threads if threads is not None else available_threads()
     share = -(-spins.shape[0] // workers)
     state_type = next((kind for kind in BLOCK_TYPES if 8 * np.dtype(kind).itemsize >= share), BLOCK_TYPES[-1])
-    alone = share <= FEW and not programme.wide
+    alone = share <= FEW and not program.wide
 
     def piece(rows: slice) -> None:
-        if programme.wide:
-            run_block_plain(programme, spins[rows], betas, keys[rows], on_time)
+        if program.wide:
+            run_block_reference(program, spins[rows], betas, keys[rows], on_time)
         elif alone:
-            run_one(programme, spins[rows], betas, keys[rows], on_time)
+            run_one(program, spins[rows], betas, keys[rows], on_time)
         else:
-            run_block_fast(programme, spins[rows], betas, keys[rows], state_type, on_time)
+            run_block_many(program, spins[rows], betas, keys[rows], state_type, on_time)
 
     each_piece(piece, spins.shape[0], 1 if alone else 8 * np.dtype(state_type).itemsize, workers)
 

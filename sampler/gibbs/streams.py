@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.compiling import kernel
+from qshower.sampler.jit.kernel import kernel
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _START = np.uint64(0xD1B54A32D192ED03)

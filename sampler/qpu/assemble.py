@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.gibbs.chains import refine
+from qshower.sampler.provenance import Provenance
 from qshower.sampler.qpu.calibration import Calibration
 from qshower.sampler.qpu.draw import PartReads
 from qshower.sampler.qpu.layout import draw_holes
 from qshower.sampler.qpu.planner import Plan
 from qshower.sampler.qpu.runner import Bill
-from qshower.sampler.request import LatentRequest, Provenance
+from qshower.sampler.request import LatentRequest
 
 
 def assemble(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.errors import InvalidInputError, SamplerError
+from qshower.sampler.provenance import ConditionMode
 from qshower.sampler.qpu.couplers import permitted
 from qshower.sampler.qpu.gauge import draw_gauges
 from qshower.sampler.qpu.layout import mean_field
@@ -21,7 +22,6 @@ from qshower.sampler.qpu.settings import QpuSettings
 from qshower.sampler.qpu.shim import Shim
 from qshower.sampler.qpu.site import Site
 from qshower.sampler.qpu.solver import SolverInfo
-from qshower.sampler.request import ConditionMode
 
 
 @dataclass(frozen=True, slots=True)

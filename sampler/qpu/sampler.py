@@ -26,6 +26,7 @@ from qshower.sampler.errors import (
 )
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.protocol import Availability, SamplerCapabilities
+from qshower.sampler.provenance import Provenance
 from qshower.sampler.qpu.assemble import assemble, provenance_of
 from qshower.sampler.qpu.breaker import CircuitBreaker
 from qshower.sampler.qpu.budget import BudgetLedger, current_key
@@ -42,7 +43,7 @@ from qshower.sampler.qpu.solver import SolverInfo
 from qshower.sampler.qpu.state import QpuFigures, QpuState
 from qshower.sampler.qpu.thermometer import Thermometer, calibration_key
 from qshower.sampler.qpu.unused_reads import Receiver, hand_over, unused
-from qshower.sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
+from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
 
 Result = TypeVar("Result")
 _LOG = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from qshower.sampler.errors import InvalidInputError
-from qshower.sampler.request import ConditionMode
+from qshower.sampler.provenance import ConditionMode
 
 RangePolicy = Literal["rescale", "refuse"]
 

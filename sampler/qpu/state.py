@@ -13,6 +13,7 @@ from qshower.sampler.errors import QShowerError, SamplerUnavailableError
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.placement import machine_fingerprint
 from qshower.sampler.protocol import Availability
+from qshower.sampler.provenance import Provenance
 from qshower.sampler.qpu.breaker import CircuitBreaker, State
 from qshower.sampler.qpu.budget import BudgetLedger
 from qshower.sampler.qpu.calibration import CalibrationKey
@@ -22,7 +23,7 @@ from qshower.sampler.qpu.settings import QpuSettings
 from qshower.sampler.qpu.shim import ShimStore
 from qshower.sampler.qpu.solver import SolverInfo
 from qshower.sampler.qpu.thermometer import Thermometer
-from qshower.sampler.request import LatentRequest, Provenance
+from qshower.sampler.request import LatentRequest
 
 
 @dataclass(frozen=True, slots=True)

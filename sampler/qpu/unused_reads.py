@@ -14,10 +14,11 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
+from qshower.sampler.provenance import Provenance
 from qshower.sampler.qpu.assemble import assemble
 from qshower.sampler.qpu.draw import PartReads
 from qshower.sampler.qpu.runner import Bill
-from qshower.sampler.request import LatentRequest, Provenance, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions
 
 MOST_ROWS = 8192
 """Most unused reads handed over after one draw: they take memory until they are refined."""

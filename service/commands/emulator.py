@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import run_emulator
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import run_emulator
 
 
 def run(values: dict[str, Any], noise: str | None) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.errors import SamplerUnavailableError
-from qshower.sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
+from qshower.sampler.provenance import Provenance
+from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 class DrawKey:
     """What requests must share to be drawn in one batch.
 
-    ``account``: who pays for it, "" for nobody in particular. ``cached``: every latent is there already, from a cache or a
-    bank, so that it does not wait for those that are drawn.
+    ``account``: who pays for it, "" for nobody in particular. ``cached``: every latent is there already, from a cache
+    or a bank, so that it does not wait for those that are drawn.
     """
 
     bundle: str

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qshower.sampler.request import Provenance
+from qshower.sampler.provenance import Provenance
 from qshower.service.engine.batches import Part
 
 # What each part of a request adds to the whole, rather than shares with it.

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from qshower.sampler.claim import Claim
 from qshower.sampler.errors import QShowerError
 from qshower.sampler.latent_cache import LatentCache
-from qshower.sampler.request import LatentRequest, Provenance
+from qshower.sampler.provenance import Provenance
+from qshower.sampler.request import LatentRequest
 from qshower.service.schemas import Estimate
 
 if TYPE_CHECKING:

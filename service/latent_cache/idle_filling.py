@@ -21,7 +21,7 @@ FILL_S = 0.05
 """About how long one draw may take: a request that comes meanwhile waits for it."""
 FIRST_ROWS, MOST_ROWS = 16, 256
 DEADLINE_S = 60.0
-POLL_S = 0.02
+POLL_S = 0.05
 PAUSES_S = (1.0, 60.0)
 
 

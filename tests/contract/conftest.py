@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.bank import ReplaySampler, draw_bank
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.protocol import Sampler
 from qshower.sampler.qpu.sampler import QpuSampler

@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 
 from qshower.model.bundle import PRETRAINED, load_bundle
 from qshower.sampler.annealing import AnnealingSampler
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.request import LatentRequest, SamplerOptions
 from qshower.sampler.tempering import TemperingSampler
 from qshower.service.app import create_app

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from qshower.sampler.gibbs import cuda
 from qshower.sampler.gibbs.chains import draw
-from qshower.sampler.gibbs.graph import programme_of
-from qshower.sampler.gibbs.sampler import GibbsSampler, refine
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler, refine
+from qshower.sampler.gibbs.kernels import cuda
+from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.gibbs.schedule import ramp_and_hold
 from qshower.sampler.gibbs.streams import DRAW, stream_keys
 from qshower.sampler.request import SamplerOptions
@@ -51,7 +51,7 @@ def test_law_of_small_machines(rng, random_machine, random_spins, enumerate_law,
     spins = random_spins(rng, (rows, machine.node_count))
     spins[:, machine.condition_nodes] = condition
     keys = stream_keys(streams_of(1, rows), DRAW)
-    cuda.run_on_device(programme_of(machine), spins, ramp_and_hold(200), keys, kernel=kernel)
+    cuda.run_on_device(program_of(machine), spins, ramp_and_hold(200), keys, kernel=kernel)
     assert (spins[:, machine.condition_nodes] == condition).all()
     for values, drawn in ((law.energies, machine.energies(spins)), (law.spins[:, law.free], spins[:, law.free])):
         mean = law.mean(values)
@@ -65,7 +65,7 @@ def test_dense_kernel_is_the_same_on_the_device_and_off_it(rng, lattice_machine,
     found = []
     for device in ("cpu", "cuda"):
         spins = start.copy()
-        cuda.run_on_device(programme_of(machine), spins, ramp_and_hold(30), keys, device=device, kernel="dense")
+        cuda.run_on_device(program_of(machine), spins, ramp_and_hold(30), keys, device=device, kernel="dense")
         found.append(spins)
     assert np.array_equal(*found)
 
@@ -77,7 +77,7 @@ def test_dense_draws_of_several_threads_do_not_spoil_each_others_graphs(rng, ran
 
     def drawn(_):
         spins = start.copy()
-        cuda.run_on_device(programme_of(machine), spins, ramp_and_hold(9), keys, kernel="dense")
+        cuda.run_on_device(program_of(machine), spins, ramp_and_hold(9), keys, kernel="dense")
         return spins
 
     alone = drawn(0)
@@ -88,13 +88,13 @@ def test_dense_draws_of_several_threads_do_not_spoil_each_others_graphs(rng, ran
 
 @pytest.mark.skipif(cuda.best_kernel() != "fused", reason="Triton is not installed")
 def test_no_number_of_sweeps_or_rows_has_a_fused_kernel_of_its_own(rng, random_machine, random_spins):
-    from qshower.sampler.gibbs.triton_kernel import sweep_kernel
+    from qshower.sampler.gibbs.kernels.triton_sweep import sweep_kernel
 
     machine = random_machine(rng)
     compiled = set()
     for rows, sweeps in ((70, 2), (70, 1), (1000, 16), (96, 23), (65, 256)):
         spins, keys = random_spins(rng, (rows, machine.node_count)), stream_keys(streams_of(1, rows), DRAW)
-        cuda.run_on_device(programme_of(machine), spins, np.ones(sweeps), keys, kernel="fused")
+        cuda.run_on_device(program_of(machine), spins, np.ones(sweeps), keys, kernel="fused")
         compiled.add(sum(len(kernels[0]) for kernels in sweep_kernel.device_caches.values()))
     assert len(compiled) == 1
 

@@ -21,8 +21,8 @@ from qshower.model.bundle import find_bundles, load_bundle, read_manifest, save_
 from qshower.model.geometry import named_geometry
 from qshower.model.showers_file import write_showers
 from qshower.sampler.bank_file import bank_info, open_bank, unpack_spins
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.qpu.budget import BudgetLedger
 from qshower.sampler.qpu.sampler import QpuSampler
@@ -353,9 +353,8 @@ def test_inspect(qshower, fails, untrained_bundles, tmp_path):
     assert code == 0, err
     assert "6480 voxels" in out
     assert {file.name for file in (tmp_path / "pictures").iterdir()} == {
-        "machine.png",
-        "mean_shower.png",
-        "profiles.png",
+        "machine.svg",
+        "showers.svg",
     }
     assert "test-pegasus" in qshower("inspect", untrained_bundles / "test-pegasus")[1]
     path = tmp_path / "showers.hdf5"
@@ -364,7 +363,7 @@ def test_inspect(qshower, fails, untrained_bundles, tmp_path):
     assert code == 0, err
     assert "2000 to 5000 MeV" in out
     assert "provenance: sampler" in out
-    assert (tmp_path / "more" / "profiles.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "more" / "showers.svg").read_text().startswith("<svg")
     path.write_bytes(path.read_bytes()[:3000])
     assert str(path) in fails(2, "inspect", path)
     assert "test-zephyr" in fails(2, "inspect", "nothing")

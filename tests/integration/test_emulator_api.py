@@ -20,8 +20,8 @@ import numpy as np
 import orjson
 import pytest
 
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import InvalidInputError
 
 TOKEN = {"X-Auth-Token": "any"}
@@ -222,8 +222,8 @@ def test_a_port_in_use_is_named() -> None:
 
 
 RUN = """
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import run_emulator
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import run_emulator
 run_emulator(EmulatorConfig(topology="zephyr:2"))
 print("closed")
 """

@@ -20,8 +20,8 @@ from dwave.cloud.exceptions import (
 from dwave.system import DWaveSampler
 from scipy import stats
 
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
 
 FALSE_ALARM = 1e-5
 

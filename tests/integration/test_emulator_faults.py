@@ -37,9 +37,9 @@ from dwave.cloud.exceptions import (
 )
 from dwave.cloud.solver import StructuredSolver
 
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.faults import FAULTS, STAGES
-from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
+from qshower.sampler.emulator.fault_injection import FAULTS, STAGES
 
 SETTINGS: dict[str, Any] = {
     "client": "qpu",

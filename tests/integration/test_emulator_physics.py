@@ -17,8 +17,8 @@ from dwave.system import DWaveSampler
 from dwave.system.temperatures import h_to_fluxbias, maximum_pseudolikelihood_temperature
 from numpy.typing import NDArray
 
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
 
 READS = 10000
 

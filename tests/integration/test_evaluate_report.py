@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qshower.evaluation import compare, report
+from qshower.evaluation import comparison, report
 from qshower.evaluation.classifiers import ClassifierSettings
-from qshower.evaluation.compare import QUICK_SETTINGS
+from qshower.evaluation.comparison import QUICK_SETTINGS
 from qshower.evaluation.distances import FpdSettings, KpdSettings
 from qshower.evaluation.report import evaluate
 from qshower.model.geometry import named_geometry
@@ -42,7 +42,7 @@ def _few_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     )  # fmt: skip
     monkeypatch.setattr(report, "QUICK_SETTINGS", tiny)
-    assert compare.QUICK_SETTINGS is QUICK_SETTINGS
+    assert comparison.QUICK_SETTINGS is QUICK_SETTINGS
 
 
 @pytest.fixture

@@ -8,29 +8,26 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.sampler import QpuSampler
 from qshower.sampler.qpu.settings import QpuSettings
-from qshower.sampler.qpu.surplus import Surplus
+from qshower.sampler.qpu.unused_reads import UnusedReads
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
 ERROR_KT = 4.0 * 0.08
 
 
 class Taking:
-    """A keeper that takes what is left over, and wants nothing more."""
+    """A receiver that keeps all unused reads."""
 
     def __init__(self) -> None:
-        self.given: list[Surplus] = []
+        self.given: list[UnusedReads] = []
 
-    def wanted(self, request: LatentRequest) -> int:
-        return 0
-
-    def keep(self, surplus: Surplus) -> None:
-        self.given.append(surplus)
+    def __call__(self, reads: UnusedReads) -> None:
+        self.given.append(reads)
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +39,12 @@ def machine() -> BoltzmannMachine:
 
 
 @pytest.fixture(scope="module")
-def keeper() -> Taking:
+def receiver() -> Taking:
     return Taking()
 
 
 @pytest.fixture(scope="module")
-def sampler(tmp_path_factory: pytest.TempPathFactory, keeper: Taking) -> Iterator[QpuSampler]:
+def sampler(tmp_path_factory: pytest.TempPathFactory, receiver: Taking) -> Iterator[QpuSampler]:
     config = EmulatorConfig(
         topology="zephyr:6", defects=0.0, seed=1, sweeps=16, beta=4.0, control_error_h=0.08, systematic_share=1.0
     )
@@ -56,7 +53,7 @@ def sampler(tmp_path_factory: pytest.TempPathFactory, keeper: Taking) -> Iterato
         settings = QpuSettings(
             endpoint=emulator.endpoint, token="any", state_dir=folder, calibration_reads=400, refine_sweeps=0
         )
-        with QpuSampler(settings, keeper=keeper) as built:
+        with QpuSampler(settings, receiver=receiver) as built:
             yield built
 
 
@@ -103,13 +100,13 @@ def test_rows_of_every_condition_are_averaged_over_all_gauges(
 
 
 def test_reads_that_nobody_asked_for_are_averaged_over_all_gauges_too(
-    sampler: QpuSampler, machine: BoltzmannMachine, keeper: Taking
+    sampler: QpuSampler, machine: BoltzmannMachine, receiver: Taking
 ) -> None:
-    keeper.given.clear()
+    receiver.given.clear()
     sampler.sample(request_of(machine, [1600, 600], gauges=4, num_reads=1600))
-    (surplus,) = keeper.given
-    assert surplus.rows == 1000
-    assert error(machine, surplus.states()) < 0.07
+    (reads,) = receiver.given
+    assert reads.rows == 1000
+    assert error(machine, reads.states()) < 0.07
 
 
 def test_fewer_reads_than_gauges_are_drawn_and_told_as_what_they_are(

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from benchmarks.qpu_shim import static_offsets
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import BudgetExceededError, InvalidInputError, SamplerUnavailableError
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.couplers import CouplerOffsets, measure_couplers

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.provenance import Provenance
 from qshower.sampler.qpu.calibration import Calibration, CalibrationStore
 from qshower.sampler.qpu.sampler import QpuSampler
 from qshower.sampler.qpu.settings import QpuSettings
 from qshower.sampler.qpu.thermometer import DRIFT_PAUSE_S
-from qshower.sampler.request import LatentRequest, Provenance, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions
 
 BETA = 4.0
 

@@ -11,8 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from qshower.model.bundle import find_bundles, load_bundle
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue
 from qshower.service.settings import load_settings
@@ -299,16 +299,12 @@ def test_other_samplers_answer_while_the_solver_api_hangs(emulator_of, service_o
     assert set(ended) <= {503, 504}
 
 
-@pytest.mark.parametrize("work", ["request", "calibration", "refill"])
+@pytest.mark.parametrize("work", ["request", "calibration"])
 def test_a_stop_in_mid_draw_ends_it(emulator_of, service_on, monkeypatch, work):
     """The problem would wait for an hour: only closing the sampler ends the draw, and with it the thread it is in."""
-    monkeypatch.setattr("qshower.service.kept.REFILL_POLL_S", 0.05)
-    monkeypatch.setattr("qshower.service.upkeep.CLOSE_S", 1000.0)
+    monkeypatch.setattr("qshower.service.background.recalibration.CLOSE_S", 1000.0)
     emulator = emulator_of("zephyr:6", defects=0.0)
-    settings = {"calibration": {"qpu_recalibrate_s": 86400.0}, "refill": {"qpu_refill_per_level": 2}}.get(work, {})
-    if work == "refill":
-        # What it needs is a calibration.
-        assert service_on(emulator.endpoint).post("/generate", json=BODY).status_code == 200
+    settings = {"qpu_recalibrate_s": 86400.0} if work == "calibration" else {}
     emulator.arm("slow_queue")
     before = emulator.backend.state()["submitted"]
     long = {"drain_timeout_s": 0.2, "qpu_deadline_s": 3600.0, "default_deadline_s": 3600.0}
@@ -319,7 +315,7 @@ def test_a_stop_in_mid_draw_ends_it(emulator_of, service_on, monkeypatch, work):
         asking.start()
     while emulator.backend.state()["submitted"] == before:
         time.sleep(0.02)
-    name = {"request": "sample-qpu", "calibration": "qpu-calibration", "refill": "qpu-refill"}[work]
+    name = {"request": "sample-qpu", "calibration": "recalibration"}[work]
     busy = [thread for thread in threading.enumerate() if thread.name.startswith(name)]
     assert busy
     service_on.stop(client)

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pytest
 
 from qshower.client import ShowerClient
-from qshower.sampler.emulator.config import EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.emulator_config import EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
 
 START_S, STOP_S = 120, 60
 ENERGY = 65536.0

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qshower.evaluation.classifiers import ClassifierSettings
-from qshower.evaluation.compare import QUICK_SETTINGS, Comparison
+from qshower.evaluation.comparison import QUICK_SETTINGS, Comparison
 from qshower.evaluation.distances import FpdSettings, KpdSettings
 from qshower.evaluation.report import run_evaluation
 from qshower.model.geometry import Geometry, Layer

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from qshower.sampler.gibbs.chains import draw
-from qshower.sampler.gibbs.cuda import run_on_device
-from qshower.sampler.gibbs.graph import programme_of
-from qshower.sampler.gibbs.sampler import refine
+from qshower.sampler.gibbs.gibbs_sampler import refine
+from qshower.sampler.gibbs.kernels.cuda import run_on_device
+from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.gibbs.streams import REFINE, stream_keys
 from qshower.sampler.machine import BoltzmannMachine
 
@@ -40,7 +40,7 @@ def test_one_update_has_the_exact_probability_far_into_the_tail(base_seed, judge
     machine = isolated(fields)
     rows = 200_000
     spins = refine(machine, np.ones((rows, 100), np.int8), 1, streams_of(base_seed, rows), beta=beta)
-    scale = programme_of(machine, beta=beta).scale
+    scale = program_of(machine, beta=beta).scale
     held = np.rint(machine.h[:].astype(np.float64) * scale) / scale
     chances = 1.0 / (1.0 + np.exp(2.0 * beta * held))
     judge({f"one update, beta {beta}": checks.binomial_tests((spins > 0).sum(axis=0), rows, chances)})
@@ -53,7 +53,7 @@ def test_consecutive_updates_and_sweeps_are_independent(base_seed, judge, checks
     streams = streams_of(base_seed, rows)
     one = refine(machine, np.ones((rows, 63), np.int8), 1, streams)
     two = refine(machine, np.ones((rows, 63), np.int8), 2, streams)
-    order = programme_of(machine).graph.order
+    order = program_of(machine).graph.order
     along = (one[:, order][:, 1:] == one[:, order][:, :-1]).sum(axis=0)
     across = (one == two).sum(axis=0)
     between = (one[1:] == one[:-1]).sum(axis=0)
@@ -80,7 +80,7 @@ def test_sweeps_keep_exact_draws_exact(
 ):
     rng = np.random.default_rng([base_seed, len(name), sweeps])
     machine = random_machine(rng, free=11, condition=4, **CASES[name])
-    assert programme_of(machine).wide == (name == "wide")
+    assert program_of(machine).wide == (name == "wide")
     levels = np.unique(random_spins(rng, (3, 4)), axis=0)
     laws = {level.tobytes(): enumerate_law(machine, level) for level in levels}
     start = rng.permutation(np.concatenate([law.draw(rng, 30_000) for law in laws.values()]))
@@ -100,7 +100,7 @@ def test_sweeps_of_the_dense_kernel_keep_exact_draws_exact(
     law = enumerate_law(machine, level[0])
     spins = law.draw(rng, 10_000)
     keys = stream_keys(streams_of(base_seed, 10_000), REFINE)
-    run_on_device(programme_of(machine), spins, np.ones(3), keys, device="cpu", kernel="dense")
+    run_on_device(program_of(machine), spins, np.ones(3), keys, device="cpu", kernel="dense")
     p_values = checks.exact({level[0].tobytes(): law}, spins, np.repeat(level, 10_000, axis=0))
     judge({f"dense, {name}: {key}": p for key, p in p_values.items()})
 

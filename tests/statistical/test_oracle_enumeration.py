@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from qshower.sampler.annealing import AnnealingSampler
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.request import SamplerOptions
 
 ROWS_PER_CONDITION = 8000

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from qshower.sampler.annealing import AnnealingSampler
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.request import SamplerOptions
 
 SAMPLERS = {"gibbs": GibbsSampler, "annealing": AnnealingSampler}

@@ -11,8 +11,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from qshower.sampler.gibbs.sampler import GibbsSampler
-from qshower.sampler.request import LatentBatch, LatentRequest, Provenance, SamplerOptions
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
+from qshower.sampler.provenance import Provenance
+from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
 
 ROWS_PER_CONDITION = 8000
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qshower.sampler.emulator.config import NOISE_LEVELS, EmulatorConfig
-from qshower.sampler.emulator.server import EmulatorServer
+from qshower.sampler.emulator.emulator_config import NOISE_LEVELS, EmulatorConfig
+from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.qpu.sampler import QpuSampler
 from qshower.sampler.qpu.settings import QpuSettings
 from qshower.sampler.request import SamplerOptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.request import SamplerOptions
 from qshower.sampler.tempering import HOTTEST_BETA, TemperingSampler, ladder_of, temper
 

@@ -25,7 +25,7 @@ from qshower.sampler.qpu.settings import QpuSettings
 from qshower.sampler.qpu.shim import Shim
 from qshower.sampler.qpu.site import Site
 from qshower.sampler.qpu.solver import SolverInfo, solver_info
-from qshower.sampler.qpu.surplus import unused
+from qshower.sampler.qpu.unused_reads import unused
 
 TOPOLOGIES = ("zephyr:4", "pegasus:5")
 

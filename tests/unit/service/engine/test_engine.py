@@ -9,7 +9,7 @@ import pytest
 
 from qshower.model.bundle import load_bundle
 from qshower.sampler.errors import SamplerAnswerError, SamplerUnavailableError
-from qshower.sampler.gibbs.sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.request import SamplerOptions
 from qshower.service.engine.batches import DrawKey
 from qshower.service.engine.engine import Engine, Limits

@@ -1,4 +1,4 @@
-from qshower.sampler.request import Provenance
+from qshower.sampler.provenance import Provenance
 from qshower.service.engine.batches import Part
 from qshower.service.generation.answer_provenance import Origin, merged_parts, provenance_json
 

@@ -1,0 +1,282 @@
+"""Every figure for one sample against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qshower.evaluation.boosted_auc import LEAST_SHOWERS, BoostedAuc, two_sample_auc
+from qshower.evaluation.classifiers import (
+    LEAST_ROWS,
+    PUBLISHED_CLASSIFIER,
+    QUICK_CLASSIFIER,
+    ClassifierResult,
+    ClassifierSettings,
+    kinds_for,
+    two_sample_classifier,
+)
+from qshower.evaluation.correlations import LayerCorrelations, compare_correlations
+from qshower.evaluation.distances import (
+    PUBLISHED_FPD,
+    PUBLISHED_KPD,
+    RESEARCH_FPD,
+    RESEARCH_KPD,
+    Distance,
+    FpdSettings,
+    KpdSettings,
+    fpd,
+    kpd,
+)
+from qshower.evaluation.energy_slices import EnergySlice
+from qshower.evaluation.histograms import HistogramPair, HistogramSpec, compare_histogram
+from qshower.evaluation.neighbours import NEIGHBOURS, Prdc, log_voxels, prdc
+from qshower.evaluation.shower_set import ShowerSet
+from qshower.evaluation.submission_checks import Finding
+
+Array = NDArray[np.float64]
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSettings:
+    """What is computed, and how thoroughly.
+
+    Attributes:
+        classifiers: train the neural classifiers.
+        classifier: how; ``quick`` runs take ``QUICK_CLASSIFIER``.
+        fpd, kpd: with the published features and settings.
+        research_fpd, research_kpd: with the research code's 226 features and settings.
+        neighbour_rows: showers of each set for precision, recall, density and coverage.
+        boosted_rows: showers of each set for the gradient-boosted classifier.
+        seed: of every draw.
+    """
+
+    classifiers: bool = True
+    classifier: ClassifierSettings = PUBLISHED_CLASSIFIER
+    fpd: FpdSettings = PUBLISHED_FPD
+    kpd: KpdSettings = PUBLISHED_KPD
+    research_fpd: FpdSettings = RESEARCH_FPD
+    research_kpd: KpdSettings = RESEARCH_KPD
+    neighbour_rows: int = 5000
+    boosted_rows: int = 5000
+    seed: int = 0
+
+
+PUBLISHED_SETTINGS = EvaluationSettings()
+QUICK_SETTINGS = EvaluationSettings(classifier=QUICK_CLASSIFIER, neighbour_rows=2000)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """The figures of one sample; None or empty where there were too few showers, which ``notes`` says.
+
+    Attributes:
+        name: of the sample.
+        reference_count, sample_count: showers.
+        findings: warnings of the checks.
+        histograms: one for each of the report's specifications.
+        fpd, kpd, research_fpd, research_kpd: distances at the sample's N.
+        fpd_at_floor, kpd_at_floor: again at the floor's smaller N, where that differs.
+        neighbours: precision, recall, density, coverage.
+        boosted: the quick verdict on the high-level features.
+        classifiers: by kind.
+        correlations: of layers.
+        notes: what was cut short, and why.
+    """
+
+    name: str
+    reference_count: int
+    sample_count: int
+    findings: tuple[Finding, ...]
+    histograms: tuple[HistogramPair, ...]
+    fpd: Distance | None
+    kpd: Distance | None
+    research_fpd: Distance | None
+    research_kpd: Distance | None
+    fpd_at_floor: Distance | None
+    kpd_at_floor: Distance | None
+    neighbours: Prdc | None
+    boosted: BoostedAuc | None
+    classifiers: tuple[ClassifierResult, ...]
+    correlations: LayerCorrelations
+    notes: tuple[str, ...] = field(default=())
+
+    def mean_separation(self, group: str) -> float | None:
+        """Mean separation power over the layers of one quantity."""
+        values = [pair.separation for pair in self.histograms if pair.spec.group == group]
+        return float(np.mean(values)) if values else None
+
+    def mean_separation_error(self, group: str) -> float:
+        """Its standard error, layers taken as independent."""
+        values = [pair.error for pair in self.histograms if pair.spec.group == group]
+        return float(np.sqrt(np.sum(np.square(values))) / max(len(values), 1))
+
+
+def compare(
+    reference: ShowerSet,
+    sample: ShowerSet,
+    specs: Sequence[HistogramSpec],
+    slices: Sequence[EnergySlice],
+    settings: EvaluationSettings,
+    *,
+    findings: tuple[Finding, ...] = (),
+    floor_count: int | None = None,
+    progress: Progress = lambda _stage, _share: None,
+) -> Comparison:
+    """All figures of a sample.
+
+    Args:
+        reference: the reference's showers.
+        sample: the sample's.
+        specs: histograms to fill.
+        slices: of incident energy, for the classifiers.
+        settings: how thoroughly.
+        findings: of the checks, to be carried along.
+        floor_count: N of the floor: FPD and KPD are repeated at it if the sample's N is larger.
+        progress: told the stage and the share of it that is done.
+    """
+    notes: list[str] = []
+    pairs = []
+    for index, spec in enumerate(specs):
+        pairs.append(compare_histogram(spec, reference, sample, settings.seed))
+        progress(f"{sample.name}: histograms", (index + 1) / len(specs))
+    count = min(len(reference), len(sample))
+    distances = _distances(reference, sample, count, settings, notes, progress)
+    at_floor: tuple[Distance | None, Distance | None] = (None, None)
+    if floor_count is not None and 2 <= floor_count < count:
+        first, second = _matrices(reference, sample, floor_count, settings.seed)
+        at_floor = (
+            fpd(
+                first, second, settings.fpd.fitted_to(floor_count), progress=_stage(progress, sample, "FPD, floor's N")
+            ),
+            kpd(
+                first, second, settings.kpd.fitted_to(floor_count), progress=_stage(progress, sample, "KPD, floor's N")
+            ),
+        )
+    neighbours = _neighbours(reference, sample, settings, notes, progress)
+    boosted = None
+    if count >= LEAST_SHOWERS:
+        rows = min(count, settings.boosted_rows)
+        boosted = two_sample_auc(*_matrices(reference, sample, rows, settings.seed), seed=settings.seed)
+    return Comparison(
+        name=sample.name,
+        reference_count=len(reference),
+        sample_count=len(sample),
+        findings=findings,
+        histograms=tuple(pairs),
+        fpd=distances[0],
+        kpd=distances[1],
+        research_fpd=distances[2],
+        research_kpd=distances[3],
+        fpd_at_floor=at_floor[0],
+        kpd_at_floor=at_floor[1],
+        neighbours=neighbours,
+        boosted=boosted,
+        classifiers=_classifiers(reference, sample, slices, settings, notes, progress),
+        correlations=compare_correlations(reference.features, sample.features),
+        notes=tuple(notes),
+    )
+
+
+def _stage(progress: Progress, sample: ShowerSet, name: str) -> Callable[[float], None]:
+    return lambda share: progress(f"{sample.name}: {name}", share)
+
+
+def _matrices(reference: ShowerSet, sample: ShowerSet, count: int, seed: int) -> tuple[Array, Array]:
+    """Feature matrices of ``count`` showers of each set, in the files' order if that is all of them."""
+    cut = []
+    for showers in (reference, sample):
+        matrix = showers.features.matrix()
+        if len(matrix) > count:
+            matrix = matrix[np.sort(np.random.default_rng(seed).permutation(len(matrix))[:count])]
+        cut.append(matrix)
+    return cut[0], cut[1]
+
+
+def _distances(
+    reference: ShowerSet,
+    sample: ShowerSet,
+    count: int,
+    settings: EvaluationSettings,
+    notes: list[str],
+    progress: Progress,
+) -> tuple[Distance | None, Distance | None, Distance | None, Distance | None]:
+    if count < 2:
+        notes.append(f"FPD and KPD need at least 2 showers in each set; there are {count}.")
+        return None, None, None, None
+    first, second = _matrices(reference, sample, count, settings.seed)
+    width = sample.features.research_matrix().shape[1]
+    used = settings.fpd.fitted_to(count)
+    if used != settings.fpd:
+        notes.append(
+            f"{count} showers are fewer than the {settings.fpd.min_samples} that the published FPD needs: it was taken "
+            f"with sizes from {used.min_samples} to {used.max_samples}, and KPD with batches of "
+            f"{settings.kpd.fitted_to(count).batch_size}. Set these values beside the floor only."
+        )
+    if count <= first.shape[1]:
+        notes.append(
+            f"{count} showers for {first.shape[1]} features: covariances do not have full rank, FPD is mostly noise."
+        )
+    return (
+        fpd(first, second, used, progress=_stage(progress, sample, "FPD")),
+        kpd(first, second, settings.kpd.fitted_to(count), progress=_stage(progress, sample, "KPD")),
+        fpd(
+            first[:, :width],
+            second[:, :width],
+            settings.research_fpd.fitted_to(count),
+            progress=_stage(progress, sample, f"FPD, {width} features"),
+        ),
+        kpd(
+            first[:, :width],
+            second[:, :width],
+            settings.research_kpd.fitted_to(count),
+            progress=_stage(progress, sample, f"KPD, {width} features"),
+        ),
+    )
+
+
+def _neighbours(
+    reference: ShowerSet, sample: ShowerSet, settings: EvaluationSettings, notes: list[str], progress: Progress
+) -> Prdc | None:
+    count = min(len(reference.kept), len(sample.kept), settings.neighbour_rows)
+    if count <= NEIGHBOURS:
+        notes.append(f"Precision, recall, density and coverage need more than {NEIGHBOURS} showers; there are {count}.")
+        return None
+    threshold = reference.geometry.threshold_mev
+    # Kept rows are in the files' order; an even stride keeps every energy where a file is sorted by it.
+    points = [
+        log_voxels(showers.kept_mev[np.linspace(0, len(showers.kept) - 1, count).astype(np.int64)], threshold)
+        for showers in (reference, sample)
+    ]
+    return prdc(points[0], points[1], progress=_stage(progress, sample, "nearest neighbours"))
+
+
+def _classifiers(
+    reference: ShowerSet,
+    sample: ShowerSet,
+    slices: Sequence[EnergySlice],
+    settings: EvaluationSettings,
+    notes: list[str],
+    progress: Progress,
+) -> tuple[ClassifierResult, ...]:
+    if not settings.classifiers:
+        return ()
+    count = min(len(reference.kept), len(sample.kept))
+    if count < LEAST_ROWS:
+        notes.append(f"Classifiers need at least {LEAST_ROWS} showers in each set; there are {count}.")
+        return ()
+    return tuple(
+        two_sample_classifier(
+            kind,
+            reference,
+            sample,
+            settings.classifier,
+            slices=slices,
+            seed=settings.seed,
+            progress=_stage(progress, sample, f"classifier {kind}"),
+        )
+        for kind in kinds_for(reference.geometry)
+    )

@@ -1,0 +1,168 @@
+"""The model card of a bundle, from reports of its showers beside reference showers that it never saw.
+
+    qshower generate --model NAME --like geant4.hdf5 --sampler gibbs --seed 1 -o showers.hdf5
+    qshower evaluate geant4.hdf5 showers.hdf5 -o report/
+    python -m qshower.evaluation.model_card BUNDLE report/report.json [report2/report.json …]
+
+writes ``MODEL_CARD.md`` and its pictures into the bundle's folder, and the figures into the manifest's ``quality``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qshower.evaluation.report_figures import comparison_figure, profile_figures, ring_figures
+from qshower.evaluation.report_json import FORMAT, GROUPS, summary_rows
+from qshower.evaluation.svg import sheet
+from qshower.model.bundle import Bundle, load_bundle, update_manifest
+from qshower.sampler.errors import InvalidInputError
+
+CARD = "MODEL_CARD.md"
+PICTURED = ("response", "e_voxel")
+"""Histograms that the card shows, by their keys."""
+
+
+def write_card(folder: Path, reports: Sequence[Path]) -> dict[str, Any]:
+    """Write a bundle's card and return the figures that went into its manifest, by name of the reference.
+
+    The first sample of each report must be the bundle's.
+
+    Raises:
+        BundleError: the folder holds no bundle.
+        InvalidInputError: a file that is no report.
+    """
+    bundle = load_bundle(folder)
+    figures: dict[str, Any] = {}
+    parts: list[str] = []
+    for path in reports:
+        data = _read(path)
+        reference = Path(data["reference"]["path"])
+        figures[reference.name] = _figures(data)
+        picture = f"{reference.stem}.svg"
+        (folder / picture).write_text(_picture(data), encoding="utf-8")
+        parts.append(f"### `{reference.name}`\n\n{_table(data)}\n\n![{reference.stem}]({picture})\n")
+    update_manifest(folder, quality={**bundle.manifest.quality, "evaluation": figures})
+    (folder / CARD).write_text(_text(bundle, parts), encoding="utf-8")
+    return figures
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InvalidInputError("report", str(path), f"a readable report.json ({error})") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise InvalidInputError("report", str(path), f"a report.json of format {FORMAT}")
+    return data
+
+
+def _figures(data: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest holds of a report."""
+    sample = data["samples"][0]
+    boosted = sample["boosted_auc"]
+    return {
+        "showers": sample["count"],
+        "separation": {
+            GROUPS[group]: _rounded(item, ("mean", "error", "floor"), 5) for group, item in sample["separation"].items()
+        },
+        "FPD": _distance(sample["fpd"]),
+        "KPD": _distance(sample["kpd"]),
+        "boosted AUC": None if boosted is None else _rounded(boosted, ("auc", "error", "floor"), 4),
+    }
+
+
+def _rounded(item: dict[str, Any], names: Sequence[str], digits: int) -> dict[str, float | None]:
+    return {name: None if item[name] is None else round(item[name], digits) for name in names}
+
+
+def _distance(item: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Value and error at the sample's N, and the floor's where that has the same N, times 1000."""
+    if item is None:
+        return None
+    at_floor = item["at_floor_count"] or item
+    found = {"value": item["value"], "error": item["error"]}
+    if item["floor"]:
+        found |= {"value at the floor's N": at_floor["value"], "floor": item["floor"]["value"]}
+    return {name: round(1e3 * value, 3) for name, value in found.items()}
+
+
+def _table(data: dict[str, Any]) -> str:
+    """The report's summary, a column for each sample and the floor."""
+    columns = summary_rows(data)
+    header, *rows = [f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True)]
+    return "\n".join([header, "|---" * len(columns) + "|", *rows])
+
+
+def _picture(data: dict[str, Any]) -> str:
+    """Two histograms, and the mean shower of the slice of incident energy with the most showers, as SVG."""
+    sample, reference = data["samples"][0], data["reference"]
+    figures = [comparison_figure([sample["histograms"][key]]) for key in PICTURED]
+    if reference["profiles"]:
+        index = max(range(len(data["slices"])), key=lambda place: reference["profiles"][place]["count"])
+        profiles = [reference["profiles"][index], sample["profiles"][index]]
+        figures += profile_figures(data["layers"], profiles)
+        figures += ring_figures(["Geant4", sample["name"]], profiles)
+    return sheet(figures)
+
+
+def _text(bundle: Bundle, parts: Sequence[str]) -> str:
+    manifest, machine, (low, high) = bundle.manifest, bundle.machine, bundle.domain_mev
+    levels = manifest.energy_code.levels
+    return f"""# {manifest.name}
+
+{manifest.description}.
+
+{machine.node_count} spins and {machine.j.size} couplers on {machine.topology}; {levels or "no"} energy levels; incident
+energies {low:g} to {high:g} MeV; {manifest.sweeps} Gibbs sweeps a draw.
+
+{_training(manifest.training)}
+Figures on the validation showers, nats per shower:
+
+```json
+{json.dumps(manifest.quality.get("validation_nats_per_shower", {}), indent=1)}
+```
+
+## Quality
+
+Measured on files that had no part in training or selection, at the files' own incident energies. Separations compare
+histograms: 0 is equal, 1 is disjoint. FPD and KPD are distances of the high-level features. AUC: how well gradient
+boosting on these features tells model from Geant4; 0.5 cannot, 1 always can. The floor is Geant4 against Geant4. In the
+pictures Geant4 is grey; mean showers are those of the slice of incident energy with the most showers.
+
+{chr(10).join(parts)}
+## Limits
+
+Electrons along the axis of this one calorimeter. Within a layer voxels are drawn independently given the latent, the
+layer's energy and its number of hits, so that correlations between single voxels of different layers, beyond what the
+latent carries, are weaker than Geant4's.
+"""
+
+
+def _training(training: dict[str, Any]) -> str:
+    """What the manifest says of data and training; its numbers and texts, one a line."""
+    files = [
+        f"- `{of['file']}`: {of['showers']} showers, weight {of['weight']:g}, SHA-256 `{of['sha256'][:16]}…`"
+        for of in training.get("files", [])
+    ]
+    facts = {**training, **training.get("configuration", {}).get("schedule", {})}
+    lines = [
+        f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items() if isinstance(value, str | int | float)
+    ]
+    return "\n".join(["## Training", "", "Data, log-uniform in energy by the weights:", "", *files, "", *lines, ""])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``python -m qshower.evaluation.model_card``."""
+    parser = argparse.ArgumentParser(description="Write the model card of a bundle.")
+    parser.add_argument("bundle", type=Path, help="the bundle's folder")
+    parser.add_argument("reports", type=Path, nargs="+", help="report.json of its showers")
+    given = parser.parse_args(arguments)
+    print(json.dumps(write_card(given.bundle, given.reports), indent=1))
+
+
+if __name__ == "__main__":
+    main()

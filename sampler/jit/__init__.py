@@ -1,0 +1,1 @@
+"""Compiled code: numba with a cache on disk, and vector types for its kernels."""
