@@ -41,15 +41,15 @@ from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.gibbs.chains import refine
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.protocol import Sampler
-from qshower.sampler.qpu.budget import BudgetLedger
-from qshower.sampler.qpu.draw import Drawer, DrawOptions, PartReads, programming_of_reads
-from qshower.sampler.qpu.gauge import GAUGES_OF_A_SET
-from qshower.sampler.qpu.link import SolverLink
-from qshower.sampler.qpu.packing import Part, Programming
-from qshower.sampler.qpu.planner import Planner
-from qshower.sampler.qpu.runner import Bill, Runner
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.drawing.drawer import Drawer, DrawOptions, PartReads, programming_of_reads
+from qshower.sampler.qpu.embedding.gauges import GAUGES_OF_A_SET
+from qshower.sampler.qpu.ocean.ocean_client import OceanClient
+from qshower.sampler.qpu.ocean.runner import Runner, Usage
+from qshower.sampler.qpu.planning.packing import Part, Programming
+from qshower.sampler.qpu.planning.planner import Planner
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.qpu_settings import QpuSettings
+from qshower.sampler.qpu.quota import Quota
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
 BUNDLES = {"zephyr:12": "electron-zephyr", "pegasus:16": "electron-pegasus"}
@@ -168,7 +168,7 @@ def best_fit(
 
     ``reads`` reads in each gauge, gauges of ``rng``, until the relative error is ``error``.
     """
-    link = SolverLink(settings)
+    link = OceanClient(settings)
     try:
         planner = Planner(settings)
         streams = np.zeros((len(conditions), 2), dtype=np.uint64)
@@ -180,14 +180,14 @@ def best_fit(
         total = GAUGES_AT_ONCE * reads
         parts = tuple(Part(part.condition, part.copy, np.arange(total)) for part in measured.parts)
         programming = [Programming(parts, total)]
-        ledger = BudgetLedger(settings.state_folder / "qpu_budget.json", None, None)
+        ledger = Quota(settings.state_folder / "qpu_budget.json", None, None)
         options = DrawOptions(plan.options.annealing_time_us, gauges=GAUGES_AT_ONCE)
         sets: list[PullCounts] = []
         with link.borrow(info) as connection:
             drawer = Drawer(Runner(link, connection, info, ledger, settings), settings)
             while True:
                 deadline = monotonic() + 1200.0
-                drawn = drawer.draw(programming, sites, plan.conditions, beta, options, deadline, rng, Bill())
+                drawn = drawer.draw(programming, sites, plan.conditions, beta, options, deadline, rng, Usage())
                 pulls = [pulls_of(part) for part in drawn]
                 belongs_to = programming_of_reads(total, GAUGES_AT_ONCE) // GAUGES_OF_A_SET
                 sets += [

@@ -21,8 +21,8 @@ from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
 DOMAIN_MEV = (1_000.0, 1_000_000.0)

@@ -33,7 +33,7 @@ from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
 MADE_UP = {"random": 0.2, "strong": 0.3}

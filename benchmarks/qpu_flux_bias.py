@@ -23,7 +23,7 @@ from benchmarks.qpu_bias import Reference, machine_of, request_of
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
-from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.request import SamplerOptions
 
 _VIOLATIONS = re.compile(r"left ([\d.]+)% of the condition's spins wrong")

@@ -38,8 +38,8 @@ from qshower.sampler.emulator.problem import Problem, RunParameters
 from qshower.sampler.emulator.timing import DEFAULT_ANNEALING_TIME_US
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.shim import Shim
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.shims.flux_bias import Shim
 from qshower.sampler.request import SamplerOptions
 
 _FLUX = {"flux_offset_phi0": 5e-5}

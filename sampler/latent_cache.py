@@ -214,7 +214,7 @@ class LatentCache:
                 break
             self._remove(*next((other, blocks[0]) for other, blocks in self._bins.items()))
         states = block.packed[: max(0, left - overhead) // bytes_of_state]
-        count = states.shape[0]
+        count = len(states)
         if not count:
             return 0
         if mine is None:

@@ -37,8 +37,8 @@ from qshower.service.warmup import warm_up
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
-    from qshower.sampler.qpu.sampler import QpuSampler
-    from qshower.sampler.qpu.state import QpuFigures
+    from qshower.sampler.qpu.qpu_sampler import QpuSampler
+    from qshower.sampler.qpu.qpu_status import QpuFigures
 
 QPU_BATCH_ROWS = 10_000
 """A QPU is given as many rows at once as can be: what it costs is programmings, not rows."""

@@ -11,11 +11,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from qshower.sampler.errors import QShowerError
-from qshower.sampler.qpu.breaker import State
+from qshower.sampler.qpu.ocean.circuit_breaker import State
 from qshower.service.engine.batches import DrawKey, Ticket
 
 if TYPE_CHECKING:
-    from qshower.sampler.qpu.state import QpuFigures
+    from qshower.sampler.qpu.qpu_status import QpuFigures
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)

@@ -11,7 +11,7 @@ from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.bank import ReplaySampler
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.protocol import Sampler
-from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.tempering import TemperingSampler
 from qshower.service.service_errors import SettingsError
@@ -49,7 +49,7 @@ def qpu_ledger_path(settings: Settings) -> Path:
 
 
 def _qpu(settings: Settings) -> Sampler:
-    from qshower.sampler.qpu.sampler import QpuSampler  # brings Ocean along; not everybody has a QPU
+    from qshower.sampler.qpu.qpu_sampler import QpuSampler  # brings Ocean along; not everybody has a QPU
 
     # Each setting of the service that has a name of QpuSettings is that one.
     named = {field.name: f"qpu_{field.name}" for field in fields(QpuSettings)}

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from qshower.sampler.qpu.settings import LIMITS, QpuSettings
+from qshower.sampler.qpu.qpu_settings import LIMITS, QpuSettings
 from qshower.service.service_errors import SettingsError
 
 PREFIX = "QSHOWER_"

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.provenance import Provenance
-from qshower.sampler.qpu.assemble import assemble
-from qshower.sampler.qpu.draw import PartReads
-from qshower.sampler.qpu.runner import Bill
+from qshower.sampler.qpu.drawing.drawer import PartReads
+from qshower.sampler.qpu.drawing.postprocess import assemble
+from qshower.sampler.qpu.ocean.runner import Usage
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
 MOST_ROWS = 8192
@@ -59,7 +59,7 @@ class UnusedReads:
         """
         deadline = math.inf if deadline_s is None else monotonic() + deadline_s
         # Notes about these states' flux biases say nothing new: a bill of their own.
-        return assemble(self.request, self.parts, self.provenance.refine_sweeps or 0, deadline, Bill())
+        return assemble(self.request, self.parts, self.provenance.refine_sweeps or 0, deadline, Usage())
 
     def slices(self, most_rows: int) -> Iterator[UnusedReads]:
         """The same in slices of up to ``most_rows``."""

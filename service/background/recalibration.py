@@ -15,7 +15,7 @@ from qshower.service.catalogue import Catalogue
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
-    from qshower.sampler.qpu.sampler import QpuSampler
+    from qshower.sampler.qpu.qpu_sampler import QpuSampler
 
 CONDITIONS = 8
 """Incident energies, even in the logarithm, whose conditions a calibration may choose from."""

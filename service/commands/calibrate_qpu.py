@@ -16,10 +16,10 @@ from qshower.service.settings import Settings
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
-    from qshower.sampler.qpu.calibration import Calibration
-    from qshower.sampler.qpu.planner import QpuEstimate
-    from qshower.sampler.qpu.sampler import QpuSampler
-    from qshower.sampler.qpu.shim import Shim
+    from qshower.sampler.qpu.calibration.scale import Calibration
+    from qshower.sampler.qpu.planning.planner import QpuEstimate
+    from qshower.sampler.qpu.qpu_sampler import QpuSampler
+    from qshower.sampler.qpu.shims.flux_bias import Shim
 
 SHIM_DEADLINE_S = 1800.0
 """A shim's fourteen programmings wait in the solver's queue like any other, and nobody waits for an answer."""

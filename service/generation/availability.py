@@ -16,7 +16,7 @@ from qshower.sampler.request import LatentRequest, SamplerOptions
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
-    from qshower.sampler.qpu.sampler import QpuSampler
+    from qshower.sampler.qpu.qpu_sampler import QpuSampler
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,7 +32,7 @@ async def asked(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
 
 def qpu_of(sampler: Sampler) -> QpuSampler:
     """The sampler named ``qpu`` as what it is."""
-    from qshower.sampler.qpu.sampler import QpuSampler  # brings Ocean along; not everybody has a QPU
+    from qshower.sampler.qpu.qpu_sampler import QpuSampler  # brings Ocean along; not everybody has a QPU
 
     assert isinstance(sampler, QpuSampler)  # noqa: S101 - the only sampler of that name
     return sampler

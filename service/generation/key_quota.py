@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any
 
 from qshower.sampler.errors import BudgetExceededError, QShowerError, SamplerTimeoutError
-from qshower.sampler.qpu.budget import BudgetLedger, billed_to, utc_now
+from qshower.sampler.qpu.quota import Quota, billed_to, utc_now
 from qshower.sampler.request import LatentBatch, LatentRequest
 from qshower.service.engine.batches import Draws
 
@@ -30,7 +30,7 @@ class Accounts:
 
     def __init__(self, budgets_us: Mapping[str, float], ledger_path: Path) -> None:
         self._budgets_us = dict(budgets_us)
-        self._ledger = BudgetLedger(ledger_path, None, None)
+        self._ledger = Quota(ledger_path, None, None)
         self._locks = {name: threading.Lock() for name in budgets_us}
 
     def billed(self, sampler: Draws, name: str) -> Draws:

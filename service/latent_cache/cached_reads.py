@@ -17,7 +17,7 @@ from qshower.service.schemas import Estimate
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
-    from qshower.sampler.qpu.sampler import QpuSampler
+    from qshower.sampler.qpu.qpu_sampler import QpuSampler
     from qshower.sampler.qpu.unused_reads import UnusedReads
 
 

@@ -20,8 +20,8 @@ from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.protocol import Sampler
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import SamplerOptions
 from qshower.sampler.tempering import TemperingSampler
 

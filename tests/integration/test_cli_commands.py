@@ -24,8 +24,8 @@ from qshower.sampler.bank_file import bank_info, open_bank, unpack_spins
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import SamplerUnavailableError
-from qshower.sampler.qpu.budget import BudgetLedger
-from qshower.sampler.qpu.sampler import QpuSampler
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.quota import Quota
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue, load_catalogue
 from qshower.service.cli import main
@@ -323,7 +323,7 @@ def test_the_qpu_from_the_command_line(qshower, fails, environment, tmp_path):
         assert emulator.solver_name in out
         assert "couplers off by" in out
         assert emulator.backend.state()["submitted"] == int(costs["shim: problems"]) + int(costs["problems"])
-        billed = BudgetLedger(tmp_path / "state" / "qpu_budget.json", None, None).state()["used_today_us"]
+        billed = Quota(tmp_path / "state" / "qpu_budget.json", None, None).state()["used_today_us"]
         assert billed / 1000 == pytest.approx(both_ms, rel=0.02)
         path = tmp_path / "out.hdf5"
         code, _, err = qshower("generate", "--energies-mev", "2000", "-n", 4, "--sampler", "qpu", "-o", path)

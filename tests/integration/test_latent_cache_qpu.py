@@ -8,8 +8,8 @@ import pytest
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.latent_cache import LatentCache
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.qpu_settings import QpuSettings
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
 ANNEAL_US = 2000.0

@@ -23,9 +23,9 @@ from qshower.sampler.errors import (
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.qpu.budget import billed_to
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.qpu_settings import QpuSettings
+from qshower.sampler.qpu.quota import billed_to
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
 

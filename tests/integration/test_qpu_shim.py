@@ -16,9 +16,9 @@ from qshower.sampler.errors import BudgetExceededError, InvalidInputError, Sampl
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.qpu.couplers import CouplerOffsets, measure_couplers
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.qpu_settings import QpuSettings
+from qshower.sampler.qpu.shims.couplers import CouplerOffsets, measure_couplers
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
 ROWS = 3000
@@ -186,7 +186,7 @@ def test_what_was_measured_outlives_a_failure_at_the_couplers(
 
     with sampler_on(emulator, tmp_path, calibration_reads=40) as built:
         with monkeypatch.context() as patched:
-            patched.setattr("qshower.sampler.qpu.sampler.measure_couplers", failing)
+            patched.setattr("qshower.sampler.qpu.qpu_sampler.measure_couplers", failing)
             with pytest.raises(SamplerUnavailableError, match="Internal error"):
                 built.shim(machine, reads=60, couplers=True)
             emulator.faults.clear()
@@ -197,7 +197,7 @@ def test_what_was_measured_outlives_a_failure_at_the_couplers(
         assert built.availability(machine).detail["shim"] == {"measured_at": at, "couplers_measured_at": at}
         assert shims_of_a_draw(built) == [f"flux-bias shim of {at}", f"coupler shim of {at}"]
         with monkeypatch.context() as patched:
-            patched.setattr("qshower.sampler.qpu.sampler.measure_couplers", failing)
+            patched.setattr("qshower.sampler.qpu.qpu_sampler.measure_couplers", failing)
             with pytest.raises(SamplerUnavailableError, match="Internal error"):
                 built.shim(machine, reads=60, couplers=True)
             emulator.faults.clear()

@@ -15,10 +15,10 @@ from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.provenance import Provenance
-from qshower.sampler.qpu.calibration import Calibration, CalibrationStore
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.settings import QpuSettings
-from qshower.sampler.qpu.thermometer import DRIFT_PAUSE_S
+from qshower.sampler.qpu.calibration.calibrator import DRIFT_PAUSE_S
+from qshower.sampler.qpu.calibration.scale import Calibration, CalibrationStore
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
 BETA = 4.0

@@ -15,9 +15,9 @@ from qshower.sampler.errors import SamplerTimeoutError, SamplerUnavailableError
 from qshower.sampler.latent_cache import LatentCache
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.qpu.problems import Collector, Submission, submit
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.ocean.problems import Collector, Submission, submit
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.unused_reads import MOST_ROWS, UnusedReads, drawn_by_default
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
@@ -175,7 +175,7 @@ def test_what_came_of_a_draw_before_it_failed_is_kept(
 
     with QpuSampler(replace(programmings_of(emulator, tmp_path), max_in_flight=1), receiver) as sampler:
         used_us = sampler.sample(request_of(machine, [1, 1])).provenance.qpu_access_time_us or 0.0
-        monkeypatch.setattr("qshower.sampler.qpu.runner.submit", submit_and_fail_the_second)
+        monkeypatch.setattr("qshower.sampler.qpu.ocean.runner.submit", submit_and_fail_the_second)
         with pytest.raises(SamplerUnavailableError, match="failed the problem"):
             sampler.sample(request_of(machine, [30, 20]))
         budget = sampler._ledger.state()["used_today_us"]
@@ -222,7 +222,7 @@ def test_reads_are_kept_if_there_is_no_time_left_to_refine_them(
     receiver = Listed()
     with QpuSampler(programmings_of(emulator, tmp_path), receiver) as sampler:
         sampler.sample(request_of(machine, [1, 1]))
-        monkeypatch.setattr("qshower.sampler.qpu.sampler.assemble", too_late)
+        monkeypatch.setattr("qshower.sampler.qpu.qpu_sampler.assemble", too_late)
         with pytest.raises(SamplerTimeoutError, match="no time left"):
             sampler.sample(request_of(machine, [30, 20]))
     (unused,) = receiver.given

@@ -16,9 +16,9 @@ from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
-from qshower.sampler.qpu.budget import BudgetLedger
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.qpu_settings import QpuSettings
+from qshower.sampler.qpu.quota import Quota
 from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.tempering import TemperingSampler
 from qshower.service.app import create_app
@@ -111,7 +111,7 @@ def submitted(emulator):
 
 
 def used_today(tmp_path):
-    return BudgetLedger(tmp_path / "state" / "qpu_budget.json", None, None).state()["used_today_us"]
+    return Quota(tmp_path / "state" / "qpu_budget.json", None, None).state()["used_today_us"]
 
 
 def for_high(count, **change):

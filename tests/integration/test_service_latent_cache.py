@@ -72,7 +72,7 @@ def once_full(client, sampler="gibbs"):
 
 def counts_of(client):
     found = re.findall(r"^qshower_latent_cache_(\w+)\{(.*?)\} (\S+)$", client.get("/metrics").text, re.MULTILINE)
-    return {name: float(value) for name, labels, value in found if 'model="test-zephyr"' in labels}
+    return {name: float(value) for name, labels, value in found if 'model="test-zephyr",sampler="gibbs"' in labels}
 
 
 def test_a_plain_request_is_served_from_the_cache_and_says_so(client_of):

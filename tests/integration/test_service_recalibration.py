@@ -14,9 +14,9 @@ from qshower.model.bundle import find_bundles, load_bundle
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import InvalidInputError
-from qshower.sampler.qpu.budget import BudgetLedger
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.qpu_settings import QpuSettings
+from qshower.sampler.qpu.quota import Quota
 from qshower.sampler.request import LatentRequest
 from qshower.service.app import create_app
 from qshower.service.background.recalibration import Recalibration, calibration_conditions
@@ -240,10 +240,10 @@ def test_a_running_service_takes_up_a_calibration_of_the_command_line(
     with TestClient(create_app(load_settings(), load_models=lambda _: catalogue)) as client:
         before = client.post("/generate", json=body).json()["provenance"]
         submitted = emulator.backend.state()["submitted"]
-        used = BudgetLedger(tmp_path / "qpu_budget.json", None, None).state()["used_today_us"]
+        used = Quota(tmp_path / "qpu_budget.json", None, None).state()["used_today_us"]
         table = shown()
         assert emulator.backend.state()["submitted"] - submitted == int(dry["problems"])
-        took_us = BudgetLedger(tmp_path / "qpu_budget.json", None, None).state()["used_today_us"] - used
+        took_us = Quota(tmp_path / "qpu_budget.json", None, None).state()["used_today_us"] - used
         assert took_us / 1000 == pytest.approx(float(dry["access time"].removesuffix(" ms")), rel=0.1)
         found = json.loads((tmp_path / "calibrations.json").read_text()).popitem()[1]
         for row, field in (

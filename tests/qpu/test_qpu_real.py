@@ -14,8 +14,8 @@ import pytest
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
 CAP_US = 400_000.0

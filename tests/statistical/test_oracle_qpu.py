@@ -7,8 +7,8 @@ import pytest
 
 from qshower.sampler.emulator.emulator_config import NOISE_LEVELS, EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import SamplerOptions
 
 ROWS_PER_CONDITION = 4000

@@ -19,16 +19,16 @@ from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.qpu.budget import BudgetLedger
-from qshower.sampler.qpu.calibration import Calibration
-from qshower.sampler.qpu.draw import Drawer, DrawOptions, programming_of_reads
-from qshower.sampler.qpu.gauge import GAUGES_OF_A_SET
-from qshower.sampler.qpu.link import SolverLink
-from qshower.sampler.qpu.packing import Part, Programming
-from qshower.sampler.qpu.planner import Planner
-from qshower.sampler.qpu.runner import Bill, Runner
-from qshower.sampler.qpu.sampler import QpuSampler
-from qshower.sampler.qpu.settings import QpuSettings
+from qshower.sampler.qpu.calibration.scale import Calibration
+from qshower.sampler.qpu.drawing.drawer import Drawer, DrawOptions, programming_of_reads
+from qshower.sampler.qpu.embedding.gauges import GAUGES_OF_A_SET
+from qshower.sampler.qpu.ocean.ocean_client import OceanClient
+from qshower.sampler.qpu.ocean.runner import Runner, Usage
+from qshower.sampler.qpu.planning.packing import Part, Programming
+from qshower.sampler.qpu.planning.planner import Planner
+from qshower.sampler.qpu.qpu_sampler import QpuSampler
+from qshower.sampler.qpu.qpu_settings import QpuSettings
+from qshower.sampler.qpu.quota import Quota
 from qshower.sampler.request import LatentRequest
 
 SWEEPS = 96
@@ -88,7 +88,7 @@ def best_fit(bench: Bench, seeds, folder, rng: np.random.Generator) -> tuple[flo
     for seed in seeds:
         with EmulatorServer(chip_of(bench, seed)) as server:
             settings = settings_on(server, folder / f"fit {seed}")
-            link = SolverLink(settings)
+            link = OceanClient(settings)
             try:
                 planner = Planner(settings)
                 streams = np.zeros((CONDITIONS, 2), dtype=np.uint64)
@@ -99,7 +99,7 @@ def best_fit(bench: Bench, seeds, folder, rng: np.random.Generator) -> tuple[flo
                 measured, _ = planner.calibration(plan, sites)
                 total = FIT_GAUGES * FIT_READS
                 parts = tuple(Part(part.condition, part.copy, np.arange(total)) for part in measured.parts)
-                ledger = BudgetLedger(settings.state_folder / "qpu_budget.json", None, None)
+                ledger = Quota(settings.state_folder / "qpu_budget.json", None, None)
                 options = DrawOptions(plan.options.annealing_time_us, gauges=FIT_GAUGES)
                 with link.borrow(info) as connection:
                     drawer = Drawer(Runner(link, connection, info, ledger, settings), settings)
@@ -111,7 +111,7 @@ def best_fit(bench: Bench, seeds, folder, rng: np.random.Generator) -> tuple[flo
                         options,
                         monotonic() + 120.0,
                         rng,
-                        Bill(),
+                        Usage(),
                     )
             finally:
                 link.close()

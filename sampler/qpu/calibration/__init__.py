@@ -1,0 +1,1 @@
+"""The effective inverse temperature of a solver: estimated, stored, watched for drift."""

@@ -1,0 +1,1 @@
+"""Where a machine lies on a chip, and the h and J programmed there."""

@@ -1,0 +1,1 @@
+"""D-Wave's Ocean client: connection, problems, solvers and their errors."""

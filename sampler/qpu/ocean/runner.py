@@ -1,0 +1,167 @@
+"""Running a list of problems: paid for, submitted, collected, entered on a bill."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+from qshower.sampler.errors import SamplerError, SamplerUnavailableError
+from qshower.sampler.qpu.ocean.ocean_client import Connection, OceanClient
+from qshower.sampler.qpu.ocean.problems import Answer, Collector, Problem, Submission, submit
+from qshower.sampler.qpu.ocean.solver import SolverInfo
+from qshower.sampler.qpu.qpu_settings import QpuSettings
+from qshower.sampler.qpu.quota import Quota, current_key
+
+_LOG = logging.getLogger(__name__)
+_PAUSES_S = (0.25, 0.5, 1.0, 2.0)
+"""Before a problem is sent again that was refused because there were too many: that is certain not to be billed."""
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a draw used. ``doubtful_us`` is what problems may cost that were sent, and whose answers never came."""
+
+    problem_ids: list[str] = field(default_factory=list)
+    reads: int = 0
+    access_time_us: float = 0.0
+    doubtful_us: float = 0.0
+    timing_us: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def enter(self, answer: Answer, reads: int, estimate_us: float) -> None:
+        """Add one answered problem."""
+        self.problem_ids.append(answer.problem_id)
+        self.reads += reads
+        if "qpu_access_time" not in answer.timing_us:
+            self.note("the solver sent no timing for some problems: their access time is an estimate")
+        self.access_time_us += answer.timing_us.get("qpu_access_time", estimate_us)
+        for name, value in answer.timing_us.items():
+            self.timing_us[name] = self.timing_us.get(name, 0.0) + value
+
+    def note(self, text: str | None) -> None:
+        """Add a remark once."""
+        if text and text not in self.notes:
+            self.notes.append(text)
+
+
+class Runner:
+    """Runs problems on one solver through one borrowed connection."""
+
+    def __init__(
+        self, link: OceanClient, connection: Connection, info: SolverInfo, ledger: Quota, settings: QpuSettings
+    ) -> None:
+        self.info = info
+        self._link, self._connection = link, connection
+        self._ledger, self._settings = ledger, settings
+
+    def run(
+        self,
+        problems: Sequence[Problem],
+        cap_us: float | None,
+        deadline: float,
+        bill: Usage,
+        answers: dict[int, Answer] | None = None,
+    ) -> list[Answer]:
+        """The verified answers of ``problems``, all by the instant ``deadline`` of ``time.monotonic``.
+
+        They are entered in ``answers`` by the problems' numbers, one by one: if a problem fails, what there is of the
+        others is found there, and was paid for.
+
+        Raises:
+            BudgetExceededError: before anything is submitted.
+            SamplerError: a problem failed; the others were cancelled.
+        """
+        info = self.info
+        estimates_us = [info.access_time_us(one.qubits.size, one.reads, one.annealing_time_us) for one in problems]
+        reservation = self._ledger.reserve(sum(estimates_us), cap_us, current_key())
+        spent = _Spending(estimates_us)
+        before_us = bill.access_time_us
+        try:
+            return self._run(problems, deadline, spent, bill, {} if answers is None else answers)
+        except BaseException:
+            bill.doubtful_us += max(0.0, spent.billed_us() - (bill.access_time_us - before_us))
+            raise
+        finally:
+            try:
+                self._ledger.settle(reservation, spent.billed_us())
+            except SamplerUnavailableError as error:
+                # The reservation stays, which errs on the safe side; the draw is good.
+                _LOG.warning("the bill of a QPU draw could not be entered: %s", error)
+
+    def _run(
+        self, problems: Sequence[Problem], deadline: float, spent: _Spending, bill: Usage, answers: dict[int, Answer]
+    ) -> list[Answer]:
+        collector = Collector(self._link, self._connection, self._settings, deadline)
+        under_way: dict[int, Submission] = {}
+        sent = 0
+
+        def enter(number: int, answer: Answer) -> None:
+            spent.answered(number, answer.timing_us.get("qpu_access_time"))
+            bill.enter(answer, problems[number].reads, spent.estimate_us(number))
+            answers[number] = answer
+
+        try:
+            for number in range(len(problems)):
+                while sent < len(problems) and len(under_way) < self._settings.max_in_flight:
+                    self._link.refuse_if_closed()
+                    under_way[sent] = submit(self.info, problems[sent], self._link.secret)
+                    spent.sent(sent)
+                    sent += 1
+                enter(number, self._collected(collector, under_way, number, deadline))
+                del under_way[number]
+        finally:
+            collector.abandon(under_way.values())
+            for number, submission in under_way.items():
+                answer = submission.answer()
+                if answer is not None:
+                    enter(number, answer)
+                elif submission.was_refused():
+                    spent.refused(number)
+        return [answers[number] for number in range(len(problems))]
+
+    def _collected(
+        self, collector: Collector, under_way: dict[int, Submission], number: int, deadline: float
+    ) -> Answer:
+        """The answer to problem ``number``, which is sent again if there were too many others for it."""
+        pauses_s = iter(_PAUSES_S)
+        while True:
+            submission = under_way[number]
+            try:
+                return collector.collect(submission, under_way.values())
+            except SamplerError:
+                pause_s = next(pauses_s, None)
+                if not submission.untimely or pause_s is None or monotonic() + pause_s >= deadline:
+                    raise
+            self._link.pause(pause_s)
+            under_way[number] = submit(self.info, submission.problem, self._link.secret)
+
+
+class _Spending:
+    """What each problem of a draw has cost, as far as is known."""
+
+    def __init__(self, estimates_us: list[float]) -> None:
+        self._estimates_us = estimates_us
+        self._billed_us = [0.0] * len(estimates_us)
+
+    def estimate_us(self, number: int) -> float:
+        """What it was expected to cost."""
+        return self._estimates_us[number]
+
+    def sent(self, number: int) -> None:
+        """It may be billed from now on."""
+        self._billed_us[number] = self._estimates_us[number]
+
+    def refused(self, number: int) -> None:
+        """It was never accepted."""
+        self._billed_us[number] = 0.0
+
+    def answered(self, number: int, access_time_us: float | None) -> None:
+        """It was billed, as its own timing says, or as estimated if it does not say."""
+        if access_time_us is not None:
+            self._billed_us[number] = access_time_us
+
+    def billed_us(self) -> float:
+        """Sum over the problems."""
+        return sum(self._billed_us)

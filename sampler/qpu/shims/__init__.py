@@ -1,0 +1,1 @@
+"""Corrections of the offsets that qubits and couplers have."""
