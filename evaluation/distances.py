@@ -37,11 +37,13 @@ from qshower.sampler.errors import InvalidInputError
 
 Matrix = NDArray[np.float64]
 Counts = NDArray[np.int64]
-Drawn = tuple[NDArray[np.float32], Matrix]
+Drawn = tuple[NDArray[np.floating], Matrix]
 Progress = Callable[[float], None]
 
 KERNEL_DEGREE = 4
 KERNEL_BLOCK_ROWS = 2048
+SINGLE_PRECISION_LIMIT = 1e4
+"""Of a normalised feature: (x·y/D)⁴ stays below the largest float32."""
 KPD_PERCENTILES = (16.275, 83.725)
 
 
@@ -143,8 +145,12 @@ def kpd(
         InvalidInputError: fewer than 2 rows, different widths, or values that are not finite.
     """
     # Single precision is enough for the products: their rounding errors average out over the pairs, and the sums are
-    # kept in double precision.
-    x, y = (rows.astype(np.float32) for rows in _normalised(reference, sample))
+    # kept in double precision. Samples far beyond the reference would overflow it.
+    pair = _normalised(reference, sample)
+    x: NDArray[np.floating] = pair[0]
+    y: NDArray[np.floating] = pair[1]
+    if max(float(np.abs(rows).max()) for rows in pair) <= SINGLE_PRECISION_LIMIT:
+        x, y = (rows.astype(np.float32) for rows in pair)
 
     def value_of(batch: int) -> float:
         rng = np.random.default_rng(settings.seed + batch * 1000)
@@ -214,7 +220,7 @@ def _workers() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def _drawn(rows: NDArray[np.float32], counts: Counts) -> Drawn:
+def _drawn(rows: NDArray[np.floating], counts: Counts) -> Drawn:
     """The distinct rows among those drawn, and how often each was."""
     present = counts > 0
     return rows[present], counts[present].astype(np.float64)

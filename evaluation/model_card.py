@@ -1,7 +1,6 @@
 """The model card of a bundle, from reports of its showers beside reference showers that it never saw.
 
-    qshower generate --model NAME --like geant4.hdf5 --sampler gibbs --seed 1 -o showers.hdf5
-    qshower evaluate geant4.hdf5 showers.hdf5 -o report/
+    qshower evaluate geant4.hdf5 --bundle NAME -o report/
     python -m qshower.evaluation.model_card BUNDLE report/report.json [report2/report.json …]
 
 writes ``MODEL_CARD.md`` and its pictures into the bundle's folder, and the figures into the manifest's ``quality``.
@@ -15,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from qshower.evaluation.priors import PRIORS
+from qshower.evaluation.report_ablation import ablation_facts, ablation_rows, ablation_text
 from qshower.evaluation.report_figures import comparison_figure, profile_figures, ring_figures
 from qshower.evaluation.report_json import FORMAT, GROUPS, summary_rows
 from qshower.evaluation.svg import sheet
@@ -29,7 +30,7 @@ PICTURED = ("response", "e_voxel")
 def write_card(folder: Path, reports: Sequence[Path]) -> dict[str, Any]:
     """Write a bundle's card and return the figures that went into its manifest, by name of the reference.
 
-    The first sample of each report must be the bundle's.
+    The bundle's showers are those of its machine, or, in a report without priors, those of the first sample.
 
     Raises:
         BundleError: the folder holds no bundle.
@@ -44,7 +45,8 @@ def write_card(folder: Path, reports: Sequence[Path]) -> dict[str, Any]:
         figures[reference.name] = _figures(data)
         picture = f"{reference.stem}.svg"
         (folder / picture).write_text(_picture(data), encoding="utf-8")
-        parts.append(f"### `{reference.name}`\n\n{_table(data)}\n\n![{reference.stem}]({picture})\n")
+        shown = [f"### `{reference.name}`", _table(data), ablation_text(data), f"![{reference.stem}]({picture})"]
+        parts.append("\n\n".join(part for part in shown if part) + "\n")
     update_manifest(folder, quality={**bundle.manifest.quality, "evaluation": figures})
     (folder / CARD).write_text(_text(bundle, parts), encoding="utf-8")
     return figures
@@ -60,11 +62,16 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
+def _own(data: dict[str, Any]) -> dict[str, Any]:
+    samples: list[dict[str, Any]] = data["samples"]
+    return next((sample for sample in samples if sample["name"] == PRIORS["machine"]), samples[0])
+
+
 def _figures(data: dict[str, Any]) -> dict[str, Any]:
     """What the manifest holds of a report."""
-    sample = data["samples"][0]
+    sample = _own(data)
     boosted = sample["boosted_auc"]
-    return {
+    found = {
         "showers": sample["count"],
         "separation": {
             GROUPS[group]: _rounded(item, ("mean", "error", "floor"), 5) for group, item in sample["separation"].items()
@@ -73,6 +80,11 @@ def _figures(data: dict[str, Any]) -> dict[str, Any]:
         "KPD": _distance(sample["kpd"]),
         "boosted AUC": None if boosted is None else _rounded(boosted, ("auc", "error", "floor"), 4),
     }
+    if data["ablation"]:
+        header, *rows = ablation_rows(data)
+        found["priors"] = {name: dict(zip(header[1:], cells, strict=True)) for name, *cells in rows}
+        found["machine"] = dict(ablation_facts(data))
+    return found
 
 
 def _rounded(item: dict[str, Any], names: Sequence[str], digits: int) -> dict[str, float | None]:
@@ -99,7 +111,7 @@ def _table(data: dict[str, Any]) -> str:
 
 def _picture(data: dict[str, Any]) -> str:
     """Two histograms, and the mean shower of the slice of incident energy with the most showers, as SVG."""
-    sample, reference = data["samples"][0], data["reference"]
+    sample, reference = _own(data), data["reference"]
     figures = [comparison_figure([sample["histograms"][key]]) for key in PICTURED]
     if reference["profiles"]:
         index = max(range(len(data["slices"])), key=lambda place: reference["profiles"][place]["count"])

@@ -10,18 +10,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from qshower.evaluation.ablation import ROWS, ablate
 from qshower.evaluation.classifiers import LEAST_ROWS, device
 from qshower.evaluation.comparison import PUBLISHED_SETTINGS, QUICK_SETTINGS, Comparison, EvaluationSettings, compare
 from qshower.evaluation.cost import measure_cost
 from qshower.evaluation.energy_slices import energy_slices
 from qshower.evaluation.histograms import histogram_specs
 from qshower.evaluation.multiclass import multiclass_classifier
+from qshower.evaluation.priors import PRIORS
 from qshower.evaluation.profiles import slice_profiles
 from qshower.evaluation.report_html import page
 from qshower.evaluation.report_json import as_json, summary_rows
 from qshower.evaluation.results import Evaluation
 from qshower.evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
 from qshower.evaluation.submission_checks import check_reference, check_sample
+from qshower.model.bundle import load_bundle
 from qshower.model.geometry import Geometry
 from qshower.model.showers_file import open_showers
 from qshower.sampler.errors import InvalidInputError, ShowerFileError
@@ -33,6 +36,8 @@ Announce = Callable[[str], None]
 KEPT_BYTES = 1_200_000_000
 CLASSIFIER_MEMORY_SHARE = 0.25
 MOST_SAMPLES = 30
+RESERVED = {"reference", "floor", *PRIORS.values()}
+"""Names that the report gives itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ def evaluate(
     classifiers: bool = True,
     floor_reference: Path | None = None,
     bundle: Path | None = None,
+    prior_showers: int = ROWS,
     names: Sequence[str] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -71,13 +77,14 @@ def evaluate(
 
     Args:
         reference: Geant4 showers.
-        samples: one file of each generator.
+        samples: one file of each generator; none are needed with a bundle.
         output: folder of the report; made if it is missing.
         geometry: voxel layout or its name; None to recognise it by the number of voxels.
         quick: smaller networks and fewer rows: a run of minutes. Otherwise the published settings.
         classifiers: train the neural classifiers.
         floor_reference: a second Geant4 file for the floors; None to halve the reference.
-        bundle: folder of a bundle for the cost table.
+        bundle: folder of a bundle: its showers are judged under five laws of its latents, and their cost measured.
+        prior_showers: showers of each of the five, at most; 0 leaves them out.
         names: of the samples in figures; None for the files' names.
         seed: of every draw.
         progress: called with a stage and the share of it that is done.
@@ -95,6 +102,7 @@ def evaluate(
         classifiers=classifiers,
         floor_reference=floor_reference,
         bundle=bundle,
+        prior_showers=prior_showers,
         names=names,
         seed=seed,
         progress=progress,
@@ -127,6 +135,7 @@ def run_evaluation(
     classifiers: bool = True,
     floor_reference: Path | None = None,
     bundle: Path | None = None,
+    prior_showers: int = ROWS,
     names: Sequence[str] | None = None,
     settings: EvaluationSettings | None = None,
     seed: int = 0,
@@ -136,7 +145,8 @@ def run_evaluation(
     """Compute everything that ``evaluate`` reports, and write nothing. ``settings`` overrides ``quick``."""
     tell = announce or (lambda _line: None)
     watch = progress or (lambda _stage, _share: None)
-    if not 1 <= len(samples) <= MOST_SAMPLES:
+    priors = bundle is not None and prior_showers > 0
+    if not 1 <= len(samples) + priors <= MOST_SAMPLES:
         raise InvalidInputError("samples", len(samples), f"1 to {MOST_SAMPLES} files")
     labels = _labels(samples, names)
     base = settings or (QUICK_SETTINGS if quick else PUBLISHED_SETTINGS)
@@ -147,7 +157,7 @@ def run_evaluation(
         slices = energy_slices(layout, file.energies_mev())
     for path in (*samples, *([floor_reference] if floor_reference else [])):
         open_showers(path, layout, allow_negative=True).close()  # shapes are known to be right before anything long
-    keep = _kept_rows(layout, len(samples) + 1 + bool(floor_reference), chosen)
+    keep = _kept_rows(layout, len(samples) + 1 + bool(floor_reference) + (len(PRIORS) if priors else 0), chosen)
 
     def load(path: Path, name: str, edges: Any) -> ShowerSet:
         return load_shower_set(
@@ -172,6 +182,22 @@ def run_evaluation(
         loaded.append((sample, check_sample(reference_set, sample)))
         for finding in loaded[-1][1]:
             tell(f"{name}: warning: {finding.text}")
+    given = len(loaded)
+    ablation = None
+    if bundle is not None and priors:
+        ablation, sets = ablate(
+            load_bundle(bundle),
+            reference_set,
+            slices,
+            edges,
+            rows=prior_showers,
+            keep=min(keep, prior_showers),
+            seed=seed,
+            progress=watch,
+        )
+        loaded += [(showers, ()) for showers in sets]
+        aucs = ", ".join(f"{PRIORS[key]} {auc.value:.3f} ± {auc.error:.3f}" for key, auc in ablation.auc.items())
+        tell(f"AUC by latents: {aucs}; couplings between free spins {ablation.coupling_nats.value:.2f} nats")
     floor_pair, floor_kind = _floor_pair(reference_set, floor_reference, load, edges)
     smallest = min(len(reference_set), *(len(sample) for sample, _ in loaded))
     floor_count = None if floor_pair is None else min(smallest, *(len(half) for half in floor_pair))
@@ -182,19 +208,22 @@ def run_evaluation(
         floor = compare(first, replace(second, name="floor"), specs, slices, chosen, progress=watch)
         tell(_early("floor (reference against reference)", floor))
     comparisons = []
-    for sample, findings in loaded:
+    for index, (sample, findings) in enumerate(loaded):
+        # Boosted trees judge the priors: ten trainings of four networks for each of them would take a day of a core.
+        used = chosen if index < given else replace(chosen, classifiers=False)
         comparisons.append(
             compare(
-                reference_set, sample, specs, slices, chosen, findings=findings, floor_count=floor_count, progress=watch
+                reference_set, sample, specs, slices, used, findings=findings, floor_count=floor_count, progress=watch
             )
         )
         tell(_early(sample.name, comparisons[-1]))
     sets = tuple(sample for sample, _ in loaded)
     multiclass = None
-    if chosen.classifiers and len(sets) > 1 and min(len(sample.kept) for sample in sets) >= LEAST_ROWS:
+    files = sets[:given]
+    if chosen.classifiers and len(files) > 1 and min(len(sample.kept) for sample in files) >= LEAST_ROWS:
         multiclass = multiclass_classifier(
             reference_set,
-            sets,
+            files,
             chosen.classifier,
             seed=seed,
             progress=lambda share: watch("multi-class classifier", share),
@@ -217,6 +246,7 @@ def run_evaluation(
         reference_profiles=slice_profiles(reference_set, slices),
         sample_profiles=tuple(slice_profiles(sample, slices) for sample in sets),
         multiclass=multiclass,
+        ablation=ablation,
         cost=cost,
         settings=chosen,
         quick=quick,
@@ -242,13 +272,13 @@ def _floor_pair(
 
 def _labels(samples: Sequence[Path], names: Sequence[str] | None) -> tuple[str, ...]:
     if names is not None:
-        if len(names) != len(samples) or len(set(names)) != len(names) or {"reference", "floor"} & set(names):
-            allowed = f"{len(samples)} different names other than reference and floor"
+        if len(names) != len(samples) or len(set(names)) != len(names) or RESERVED & set(names):
+            allowed = f"{len(samples)} different names other than {', '.join(sorted(RESERVED))}"
             raise InvalidInputError("names", list(names), allowed)
         return tuple(names)
     labels: list[str] = []
     for path in samples:
-        stem = path.stem if path.stem not in ("reference", "floor") else f"{path.stem} (sample)"
+        stem = path.stem if path.stem not in RESERVED else f"{path.stem} (sample)"
         known = sum(label == stem or label.startswith(f"{stem} #") for label in labels)
         labels.append(f"{stem} #{known + 1}" if known else stem)
     return tuple(labels)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from qshower.evaluation.html_parts import STYLE, legend, number, table, with_error
+from qshower.evaluation.report_ablation import ablation_section
 from qshower.evaluation.report_figures import HEAT_DECADES, comparison_figure, profile_figures, ring_figures
 from qshower.evaluation.report_json import GROUPS, summary_rows
 from qshower.evaluation.svg import heat_figure, histogram_figure
@@ -17,6 +18,7 @@ def page(data: dict[str, Any]) -> str:
     """The whole page, from the content of ``report.json``."""
     sections = [
         ("summary", "Summary", _summary(data)),
+        ("priors", "What the machine contributes", ablation_section(data)),
         ("checks", "Checks of the submissions", _checks(data)),
         ("averages", "Average showers", _averages(data)),
         ("histograms", "Histograms and separation power", _histograms(data)),

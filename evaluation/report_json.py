@@ -66,6 +66,7 @@ def as_json(result: Evaluation) -> dict[str, Any]:
             )
         ],
         "multiclass": _multiclass(result.multiclass) if result.multiclass else None,
+        "ablation": asdict(result.ablation) if result.ablation else None,
         "cost": asdict(result.cost) if result.cost else None,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qshower.evaluation.ablation import Ablation
 from qshower.evaluation.comparison import Comparison, EvaluationSettings
 from qshower.evaluation.cost import Cost
 from qshower.evaluation.energy_slices import EnergySlice
@@ -31,6 +32,7 @@ class Evaluation:
         floor_kind: ``"halves"`` of the reference, or ``"file"``, a second reference.
         reference_profiles, sample_profiles: average showers, by slice.
         multiclass: None with fewer than two samples, or without classifiers.
+        ablation: None without a bundle, or without its priors.
         cost: None without a bundle.
         settings: what was asked for.
         quick: a run of minutes.
@@ -50,6 +52,7 @@ class Evaluation:
     reference_profiles: tuple[Profiles, ...]
     sample_profiles: tuple[tuple[Profiles, ...], ...]
     multiclass: MulticlassResult | None
+    ablation: Ablation | None
     cost: Cost | None
     settings: EvaluationSettings
     quick: bool

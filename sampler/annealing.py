@@ -11,35 +11,37 @@ of a draw) and takes seeds of 31 bits, with which two rows of a large batch woul
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 import numpy as np
 from dwave.samplers.sa.simulated_annealing import simulated_annealing
 from numpy.typing import NDArray
 
+from qshower.sampler.closing import Closing
+from qshower.sampler.cores import usable_cores
 from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.protocol import Availability, SamplerCapabilities
 from qshower.sampler.provenance import Provenance
-from qshower.sampler.request import LatentBatch, LatentRequest
+from qshower.sampler.request import DEFAULT_SWEEPS, LatentBatch, LatentRequest, rows_by_condition
 
-DEFAULT_SWEEPS = 256
-MAXIMUM_SWEEPS = 1_000_000
 RAMP_START_BETA = 0.05
 _SWEEPS_PER_CALL = 1024
 _STREAM_DOMAIN = 0x616E6E65616C
 """Keeps the numbers drawn here apart from those another consumer draws from the same stream."""
 
 
-def ramp_and_hold(sweeps: int) -> NDArray[np.float64]:
-    """β of each sweep, (sweeps,): a linear ramp from 0.05 over the first half, then β = 1 for the rest."""
+def annealing_schedule(sweeps: int) -> NDArray[np.float64]:
+    """β of each sweep, (sweeps,): a linear ramp from 0.05 over the first half, then β = 1 for the rest.
+
+    >>> annealing_schedule(4).tolist()
+    [0.05, 0.525, 1.0, 1.0]
+    """
     ramp = sweeps // 2
     return np.concatenate([np.linspace(RAMP_START_BETA, 1.0, ramp, endpoint=False), np.ones(sweeps - ramp)])
 
@@ -61,7 +63,7 @@ class _FreeProblem:
         return cls(pairs[:, 0].tolist(), pairs[:, 1].tolist(), machine.j[between_free].astype(np.float64).tolist())
 
 
-class AnnealingSampler:
+class AnnealingSampler(Closing):
     """Draws from P(s_free | s_0 = c) with dwave-samplers' simulated annealing; see the module for the law.
 
     Args:
@@ -71,7 +73,7 @@ class AnnealingSampler:
     def __init__(self, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
             raise InvalidInputError("threads", threads, "an integer of at least 1, or None")
-        self._threads = threads if threads is not None else _usable_cores()
+        self._threads = threads if threads is not None else usable_cores()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="annealing")
         self._closed = False
 
@@ -100,7 +102,7 @@ class AnnealingSampler:
             SamplerUnavailableError: the sampler is closed.
         """
         start_s = time.monotonic()
-        sweeps = _sweeps(request)
+        sweeps = request.options.sweeps_or(DEFAULT_SWEEPS, self.name)
         if self._closed:
             raise SamplerUnavailableError("the annealing sampler is closed")
         machine = request.machine
@@ -108,19 +110,28 @@ class AnnealingSampler:
         spins = np.empty((request.rows, machine.node_count), dtype=np.int8)
         spins[:, machine.condition_nodes] = request.conditions
         problem, stop = _FreeProblem.of(machine), threading.Event()
-        distinct, of_row = _levels(request.conditions)
+
+        def stopped() -> bool:
+            if end_s is not None and time.monotonic() >= end_s:
+                stop.set()
+            return stop.is_set()
+
+        distinct, rows_of = rows_by_condition(request.conditions)
         fields = machine.folded_fields(distinct)
+        level_of = np.empty(request.rows, dtype=np.int64)
+        for number, members in enumerate(rows_of):
+            level_of[members] = number
         # Rows of one condition lie together, so that each worker converts few fields to lists.
-        parts = [part for part in np.array_split(np.argsort(of_row, kind="stable"), self._threads) if part.size]
-        schedule = ramp_and_hold(sweeps).tolist()
+        parts = [part for part in np.array_split(np.argsort(level_of, kind="stable"), self._threads) if part.size]
+        schedule = annealing_schedule(sweeps).tolist()
 
         def anneal_rows(rows: NDArray[np.int64]) -> None:
             level, h = -1, []
             for row in rows:
-                if of_row[row] != level:
-                    level = of_row[row]
+                if level_of[row] != level:
+                    level = level_of[row]
                     h = fields[level].tolist()
-                state = _anneal(problem, h, schedule, request.streams[row], stop, end_s)
+                state = _anneal(problem, h, schedule, request.streams[row], stopped)
                 if state is None:
                     return
                 spins[row, machine.free_nodes] = state
@@ -154,57 +165,19 @@ class AnnealingSampler:
         self._closed = True
         self._pool.shutdown(wait=True)
 
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
-
-
-def _usable_cores() -> int:
-    """Cores this process may run on; a container may hold fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _sweeps(request: LatentRequest) -> int:
-    """The sweeps asked for, once the options are known to be this sampler's."""
-    for option, value in request.options.given().items():
-        if option != "sweeps":
-            raise InvalidInputError(f"options.{option}", value, "nothing: annealing takes only sweeps")
-    sweeps = DEFAULT_SWEEPS if request.options.sweeps is None else request.options.sweeps
-    if isinstance(sweeps, bool) or not isinstance(sweeps, int) or not 1 <= sweeps <= MAXIMUM_SWEEPS:
-        raise InvalidInputError("options.sweeps", sweeps, f"an integer from 1 to {MAXIMUM_SWEEPS}")
-    return sweeps
-
-
-def _levels(conditions: NDArray[np.int8]) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
-    """The distinct rows of ``conditions``, and which of them each row is."""
-    first_of: dict[bytes, int] = {}
-    of_row = np.array([first_of.setdefault(row.tobytes(), len(first_of)) for row in conditions], dtype=np.int64)
-    _, first = np.unique(of_row, return_index=True)
-    return conditions[first], of_row
-
 
 def _anneal(
     problem: _FreeProblem,
     h: list[float],
     schedule: Sequence[float],
     stream: NDArray[np.uint64],
-    stop: threading.Event,
-    end_s: float | None,
+    stopped: Callable[[], bool],
 ) -> NDArray[np.int8] | None:
-    """One annealed state of the free spins, (free nodes,) int8; None if ``stop`` was set or the time ran out."""
+    """One annealed state of the free spins, (free nodes,) int8; None once ``stopped`` says so."""
     random = np.random.Generator(np.random.Philox(key=stream, counter=[0, 0, 0, _STREAM_DOMAIN]))
     state = random.integers(0, 2, size=(1, len(h)), dtype=np.int8) * np.int8(2) - np.int8(1)
     for start in range(0, len(schedule), _SWEEPS_PER_CALL):
-        if stop.is_set():
-            return None
-        if end_s is not None and time.monotonic() >= end_s:
-            stop.set()
+        if stopped():
             return None
         betas = schedule[start : start + _SWEEPS_PER_CALL]
         seed = int(random.integers(1, 2**64, dtype=np.uint64))

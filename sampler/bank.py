@@ -7,8 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +16,20 @@ from qshower.sampler.bank_file import (
     BankColumns,
     BankInfo,
     bank_info,
-    machine_sha256,
     open_bank,
     space_set_aside,
     write_bank,
 )
 from qshower.sampler.claim import Claim
+from qshower.sampler.closing import Closing
 from qshower.sampler.errors import BankExhaustedError, InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.packed_spins import pack_spins, rows_by_condition
+from qshower.sampler.packed_spins import pack_spins, rows_by_key
 from qshower.sampler.protocol import Availability, Sampler, SamplerCapabilities
 from qshower.sampler.provenance import merged_provenance, provenance_to_json
 from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
 
-__all__ = ["BankInfo", "ReplayOrder", "ReplaySampler", "bank_info", "draw_bank", "machine_sha256"]
+__all__ = ["BankInfo", "ReplayOrder", "ReplaySampler", "bank_info", "draw_bank"]
 
 ReplayOrder = Literal["file", "random"]
 
@@ -97,7 +96,7 @@ def draw_bank(
     return bank_info(path)
 
 
-class ReplaySampler:
+class ReplaySampler(Closing):
     """Serves each latent of a bank once, to requests for the condition it was drawn for.
 
     ``order="file"``: the latents of a condition in the order of the file. ``order="random"``: in an order shuffled
@@ -135,7 +134,7 @@ class ReplaySampler:
 
     def drawn_from(self, machine: BoltzmannMachine) -> bool:
         """Whether the bank's latents are draws from ``machine``."""
-        return machine_sha256(machine) == self._bank.info.machine_sha256
+        return machine.law_sha256() == self._bank.info.machine_sha256
 
     def availability(self, machine: BoltzmannMachine) -> Availability:
         """Whether the bank is of this machine and has latents left; ``detail`` says how many."""
@@ -164,7 +163,7 @@ class ReplaySampler:
         if not self.drawn_from(request.machine):
             info = self._bank.info
             allowed = f"the machine that the bank {info.path.name} was drawn from, {info.machine_sha256}"
-            raise InvalidInputError("machine", machine_sha256(request.machine), allowed)
+            raise InvalidInputError("machine", request.machine.law_sha256(), allowed)
         if request.deadline_s is not None and time.monotonic() - start_s >= request.deadline_s:
             raise SamplerTimeoutError(f"replay did not answer within {request.deadline_s} s")
         claim = self.claim(request.conditions)
@@ -197,16 +196,6 @@ class ReplaySampler:
         """Refuse further requests. Idempotent."""
         self._closed = True
 
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
-
 
 class _Unserved:
     """The latents of a bank that nobody has, by condition: ascending places in the order of serving. Thread-safe."""
@@ -222,7 +211,7 @@ class _Unserved:
 
     def take(self, conditions: NDArray[np.int8]) -> NDArray[np.int64]:
         """(rows,) the next place for each of ``conditions``; BankExhaustedError, and none is taken, if one is short."""
-        wanted = rows_by_condition(conditions)
+        wanted = rows_by_key(conditions)
         taken = np.empty(conditions.shape[0], dtype=np.int64)
         with self._lock:
             self._check_enough(wanted)
@@ -233,7 +222,7 @@ class _Unserved:
     def put(self, conditions: NDArray[np.int8], places: NDArray[np.int64]) -> None:
         """Undo a ``take``: the places are again where they were in the order."""
         with self._lock:
-            for key, rows in rows_by_condition(conditions).items():
+            for key, rows in rows_by_key(conditions).items():
                 self._places[key] = np.sort(np.concatenate([places[rows], self._places[key]]))
 
     def _check_enough(self, wanted: dict[bytes, NDArray[np.int64]]) -> None:

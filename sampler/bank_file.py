@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.files import replacing_hdf5, uninterrupted
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.packed_spins import rows_by_condition, unpack_spins
+from qshower.sampler.packed_spins import rows_by_key, unpack_spins
 from qshower.sampler.provenance import Provenance, provenance_from_json
 
 BANK_FORMAT = "qshower-bank"
@@ -40,15 +40,6 @@ BYTES_PER_BANK = 1 << 20
 """More than the condition nodes, the attributes and what HDF5 adds."""
 
 
-def machine_sha256(machine: BoltzmannMachine) -> str:
-    """Hash of the law: biases, couplings, edges and partitions. Where its qubits lie on a chip does not enter."""
-    digest = hashlib.sha256()
-    for array, kind in ((machine.h, "<f4"), (machine.j, "<f4"), (machine.edges, "<i4"), (machine.partitions, "<i1")):
-        digest.update(f"{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
-    return digest.hexdigest()
-
-
 @dataclass(frozen=True, slots=True)
 class BankInfo:
     """What a bank holds.
@@ -57,7 +48,7 @@ class BankInfo:
         path: the file.
         rows: latents in it.
         nodes: spins of each.
-        machine_sha256: the law they were drawn from, see ``machine_sha256``.
+        machine_sha256: the law they were drawn from, see ``BoltzmannMachine.law_sha256``.
         created_at: when, ISO 8601, UTC.
         seeds: of the latents' streams.
         draws: provenance of each draw that went into it.
@@ -94,7 +85,7 @@ class BankContent:
         found: dict[bytes, list[NDArray[np.int64]]] = {}
         for start in range(0, self.info.rows, 4096):
             spins = unpack_spins(self.packed[start : start + 4096], self.info.nodes)
-            for key, rows in rows_by_condition(spins[:, self.condition_nodes]).items():
+            for key, rows in rows_by_key(spins[:, self.condition_nodes]).items():
                 found.setdefault(key, []).append(rows + start)
         return {key: np.concatenate(rows) for key, rows in found.items()}
 
@@ -126,7 +117,7 @@ def write_bank(path: Path, columns: BankColumns) -> None:
             {
                 "format": BANK_FORMAT,
                 "version": BANK_VERSION,
-                "machine_sha256": machine_sha256(machine),
+                "machine_sha256": machine.law_sha256(),
                 "spins_sha256": hashlib.sha256(columns.packed.tobytes()).hexdigest(),
                 "nodes": machine.node_count,
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,4 +1,4 @@
-"""How good draws are: effective temperature, autocorrelation, and whether cold starts reach what warm ones do.
+"""How good draws are: autocorrelation, and whether cold starts reach what warm ones do.
 
 Autocorrelation in equilibrium is short even where a chain is stuck in one valley and never sees the others, so it says
 nothing of burn-in. Burn-in is measured here by starting cold (a random state and a ramp) and warm (a state of another
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.errors import InvalidInputError, SamplerError
+from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.machine import PARTITION_COUNT, BoltzmannMachine
 from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
 
@@ -32,16 +32,6 @@ Refine = Callable[[BoltzmannMachine, NDArray[np.int8], int, NDArray[np.uint64]],
 
 ROWS_FOR_TOLERANCE = 80.0
 """Chains that each band of a calibration needs, times tolerance²: √(80 / 2) = 2 + 4.3 standard errors."""
-
-_MOST_BETA = 1e3
-
-
-@dataclass(frozen=True, slots=True)
-class BetaEstimate:
-    """An inverse temperature in units of the machine's own, so that 1 is right, and its standard error."""
-
-    beta: float
-    error: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,107 +92,6 @@ def figures_of(machine: BoltzmannMachine, spins: NDArray[np.int8]) -> dict[str, 
         if nodes.size:
             figures[f"magnetisation_{partition}"] = spins[:, nodes].mean(axis=1, dtype=np.float64)
     return figures
-
-
-def local_fields(machine: BoltzmannMachine, spins: NDArray[np.int8]) -> NDArray[np.float64]:
-    """h_i + Σ_j J_ij s_j of every node, (rows, nodes), for states (rows, nodes)."""
-    fields = np.tile(machine.h.astype(np.float64)[:, None], (1, spins.shape[0]))
-    first, second, j = machine.edges[:, 0], machine.edges[:, 1], machine.j.astype(np.float64)
-    by_node = np.ascontiguousarray(spins.T)
-    for start in range(0, j.shape[0], 1024):
-        part = slice(start, start + 1024)
-        np.add.at(fields, first[part], j[part, None] * by_node[second[part]])
-        np.add.at(fields, second[part], j[part, None] * by_node[first[part]])
-    return fields.T
-
-
-def pseudolikelihood_beta(
-    machine: BoltzmannMachine, spins: NDArray[np.int8], *, resamples: int = 200, seed: int = 0
-) -> BetaEstimate:
-    """β at which the free spins' conditionals, ∏_i σ(−2β s_i f_i), are likeliest for independent states (rows, nodes).
-
-    f_i is the local field of spin i, σ the logistic function. The error is the spread over ``resamples`` bootstrap
-    samples of as many rows, each solved by one Newton step from the estimate of all rows.
-
-    Raises:
-        InvalidInputError: fewer than two rows, or states that set no finite β (no field, or no spin against its field).
-    """
-    if spins.shape[0] < 2:
-        raise InvalidInputError("spins", f"{spins.shape[0]} rows", "at least 2 rows")
-    free = machine.free_nodes
-    pull = 2.0 * spins[:, free] * local_fields(machine, spins)[:, free]
-
-    def derivatives(beta: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        against = 0.5 * (1.0 - np.tanh(-0.5 * beta * pull))
-        return -(pull * against).sum(axis=1), -(pull**2 * against * (1.0 - against)).sum(axis=1)
-
-    if not (pull > 0).any() or not (pull < 0).any():
-        raise InvalidInputError(
-            "spins", "states that set no finite beta", "states with spins along and against a field"
-        )
-    low, high = 0.0, 1.0
-    while derivatives(high)[0].sum() > 0:
-        low, high = high, 2.0 * high
-        if high > _MOST_BETA:
-            raise InvalidInputError("spins", "states that set no finite beta", f"states of a beta below {_MOST_BETA}")
-    if derivatives(0.0)[0].sum() < 0:
-        low, high = -_MOST_BETA, 0.0
-    beta = 0.5 * (low + high)
-    for _ in range(100):
-        slopes, curvatures = derivatives(beta)
-        low, high = (beta, high) if slopes.sum() > 0 else (low, beta)
-        step = beta - slopes.sum() / curvatures.sum() if curvatures.sum() < 0 else math.inf
-        following = step if low < step < high else 0.5 * (low + high)
-        if abs(following - beta) < 1e-10 * max(1.0, abs(beta)):
-            break
-        beta = following
-    slopes, curvatures = derivatives(beta)
-    rows = spins.shape[0]
-    counts = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1.0 / rows), size=resamples)
-    spread = (counts @ slopes) / (counts @ curvatures)
-    return BetaEstimate(float(beta), float(spread.std(ddof=1)))
-
-
-def energy_matched_beta(
-    machine: BoltzmannMachine, spins: NDArray[np.int8], draw: Draw, *, seed: int = 0, rounds: int = 8
-) -> BetaEstimate:
-    """β at which ``draw`` gives the mean energy that the independent states ``spins`` (rows, nodes) have.
-
-    Each round draws two states for every row's condition from the machine at the present β and moves β by Newton's
-    rule, d⟨E⟩/dβ = −Var(E), where the two states of a condition give the variance. It stops once the step is within
-    two standard errors.
-
-    Raises:
-        InvalidInputError: fewer than two rows.
-        SamplerError: what ``draw`` raises; or β leaves (0, 1000), or does not settle in ``rounds`` rounds.
-    """
-    rows = spins.shape[0]
-    if rows < 2:
-        raise InvalidInputError("spins", f"{rows} rows", "at least 2 rows")
-    conditions = np.tile(spins[:, machine.condition_nodes], (2, 1))
-    energies = machine.energies(spins)
-    beta = 1.0
-    for number in range(rounds):
-        scaled = machine.with_parameters(machine.h * np.float32(beta), machine.j * np.float32(beta))
-        streams = np.empty((2 * rows, 2), dtype=np.uint64)
-        streams[:, 0] = seed
-        streams[:, 1] = np.arange(2 * rows, dtype=np.uint64) + np.uint64(2 * rows * number)
-        drawn = machine.energies(draw(LatentRequest(scaled, conditions, streams)).spins)
-        one, other = drawn[:rows], drawn[rows:]
-        variance = float(((one - other) ** 2).mean() / 2.0)
-        if variance <= 0.0:
-            raise SamplerError("the energy does not fluctuate, so that it sets no temperature")
-        gaps = 0.5 * (one + other) - energies
-        step = float(gaps.mean()) / variance
-        error = float(gaps.std(ddof=1)) / math.sqrt(rows) / variance
-        # Far from the answer the variance is another; no step may do more than double or halve beta.
-        following = min(max(beta + step, 0.5 * beta), 2.0 * beta)
-        if not 1.0 / _MOST_BETA < following < _MOST_BETA:
-            raise SamplerError(f"no beta matches a mean energy of {energies.mean():.6g} kT")
-        if number > 0 and abs(step) <= 2.0 * error:
-            return BetaEstimate(following, error)
-        beta = following
-    raise SamplerError(f"beta did not settle within {rounds} rounds; last {beta:.4g}")
 
 
 def autocorrelation_time(series: NDArray[np.float64]) -> AutocorrelationTime:

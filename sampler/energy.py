@@ -27,6 +27,11 @@ def ising_energies(
     """(rows,) energies of ``spins`` (rows, nodes), C-contiguous and ±1, summed in float64.
 
     A row's sum is taken in the order of nodes and edges, so that it is the same to the bit in any batch.
+
+    >>> spins = np.array([[1, 1], [1, -1]], dtype=np.int8)
+    >>> h, j = np.array([0.0, 0.5], dtype=np.float32), np.array([-1.0], dtype=np.float32)
+    >>> ising_energies(spins, h, j, np.array([[0, 1]], dtype=np.int32)).tolist()
+    [-0.5, 0.5]
     """
     rows = spins.shape[0]
     down = np.empty(h.shape[0], dtype=np.uint8 if rows <= _FEW else np.uint64)

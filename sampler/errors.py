@@ -31,6 +31,9 @@ class InvalidInputError(QShowerError, ValueError):
     """A value that is not allowed.
 
     ``field`` is the name of the offending field, flag or file, ``value`` what was given, ``allowed`` what may be given.
+
+    >>> str(InvalidInputError("sweeps", 0, "an integer of at least 1"))
+    'sweeps: 0 is not allowed; allowed: an integer of at least 1'
     """
 
     def __init__(self, field: str, value: object, allowed: str) -> None:

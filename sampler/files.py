@@ -18,6 +18,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
     If the block raises, the new file is removed and whatever stood at ``path`` stays as it was. The file is on disk
     (fsync) before it takes the name.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with replacing(Path(folder) / "note.txt") as new:
+    ...         _ = new.write_text("whole")
+    ...     (Path(folder) / "note.txt").read_text()
+    'whole'
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from qshower.sampler.claim import Claim
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.packed_spins import pack_spins, rows_by_condition
+from qshower.sampler.packed_spins import pack_spins, rows_by_key
 from qshower.sampler.provenance import Provenance, provenance_from_cache
 
 BIN_BYTES = 448
@@ -98,7 +98,7 @@ class LatentCache:
         if spins.ndim != 2 or spins.shape[1] != nodes or spins.dtype != np.int8 or not (np.abs(spins) == 1).all():
             raise InvalidInputError("spins", f"{spins.dtype} {spins.shape}", f"int8 (rows, {nodes}) of -1 and +1")
         packed = pack_spins(spins)
-        bins = rows_by_condition(spins[:, self._machine.condition_nodes])
+        bins = rows_by_key(spins[:, self._machine.condition_nodes])
         with self._lock:
             draw = self._draw_of(replace(provenance, elapsed_s={}))
             added = sum(self._add(key, _Block(packed[rows], draw), evict=evict) for key, rows in bins.items())
@@ -110,7 +110,7 @@ class LatentCache:
         _check(conditions, self._machine)
         found = np.zeros(conditions.shape[0], dtype=np.int64)
         with self._lock:
-            for key, rows in rows_by_condition(conditions).items():
+            for key, rows in rows_by_key(conditions).items():
                 found[rows] = self._states_of(key)
         return found
 
@@ -119,7 +119,7 @@ class LatentCache:
         _check(conditions, self._machine)
         found = np.zeros(conditions.shape[0], dtype=np.bool_)
         with self._lock:
-            for key, rows in rows_by_condition(conditions).items():
+            for key, rows in rows_by_key(conditions).items():
                 found[rows[: self._states_of(key)]] = True
         return found
 
@@ -132,7 +132,7 @@ class LatentCache:
             InvalidInputError: conditions of another shape or type.
         """
         _check(conditions, self._machine)
-        bins, count = rows_by_condition(conditions), conditions.shape[0]
+        bins, count = rows_by_key(conditions), conditions.shape[0]
         served = np.zeros(count, dtype=np.bool_)
         packed = np.empty((count, -(-self._machine.node_count // 8)), dtype=np.uint8)
         taken: list[tuple[bytes, _Draw, NDArray[np.int64]]] = []

@@ -10,21 +10,52 @@ Folding the condition into the biases of the free spins, h_eff = h + J·c, is ex
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.energy import ising_energies
 from qshower.sampler.errors import InvalidInputError
 
 PARTITION_COUNT = 4
 
 
+def are_spins(values: NDArray[Any], width: int) -> bool:
+    """Whether ``values`` are rows of ``width`` spins: int8 of −1 and +1.
+
+    >>> are_spins(np.array([[1, -1]], dtype=np.int8), 2), are_spins(np.array([[1, 0]], dtype=np.int8), 2)
+    (True, False)
+    """
+    shaped = values.ndim == 2 and values.shape[1] == width and values.dtype == np.int8
+    return shaped and bool((np.abs(values) == 1).all())
+
+
+def check_spins(field: str, values: NDArray[Any], width: int) -> None:
+    """InvalidInputError unless ``values`` are rows of ``width`` spins."""
+    if not are_spins(values, width):
+        raise InvalidInputError(field, f"{values.dtype} {values.shape}", f"int8 (rows, {width}) of -1 and +1")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class BoltzmannMachine:
     """A Boltzmann machine on a sparse graph whose nodes are split into independent colour classes.
+
+    Two spins, the first of which is the condition::
+
+        >>> machine = BoltzmannMachine(
+        ...     h=np.array([0.0, 0.5], dtype=np.float32),
+        ...     j=np.array([-1.0], dtype=np.float32),
+        ...     edges=np.array([[0, 1]], dtype=np.int32),
+        ...     partitions=np.array([0, 1], dtype=np.int8),
+        ...     qubits=np.array([0, 1]),
+        ...     topology="none",
+        ... )
+        >>> machine.energies(np.array([[1, 1], [1, -1]], dtype=np.int8)).tolist()
+        [-0.5, 0.5]
+        >>> machine.folded_fields(np.array([[1], [-1]], dtype=np.int8)).tolist()
+        [[-0.5], [1.5]]
 
     Attributes:
         h: (nodes,) float32, biases in kT.
@@ -99,11 +130,29 @@ class BoltzmannMachine:
 
     def energies(self, spins: NDArray[np.int8]) -> NDArray[np.float64]:
         """E(s) in kT of each row of ``spins``, (rows, nodes) of −1 and +1."""
+        # Here, so that whoever only describes a machine does without a compiler.
+        from qshower.sampler.energy import ising_energies
+
         # A writable copy in one layout: the kernel is compiled once for all callers.
         energies: NDArray[np.float64] = ising_energies(
             np.array(spins, dtype=np.int8, order="C"), self.h, self.j, self.edges
         )
         return energies
+
+    def law_sha256(self) -> str:
+        """Hash of the law: biases, couplings, edges and partitions. Where its qubits lie on a chip does not enter."""
+        digest = hashlib.sha256()
+        for array, kind in ((self.h, "<f4"), (self.j, "<f4"), (self.edges, "<i4"), (self.partitions, "<i1")):
+            digest.update(f"{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
+        return digest.hexdigest()
+
+    def fingerprint(self) -> str:
+        """Hash of everything that defines the law and its lattice, as 16 hexadecimal digits."""
+        digest = hashlib.sha256(self.topology.encode())
+        for array in (self.h, self.j, self.edges, self.partitions, self.qubits):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
 
     def folded_fields(self, conditions: NDArray[np.int8]) -> NDArray[np.float64]:
         """h_eff = h + J·c of the free nodes, (rows, free nodes), for conditions (rows, condition nodes)."""

@@ -10,34 +10,21 @@ edge* one whose two qubits work and whose coupler does not.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import permutations
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.errors import PlacementError
-from qshower.sampler.ideal_graph import (
-    FAMILIES,
-    Segments,
-    Symmetry,
-    extent,
-    label_count,
-    labels_of,
-    segments_of,
-    symmetries,
-    translations,
-)
+from qshower.sampler.ideal_graph import TOPOLOGIES, Segments, Symmetry, Topology, topology_of
 from qshower.sampler.machine import BoltzmannMachine
 
 _CONDITION_WEIGHT: Final = 0.1
 """Cost of a hole whose spin is given, against one whose spin is drawn: folding it into its neighbours is exact."""
 _EXAMINED: Final = 8
 """Number of best placements by missing qubits that are also judged by missing couplers."""
-_NAMED: Final = 40
-"""Missing qubits or couplers that an error's message names; its attributes have all of them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,9 +46,14 @@ class WorkingGraph:
     graph_id: str
 
     @property
+    def topology(self) -> Topology:
+        """The ideal graph that the labels refer to."""
+        return TOPOLOGIES[self.family](self.size)
+
+    @property
     def label_count(self) -> int:
         """Number of linear labels of the ideal graph, whether they work or not."""
-        return label_count(self.family, self.size)
+        return self.topology.label_count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,91 +91,6 @@ class Placement:
         return self.hole_fraction <= limit and self.missing_share <= limit
 
 
-def best_placements(
-    machine: BoltzmannMachine,
-    graph: WorkingGraph,
-    *,
-    copies: int = 1,
-    place_condition: bool = False,
-    max_hole_fraction: float = 0.1,
-) -> tuple[Placement, ...]:
-    """The best placement of ``machine``, or up to ``copies`` disjoint ones, best first.
-
-    As ``placements_by_number``, of which this is the last.
-    """
-    return placements_by_number(
-        machine, graph, copies=copies, place_condition=place_condition, max_hole_fraction=max_hole_fraction
-    )[-1]
-
-
-def placements_by_number(
-    machine: BoltzmannMachine,
-    graph: WorkingGraph,
-    *,
-    copies: int,
-    place_condition: bool = False,
-    max_hole_fraction: float = 0.1,
-) -> tuple[tuple[Placement, ...], ...]:
-    """The best placement of ``machine``, the best two disjoint ones found, three, … and ``copies``, each best first.
-
-    Args:
-        machine: its ``qubits`` are labels of the ideal graph ``machine.topology``.
-        graph: today's chip, of the same family and any size.
-        copies: how many disjoint placements to look for; it ends earlier if no more stay below the limit.
-        place_condition: whether condition nodes need qubits too; not so when the condition is folded into h.
-        max_hole_fraction: a placement is refused if more than this share of its nodes has no qubit, or if more than
-            this share of the |J| between those that have one has no coupler.
-
-    Raises:
-        PlacementError: the families differ, the block is larger than the chip, or the best placement lacks more than
-            the limit; the error names the missing qubits or couplers.
-    """
-    search = _Search(machine, graph, place_condition=place_condition)
-    active = graph_mask(graph)
-    best = search.best(active)
-    _refuse_above(best, max_hole_fraction, graph)
-    by_number: dict[int, tuple[Placement, ...]] = {1: (best,)}
-    if copies > 1:
-        for gap in (0, 1):
-            for number, tiling in search.tilings(active, copies, max_hole_fraction, gap).items():
-                known = by_number.get(number)
-                if number > 1 and (known is None or _worst(tiling) < _worst(known)):
-                    by_number[number] = tiling
-    return tuple(by_number[number] for number in sorted(by_number))
-
-
-def _worst(placements: tuple[Placement, ...]) -> tuple[float, float]:
-    """Highest cost, then the sum of all."""
-    return max(placement.cost for placement in placements), sum(placement.cost for placement in placements)
-
-
-def _refuse_above(best: Placement, limit: float, graph: WorkingGraph) -> None:
-    """PlacementError if the best placement has too many holes or lacks too many couplers."""
-    if best.within(limit):
-        return
-    chip = f"{graph.family}:{graph.size} ({graph.graph_id})"
-    qubits = tuple(best.missing_qubits.tolist())
-    couplers = tuple((one, other) for one, other in best.missing_couplers.tolist())
-    if best.hole_fraction > limit:
-        message = (
-            f"the model needs {np.count_nonzero(best.needed)} qubits and its best placement on {chip} lacks "
-            f"{len(qubits)}, more than {limit:.0%}; missing qubits: {_listed([str(qubit) for qubit in qubits])}"
-        )
-    else:
-        message = (
-            f"the model's best placement on {chip} lacks {len(couplers)} couplers between working qubits, which would "
-            f"carry {best.missing_share:.1%} of its |J|, more than {limit:.0%}; missing couplers: "
-            f"{_listed([f'{one}-{other}' for one, other in couplers])}"
-        )
-    raise PlacementError(message, qubits=qubits, couplers=couplers)
-
-
-def _listed(names: list[str]) -> str:
-    """The first names, and how many there are beside them."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
-
-
 def graph_mask(graph: WorkingGraph) -> NDArray[np.bool_]:
     """(labels + 1,) bool, which linear labels work; the last entry, False, answers for the label −1."""
     mask = np.zeros(graph.label_count + 1, dtype=np.bool_)
@@ -191,27 +98,21 @@ def graph_mask(graph: WorkingGraph) -> NDArray[np.bool_]:
     return mask
 
 
-def machine_fingerprint(machine: BoltzmannMachine) -> str:
-    """SHA-256 of everything that defines the law and its lattice, as 16 hexadecimal digits."""
-    digest = hashlib.sha256(machine.topology.encode())
-    for array in (machine.h, machine.j, machine.edges, machine.partitions, machine.qubits):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
+class PlacementSearch:
+    """One machine on one chip: the costs of all placements for any set of free qubits.
 
-
-class _Search:
-    """One machine on one chip: the costs of all placements for any set of free qubits."""
+    ``weight`` is the cost of each needed node's hole, in the order of the labels that the search gives.
+    """
 
     def __init__(self, machine: BoltzmannMachine, graph: WorkingGraph, *, place_condition: bool) -> None:
-        family, size_text = machine.topology.split(":") if ":" in machine.topology else (machine.topology, "0")
-        if family != graph.family or family not in FAMILIES:
+        if machine.topology_family != graph.family or graph.family not in TOPOLOGIES:
             raise PlacementError(f"the model lives on {machine.topology}, the solver on {graph.family}:{graph.size}")
-        self._machine, self._graph, self._kind = machine, graph, FAMILIES[family]
+        self._machine, self._graph, self._topology = machine, graph, graph.topology
         self._needed = np.ones(machine.node_count, dtype=np.bool_)
         if not place_condition:
             self._needed[machine.condition_nodes] = False
         self._nodes = np.flatnonzero(self._needed)
-        home = segments_of(family, int(size_text), machine.qubits[self._nodes])
+        home = topology_of(machine.topology).segments(machine.qubits[self._nodes])
         order = np.lexsort((home.start, home.member, home.group, home.u))
         self._nodes = self._nodes[order]
         self._home = Segments(home.u[order], home.group[order], home.member[order], home.start[order])
@@ -219,13 +120,13 @@ class _Search:
         # One slot for each (line group, member) that holds nodes; the nodes of a slot lie side by side.
         bundle = self._home.u * (1 << 20) + self._home.group
         _, self._bundle = np.unique(bundle, return_inverse=True)
-        self._slot = self._bundle * self._kind.members + self._home.member
+        self._slot = self._bundle * self._topology.members + self._home.member
         self._bundles = int(self._bundle.max()) + 1
-        self._orders = np.array(list(permutations(range(self._kind.members))), dtype=np.int64)
+        self._orders = np.array(list(permutations(range(self._topology.members))), dtype=np.int64)
         self._couplers = _coupler_keys(graph)
-        self._images = [self._image(symmetry) for symmetry in symmetries(family)]
+        self._images = [self._image(symmetry) for symmetry in self._topology.symmetries]
         if not any(len(shifts) for _, shifts in self._images):
-            raise PlacementError(f"the model's block is larger than the chip {family}:{graph.size}")
+            raise PlacementError(f"the model's block is larger than the chip {self._topology}")
 
     def _weigh(self) -> None:
         machine = self._machine
@@ -240,7 +141,7 @@ class _Search:
         scale = float(strength[self._needed].mean()) or 1.0
         weight = 0.5 + 0.5 * strength / scale
         weight[machine.condition_nodes] *= _CONDITION_WEIGHT
-        self._weight = weight[self._nodes]
+        self.weight = weight[self._nodes]
         position = np.full(machine.node_count, -1, dtype=np.int64)
         position[self._nodes] = np.arange(self._nodes.size)
         ends = position[machine.edges]
@@ -251,70 +152,27 @@ class _Search:
 
     def _image(self, symmetry: Symmetry) -> tuple[Segments, NDArray[np.int64]]:
         """The block's mirror image, moved to the corner, and the translations (n, 2) that keep it on the chip."""
-        image = symmetry.apply(self._home, self._kind)
-        low, high = extent(image, self._kind)
-        return image, translations(self._graph.family, self._graph.size, low, high)
+        image = self._topology.image(symmetry, self._home)
+        return image, self._topology.translations(*self._topology.extent(image))
 
     def best(self, active: NDArray[np.bool_]) -> Placement:
         """The cheapest placement on the qubits of ``active``."""
-        return self._placement(self._choose(active, self._images), active)
+        return self.placement(self._choose(active, self._images), active)
 
-    def tilings(
-        self, active: NDArray[np.bool_], copies: int, limit: float, gap: int
-    ) -> dict[int, tuple[Placement, ...]]:
-        """Disjoint placements on a grid of corners, each the best of its corner's symmetries, by their number.
+    def corners(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Lowest corners (n, 2) that the block may have on the chip, and its width and height (2,) less one."""
+        image, shifts = self._images[0]
+        low, high = self._topology.extent(image)
+        return low + shifts, high - low
 
-        ``gap`` 0 lets neighbouring copies want the same border line, which is then shared out between them.
-        """
-        wanted: list[NDArray[np.int64]] = []
-        free = active.copy()
-        low, high = extent(self._images[0][0], self._kind)
-        corners = low + self._images[0][1]
-        columns, rows = (
-            _stops(int(corners[:, axis].min()), int(corners[:, axis].max()), int((high - low)[axis]) + gap)
-            for axis in (0, 1)
-        )
-        for corner in product(columns, rows):
-            near = [(image, self._nearest(image, shifts, corner)) for image, shifts in self._images if len(shifts)]
-            labels = self._choose(free, near)
-            wanted.append(labels)
-            free[labels[free[labels]]] = False
-        found: dict[int, tuple[Placement, ...]] = {}
-        while wanted:
-            if len(wanted) <= copies:
-                placements = [
-                    self._placement(labels, mine)
-                    for labels, mine in zip(wanted, self._shared_out(wanted, active), strict=True)
-                ]
-                if all(placement.within(limit) for placement in placements):
-                    found[len(wanted)] = tuple(sorted(placements, key=lambda placement: placement.cost))
-            wanted.pop(self._most_contested(wanted, active))
-        return found
-
-    def _most_contested(self, wanted: list[NDArray[np.int64]], active: NDArray[np.bool_]) -> int:
-        """The copy that would be worst off if it got nothing that another wants."""
-        sole = active & (_claims(wanted, active.size) < 2)
-        return int(np.argmax([self._weight[~sole[labels]].sum() for labels in wanted]))
-
-    def _shared_out(self, wanted: list[NDArray[np.int64]], active: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-        """What is left of ``active`` for each copy: a qubit that several want goes to the one that is worst off."""
-        contested = active & (_claims(wanted, active.size) > 1)
-        left = [active & ~contested for _ in wanted]
-        costs = [float(self._weight[~mine[labels]].sum()) for mine, labels in zip(left, wanted, strict=True)]
-        claims: dict[int, list[tuple[float, int]]] = {}
-        for copy, labels in enumerate(wanted):
-            for node in np.flatnonzero(contested[labels]):
-                claims.setdefault(int(labels[node]), []).append((float(self._weight[node]), copy))
-        # The weightiest first, so that small ones are left to even things out.
-        for qubit, those in sorted(claims.items(), key=lambda claim: -max(claim[1])[0]):
-            weight, winner = max(those, key=lambda one: costs[one[1]])
-            costs[winner] -= weight
-            left[winner][qubit] = True
-        return left
+    def best_near(self, corner: tuple[int, int], active: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The (nodes,) labels that lie best on the qubits of ``active``, of all images near ``corner``."""
+        near = [(image, self._nearest(image, shifts, corner)) for image, shifts in self._images if len(shifts)]
+        return self._choose(active, near)
 
     def _nearest(self, image: Segments, shifts: NDArray[np.int64], corner: tuple[int, int]) -> NDArray[np.int64]:
         """(1, 2) the shift that brings the image's lowest corner closest to ``corner``."""
-        distance = np.abs(shifts + extent(image, self._kind)[0] - np.array(corner)).sum(axis=1)
+        distance = np.abs(shifts + self._topology.extent(image)[0] - np.array(corner)).sum(axis=1)
         return shifts[[int(distance.argmin())]]
 
     def _choose(self, active: NDArray[np.bool_], images: list[tuple[Segments, NDArray[np.int64]]]) -> NDArray[np.int64]:
@@ -325,11 +183,11 @@ class _Search:
                 continue
             homes = self._homes(image, shifts)
             absent = ~active[homes]
-            slot_costs = np.zeros((len(shifts), self._bundles * self._kind.members, self._kind.members))
+            slot_costs = np.zeros((len(shifts), self._bundles * self._topology.members, self._topology.members))
             starts = np.flatnonzero(np.diff(self._slot, prepend=-1))
-            slot_costs[:, self._slot[starts]] = np.add.reduceat(absent * self._weight[:, None], starts, axis=1)
-            by_bundle = slot_costs.reshape(len(shifts), self._bundles, self._kind.members, self._kind.members)
-            members = np.arange(self._kind.members)
+            slot_costs[:, self._slot[starts]] = np.add.reduceat(absent * self.weight[:, None], starts, axis=1)
+            by_bundle = slot_costs.reshape(len(shifts), self._bundles, self._topology.members, self._topology.members)
+            members = np.arange(self._topology.members)
             by_order = by_bundle[:, :, members, self._orders].sum(axis=3)
             order = by_order.argmin(axis=2)
             total = np.take_along_axis(by_order, order[:, :, None], axis=2)[:, :, 0].sum(axis=1)
@@ -349,16 +207,16 @@ class _Search:
 
     def _homes(self, image: Segments, shifts: NDArray[np.int64]) -> NDArray[np.int64]:
         """(shifts, nodes, members) labels of each node for each choice of its line's member; −1 where none exists."""
-        across = np.where(image.u == 0, shifts[:, :1], shifts[:, 1:]) // self._kind.group_width
+        across = np.where(image.u == 0, shifts[:, :1], shifts[:, 1:]) // self._topology.group_width
         along = np.where(image.u == 0, shifts[:, 1:], shifts[:, :1])
-        shape = (len(shifts), image.u.size, self._kind.members)
-        return labels_of(
-            self._graph.family,
-            self._graph.size,
-            np.broadcast_to(image.u[None, :, None], shape),
-            np.broadcast_to((image.group + across)[:, :, None], shape),
-            np.broadcast_to(np.arange(self._kind.members), shape),
-            np.broadcast_to((image.start + along)[:, :, None], shape),
+        shape = (len(shifts), image.u.size, self._topology.members)
+        return self._topology.labels(
+            Segments(
+                u=np.broadcast_to(image.u[None, :, None], shape),
+                group=np.broadcast_to((image.group + across)[:, :, None], shape),
+                member=np.broadcast_to(np.arange(self._topology.members), shape),
+                start=np.broadcast_to((image.start + along)[:, :, None], shape),
+            )
         )
 
     def _labels(self, home: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -373,7 +231,7 @@ class _Search:
         ends = self._edges[edges]
         both = placed[ends].all(axis=1)
         broken = both & ~self._coupled(labels[ends[:, 0]], labels[ends[:, 1]])
-        cost = float(self._weight[~placed].sum() + self._edge_weight[edges][broken].sum())
+        cost = float(self.weight[~placed].sum() + self._edge_weight[edges][broken].sum())
         return cost, np.flatnonzero(broken)
 
     def _coupled(self, one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -400,7 +258,8 @@ class _Search:
         cost, _ = self._cost(labels, active)
         return cost, labels
 
-    def _placement(self, labels: NDArray[np.int64], active: NDArray[np.bool_]) -> Placement:
+    def placement(self, labels: NDArray[np.int64], active: NDArray[np.bool_]) -> Placement:
+        """The machine on ``labels`` (nodes,), as far as ``active`` has them."""
         cost, broken = self._cost(labels, active)
         placed = active[labels]
         qubits = np.full(self._machine.node_count, -1, dtype=np.int64)
@@ -421,19 +280,5 @@ class _Search:
         )
 
 
-def _claims(wanted: list[NDArray[np.int64]], size: int) -> NDArray[np.int64]:
-    """(size,) how many copies want each qubit; the last entry is that of the label −1."""
-    claims = np.zeros(size, dtype=np.int64)
-    for labels in wanted:
-        claims[labels] += 1
-    return claims
-
-
 def _coupler_keys(graph: WorkingGraph) -> NDArray[np.int64]:
     return np.sort(graph.couplers.min(axis=1) * graph.label_count + graph.couplers.max(axis=1))
-
-
-def _stops(low: int, high: int, pitch: int) -> list[int]:
-    """As many places as fit between two corners at ``pitch``, spread evenly."""
-    count = (high - low) // max(1, pitch) + 1
-    return [round(place) for place in np.linspace(low, high, count)] if count > 1 else [low]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Self
 
+from qshower.sampler.closing import Closing
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.protocol import Sampler
 
 
-class SamplerRegistry:
+class SamplerRegistry(Closing):
     """Owns samplers: built once, closed with the registry.
 
     Choosing among them (``auto``, fallbacks) is left to the caller, who has to say in the provenance what it chose.
@@ -40,13 +39,3 @@ class SamplerRegistry:
         with ExitStack() as stack:
             for sampler in self._samplers.values():
                 stack.callback(sampler.close)
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close every sampler."""
-        self.close()

@@ -9,8 +9,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.errors import InvalidInputError, SamplerAnswerError
-from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.machine import BoltzmannMachine, are_spins, check_spins
 from qshower.sampler.provenance import ConditionMode, Provenance
+
+DEFAULT_SWEEPS = 256
+"""Sweeps of a classical draw whose caller names no number. Bundles carry a measured one."""
+
+MAX_SWEEPS = 1_000_000
+"""Most sweeps that one draw may ask for."""
+
+
+def checked_sweeps(sweeps: int, *, least: int, field: str = "sweeps") -> int:
+    """``sweeps``, once it is known to be a number of sweeps."""
+    if isinstance(sweeps, bool) or not isinstance(sweeps, (int, np.integer)) or not least <= sweeps <= MAX_SWEEPS:
+        raise InvalidInputError(field, sweeps, f"an integer from {least} to {MAX_SWEEPS}")
+    return int(sweeps)
+
+
+def check_streams(streams: NDArray[np.uint64], rows: int) -> None:
+    """InvalidInputError unless ``streams`` holds a random stream for each of ``rows`` rows."""
+    if streams.shape != (rows, 2) or streams.dtype != np.uint64:
+        raise InvalidInputError("streams", f"{streams.dtype} {streams.shape}", f"uint64 ({rows}, 2)")
+
+
+def rows_by_condition(conditions: NDArray[np.int8]) -> tuple[NDArray[np.int8], list[NDArray[np.int64]]]:
+    """The different rows of ``conditions`` (rows, condition nodes) in ascending order, and the rows that hold each.
+
+    >>> distinct, rows = rows_by_condition(np.array([[1, 1], [-1, 1], [1, 1]], dtype=np.int8))
+    >>> distinct.tolist(), [some.tolist() for some in rows]
+    ([[-1, 1], [1, 1]], [[1], [0, 2]])
+    """
+    # Eight spins to a byte, and all bytes of a row one value: sorting them takes a hundredth of sorting the rows.
+    packed = np.pad(np.packbits(conditions > 0, axis=1), ((0, 0), (0, 1)))  # there is a byte even if there are no spins
+    keys = np.ascontiguousarray(packed).view(np.dtype((np.void, packed.shape[1]))).reshape(-1)
+    _, first, member = np.unique(keys, return_index=True, return_inverse=True)
+    member = member.reshape(-1)
+    rows = np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
+    return conditions[first], rows if first.size else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +71,27 @@ class SamplerOptions:
     condition_mode: ConditionMode | None = None
     max_qpu_access_time_us: float | None = None
     solver: str | None = None
+
+    def sweeps_or(self, default: int, sampler: str) -> int:
+        """The sweeps asked for, ``default`` if none are, for a sampler that takes no other option.
+
+        Raises:
+            InvalidInputError: another option is set, or the number is out of range.
+
+        >>> SamplerOptions().sweeps_or(256, "gibbs"), SamplerOptions(sweeps=8).sweeps_or(256, "gibbs")
+        (256, 8)
+        """
+        for option, value in self.given().items():
+            if option != "sweeps":
+                raise InvalidInputError(f"options.{option}", value, f"nothing: {sampler} takes only sweeps")
+        return default if self.sweeps is None else checked_sweeps(self.sweeps, least=1, field="options.sweeps")
+
+    def leave_latents_alone(self) -> bool:
+        """Whether latents drawn with these are what a request without options would get.
+
+        Neither a cost cap nor the number of reads affects a latent.
+        """
+        return not self.given().keys() - {"max_qpu_access_time_us", "num_reads"}
 
     def given(self) -> dict[str, Any]:
         """The options that are set."""
@@ -64,16 +120,8 @@ class LatentRequest:
     account: str = ""
 
     def __post_init__(self) -> None:
-        rows = self.conditions.shape[0]
-        width = self.machine.condition_nodes.shape[0]
-        if self.conditions.shape != (rows, width) or self.conditions.dtype != np.int8:
-            raise InvalidInputError(
-                "conditions", f"{self.conditions.dtype} {self.conditions.shape}", f"int8 (rows, {width})"
-            )
-        if not (np.abs(self.conditions) == 1).all():
-            raise InvalidInputError("conditions", "a value that is no spin", "-1 and +1")
-        if self.streams.shape != (rows, 2) or self.streams.dtype != np.uint64:
-            raise InvalidInputError("streams", f"{self.streams.dtype} {self.streams.shape}", f"uint64 ({rows}, 2)")
+        check_spins("conditions", self.conditions, self.machine.condition_nodes.shape[0])
+        check_streams(self.streams, self.rows)
 
     @property
     def rows(self) -> int:
@@ -99,15 +147,10 @@ class LatentBatch:
         """This batch, once it is known to be a valid answer to ``request``; SamplerAnswerError otherwise."""
         machine = request.machine
         problem_ids = self.provenance.problem_ids or ()
-        if self.spins.shape != (request.rows, machine.node_count) or self.spins.dtype != np.int8:
-            message = f"{self.provenance.sampler} answered spins {self.spins.dtype} {self.spins.shape}"
-            raise SamplerAnswerError(
-                f"{message}, expected int8 {(request.rows, machine.node_count)}", problem_ids=problem_ids
-            )
-        if not (np.abs(self.spins) == 1).all():
-            raise SamplerAnswerError(
-                f"{self.provenance.sampler} answered values other than ±1", problem_ids=problem_ids
-            )
+        if self.spins.shape[0] != request.rows or not are_spins(self.spins, machine.node_count):
+            message = f"{self.provenance.sampler} answered {self.spins.dtype} {self.spins.shape}"
+            expected = f"expected int8 {(request.rows, machine.node_count)} of ±1"
+            raise SamplerAnswerError(f"{message}, {expected}", problem_ids=problem_ids)
         if not np.array_equal(self.spins[:, machine.condition_nodes], request.conditions):
             raise SamplerAnswerError(f"{self.provenance.sampler} did not hold the condition", problem_ids=problem_ids)
         if not np.allclose(self.energies, machine.energies(self.spins), rtol=1e-5, atol=1e-3):

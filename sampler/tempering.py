@@ -8,24 +8,21 @@ A sweep costs that of as many chains as the ladder has steps, and half as much a
 from __future__ import annotations
 
 from time import monotonic
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qshower.sampler.closing import Closing
 from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import refine
 from qshower.sampler.gibbs.kernels.replicas import run_tempering
-from qshower.sampler.gibbs.program import Kept, program_of
+from qshower.sampler.gibbs.program import LastUsed, program_of
 from qshower.sampler.gibbs.streams import stream_keys
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.protocol import Availability, SamplerCapabilities
 from qshower.sampler.provenance import Provenance
-from qshower.sampler.request import LatentBatch, LatentRequest
+from qshower.sampler.request import DEFAULT_SWEEPS, LatentBatch, LatentRequest
 
-DEFAULT_SWEEPS = 256
-MAXIMUM_SWEEPS = 1_000_000
 HOTTEST_BETA = 0.1
 MOST_REPLICAS = 128
 _STEP = 1.2
@@ -98,7 +95,7 @@ def temper(
     return spins, accepted / np.maximum(tried, 1)
 
 
-class TemperingSampler:
+class TemperingSampler(Closing):
     """Draws from P(s_free | s_0 = c) by parallel tempering with Gibbs sweeps; see the module for the law.
 
     Args:
@@ -109,7 +106,7 @@ class TemperingSampler:
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise InvalidInputError("threads", threads, "an integer of at least 1, or None")
         self._threads = threads
-        self._ladders: Kept[NDArray[np.float64]] = Kept()
+        self._ladders: LastUsed[NDArray[np.float64]] = LastUsed()
         self._closed = False
 
     @property
@@ -137,12 +134,7 @@ class TemperingSampler:
             SamplerUnavailableError: the sampler is closed.
         """
         began = monotonic()
-        for option, value in request.options.given().items():
-            if option != "sweeps":
-                raise InvalidInputError(f"options.{option}", value, "nothing: tempering takes only sweeps")
-        sweeps = DEFAULT_SWEEPS if request.options.sweeps is None else request.options.sweeps
-        if isinstance(sweeps, bool) or not isinstance(sweeps, int) or not 1 <= sweeps <= MAXIMUM_SWEEPS:
-            raise InvalidInputError("options.sweeps", sweeps, f"an integer from 1 to {MAXIMUM_SWEEPS}")
+        sweeps = request.options.sweeps_or(DEFAULT_SWEEPS, self.name)
         if self._closed:
             raise SamplerUnavailableError("the tempering sampler is closed")
         deadline = None if request.deadline_s is None else began + request.deadline_s
@@ -158,16 +150,6 @@ class TemperingSampler:
     def close(self) -> None:
         """Refuse further requests. Idempotent."""
         self._closed = True
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
     def _ladder_of(self, machine: BoltzmannMachine) -> NDArray[np.float64]:
         """The machine's ladder; those of the last machines are kept."""

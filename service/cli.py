@@ -175,16 +175,21 @@ def train(
     run(config, resume=resume)
 
 
-@app.command(epilog="Example: qshower evaluate geant4.hdf5 out.hdf5 -o report/")
+@app.command(
+    epilog="Example: qshower evaluate geant4.hdf5 out.hdf5 -o report/; "
+    "or: qshower evaluate geant4.hdf5 --bundle electron-zephyr --no-classifiers -o report/"
+)
 def evaluate(
     reference: Annotated[Path, typer.Argument(help="Geant4 showers.")],
-    samples: Annotated[list[Path], typer.Argument(help="Showers to judge, one file for each generator.")],
+    samples: Annotated[Optional[list[Path]], typer.Argument(help="Showers to judge, one file a generator.")] = None,
+    *,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for index.html and report.json.")],
     quick: Annotated[bool, typer.Option("--quick", help="Smaller networks, fewer rows: a run of minutes.")] = False,
     classifiers: Annotated[bool, typer.Option(help="Train the neural classifiers.")] = True,
     floor_reference: Annotated[Optional[Path], typer.Option(help="A second Geant4 file, for the floors.")] = None,
     geometry: Annotated[Optional[str], typer.Option(help="1-photons, 1-pions, 2 or 3; default: by the voxels.")] = None,
-    bundle: Annotated[Optional[str], typer.Option(help="Folder or name of a bundle, for the table of cost.")] = None,
+    bundle: Annotated[Optional[str], typer.Option(help="Folder or name of a bundle to judge, prior by prior.")] = None,
+    prior_showers: Annotated[int, typer.Option(min=0, help="Showers of each prior of --bundle; 0: none.")] = 1400,
     name: Annotated[Optional[list[str]], typer.Option(help="Name of a sample in figures; once for each.")] = None,
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
 ) -> None:
@@ -197,10 +202,11 @@ def evaluate(
         classifiers=classifiers,
         floor_reference=floor_reference,
         bundle=bundle,
+        prior_showers=prior_showers,
         names=name or None,
         seed=seed,
     )
-    run(reference, samples, output, choice)
+    run(reference, samples or [], output, choice)
 
 
 @app.command(epilog="Example: qshower samplers --url http://127.0.0.1:8000")

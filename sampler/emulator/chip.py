@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from qshower.sampler.emulator import timing
 from qshower.sampler.emulator.timing import TimingModel
-from qshower.sampler.lattice import colour_of, ideal_graph, parse_topology
+from qshower.sampler.ideal_graph import Topology, ideal_graph, topology_of
 
 COUPLER_DEFECTS_SHARE = 0.02
 """Missing couplers between working qubits, per missing qubit fraction."""
@@ -21,8 +21,6 @@ COUPLER_DEFECTS_SHARE = 0.02
 H_RANGE = (-4.0, 4.0)
 J_RANGE = (-1.0, 1.0)
 EXTENDED_J_RANGE = (-2.0, 1.0)
-PER_GROUP_COUPLING_RANGE = (-13.0, 10.0)
-PER_QUBIT_COUPLING_RANGE = (-18.0, 15.0)
 NUM_READS_RANGE = (1, 10000)
 ANNEALING_TIME_RANGE_US = (0.5, 2000.0)
 FAST_ANNEAL_TIME_RANGE_US = (0.005, 2000.0)
@@ -45,12 +43,50 @@ PARAMETERS = {
     "reduce_intersample_correlation": "Whether pauses are added between reads.",
 }
 
-_TIMING = {
-    ("zephyr", True): TimingModel(33600.0, ((1, 17.0), (10, 20.0), (100, 32.0), (1000, 66.0), (4800, 101.0))),
-    ("zephyr", False): TimingModel(8000.0, ((1, 17.0), (10, 19.0), (100, 27.0), (1248, 45.0))),
-    ("pegasus", True): TimingModel(14200.0, ((1, 18.0), (10, 35.0), (100, 75.0), (1000, 130.0), (5640, 173.0))),
-    ("pegasus", False): TimingModel(9000.0, ((1, 18.0), (10, 30.0), (100, 60.0), (1000, 110.0))),
+
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """What the solvers of one family have in common.
+
+    Attributes:
+        solver_name: name of the solver, before its size.
+        shape: what the API gives as the topology's shape, after the size.
+        sum_range: allowed sum of J over each set of couplers that has one.
+        sum_property: what the API calls that range; up to ``_coupling_range``, the sets' kind.
+        timing: of full-size chips, then of smaller ones.
+    """
+
+    solver_name: str
+    shape: tuple[int, ...]
+    sum_range: tuple[float, float]
+    sum_property: str
+    timing: tuple[TimingModel, TimingModel]
+
+
+_PRODUCTS = {
+    "zephyr": _Product(
+        "Advantage2_emulated_z",
+        (4,),
+        (-13.0, 10.0),
+        "per_group_coupling_range",
+        (
+            TimingModel(33600.0, ((1, 17.0), (10, 20.0), (100, 32.0), (1000, 66.0), (4800, 101.0))),
+            TimingModel(8000.0, ((1, 17.0), (10, 19.0), (100, 27.0), (1248, 45.0))),
+        ),
+    ),
+    "pegasus": _Product(
+        "Advantage_emulated_p",
+        (),
+        (-18.0, 15.0),
+        "per_qubit_coupling_range",
+        (
+            TimingModel(14200.0, ((1, 18.0), (10, 35.0), (100, 75.0), (1000, 130.0), (5640, 173.0))),
+            TimingModel(9000.0, ((1, 18.0), (10, 30.0), (100, 60.0), (1000, 110.0))),
+        ),
+    ),
 }
+_SMALL_SIZE = 8
+"""Largest grid size with the timing of a small chip."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +94,7 @@ class Chip:
     """A working graph.
 
     Attributes:
-        topology: the ideal graph, such as ``zephyr:12``.
+        topology: the ideal graph.
         qubits: (qubits,) int64, labels of the working qubits, ascending.
         couplers: (couplers, 2) int64, pairs of labels with the smaller first, sorted.
         colours: (nominal,) int8, colour class of each label of the ideal graph (−1 where there is no such qubit).
@@ -68,7 +104,7 @@ class Chip:
         generation: how many maintenances it has been through.
     """
 
-    topology: str
+    topology: Topology
     qubits: NDArray[np.int64]
     couplers: NDArray[np.int64]
     colours: NDArray[np.int8]
@@ -77,14 +113,8 @@ class Chip:
     generation: int = 0
 
     @property
-    def family(self) -> str:
-        """``zephyr`` or ``pegasus``."""
-        return parse_topology(self.topology)[0]
-
-    @property
-    def size(self) -> int:
-        """Grid size."""
-        return parse_topology(self.topology)[1]
+    def _product(self) -> _Product:
+        return _PRODUCTS[self.topology.family]
 
     @property
     def nominal_qubits(self) -> int:
@@ -94,17 +124,22 @@ class Chip:
     @property
     def solver_name(self) -> str:
         """The name clients know it by."""
-        return f"Advantage2_emulated_z{self.size}" if self.family == "zephyr" else f"Advantage_emulated_p{self.size}"
+        return f"{self._product.solver_name}{self.topology.size}"
 
     @property
     def timing(self) -> TimingModel:
         """Timing of this kind of chip."""
-        return _TIMING[self.family, self.size > 8]
+        return self._product.timing[self.topology.size <= _SMALL_SIZE]
 
     @property
     def sum_range(self) -> tuple[float, float]:
         """Allowed sum of J over each of ``groups``."""
-        return PER_GROUP_COUPLING_RANGE if self.family == "zephyr" else PER_QUBIT_COUPLING_RANGE
+        return self._product.sum_range
+
+    @property
+    def sum_kind(self) -> str:
+        """What the couplers of each of ``groups`` have in common, as refusals say it."""
+        return self._product.sum_property.removesuffix("_coupling_range").replace("_", "-")
 
     def after_maintenance(self, seed: int) -> Chip:
         """The same chip with about half a percent of its qubits lost."""
@@ -116,8 +151,6 @@ class Chip:
 
     def definition(self, status: str, load: float) -> dict[str, Any]:
         """The solver as its API describes it."""
-        shape = [self.size, 4] if self.family == "zephyr" else [self.size]
-        sums = "per_group_coupling_range" if self.family == "zephyr" else "per_qubit_coupling_range"
         return {
             "identity": {"name": self.solver_name, "version": {"graph_id": self.graph_id}},
             "status": status,
@@ -126,7 +159,7 @@ class Chip:
             "properties": {
                 "category": "qpu",
                 "chip_id": self.solver_name,
-                "topology": {"type": self.family, "shape": shape},
+                "topology": {"type": self.topology.family, "shape": [self.topology.size, *self._product.shape]},
                 "num_qubits": self.nominal_qubits,
                 "qubits": self.qubits.tolist(),
                 "couplers": self.couplers.tolist(),
@@ -135,7 +168,7 @@ class Chip:
                 "h_range": list(H_RANGE),
                 "j_range": list(J_RANGE),
                 "extended_j_range": list(EXTENDED_J_RANGE),
-                sums: list(self.sum_range),
+                self._product.sum_property: list(self.sum_range),
                 "num_reads_range": list(NUM_READS_RANGE),
                 "annealing_time_range": list(ANNEALING_TIME_RANGE_US),
                 "fast_anneal_time_range": list(FAST_ANNEAL_TIME_RANGE_US),
@@ -162,29 +195,29 @@ def build_chip(topology: str, defects: float, seed: int) -> Chip:
     qubits = np.sort(rng.permutation(ideal)[round(defects * ideal.shape[0]) :])
     edges = np.array(sorted(tuple(sorted(edge)) for edge in graph.subgraph(qubits.tolist()).edges), dtype=np.int64)
     lost = round(defects * COUPLER_DEFECTS_SHARE * edges.shape[0])
-    return _assemble(topology, qubits, np.delete(edges, rng.choice(edges.shape[0], lost, replace=False), axis=0), 0)
+    return _assemble(
+        topology_of(topology), qubits, np.delete(edges, rng.choice(edges.shape[0], lost, replace=False), axis=0), 0
+    )
 
 
-def _assemble(topology: str, qubits: NDArray[np.int64], couplers: NDArray[np.int64], generation: int) -> Chip:
-    family, size = parse_topology(topology)
-    nominal = 16 * size * (2 * size + 1) if family == "zephyr" else 24 * size * (size - 1)
-    colours = np.full(nominal, -1, dtype=np.int8)
-    for qubit in ideal_graph(topology):
-        colours[qubit] = colour_of(family, size, qubit)
+def _assemble(topology: Topology, qubits: NDArray[np.int64], couplers: NDArray[np.int64], generation: int) -> Chip:
+    colours = np.full(topology.label_count, -1, dtype=np.int8)
+    for qubit in topology.graph():
+        colours[qubit] = topology.colour_of(qubit)
     digest = hashlib.sha256(qubits.astype("<i8").tobytes() + couplers.astype("<i8").tobytes()).hexdigest()
     groups = np.array(list(_group_entries(topology, couplers)), dtype=np.int64).reshape(-1, 2)
     return Chip(topology, qubits, couplers, colours, groups, digest[:10], generation)
 
 
-def _group_entries(topology: str, couplers: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+def _group_entries(topology: Topology, couplers: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """(group, coupler index) of every coupler in every set whose J have a limited sum."""
     position = {(a, b): index for index, (a, b) in enumerate(couplers.tolist())}
-    if parse_topology(topology)[0] == "pegasus":
+    if _PRODUCTS[topology.family].sum_property.startswith("per_qubit"):
         for (a, b), index in position.items():
             yield a, index
             yield b, index
         return
-    graph = ideal_graph(topology).edge_subgraph(position)
+    graph = topology.graph().edge_subgraph(position)
     for number, group in enumerate(coupling_groups(graph)):
         for a, b in group:
             yield number, position[min(a, b), max(a, b)]

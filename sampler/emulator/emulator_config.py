@@ -10,7 +10,7 @@ from typing import Any
 
 from qshower.sampler.emulator.fault_injection import parse_fault
 from qshower.sampler.errors import InvalidInputError
-from qshower.sampler.lattice import parse_topology
+from qshower.sampler.ideal_graph import topology_of
 
 NOISE_LEVELS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -114,7 +114,7 @@ class EmulatorConfig:
     faults: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        parse_topology(self.topology)
+        topology_of(self.topology)
         if not 0 <= self.port <= 65535:
             raise InvalidInputError("port", self.port, "0 (any free port) to 65535")
         if not 0 <= self.seed < 2**63:

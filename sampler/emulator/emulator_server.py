@@ -21,9 +21,8 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
+from qshower.sampler.closing import Closing
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.fault_injection import FaultPlan, parse_fault
 from qshower.sampler.emulator.handler import ApiHandler
@@ -35,7 +34,7 @@ API_PATH = "/sapi/v2"
 CLOSE_S = 5.0
 
 
-class EmulatorServer:
+class EmulatorServer(Closing):
     """An emulated solver on a loopback port, from construction to ``close``.
 
     Example::
@@ -101,16 +100,6 @@ class EmulatorServer:
         self._thread.join(CLOSE_S)
         self.backend.close(max(0.1, ends_at - time.monotonic()))
         self._http.cut_connections(max(0.1, ends_at - time.monotonic()))
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
 
 def _print_at_once(line: str) -> None:

@@ -1,8 +1,8 @@
 """Everything the emulator can be told to do wrong.
 
-A fault belongs to a *stage*, the call it spoils (``solvers``: the solver's definition; ``submit``; ``poll``;
+A fault belongs to a *stage*, the call it strikes (``solvers``: the solver's definition; ``submit``; ``poll``;
 ``answer``; ``cancel``; ``problem``: the run itself), and has an *action*. Most are one action at one stage, named
-``stage_action``; the rest spoil the contents of one kind of reply.
+``stage_action``; the rest corrupt the contents of one kind of reply.
 """
 
 from __future__ import annotations

@@ -5,66 +5,18 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections import OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-
-from qshower.sampler.emulator.annealer import StoppedError, draw
-from qshower.sampler.emulator.answer import encode_answer
-from qshower.sampler.emulator.chip import Chip, build_chip
+from qshower.sampler.emulator.annealer import StoppedError
+from qshower.sampler.emulator.chip import Chip
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.fault_injection import FaultPlan
-from qshower.sampler.emulator.physics import Physics
+from qshower.sampler.emulator.installed_chip import InstalledChip
+from qshower.sampler.emulator.job import Job, JobHistory, api_time
 from qshower.sampler.emulator.problem import Problem, RefusedError, read_problem
 from qshower.sampler.gibbs.gibbs_sampler import warm_up
-
-JOBS_KEPT = 2000
-ANSWER_BYTES_KEPT = 256 * 2**20
-"""Finished jobs and answers remembered; the oldest jobs are forgotten first, as the API forgets them in time."""
-
-_TERMINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
-
-
-@dataclass(slots=True)
-class Job:
-    """One submitted problem. ``number`` counts submissions from 0 and seeds the draw."""
-
-    identifier: str
-    number: int
-    kind: str
-    label: str | None
-    solver: dict[str, Any]
-    chip: Chip
-    physics: Physics
-    problem: Problem | None
-    submitted_on: str
-    ready_at_s: float
-    status: str = "PENDING"
-    solved_on: str | None = None
-    error_message: str | None = None
-    answer: dict[str, Any] | None = None
-    stuck: bool = False
-    lasts_s: float = 0.0
-
-    def describe(self) -> dict[str, Any]:
-        """The job's status as the API tells it."""
-        status = {
-            "id": self.identifier,
-            "type": self.kind,
-            "solver": self.solver,
-            "label": self.label,
-            "status": self.status,
-            "submitted_on": self.submitted_on,
-        }
-        if self.solved_on is not None:
-            status["solved_on"] = self.solved_on
-        if self.error_message is not None:
-            status["error_message"] = self.error_message
-        return status
 
 
 class SolverBackend:
@@ -79,14 +31,11 @@ class SolverBackend:
         self._clock = clock
         self._started_s = clock()
         self._changed = threading.Condition()
-        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._jobs = JobHistory()
         self._queue: deque[Job] = deque()
-        self._answer_bytes = 0
         self._submitted = 0
         self._closing = False
-        self._offline_until_s: float | None = None
-        self._chip = build_chip(config.topology, config.defects, config.seed)
-        self._physics = Physics(config, self._chip)
+        self._installed = InstalledChip(config, clock)
         # Compiled before the first problem, whose client would otherwise wait for it.
         warm_up()
         self._workers = [
@@ -100,8 +49,7 @@ class SolverBackend:
     def chip(self) -> Chip:
         """Today's working graph."""
         with self._changed:
-            self._return_from_maintenance()
-            return self._chip
+            return self._installed.now().chip
 
     @property
     def closing(self) -> bool:
@@ -111,24 +59,19 @@ class SolverBackend:
     def definition(self) -> dict[str, Any]:
         """The solver's definition with its status and load now."""
         with self._changed:
-            self._return_from_maintenance()
-            offline = self._offline_until_s is not None
-            load = min(1.0, len(self._queue) / 100.0)
-            return self._chip.definition("OFFLINE" if offline else "ONLINE", load)
+            now = self._installed.now()
+            return now.chip.definition("OFFLINE" if now.offline else "ONLINE", min(1.0, len(self._queue) / 100.0))
 
     def state(self) -> dict[str, Any]:
         """Counts for the admin page; nothing of the hidden physics."""
         with self._changed:
-            by_status: dict[str, int] = {}
-            for job in self._jobs.values():
-                by_status[job.status] = by_status.get(job.status, 0) + 1
             return {
-                "solver": self._chip.solver_name,
-                "graph_id": self._chip.graph_id,
-                "online": self._offline_until_s is None,
+                "solver": self._installed.chip.solver_name,
+                "graph_id": self._installed.chip.graph_id,
+                "online": not self._installed.offline,
                 "submitted": self._submitted,
                 "queued": len(self._queue),
-                "jobs": by_status,
+                "jobs": dict(Counter(job.status for job in self._jobs)),
                 "faults": self.faults.armed(),
                 "calls": self.faults.calls(),
             }
@@ -140,8 +83,8 @@ class SolverBackend:
         if action == "maintenance":
             self.start_maintenance()
         with self._changed:
-            self._return_from_maintenance()
-            chip, physics, offline = self._chip, self._physics, self._offline_until_s is not None
+            now = self._installed.now()
+            chip, physics, offline = now.chip, now.physics, now.offline
         try:
             solver = _named_solver(job, chip)
             problem = None if offline else read_problem(job, chip, accept_nan=action == "nan_accepted")
@@ -149,7 +92,7 @@ class SolverBackend:
             return {"error_code": error.code, "error_msg": str(error)}
         with self._changed:
             # Maintenance may have begun, or even ended, while the problem was read.
-            offline = offline or self._offline_until_s is not None or self._chip is not chip
+            offline = offline or self._installed.offline or self._installed.chip is not chip
             entry = Job(
                 identifier=str(uuid.uuid4()),
                 number=self._submitted,
@@ -159,18 +102,17 @@ class SolverBackend:
                 chip=chip,
                 physics=physics,
                 problem=problem,
-                submitted_on=_now(),
+                submitted_on=api_time(),
                 ready_at_s=self._clock() + self.config.queue_s,
             )
             self._submitted += 1
-            self._jobs[entry.identifier] = entry
-            self._forget_oldest()
+            self._jobs.add(entry)
             if offline or action == "offline":
-                self._finish(entry, "FAILED", "Solver is offline")
+                entry.finish("FAILED", "Solver is offline")
             elif action == "failed":
-                self._finish(entry, "FAILED", "Internal error while the problem was run")
+                entry.finish("FAILED", "Internal error while the problem was run")
             elif action == "cancelled":
-                self._finish(entry, "CANCELLED")
+                entry.finish("CANCELLED")
             elif action == "stuck":
                 entry.stuck = True
             else:
@@ -189,14 +131,14 @@ class SolverBackend:
                 if len(known) < len(jobs):
                     return None
                 left = ends_at - time.monotonic()
-                if left <= 0.0 or self._closing or not known or any(job.status in _TERMINAL for job in known):
+                if left <= 0.0 or self._closing or not known or any(job.ended for job in known):
                     return [job.describe() for job in known]
                 self._changed.wait(left)
 
     def every_status(self) -> list[dict[str, Any]]:
         """Statuses of all remembered jobs, newest first."""
         with self._changed:
-            return [job.describe() for job in reversed(self._jobs.values())]
+            return [job.describe() for job in reversed(list(self._jobs))]
 
     def result(self, identifier: str) -> dict[str, Any] | None:
         """Status of a job, with its answer once there is one; None if it is unknown."""
@@ -218,11 +160,11 @@ class SolverBackend:
             job = self._jobs.get(identifier)
             if job is None:
                 return {"error_code": 404, "error_msg": "Problem does not exist"}
-            if job.status in _TERMINAL:
+            if job.ended:
                 return {"error_code": 409, "error_msg": "Problem has been finished."}
             if job.status == "IN_PROGRESS":
                 return {"error_code": 202, "error_msg": "Attempting to cancel problem in progress."}
-            self._finish(job, "CANCELLED")
+            job.finish("CANCELLED")
             if job in self._queue:
                 self._queue.remove(job)
             self._changed.notify_all()
@@ -232,10 +174,10 @@ class SolverBackend:
         """Go offline: what is queued or running fails, and the solver returns with another working graph."""
         with self._changed:
             self._queue.clear()
-            for job in self._jobs.values():
-                if job.status not in _TERMINAL:
-                    self._finish(job, "FAILED", "Solver is offline")
-            self._offline_until_s = self._clock() + self.config.maintenance_s
+            for job in self._jobs:
+                if not job.ended:
+                    job.finish("FAILED", "Solver is offline")
+            self._installed.take_offline()
             self._changed.notify_all()
 
     def close(self, timeout_s: float = 5.0) -> bool:
@@ -248,25 +190,6 @@ class SolverBackend:
         for worker in self._workers:
             worker.join(max(0.0, ends_at - time.monotonic()))
         return not any(worker.is_alive() for worker in self._workers)
-
-    def _return_from_maintenance(self) -> None:
-        if self._offline_until_s is not None and self._clock() >= self._offline_until_s:
-            self._offline_until_s = None
-            self._chip = self._chip.after_maintenance(self.config.seed)
-            self._physics = Physics(self.config, self._chip)
-
-    def _forget_oldest(self) -> None:
-        while len(self._jobs) > JOBS_KEPT or self._answer_bytes > ANSWER_BYTES_KEPT:
-            newest = next(reversed(self._jobs))
-            ended = (name for name, job in self._jobs.items() if job.status in _TERMINAL and name != newest)
-            oldest = next(ended, None)
-            if oldest is None:
-                return
-            self._answer_bytes -= _size(self._jobs.pop(oldest).answer)
-
-    def _finish(self, job: Job, status: str, error_message: str | None = None) -> None:
-        job.status, job.error_message, job.solved_on = status, error_message, _now()
-        job.problem = None
 
     def _next_job(self) -> tuple[Job, Problem] | None:
         """The next problem to run, waiting for one; None when the solver closes."""
@@ -290,49 +213,31 @@ class SolverBackend:
             job, problem = work
             try:
                 answer = self._run(job, problem)
-                self._last(job)
             except StoppedError:
                 continue
             except Exception as error:
                 # Whatever breaks in a run must reach the client as FAILED, and must not end the worker.
                 with self._changed:
-                    if job.status not in _TERMINAL:
-                        self._finish(job, "FAILED", f"Internal error: {error!r}")
+                    if not job.ended:
+                        job.finish("FAILED", f"Internal error: {error!r}")
                     self._changed.notify_all()
                 continue
             with self._changed:
-                if job.status not in _TERMINAL:
-                    self._finish(job, "COMPLETED")
-                    job.answer = answer
-                    self._answer_bytes += _size(answer)
-                    self._forget_oldest()
+                if not job.ended:
+                    job.finish("COMPLETED")
+                    self._jobs.keep_answer(job, answer)
                 self._changed.notify_all()
 
-    def _last(self, job: Job) -> None:
-        """Let the job take as long as it is to take."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closing or job.status in _TERMINAL, job.lasts_s)
-
     def _run(self, job: Job, problem: Problem) -> dict[str, Any]:
-        rng = np.random.default_rng([self.config.seed, 5, job.number])
-        programmed = job.physics.program(problem, rng, self._clock() - self._started_s, job.number)
-        parameters = problem.parameters
-        spins = draw(
-            programmed,
-            reads=parameters.num_reads,
-            sweeps=self.config.sweeps,
-            seed=int(rng.integers(2**63)),
-            stop=lambda: self._closing or job.status in _TERMINAL,
-        )
-        timing_us = job.chip.timing.fields(
-            problem.active.shape[0],
-            parameters.num_reads,
-            parameters.annealing_time_us,
-            parameters.programming_thermalization_us,
-            parameters.readout_thermalization_us,
-            decorrelate=parameters.reduce_intersample_correlation,
-        )
-        return encode_answer(problem, job.chip, job.physics.read_out(spins, rng), timing_us)
+        """The job's answer, once it has taken as long as it is to take."""
+
+        def stopped() -> bool:
+            return self._closing or job.ended
+
+        answer = job.run(problem, self.config, self._clock() - self._started_s, stopped)
+        with self._changed:
+            self._changed.wait_for(stopped, job.lasts_s)
+        return answer
 
 
 def _named_solver(job: dict[str, Any], chip: Chip) -> dict[str, Any]:
@@ -347,12 +252,3 @@ def _named_solver(job: dict[str, Any], chip: Chip) -> dict[str, Any]:
     if graph_id is not None and graph_id != chip.graph_id:
         raise RefusedError(f"Solver {name!r} has no graph_id {graph_id!r}; it is now {chip.graph_id!r}", code=404)
     return identity
-
-
-def _size(answer: dict[str, Any] | None) -> int:
-    """Bytes of an answer, near enough: its solutions."""
-    return 0 if answer is None else len(answer["solutions"])
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -71,7 +71,7 @@ class Physics:
             edges=local_ends(chip, active, problem.couplers).astype(np.int32),
             partitions=chip.colours[chip.qubits[active]],
             qubits=chip.qubits[active],
-            topology=chip.topology,
+            topology=str(chip.topology),
         )
 
     def read_out(self, spins: NDArray[np.int8], rng: np.random.Generator) -> NDArray[np.int8]:

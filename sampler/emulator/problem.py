@@ -93,8 +93,7 @@ def read_problem(job: dict[str, Any], chip: Chip, *, accept_nan: bool = False) -
     else:
         _check_range("h", h, limits.H_RANGE)
         _check_range("J", j, limits.EXTENDED_J_RANGE)
-        name = "per-group" if chip.family == "zephyr" else "per-qubit"
-        _check_range(f"{name} coupling sum", sums, chip.sum_range)
+        _check_range(f"{chip.sum_kind} coupling sum", sums, chip.sum_range)
     duration = chip.timing.run_us(
         active.shape[0],
         parameters.num_reads,

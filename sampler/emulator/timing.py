@@ -80,7 +80,7 @@ class TimingModel:
         programming_thermalization_us: float,
         readout_thermalization_us: float,
         *,
-        decorrelate: bool,
+        decorrelate: bool = False,
     ) -> dict[str, float]:
         """The timing fields of an answer, µs. A thermalisation time of 0 stands for the default, as in the client."""
         decorrelation = 0.0

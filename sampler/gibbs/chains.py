@@ -6,38 +6,26 @@ GIL). Integer arithmetic makes the cut invisible in the result.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from time import monotonic
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qshower.sampler.cores import usable_cores
 from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError
-from qshower.sampler.gibbs.kernels.run_block import BLOCK_TYPES, run_block_many, run_block_reference, run_one
+from qshower.sampler.gibbs.kernels.run_block import block_type, run_block_many, run_block_reference, run_one
+from qshower.sampler.gibbs.kernels.workers import each_piece
 from qshower.sampler.gibbs.program import Program, program_of
-from qshower.sampler.gibbs.schedule import checked_sweeps, ramp_and_hold
-from qshower.sampler.gibbs.streams import DRAW, REFINE, start_word, stream_keys
-from qshower.sampler.jit.kernel import kernel
-from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.gibbs.schedule import ramp_and_hold
+from qshower.sampler.gibbs.streams import DRAW, REFINE, scatter_start, stream_keys
+from qshower.sampler.machine import BoltzmannMachine, check_spins
+from qshower.sampler.request import check_streams, checked_sweeps
 
 Device = Literal["cpu", "cuda"]
 
 FEW = 2
 """Rows a thread runs one by one: up to here that is faster than a block of eight."""
-
-
-def available_threads() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=available_threads(), thread_name_prefix="gibbs")
 
 
 def draw(
@@ -103,13 +91,8 @@ def refine(
         deadline: ``time.monotonic`` instant past which SamplerTimeoutError is raised.
         device: ``"cpu"`` or ``"cuda"``.
     """
-    rows = spins.shape[0]
-    if spins.shape != (rows, machine.node_count) or spins.dtype != np.int8:
-        raise InvalidInputError("spins", f"{spins.dtype} {spins.shape}", f"int8 (rows, {machine.node_count})")
-    if not (np.abs(spins) == 1).all():
-        raise InvalidInputError("spins", "a value that is no spin", "-1 and +1")
-    if streams.shape != (rows, 2) or streams.dtype != np.uint64:
-        raise InvalidInputError("streams", f"{streams.dtype} {streams.shape}", f"uint64 ({rows}, 2)")
+    check_spins("spins", spins, machine.node_count)
+    check_streams(streams, spins.shape[0])
     betas = np.full(checked_sweeps(sweeps, least=0), checked_beta(beta))
     program = program_of(machine, free_condition=free_condition, beta=beta)
     result = np.array(spins, dtype=np.int8, order="C")
@@ -156,47 +139,17 @@ def run(
         run_on_device(program, spins, betas, keys, on_time=on_time)
         return
 
-    workers = threads if threads is not None else available_threads()
+    workers = threads if threads is not None else usable_cores()
     share = -(-spins.shape[0] // workers)
-    state_type = next((kind for kind in BLOCK_TYPES if 8 * np.dtype(kind).itemsize >= share), BLOCK_TYPES[-1])
+    state_type = block_type(share)
     alone = share <= FEW and not program.wide
 
     def piece(rows: slice) -> None:
         if program.wide:
-            run_block_reference(program, spins[rows], betas, keys[rows], on_time)
+            run_block_reference(program, spins[rows], betas, keys[rows], on_time=on_time)
         elif alone:
-            run_one(program, spins[rows], betas, keys[rows], on_time)
+            run_one(program, spins[rows], betas, keys[rows], on_time=on_time)
         else:
-            run_block_many(program, spins[rows], betas, keys[rows], state_type, on_time)
+            run_block_many(program, spins[rows], betas, keys[rows], state_type, on_time=on_time)
 
     each_piece(piece, spins.shape[0], 1 if alone else 8 * np.dtype(state_type).itemsize, workers)
-
-
-def each_piece(work: Callable[[slice], None], rows: int, size: int, threads: int | None) -> None:
-    """Call ``work`` on slices of at most ``size`` rows, on up to ``threads`` threads of the shared pool."""
-    pieces = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
-    workers = min(threads if threads is not None else available_threads(), len(pieces))
-    if workers <= 1:
-        for part in pieces:
-            work(part)
-        return
-
-    def lane(number: int) -> None:
-        for part in pieces[number::workers]:
-            work(part)
-
-    futures = [_pool().submit(lane, number) for number in range(workers)]
-    for future in futures:
-        future.result()
-
-
-@kernel()
-def scatter_start(spins: NDArray[np.int8], order: NDArray[np.int32], keys: NDArray[np.uint64]) -> None:
-    """Random spins for the updated nodes of each row of ``spins``, from the row's key."""
-    for row in range(spins.shape[0]):
-        word = np.uint64(0)
-        for position in range(order.shape[0]):
-            if position % 64 == 0:
-                word = start_word(keys[row], position // 64)
-            spins[row, order[position]] = np.int8(2 * np.int64(word & np.uint64(1)) - 1)
-            word = word >> np.uint64(1)

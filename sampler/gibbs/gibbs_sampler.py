@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from time import monotonic
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
+from qshower.sampler.closing import Closing
+from qshower.sampler.cores import usable_cores
 from qshower.sampler.errors import InvalidInputError, SamplerUnavailableError
-from qshower.sampler.gibbs.chains import Device, available_threads, draw, refine
+from qshower.sampler.gibbs.chains import Device, draw, refine
 from qshower.sampler.gibbs.kernels.replicas import run_tempering
 from qshower.sampler.gibbs.kernels.run_block import BLOCK_TYPES
 from qshower.sampler.gibbs.program import program_of
-from qshower.sampler.gibbs.schedule import DEFAULT_SWEEPS, checked_sweeps
 from qshower.sampler.gibbs.streams import DRAW, stream_keys
 from qshower.sampler.machine import PARTITION_COUNT, BoltzmannMachine
 from qshower.sampler.protocol import Availability, SamplerCapabilities
 from qshower.sampler.provenance import Provenance
-from qshower.sampler.request import LatentBatch, LatentRequest
+from qshower.sampler.request import DEFAULT_SWEEPS, LatentBatch, LatentRequest
 
 __all__ = ["GibbsSampler", "refine", "warm_up"]
 
@@ -27,11 +26,28 @@ SMALL_BATCH = 64
 """
 
 
-class GibbsSampler:
+class GibbsSampler(Closing):
     """Draws from P(s_free | s_0 = c) ∝ exp(−E(s)) by block Gibbs sweeps after a ramp of beta.
 
     Row i of the answer is a function of its stream, its condition, the number of sweeps and the machine: the same to
     the bit alone, in any batch and on any number of threads. Safe to call from several threads.
+
+    Two spins, of which the second follows the first::
+
+        >>> machine = BoltzmannMachine(
+        ...     h=np.zeros(2, dtype=np.float32),
+        ...     j=np.array([-20.0], dtype=np.float32),
+        ...     edges=np.array([[0, 1]], dtype=np.int32),
+        ...     partitions=np.array([0, 1], dtype=np.int8),
+        ...     qubits=np.array([0, 1]),
+        ...     topology="none",
+        ... )
+        >>> conditions = np.array([[1], [-1]], dtype=np.int8)
+        >>> streams = np.array([[7, 0], [7, 1]], dtype=np.uint64)
+        >>> with GibbsSampler() as sampler:
+        ...     batch = sampler.sample(LatentRequest(machine, conditions, streams))
+        >>> batch.spins.tolist(), batch.energies.tolist()
+        ([[1, 1], [-1, -1]], [-20.0, -20.0])
 
     Args:
         device: ``"cpu"`` or ``"cuda"``; up to ``SMALL_BATCH`` rows are drawn on the CPU where spins are the same.
@@ -64,19 +80,15 @@ class GibbsSampler:
             reason = cuda.missing()
             detail = {"device": "cuda"} if reason else {"device": "cuda", "kernel": cuda.best_kernel()}
             return Availability(available=reason is None, reason=reason, detail=detail)
-        return Availability(available=True, detail={"device": "cpu", "threads": self.threads or available_threads()})
+        return Availability(available=True, detail={"device": "cpu", "threads": self.threads or usable_cores()})
 
     def sample(self, request: LatentRequest) -> LatentBatch:
         """One latent per row; InvalidInputError for an option other than ``sweeps``, SamplerTimeoutError if late."""
         began = monotonic()
-        refused = sorted(set(request.options.given()) - self.capabilities.options)
-        if refused:
-            raise InvalidInputError(f"options.{refused[0]}", getattr(request.options, refused[0]), "options.sweeps")
+        sweeps = request.options.sweeps_or(DEFAULT_SWEEPS, self.name)
         state = self.availability(request.machine)
         if not state.available:
             raise SamplerUnavailableError(f"gibbs: {state.reason}")
-        asked = request.options.sweeps
-        sweeps = DEFAULT_SWEEPS if asked is None else checked_sweeps(asked, least=1, field="options.sweeps")
         deadline = None if request.deadline_s is None else began + request.deadline_s
         small = request.rows <= SMALL_BATCH and state.detail.get("kernel") == "fused"
         spins = draw(
@@ -98,16 +110,6 @@ class GibbsSampler:
 
     def close(self) -> None:
         """Nothing to let go of: the thread pool is the process's."""
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
 
 def warm_up() -> None:

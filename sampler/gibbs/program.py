@@ -33,7 +33,7 @@ NARROW_QUANTUM = 1.0 / 256.0
 DECIDED_FIELD = 48.0
 """A bias this far, in kT, beyond all couplings of its node together is as good as infinite: flips below e⁻⁹⁶."""
 
-_KEPT = 16
+_MOST_ENTRIES = 16
 
 Value = TypeVar("Value")
 
@@ -188,7 +188,7 @@ def _row_sums(values: NDArray[np.float64], indptr: NDArray[np.int32]) -> NDArray
     return rows
 
 
-class Kept(Generic[Value]):
+class LastUsed(Generic[Value]):
     """The last few values by the identity of the (immutable) arrays they were made from."""
 
     def __init__(self) -> None:
@@ -208,12 +208,12 @@ class Kept(Generic[Value]):
         # The sources are held so that an identity in the key cannot be reused while the entry lives.
         with self._lock:
             self._entries[key] = (sources, value)
-            while len(self._entries) > _KEPT:
+            while len(self._entries) > _MOST_ENTRIES:
                 self._entries.popitem(last=False)
 
 
-_graphs: Kept[GibbsGraph] = Kept()
-_programs: Kept[Program] = Kept()
+_graphs: LastUsed[GibbsGraph] = LastUsed()
+_programs: LastUsed[Program] = LastUsed()
 
 
 def graph_of(machine: BoltzmannMachine, *, free_condition: bool = False) -> GibbsGraph:

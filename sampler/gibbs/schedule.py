@@ -9,13 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.errors import InvalidInputError
-
-DEFAULT_SWEEPS = 256
-"""Sweeps of a draw whose caller names no number. Bundles carry a measured one."""
-
-MAX_SWEEPS = 1_000_000
-"""Most sweeps one draw may ask for."""
+from qshower.sampler.request import checked_sweeps
 
 RAMP_START = 0.05
 """Beta of the first sweep, as a fraction of the law's."""
@@ -25,16 +19,13 @@ RAMP_SHARE = 0.75
 
 
 def ramp_and_hold(sweeps: int, beta: float = 1.0) -> NDArray[np.float64]:
-    """Beta of each sweep, (sweeps,): linear from ``RAMP_START * beta``, the last quarter (one at least) at ``beta``."""
+    """Beta of each sweep, (sweeps,): linear from ``RAMP_START * beta``, the last quarter (one at least) at ``beta``.
+
+    >>> ramp_and_hold(4).round(3).tolist()
+    [0.05, 0.367, 0.683, 1.0]
+    """
     checked_sweeps(sweeps, least=1)
     ramp = min(int(sweeps * RAMP_SHARE), sweeps - 1)
     betas = np.full(sweeps, beta, dtype=np.float64)
     betas[:ramp] = beta * (RAMP_START + (1.0 - RAMP_START) * np.arange(ramp) / max(ramp, 1))
     return betas
-
-
-def checked_sweeps(sweeps: int, *, least: int, field: str = "sweeps") -> int:
-    """``sweeps``, once it is known to be a number of sweeps."""
-    if isinstance(sweeps, bool) or not isinstance(sweeps, (int, np.integer)) or not least <= sweeps <= MAX_SWEEPS:
-        raise InvalidInputError(field, sweeps, f"an integer from {least} to {MAX_SWEEPS}")
-    return int(sweeps)

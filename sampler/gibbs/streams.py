@@ -66,3 +66,15 @@ def start_word(key: np.uint64, word: int) -> Any:
 def further_bits(key: np.uint64, update: int) -> Any:
     """32 more bits of the uniform number of an update, by the update's number since the chain began."""
     return mix(key ^ mix(_TIES + np.uint64(update))) >> np.uint64(32)
+
+
+@kernel()
+def scatter_start(spins: NDArray[np.int8], order: NDArray[np.int32], keys: NDArray[np.uint64]) -> None:
+    """Random spins for the updated nodes of each row of ``spins``, from the row's key."""
+    for row in range(spins.shape[0]):
+        word = np.uint64(0)
+        for position in range(order.shape[0]):
+            if position % 64 == 0:
+                word = start_word(keys[row], position // 64)
+            spins[row, order[position]] = np.int8(2 * np.int64(word & np.uint64(1)) - 1)
+            word = word >> np.uint64(1)

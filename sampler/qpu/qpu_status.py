@@ -11,7 +11,6 @@ import numpy as np
 
 from qshower.sampler.errors import QShowerError, SamplerUnavailableError
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.placement import machine_fingerprint
 from qshower.sampler.protocol import Availability
 from qshower.sampler.provenance import Provenance
 from qshower.sampler.qpu.calibration.calibrator import Calibrator
@@ -65,7 +64,7 @@ class QpuState:
 
     def availability(self, machine: BoltzmannMachine) -> Availability:
         """Whether a solver that fits ``machine`` is online; an answer is kept for ``availability_ttl_s``."""
-        key = machine_fingerprint(machine)
+        key = machine.fingerprint()
         kept = self._answers.get(key)
         if kept is None or monotonic() - kept[0] > self._settings.availability_ttl_s:
             kept = self._answers[key] = (monotonic(), self._look(machine))
@@ -80,7 +79,7 @@ class QpuState:
         solver, graph_id, anneal_us = provenance.solver, provenance.graph_id, provenance.annealing_time_us
         if solver is None or graph_id is None or anneal_us is None or self._link.last_graph(solver) != graph_id:
             return False
-        known = self._thermometer.detail(CalibrationKey(solver, graph_id, machine_fingerprint(machine), anneal_us))
+        known = self._thermometer.detail(CalibrationKey(solver, graph_id, machine.fingerprint(), anneal_us))
         if known is None or known["stale"] or known["drift"] is not None:
             return False
         same: bool = (known["beta"], known["calibrated_at"]) == (provenance.beta, provenance.beta_calibrated_at)
@@ -104,7 +103,7 @@ class QpuState:
 
     def _key(self, machine: BoltzmannMachine, info: SolverInfo) -> CalibrationKey:
         anneal_us = self._settings.annealing_time_us or info.default_annealing_time_us
-        return CalibrationKey(info.name, info.graph.graph_id, machine_fingerprint(machine), anneal_us)
+        return CalibrationKey(info.name, info.graph.graph_id, machine.fingerprint(), anneal_us)
 
     def _look(self, machine: BoltzmannMachine) -> Availability:
         settings = self._settings

@@ -18,19 +18,10 @@ from qshower.sampler.provenance import Provenance
 from qshower.sampler.qpu.drawing.drawer import PartReads
 from qshower.sampler.qpu.drawing.postprocess import assemble
 from qshower.sampler.qpu.ocean.runner import Usage
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest
 
 MOST_ROWS = 8192
 """Most unused reads handed over after one draw: they take memory until they are refined."""
-_LEAVE_READS_AS_THEY_ARE = frozenset({"max_qpu_access_time_us", "num_reads"})
-
-
-def drawn_by_default(options: SamplerOptions) -> bool:
-    """Whether a read drawn with ``options`` is what a request without any would get.
-
-    Neither a cap nor the number of reads affects a read.
-    """
-    return not options.given().keys() - _LEAVE_READS_AS_THEY_ARE
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.progress import TaskID
 from rich.table import Table
 
+from qshower.evaluation.ablation import ROWS
 from qshower.evaluation.report import evaluate
 from qshower.model.bundle import find_bundles
 from qshower.service.commands.terminal import console, progress, say
@@ -23,6 +24,7 @@ class Choice:
     classifiers: bool = True
     floor_reference: Path | None = None
     bundle: str | None = None
+    prior_showers: int = ROWS
     names: Sequence[str] | None = None
     seed: int = 0
 
@@ -46,6 +48,7 @@ def run(reference: Path, samples: Sequence[Path], output: Path, choice: Choice) 
             classifiers=choice.classifiers,
             floor_reference=choice.floor_reference,
             bundle=None if choice.bundle is None else _bundle_folder(choice.bundle),
+            prior_showers=choice.prior_showers,
             names=choice.names,
             seed=choice.seed,
             progress=reached,

@@ -61,10 +61,8 @@ class UnusedReadsQueue:
 
     def receive(self, reads: UnusedReads) -> None:
         """Take in as many ``reads`` as there is room for; none that a request without options would not get."""
-        from qshower.sampler.qpu.unused_reads import drawn_by_default  # brings Ocean along, which is here by now
-
         cache = next((one for one in self._caches if one.machine is reads.request.machine), None)
-        if cache is None or not drawn_by_default(reads.request.options):
+        if cache is None or not reads.request.options.leave_latents_alone():
             return
         with self._lock:
             for some in reads.slices(SLICE_ROWS):

@@ -18,7 +18,7 @@ from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.ocean.problems import Collector, Submission, submit
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
-from qshower.sampler.qpu.unused_reads import MOST_ROWS, UnusedReads, drawn_by_default
+from qshower.sampler.qpu.unused_reads import MOST_ROWS, UnusedReads
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
 LEVELS = np.array([[1, 1, -1, 1], [-1, 1, -1, -1]], dtype=np.int8)
@@ -154,7 +154,7 @@ def test_what_is_handed_over_is_bounded_and_shared_by_the_conditions(
     ],
 )
 def test_which_reads_are_like_those_of_a_request_without_options(options: dict[str, object], like_any: bool) -> None:
-    assert drawn_by_default(SamplerOptions(**options)) is like_any  # type: ignore[arg-type]
+    assert SamplerOptions(**options).leave_latents_alone() is like_any  # type: ignore[arg-type]
 
 
 def programmings_of(emulator: EmulatorServer, folder: Path) -> QpuSettings:

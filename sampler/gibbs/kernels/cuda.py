@@ -76,7 +76,7 @@ def run_on_device(
     for start in range(0, spins.shape[0], most):
         rows = slice(start, start + most)
         try:
-            run(program, spins[rows], betas, keys[rows], torch.device(device), on_time)
+            run(program, spins[rows], betas, keys[rows], torch.device(device), on_time=on_time)
         except _failures() as error:
             reason = str(error).partition("\n")[0]
             raise SamplerUnavailableError(f"gibbs: the {device} device failed: {reason}") from error
@@ -128,7 +128,8 @@ def _run_fused(
     betas: NDArray[np.float64],
     keys: NDArray[np.uint64],
     device: torch.device,
-    on_time: Callable[[], None],
+    *,
+    on_time: Callable[[], None] = lambda: None,
 ) -> None:
     from qshower.sampler.gibbs.kernels.triton_sweep import sweep_kernel
 
@@ -213,7 +214,8 @@ def _run_dense(
     betas: NDArray[np.float64],
     keys: NDArray[np.uint64],
     device: torch.device,
-    on_time: Callable[[], None],
+    *,
+    on_time: Callable[[], None] = lambda: None,
 ) -> None:
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False  # TF32 has too few bits for whole fields.

@@ -18,13 +18,14 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
-from qshower.sampler.gibbs.chains import available_threads, each_piece, scatter_start
+from qshower.sampler.cores import usable_cores
 from qshower.sampler.gibbs.kernels import simd
 from qshower.sampler.gibbs.kernels.many_chains import exponent_factors, run_many_chains
 from qshower.sampler.gibbs.kernels.reference import run_reference
-from qshower.sampler.gibbs.kernels.run_block import BLOCK_TYPES, block_fields, block_states, fold_plain, pack, unpack
+from qshower.sampler.gibbs.kernels.run_block import block_fields, block_states, block_type, fold_plain, pack, unpack
+from qshower.sampler.gibbs.kernels.workers import each_piece
 from qshower.sampler.gibbs.program import Program
-from qshower.sampler.gibbs.streams import generator_states, start_word, stream_keys
+from qshower.sampler.gibbs.streams import generator_states, scatter_start, start_word, stream_keys
 from qshower.sampler.jit.kernel import kernel
 from qshower.sampler.jit.vectors import VectorType, intrinsic
 
@@ -62,9 +63,9 @@ def run_tempering(
     """
     rows = spins.shape[0]
     plain = plain or program.wide or program.graph.updates > MOST_UPDATES
-    workers = threads if threads is not None else available_threads()
+    workers = threads if threads is not None else usable_cores()
     share = -(-rows // workers)
-    state_type = next((kind for kind in BLOCK_TYPES if 8 * np.dtype(kind).itemsize >= share), BLOCK_TYPES[-1])
+    state_type = block_type(share)
     width = 8 * np.dtype(state_type).itemsize
     counts = np.zeros((-(-rows // width), betas.shape[0] - 1), dtype=np.int64)
 

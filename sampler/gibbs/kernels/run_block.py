@@ -12,7 +12,7 @@ from qshower.sampler.gibbs.kernels import simd
 from qshower.sampler.gibbs.kernels.many_chains import exponent_factors, run_many_chains
 from qshower.sampler.gibbs.kernels.one_chain import LANES, Slices, run_one_chain
 from qshower.sampler.gibbs.kernels.reference import run_reference
-from qshower.sampler.gibbs.program import GibbsGraph, Kept, Program
+from qshower.sampler.gibbs.program import GibbsGraph, LastUsed, Program
 from qshower.sampler.gibbs.streams import generator_states
 from qshower.sampler.jit.kernel import kernel
 
@@ -24,7 +24,12 @@ CHUNK = 1024
 """Sweeps between two looks at the clock."""
 
 
-_slices: Kept[Slices] = Kept()
+def block_type(rows: int) -> type[np.unsignedinteger[Any]]:
+    """The narrowest of ``BLOCK_TYPES`` that holds ``rows`` chains, else the widest."""
+    return next((kind for kind in BLOCK_TYPES if 8 * np.dtype(kind).itemsize >= rows), BLOCK_TYPES[-1])
+
+
+_slices: LastUsed[Slices] = LastUsed()
 
 
 def slices_of(graph: GibbsGraph) -> Slices:
@@ -42,6 +47,7 @@ def run_block_many(
     betas: NDArray[np.float64],
     keys: NDArray[np.uint64],
     state_type: type[np.unsignedinteger[Any]],
+    *,
     on_time: Callable[[], None] = lambda: None,
 ) -> None:
     """Sweep up to as many rows of ``spins`` as ``state_type`` has bits, in place, with the fast kernel.
@@ -101,6 +107,7 @@ def run_one(
     spins: NDArray[np.int8],
     betas: NDArray[np.float64],
     keys: NDArray[np.uint64],
+    *,
     on_time: Callable[[], None] = lambda: None,
 ) -> None:
     """Sweep one row of ``spins`` (1, nodes) in place, with the kernel for one chain."""
@@ -143,6 +150,7 @@ def run_block_reference(
     spins: NDArray[np.int8],
     betas: NDArray[np.float64],
     keys: NDArray[np.uint64],
+    *,
     on_time: Callable[[], None] = lambda: None,
 ) -> None:
     """Sweep rows of ``spins`` in place with the plain kernel; ``on_time`` as above."""

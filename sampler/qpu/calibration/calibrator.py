@@ -13,7 +13,6 @@ import numpy as np
 
 from qshower.sampler.errors import SamplerTimeoutError
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.placement import machine_fingerprint
 from qshower.sampler.qpu.calibration.drift import DriftWatch, Look
 from qshower.sampler.qpu.calibration.estimators import combined
 from qshower.sampler.qpu.calibration.random_fields import correction, field_variance
@@ -46,7 +45,7 @@ keeps coming back, it must not cost a calibration with each request."""
 def calibration_key(machine: BoltzmannMachine, plan: Plan) -> CalibrationKey:
     """What a calibration for ``plan`` belongs to."""
     return CalibrationKey(
-        plan.info.name, plan.info.graph.graph_id, machine_fingerprint(machine), plan.options.annealing_time_us
+        plan.info.name, plan.info.graph.graph_id, machine.fingerprint(), plan.options.annealing_time_us
     )
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.placement import machine_fingerprint, placements_by_number
 from qshower.sampler.qpu.embedding.layout import Layout
 from qshower.sampler.qpu.embedding.ranges import CouplingLimits
 from qshower.sampler.qpu.ocean.solver import SolverInfo
+from qshower.sampler.tiling import placements_by_number
 
 _KEPT = 8
 _NUMBERS = frozenset({1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64})
@@ -80,7 +80,7 @@ class EmbeddingCache:
         Raises:
             PlacementError: it has none with few enough holes and missing couplers.
         """
-        key = (*info.key, machine_fingerprint(machine), place_condition)
+        key = (*info.key, machine.fingerprint(), place_condition)
         with self._lock:
             kept = self._kept.get(key)
             if kept is None:

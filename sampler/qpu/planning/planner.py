@@ -16,7 +16,7 @@ from qshower.sampler.qpu.ocean.solver import SolverInfo
 from qshower.sampler.qpu.planning.draw_options import draw_options
 from qshower.sampler.qpu.planning.packing import Part, Programming, pack
 from qshower.sampler.qpu.qpu_settings import QpuSettings
-from qshower.sampler.request import LatentRequest
+from qshower.sampler.request import LatentRequest, rows_by_condition
 
 COPIES_MUST_SAVE = 0.1
 """Share of the access time that drawing on more copies must save to be worth their additional holes."""
@@ -111,7 +111,7 @@ class Planner:
         num_reads = request.options.num_reads
         options = draw_options(request.options, self._settings, info)
         sites = self.sites(request, info, place_condition=options.condition_mode == "flux_bias")
-        conditions, members = distinct(request.conditions)
+        conditions, members = rows_by_condition(request.conditions)
         plans = []
         for some in sites.choices:
             programmings = self._pack(members, some, info, options, num_reads)
@@ -219,16 +219,6 @@ class Planner:
             return cost
 
         return pack(members, len(sites), cost_us, most_reads(info, int(qubits[-1]), options), num_reads)
-
-
-def distinct(conditions: NDArray[np.int8]) -> tuple[NDArray[np.int8], list[NDArray[np.int64]]]:
-    """The different rows of ``conditions`` (rows, condition nodes) in ascending order, and the rows that hold each."""
-    # Eight spins to a byte, and all bytes of a row one value: sorting them takes a hundredth of sorting the rows.
-    packed = np.pad(np.packbits(conditions > 0, axis=1), ((0, 0), (0, 1)))  # there is a byte even if there are no spins
-    keys = np.ascontiguousarray(packed).view(np.dtype((np.void, packed.shape[1]))).reshape(-1)
-    _, first, member = np.unique(keys, return_index=True, return_inverse=True)
-    member = member.reshape(-1)
-    return conditions[first], np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
 
 
 def most_reads(info: SolverInfo, qubits: int, options: DrawOptions) -> int:

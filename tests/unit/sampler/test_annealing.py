@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qshower.sampler.annealing import AnnealingSampler, ramp_and_hold
+from qshower.sampler.annealing import AnnealingSampler, annealing_schedule
 from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError
 from qshower.sampler.request import SamplerOptions
 
 
 @pytest.mark.parametrize("sweeps", [1, 2, 3, 64, 1001])
 def test_schedule_ramps_up_and_holds_at_one(sweeps):
-    betas = ramp_and_hold(sweeps)
+    betas = annealing_schedule(sweeps)
     assert betas.shape == (sweeps,)
     assert (np.diff(betas) >= 0).all()
     assert (betas[sweeps // 2 :] == 1.0).all()

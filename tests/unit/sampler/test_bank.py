@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from qshower.sampler.annealing import AnnealingSampler
-from qshower.sampler.bank import ReplaySampler, bank_info, draw_bank, machine_sha256
+from qshower.sampler.bank import ReplaySampler, bank_info, draw_bank
 from qshower.sampler.bank_file import BankColumns, open_bank, write_bank
 from qshower.sampler.errors import BankExhaustedError, InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
 from qshower.sampler.packed_spins import pack_spins, unpack_spins
@@ -54,7 +54,7 @@ def test_bank_holds_what_the_sampler_drew(bank, machine, latent_request):
     content = open_bank(path)
     assert np.array_equal(unpack_spins(content.packed, machine.node_count), drawn)
     info = bank_info(path)
-    assert (info.rows, info.nodes, info.machine_sha256) == (90, 16, machine_sha256(machine))
+    assert (info.rows, info.nodes, info.machine_sha256) == (90, 16, machine.law_sha256())
     assert [draw.sampler for draw in info.draws] == ["annealing"] * 4
     assert {draw.sweeps for draw in info.draws} == {4}
     assert info.size_bytes == path.stat().st_size
@@ -162,7 +162,7 @@ def test_another_machine_is_refused(bank, machine, levels, latent_request):
         with pytest.raises(InvalidInputError, match="machine"):
             replay.sample(latent_request(other, levels))
     moved = dataclasses.replace(machine, qubits=machine.qubits + 1)
-    assert machine_sha256(moved) == machine_sha256(machine)
+    assert moved.law_sha256() == machine.law_sha256()
 
 
 def test_provenance_keeps_the_draws_own(bank, machine, levels, latent_request):

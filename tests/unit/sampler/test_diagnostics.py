@@ -15,12 +15,9 @@ from qshower.sampler.diagnostics import (
     autocorrelation_times,
     calibrate_sweeps,
     chain_autocorrelation_times,
-    energy_matched_beta,
     figures_of,
-    local_fields,
-    pseudolikelihood_beta,
 )
-from qshower.sampler.errors import InvalidInputError, SamplerError
+from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler, refine
 from qshower.sampler.provenance import Provenance
 from qshower.sampler.request import LatentBatch, SamplerOptions
@@ -36,78 +33,11 @@ def scaled(machine, beta):
     return machine.with_parameters(machine.h * np.float32(beta), machine.j * np.float32(beta))
 
 
-def test_local_fields_are_what_a_flip_costs(machine, rng, random_spins):
-    spins = random_spins(rng, (20, 15))
-    fields = local_fields(machine, spins)
-    for node in range(15):
-        flipped = spins.copy()
-        flipped[:, node] *= -1
-        cost = machine.energies(flipped) - machine.energies(spins)
-        assert np.allclose(cost, -2 * spins[:, node] * fields[:, node], atol=1e-5)
-
-
 def test_figures_are_energy_and_partition_means(machine, rng, random_spins):
     spins = random_spins(rng, (4, 15))
     figures = figures_of(machine, spins)
     assert list(figures) == ["energy", "magnetisation_1", "magnetisation_2", "magnetisation_3"]
     assert np.allclose(figures["magnetisation_2"], spins[:, machine.partitions == 2].mean(axis=1))
-
-
-@pytest.mark.parametrize("beta", [0.5, 1.0, 1.03, 2.0])
-def test_pseudolikelihood_finds_beta_within_its_error(beta, machine, rng, random_spins, enumerate_law):
-    law = enumerate_law(scaled(machine, beta), random_spins(rng, (3,)))
-    found = pseudolikelihood_beta(machine, law.draw(rng, 8000))
-    assert abs(found.beta - beta) < 5 * found.error
-    assert found.error < 0.03 * beta
-
-
-def test_bootstrap_error_is_the_spread_of_the_estimate(machine, rng, random_spins, enumerate_law):
-    law = enumerate_law(machine, random_spins(rng, (3,)))
-    estimates = [pseudolikelihood_beta(machine, law.draw(rng, 500), seed=number) for number in range(100)]
-    spread = np.std([found.beta for found in estimates], ddof=1)
-    stated = np.mean([found.error for found in estimates])
-    # The spread of 100 estimates is itself known to 7 %.
-    assert abs(stated / spread - 1) < 0.4
-    score = (np.mean([found.beta for found in estimates]) - 1) / (spread / math.sqrt(100))
-    assert abs(score) < 6
-
-
-def test_pseudolikelihood_of_inverted_states_is_negative(machine, rng, random_spins, enumerate_law):
-    law = enumerate_law(scaled(machine, -0.7), random_spins(rng, (3,)))
-    found = pseudolikelihood_beta(machine, law.draw(rng, 4000))
-    assert abs(found.beta + 0.7) < 5 * found.error
-
-
-def test_states_that_set_no_temperature_are_refused(machine, rng, random_spins, enumerate_law):
-    law = enumerate_law(machine, random_spins(rng, (3,)))
-    ground = law.spins[[law.energies.argmin()] * 5]
-    with pytest.raises(InvalidInputError, match="no finite beta"):
-        pseudolikelihood_beta(machine, ground)
-    zero = machine.with_parameters(machine.h * 0, machine.j * 0)
-    with pytest.raises(InvalidInputError, match="no finite beta"):
-        pseudolikelihood_beta(zero, law.draw(rng, 5))
-    for estimate in (pseudolikelihood_beta, lambda m, s: energy_matched_beta(m, s, GibbsSampler().sample)):
-        with pytest.raises(InvalidInputError, match="at least 2 rows"):
-            estimate(machine, ground[:1])
-    with pytest.raises(SamplerError, match="does not fluctuate"):
-        energy_matched_beta(zero, law.draw(rng, 5), GibbsSampler().sample)
-
-
-@pytest.mark.parametrize("beta", [0.6, 1.0, 1.7])
-def test_energy_matching_finds_beta_within_its_error(beta, machine, rng, random_spins, latent_request):
-    conditions = random_spins(rng, (4000, 3))
-    with GibbsSampler() as sampler:
-        given = sampler.sample(latent_request(scaled(machine, beta), conditions, seed=8)).spins
-        found = energy_matched_beta(machine, given, sampler.sample, seed=9)
-    assert abs(found.beta - beta) < 5 * found.error
-    assert found.error < 0.05 * beta
-
-
-def test_energy_that_no_temperature_has_is_told(machine, rng, random_spins, enumerate_law):
-    law = enumerate_law(machine, random_spins(rng, (3,)))
-    highest = law.spins[[law.energies.argmax()] * 50]
-    with GibbsSampler() as sampler, pytest.raises(SamplerError, match=r"no beta matches|did not settle"):
-        energy_matched_beta(machine, highest, sampler.sample, rounds=20)
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])

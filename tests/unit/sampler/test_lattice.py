@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from qshower.sampler.errors import InvalidInputError
-from qshower.sampler.lattice import colour_of, compact_lattice, ideal_graph, parse_topology
+from qshower.sampler.ideal_graph import ideal_graph, topology_of
+from qshower.sampler.lattice import compact_lattice
 
 
 @pytest.mark.parametrize(("family", "least_edges"), [("zephyr", 11_000), ("pegasus", 8_300)])
@@ -22,9 +23,8 @@ def test_default_block_is_compact_and_four_coloured(family: str, least_edges: in
 
 @pytest.mark.parametrize("topology", ["zephyr:3", "pegasus:4"])
 def test_colouring_is_proper_on_the_whole_chip(topology: str) -> None:
-    family, size = parse_topology(topology)
     graph = ideal_graph(topology)
-    colours = {qubit: colour_of(family, size, qubit) for qubit in graph}
+    colours = {qubit: topology_of(topology).colour_of(qubit) for qubit in graph}
     assert set(colours.values()) == {0, 1, 2, 3}
     assert all(colours[a] != colours[b] for a, b in graph.edges)
 
@@ -32,7 +32,7 @@ def test_colouring_is_proper_on_the_whole_chip(topology: str) -> None:
 @pytest.mark.parametrize("topology", ["chimera:4", "zephyr", "zephyr:0", "zephyr:x", "pegasus:1", "zephyr:99", ""])
 def test_topology_that_is_none_is_refused(topology: str) -> None:
     with pytest.raises(InvalidInputError, match="topology"):
-        parse_topology(topology)
+        topology_of(topology)
 
 
 def test_a_block_larger_than_the_chip_is_refused() -> None:

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qshower.sampler.errors import PlacementError
-from qshower.sampler.ideal_graph import FAMILIES, labels_of, segments_of, symmetries, translations
-from qshower.sampler.ideal_graph import extent as extent_of
-from qshower.sampler.lattice import compact_lattice, ideal_graph, machine_on
+from qshower.sampler.ideal_graph import Segments, ideal_graph, topology_of
+from qshower.sampler.lattice import compact_lattice, machine_on
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.placement import Placement, WorkingGraph, best_placements, placements_by_number
+from qshower.sampler.placement import Placement, WorkingGraph
+from qshower.sampler.tiling import best_placements, placements_by_number
 
 
 def working_graph(topology: str, seed: int = 0, qubits_lost: float = 0.0, couplers_lost: float = 0.0) -> WorkingGraph:
@@ -57,18 +57,18 @@ def assert_valid(placement: Placement, machine: BoltzmannMachine, graph: Working
 def test_every_symmetry_maps_couplers_to_couplers(family: str, size: int, block: int) -> None:
     graph, block_graph = ideal_graph(f"{family}:{size}"), ideal_graph(f"{family}:{block}")
     rng = np.random.default_rng(3)
-    kind = FAMILIES[family]
+    chip = topology_of(f"{family}:{size}")
     labels = np.array(sorted(block_graph), dtype=np.int64)
     position = {label: index for index, label in enumerate(labels.tolist())}
-    home = segments_of(family, block, labels)
+    home = topology_of(f"{family}:{block}").segments(labels)
     images = set()
-    for symmetry in symmetries(family):
-        image = symmetry.apply(home, kind)
-        for x, y in translations(family, size, *extent_of(image, kind)):
-            order = rng.permuted(np.tile(np.arange(kind.members), (2, 64, 1)), axis=2)
-            group = image.group + np.where(image.u == 0, x, y) // kind.group_width
+    for symmetry in chip.symmetries:
+        image = chip.image(symmetry, home)
+        for x, y in chip.translations(*chip.extent(image)):
+            order = rng.permuted(np.tile(np.arange(chip.members), (2, 64, 1)), axis=2)
+            group = image.group + np.where(image.u == 0, x, y) // chip.group_width
             start = image.start + np.where(image.u == 0, y, x)
-            placed = labels_of(family, size, image.u, group, order[image.u, group, image.member], start)
+            placed = chip.labels(Segments(image.u, group, order[image.u, group, image.member], start))
             inside = placed >= 0
             assert np.unique(placed[inside]).size == inside.sum()
             images.add(tuple(np.sort(placed)))

@@ -15,7 +15,7 @@ from qshower.sampler.emulator.chip import PARAMETERS, build_chip
 from qshower.sampler.emulator.emulator_config import NOISE_LEVELS, EmulatorConfig
 from qshower.sampler.emulator.fault_injection import FAULTS, FaultPlan, parse_fault
 from qshower.sampler.errors import InvalidInputError
-from qshower.sampler.lattice import ideal_graph
+from qshower.sampler.ideal_graph import ideal_graph
 
 
 @pytest.mark.parametrize(

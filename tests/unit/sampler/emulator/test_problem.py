@@ -232,7 +232,7 @@ def test_spoiled_answers_differ_from_good_ones(chip: Chip, action: str, rng: np.
 
 
 def _physics(chip: Chip, **settings: Any) -> Physics:
-    return Physics(EmulatorConfig(topology=chip.topology, beta=2.0, **settings), chip)
+    return Physics(EmulatorConfig(topology=str(chip.topology), beta=2.0, **settings), chip)
 
 
 def test_beta_follows_annealing_time_and_drift(chip: Chip) -> None:
@@ -303,7 +303,11 @@ def test_readout_flips_at_the_stated_rate(chip: Chip, rng: np.random.Generator) 
 
 def test_surviving_qubits_keep_their_constants(chip: Chip) -> None:
     settings = EmulatorConfig(
-        topology=chip.topology, control_error_h=0.05, control_error_j=0.05, systematic_share=1.0, flux_offset_phi0=1e-5
+        topology=str(chip.topology),
+        control_error_h=0.05,
+        control_error_j=0.05,
+        systematic_share=1.0,
+        flux_offset_phi0=1e-5,
     )
     after = chip.after_maintenance(0)
     machines = []
@@ -365,7 +369,7 @@ def test_oceans_coders_and_ours_agree(seed: int, share: float) -> None:
     chip = build_chip("zephyr:2", 0.05, 1)
     rng = np.random.default_rng(seed)
     nodes = rng.choice(chip.qubits, size=max(1, int(share * chip.qubits.shape[0])), replace=False).tolist()
-    linear = {node: float(rng.normal()) for node in nodes}
+    linear = {node: float(np.clip(rng.normal(), -4.0, 4.0)) for node in nodes}  # the chip's range of h
     inside = [(a, b) for a, b in chip.couplers.tolist() if a in linear and b in linear]
     quadratic = {pair: float(rng.normal(0.0, 0.1)) for pair in inside if rng.random() < 0.7}
     data = encode_problem_as_qp(_Encoder(chip), linear, quadratic)

@@ -16,9 +16,8 @@ from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError
 from qshower.sampler.gibbs.chains import draw
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler, refine, warm_up
 from qshower.sampler.gibbs.program import program_of
-from qshower.sampler.gibbs.schedule import DEFAULT_SWEEPS
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.request import SamplerOptions
+from qshower.sampler.request import DEFAULT_SWEEPS, SamplerOptions
 from qshower.sampler.tempering import temper
 
 PINNED = ["596707e0", "547848f0", "9785a070"]

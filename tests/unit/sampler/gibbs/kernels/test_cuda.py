@@ -149,7 +149,7 @@ def test_a_device_that_fails_is_unavailable(rng, random_machine, random_spins, m
     module, name, arguments = FAILURES[said]
     kind = getattr(pytest.importorskip(module), name)
 
-    def fails(*_):
+    def fails(*_, **__):
         raise kind(*arguments)
 
     monkeypatch.setattr(cuda, "_run_dense", fails)

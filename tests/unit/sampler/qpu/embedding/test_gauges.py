@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from qshower.sampler.emulator.chip import build_chip
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.placement import best_placements
 from qshower.sampler.qpu.drawing.drawer import Drawer, DrawOptions, PartReads, programming_of_reads, spread_reads
 from qshower.sampler.qpu.embedding.embedding import Embedding
 from qshower.sampler.qpu.embedding.gauges import GAUGES_OF_A_SET, Gauges, draw_gauges
@@ -26,6 +25,7 @@ from qshower.sampler.qpu.planning.packing import Part, Programming
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.shims.flux_bias import Shim
 from qshower.sampler.qpu.unused_reads import unused
+from qshower.sampler.tiling import best_placements
 
 TOPOLOGIES = ("zephyr:4", "pegasus:5")
 

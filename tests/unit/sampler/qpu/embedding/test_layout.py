@@ -11,7 +11,6 @@ import pytest
 from qshower.sampler.errors import InvalidInputError, ProblemRangeError, SamplerAnswerError, SamplerUnavailableError
 from qshower.sampler.lattice import compact_lattice, ideal_graph
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.placement import best_placements
 from qshower.sampler.qpu.embedding.embedding import EmbeddingCache
 from qshower.sampler.qpu.embedding.layout import Layout, draw_holes, mean_field
 from qshower.sampler.qpu.embedding.ranges import CouplingLimits, checked_factor, widest_beta
@@ -20,6 +19,7 @@ from qshower.sampler.qpu.ocean.solver import SolverInfo, solver_info
 from qshower.sampler.qpu.planning.draw_options import check_options
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import SamplerOptions
+from qshower.sampler.tiling import best_placements
 
 TIMING = {
     "version": "1.0.0",

@@ -18,7 +18,6 @@ from qshower.sampler.qpu.ocean.solver import SolverInfo, solver_info
 from qshower.sampler.qpu.planning.planner import (
     COPIES_MUST_SAVE,
     Planner,
-    distinct,
     legal_reads,
     most_reads,
     total_cost_us,
@@ -159,23 +158,6 @@ def test_missing_couplers_are_counted(machine: BoltzmannMachine, info: SolverInf
     for site in EmbeddingCache(1, 0.2).of(machine, lacking, place_condition=True).copies:
         ends = machine.edges[site.layout.placement.missing_edges]
         assert site.missing_couplers == (machine.partitions[ends] != 0).all(axis=1).sum() < len(ends)
-
-
-@pytest.mark.parametrize("width", [0, 1, 7, 8, 302])
-def test_distinct_conditions_are_those_of_numpy(width: int) -> None:
-    rng = np.random.default_rng(width)
-    some = rng.choice(np.array([-1, 1], dtype=np.int8), size=(9, width))
-    conditions = some[rng.integers(9, size=200)]
-    found, members = distinct(conditions)
-    assert found.dtype == np.int8
-    if width:
-        expected, member = np.unique(conditions, axis=0, return_inverse=True)
-        assert np.array_equal(found, expected)
-        assert np.array_equal(np.concatenate(members), np.argsort(member.reshape(-1), kind="stable"))
-    else:
-        assert found.shape == (1, 0)
-    assert all((conditions[rows] == row).all() for row, rows in zip(found, members, strict=True))
-    assert np.array_equal(np.sort(np.concatenate(members)), np.arange(200))
 
 
 @pytest.mark.parametrize(("reads", "gauges"), [(1000, 1000), (1007, 100), (5, 100), (640, 64), (9, 1)])
