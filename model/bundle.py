@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -28,26 +28,30 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from qshower.model.decoder import SampledDecoder
+from qshower.model.depth_decoder import DepthDecoder
 from qshower.model.energy_code import EnergyCodeKind, build_energy_code
 from qshower.model.geometry import geometry_from_dict
 from qshower.model.grid import Grid
 from qshower.model.layers import DecoderShape
 from qshower.model.point_decoder import PointDecoder
+from qshower.model.real_codes import latents_of_codes
 from qshower.model.scaling import ScalingKind
+from qshower.model.shower_code import ShowerCode
 from qshower.model.streams import uniforms
-from qshower.model.symmetry import Symmetry, group_order, turn
+from qshower.model.symmetry import Symmetry, canonical_elements, group_order, turn
 from qshower.sampler.errors import BundleError, InvalidInputError
 from qshower.sampler.files import replacing
 from qshower.sampler.machine import BoltzmannMachine
 
 MANIFEST = "manifest.json"
 DECODER_FILE, PRIOR_FILE, ENCODER_FILE = "decoder.safetensors", "prior.safetensors", "encoder.safetensors"
+CODE_FILE = "code.safetensors"
 PRETRAINED = Path(__file__).parent / "pretrained"
 TILE_ROWS = 32
 DEFAULT_SWEEPS = 256
 """Of a bundle that was not calibrated: an assumption."""
 
-Likelihood = Literal["sampled", "squared_error"]
+Likelihood = Literal["sampled", "squared_error", "depth"]
 
 
 class _Part(BaseModel):
@@ -94,11 +98,16 @@ class Manifest(_Part):
     sweeps_measurement: dict[str, Any] = {}
     training: dict[str, Any] = {}
     quality: dict[str, Any] = {}
+    code: dict[str, Any] = {}
     files: dict[str, str] = {}
 
 
-def build_decoder(likelihood: Likelihood, shape: DecoderShape, scaling: ScalingKind) -> SampledDecoder | PointDecoder:
+def build_decoder(
+    likelihood: Likelihood, shape: DecoderShape, scaling: ScalingKind
+) -> SampledDecoder | PointDecoder | DepthDecoder:
     """The decoder a manifest or configuration names, with fresh parameters."""
+    if likelihood == "depth":
+        return DepthDecoder(shape)
     return SampledDecoder(shape) if likelihood == "sampled" else PointDecoder(shape, scaling)
 
 
@@ -169,6 +178,33 @@ class Bundle:
             row = int(np.flatnonzero(outside)[0])
             raise InvalidInputError(f"incident_energies_mev[{row}]", float(energies[row]), f"{low:g} to {high:g} MeV")
         return self.energy_code.conditions(energies)
+
+    @property
+    def codes(
+        self,
+    ) -> Callable[[NDArray[np.float64], NDArray[np.float32], NDArray[np.uint64]], NDArray[np.int8]] | None:
+        """Latents of real showers, where the bundle has a fixed code of them: what the machine would have to draw.
+
+        Of energies (rows,) and showers (rows, voxels) in MeV, with streams (rows, 2): spins (rows, nodes).
+        """
+        return self._codes if CODE_FILE in self.manifest.files else None
+
+    def _codes(
+        self,
+        incident_energies_mev: NDArray[np.float64],
+        showers_mev: NDArray[np.float32],
+        streams: NDArray[np.uint64],
+    ) -> NDArray[np.int8]:
+        if not isinstance(self.decoder, DepthDecoder):
+            raise BundleError("likelihood", self.manifest.likelihood, "depth: the decoder that reads a fixed code")
+        nodes = self.machine.free_nodes[self.decoder.visible.numpy().reshape(-1)]
+        showers = self._grid.from_voxels(
+            np.where(showers_mev < self.geometry.threshold_mev, np.float32(0), showers_mev).astype(np.float32)
+        )
+        if self._order > 1:
+            showers = turn(showers, canonical_elements(showers, self._grid), self._grid)
+        bits = load_shower_code(self.path).bits(self._grid, showers).reshape(len(showers), -1)
+        return latents_of_codes(self.machine, nodes, bits, self.conditions(incident_energies_mev), streams)
 
     def decode(
         self,
@@ -262,6 +298,15 @@ def load_encoder_state(path: Path | str) -> dict[str, Tensor]:
     return _read_tensors(folder, read_manifest(folder)[0], ENCODER_FILE)
 
 
+def load_shower_code(path: Path | str) -> ShowerCode:
+    """The fixed code of showers that a bundle's latents carry, verified; BundleError where it has none."""
+    folder = Path(path)
+    manifest = read_manifest(folder)[0]
+    terms = _read_tensors(folder, manifest, CODE_FILE)["terms"]
+    names = tuple(manifest.code.get("observables", ()))
+    return ShowerCode(names, terms.double().numpy(), int(manifest.code.get("reach", 0)))
+
+
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
     """Manifest of a bundle and its SHA-256."""
     file = folder / MANIFEST
@@ -290,6 +335,7 @@ def save_bundle(
     decoder_state: Mapping[str, Tensor],
     encoder_state: Mapping[str, Tensor] | None = None,
     documents: Mapping[str, bytes] | None = None,
+    code: ShowerCode | None = None,
 ) -> Manifest:
     """Write a bundle folder, whole or not at all, and return its manifest with the files' hashes.
 
@@ -301,6 +347,9 @@ def save_bundle(
     contents = {DECODER_FILE: _tensor_bytes(decoder_state), PRIOR_FILE: _tensor_bytes(prior)}
     if encoder_state is not None:
         contents[ENCODER_FILE] = _tensor_bytes(encoder_state)
+    if code is not None:
+        contents[CODE_FILE] = _tensor_bytes({"terms": torch.from_numpy(code.terms).float()})
+        manifest = manifest.model_copy(update={"code": {"observables": list(code.observables), "reach": code.reach}})
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     complete = manifest.model_copy(update={"lattice": lattice_of(machine), "files": hashes})
     contents[MANIFEST] = _manifest_bytes(complete)

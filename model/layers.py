@@ -20,7 +20,8 @@ class DecoderShape:
 
     ``domain_low_mev`` and ``domain_high_mev`` set the scale of its energy features; ``profile_memory`` is how many
     layers before a layer are seen when that layer's energy is drawn, 0 for none (its energy then depends on the latent
-    and the energies alone).
+    and the energies alone). ``bits_per_layer``, ``hit_channels`` and ``threshold_mev``, the least energy of a hit
+    voxel, are for ``model.depth_decoder``.
     """
 
     latent_bits: int
@@ -35,6 +36,9 @@ class DecoderShape:
     voxel_channels: int = 32
     profile_hidden: int = 64
     profile_memory: int = 2
+    bits_per_layer: int = 0
+    hit_channels: int = 32
+    threshold_mev: float = 0.0
 
     @property
     def grid(self) -> Grid:

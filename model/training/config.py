@@ -8,10 +8,10 @@ from typing import Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from qshower.model.bundle import Likelihood
-from qshower.model.energy_code import EnergyCodeKind
 from qshower.model.scaling import ScalingKind
 from qshower.model.symmetry import Symmetry
+from qshower.model.training.coded_config import CodedConfig
+from qshower.model.training.sections import DataSection, LatentSection
 from qshower.sampler.errors import InvalidInputError
 
 
@@ -19,41 +19,10 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DataFile(_Section):
-    """One CaloChallenge HDF5 file. ``weight`` is its share of the training draws relative to the other files."""
-
-    path: Path
-    weight: float = Field(default=1.0, gt=0)
-
-
-class DataSection(_Section):
-    """Training data. Energies in MeV.
-
-    ``geometry`` is a CaloChallenge name, or a binning XML file with ``particle``. ``validation_fraction`` of the
-    showers is kept out of the training, chosen by the seed.
-    """
-
-    files: list[DataFile] = Field(min_length=1)
-    geometry: str = "2"
-    particle: str | None = None
-    threshold_mev: float | None = Field(default=None, ge=0)
-    domain_mev: tuple[float, float]
-    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
-
-
-class LatentSection(_Section):
-    """The Boltzmann machine and the condition."""
-
-    topology: Literal["zephyr", "pegasus"] = "zephyr"
-    nodes_per_partition: int = Field(default=302, ge=4)
-    energy_code: EnergyCodeKind = "thermometer"
-    levels: int = Field(default=64, ge=2)
-
-
 class NetworkSection(_Section):
     """Encoder and decoder. ``likelihood: squared_error`` is the reference's loss; ``high`` and ``low`` its a and b."""
 
-    likelihood: Likelihood = "sampled"
+    likelihood: Literal["sampled", "squared_error"] = "sampled"
     scaling: ScalingKind = "log1p"
     symmetry: Symmetry = "dihedral"
     high: float | None = None
@@ -113,6 +82,11 @@ class TrainingConfig(_Section):
     schedule: ScheduleSection
     start_from: Path | None = None
 
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.schedule.autoencoder_steps + self.schedule.prior_steps
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         low, high = self.data.domain_mev
@@ -123,8 +97,11 @@ class TrainingConfig(_Section):
         return self
 
 
-def read_config(path: Path) -> TrainingConfig:
-    """The configuration in a YAML file, its paths made absolute; InvalidInputError naming the offending key."""
+def read_config(path: Path) -> TrainingConfig | CodedConfig:
+    """The configuration in a YAML file, its paths made absolute; InvalidInputError naming the offending key.
+
+    One with a section ``code`` is a coded run (``coded_config``).
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -132,7 +109,8 @@ def read_config(path: Path) -> TrainingConfig:
     except yaml.YAMLError as error:
         raise InvalidInputError(str(path), str(error).replace("\n", " "), "a YAML file") from error
     try:
-        config = TrainingConfig.model_validate(values)
+        coded = isinstance(values, dict) and "code" in values
+        config = CodedConfig.model_validate(values) if coded else TrainingConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "configuration"
@@ -141,5 +119,7 @@ def read_config(path: Path) -> TrainingConfig:
     files = [file.model_copy(update={"path": base / file.path}) for file in config.data.files]
     geometry = config.data.geometry if config.data.particle is None else str(base / config.data.geometry)
     data = config.data.model_copy(update={"files": files, "geometry": geometry})
-    start = None if config.start_from is None else base / config.start_from
-    return config.model_copy(update={"data": data, "output": base / config.output, "start_from": start})
+    changes = {"data": data, "output": base / config.output}
+    if isinstance(config, TrainingConfig):
+        changes["start_from"] = None if config.start_from is None else base / config.start_from
+    return config.model_copy(update=changes)

@@ -17,7 +17,7 @@ from qshower.model.geometry import GEOMETRIES, Geometry, named_geometry, read_bi
 from qshower.model.grid import Grid
 from qshower.model.showers_file import read_showers
 from qshower.model.symmetry import Symmetry, canonical_elements, turn
-from qshower.model.training.config import DataSection
+from qshower.model.training.sections import DataSection
 from qshower.sampler.errors import InvalidInputError
 
 FEATURE_ROWS = 512

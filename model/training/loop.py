@@ -19,12 +19,14 @@ import torch
 from numpy.typing import NDArray
 
 from qshower.model.autoencoder import Autoencoder, Bound
-from qshower.model.bundle import build_decoder, load_bundle, load_encoder_state
+from qshower.model.bundle import load_bundle, load_encoder_state
+from qshower.model.decoder import SampledDecoder
 from qshower.model.encoder import Encoder, EncoderShape, bernoulli_entropy
 from qshower.model.energy_code import build_energy_code
 from qshower.model.grid import Grid
 from qshower.model.layers import DecoderShape
 from qshower.model.losses import divergence
+from qshower.model.point_decoder import PointDecoder
 from qshower.model.rbm import RBM
 from qshower.model.training.config import TrainingConfig
 from qshower.model.training.data import TrainingShowers
@@ -66,7 +68,7 @@ def build_autoencoder(config: TrainingConfig, showers: TrainingShowers) -> Autoe
     )
     bits = tuple(len(machine.nodes_of(partition)) for partition in (1, 2, 3))
     encoder = Encoder(EncoderShape(bits, network.encoder_hidden, network.level_hidden), shape)
-    decoder = build_decoder(network.likelihood, shape, network.scaling)
+    decoder = SampledDecoder(shape) if network.likelihood == "sampled" else PointDecoder(shape, network.scaling)
     if config.start_from is not None:
         start = load_bundle(config.start_from)
         try:

@@ -8,11 +8,14 @@ from typing import Any
 
 from qshower.model.bundle import DEFAULT_SWEEPS, EnergyCodeSpec, Manifest, lattice_of, load_bundle, save_bundle
 from qshower.model.sweeps import keep_failure, keep_sweeps, measure_sweeps
-from qshower.model.training.config import TrainingConfig, read_config
+from qshower.model.training.coded_config import CodedConfig
+from qshower.model.training.coded_loop import CodedTrainer
+from qshower.model.training.config import read_config
 from qshower.model.training.data import TrainingShowers, load_training_showers
 from qshower.model.training.loop import Report, Trainer, decoder_fields
 from qshower.sampler.errors import InvalidInputError, SamplerError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
+from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.tempering import TemperingSampler
 
 TOLERANCE = 0.2
@@ -29,7 +32,7 @@ def train(config_path: Path, *, resume: bool = True, report: Report | None = Non
     config = read_config(Path(config_path))
     config.output.mkdir(parents=True, exist_ok=True)
     showers = load_training_showers(config.data, config.network.symmetry, config.schedule.seed)
-    trainer = Trainer(config, showers)
+    trainer = CodedTrainer(config, showers) if isinstance(config, CodedConfig) else Trainer(config, showers)
     if resume:
         trainer.restore(config.output)
     latest: dict[str, float] = {}
@@ -40,8 +43,11 @@ def train(config_path: Path, *, resume: bool = True, report: Report | None = Non
             report(step, figures)
 
     trainer.run(config.output, told)
-    figures = trainer.validate()
-    target = _export(config, showers, trainer, figures, f"qshower train {Path(config_path).name}")
+    command = f"qshower train {Path(config_path).name}"
+    if isinstance(trainer, CodedTrainer):
+        target = _export_coded(trainer, command)
+    else:
+        target = _export(trainer, trainer.validate(), command)
     _measure(target, config.schedule.threads, lambda sweeps: told(trainer.step, {**latest, "sweeps_tried": sweeps}))
     return target
 
@@ -66,40 +72,68 @@ def _measure(target: Path, threads: int, tried: Callable[[int], None]) -> None:
             keep_sweeps(bundle, measured)
 
 
-def _export(
-    config: TrainingConfig, showers: TrainingShowers, trainer: Trainer, figures: dict[str, float], command: str
-) -> Path:
+def _export(trainer: Trainer, figures: dict[str, float], command: str) -> Path:
     trainer.model.load_state_dict(trainer.averages)
-    model = trainer.model
+    model, config = trainer.model, trainer.config
     machine = model.rbm.machine()
-    training: dict[str, Any] = {
-        "files": showers.sources,
-        "configuration": config.model_dump(
-            mode="json", exclude={"output": True, "data": {"files"}, "start_from": True}
-        ),
-        "command": command,
-        "steps": trainer.step,
-        "seconds": round(trainer.seconds),
-        "showers_trained_on": len(showers.training),
-        "showers_validated_on": len(showers.validation),
-        "started_from": None if config.start_from is None else config.start_from.name,
-    }
+    settings = config.model_dump(mode="json", exclude={"output": True, "data": {"files"}, "start_from": True})
+    training = _training_record(trainer, settings, command)
+    training["started_from"] = None if config.start_from is None else config.start_from.name
     manifest = Manifest(
-        name=config.name,
-        description=config.description,
-        default=config.default,
-        geometry=showers.geometry.as_dict(),
-        domain_mev=config.data.domain_mev,
-        energy_code=EnergyCodeSpec(kind=config.latent.energy_code, levels=trainer.code.level_count),
+        **_common(trainer, machine),
         scaling=config.network.scaling,
-        symmetry=config.network.symmetry,
         likelihood=config.network.likelihood,
         decoder=decoder_fields(model.decoder.shape),
-        lattice=lattice_of(machine),
-        sweeps=DEFAULT_SWEEPS,
         training=training,
         quality={"validation_nats_per_shower": {name: round(value, 3) for name, value in figures.items()}},
     )
     target = config.output / config.name
     save_bundle(target, manifest, machine, model.decoder.state_dict(), model.encoder.state_dict())
     return target
+
+
+def _export_coded(trainer: CodedTrainer, command: str) -> Path:
+    config = trainer.config
+    machine = trainer.fit.machine(trainer.fitted)
+    settings = config.model_dump(mode="json", exclude={"output": True, "data": {"files"}})
+    manifest = Manifest(
+        **_common(trainer, machine),
+        scaling="log1p",
+        likelihood="depth",
+        decoder=decoder_fields(trainer.decoder.shape),
+        training=_training_record(trainer, settings, command),
+        quality={"validation_nats_per_shower": {name: round(x, 3) for name, x in trainer.best_figures.items()}},
+    )
+    target = config.output / config.name
+    save_bundle(target, manifest, machine, trainer.best, code=trainer.code)
+    return target
+
+
+def _common(trainer: Trainer | CodedTrainer, machine: BoltzmannMachine) -> dict[str, Any]:
+    """What the manifests of both kinds of run say alike."""
+    config = trainer.config
+    code = trainer.energy_code if isinstance(trainer, CodedTrainer) else trainer.code
+    return {
+        "name": config.name,
+        "description": config.description,
+        "default": config.default,
+        "geometry": trainer.showers.geometry.as_dict(),
+        "domain_mev": config.data.domain_mev,
+        "energy_code": EnergyCodeSpec(kind=config.latent.energy_code, levels=code.level_count),
+        "symmetry": config.network.symmetry,
+        "lattice": lattice_of(machine),
+        "sweeps": DEFAULT_SWEEPS,
+    }
+
+
+def _training_record(trainer: Trainer | CodedTrainer, settings: dict[str, Any], command: str) -> dict[str, Any]:
+    showers: TrainingShowers = trainer.showers
+    return {
+        "files": showers.sources,
+        "configuration": settings,
+        "command": command,
+        "steps": trainer.step,
+        "seconds": round(trainer.seconds),
+        "showers_trained_on": len(showers.training),
+        "showers_validated_on": len(showers.validation),
+    }

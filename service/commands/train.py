@@ -11,8 +11,7 @@ from qshower.service.commands.terminal import progress, say
 
 def run(config: Path, *, resume: bool) -> None:
     """Train as ``config`` says, with a progress bar that shows the latest figures."""
-    schedule = read_config(config).schedule
-    total = schedule.autoencoder_steps + schedule.prior_steps
+    total = read_config(config).total_steps
     with progress("steps") as bar:
         task = bar.add_task("training", total=total)
 

@@ -524,12 +524,14 @@ def test_the_pretrained_models_were_calibrated_band_by_band():
         manifest, sha256 = read_manifest(folder)
         measured = manifest.sweeps_measurement
         assert measured["converged"], manifest.name
-        assert measured["tolerance_sigma"] == 0.1
+        # Training measures to 0.2, `qshower calibrate` to 0.1; the default bundle is calibrated.
+        tolerance = measured["tolerance_sigma"]
+        assert tolerance == 0.1 or (tolerance == 0.2 and not manifest.default)
         assert len(measured["bands_mev"]) == 7
         for sweeps, figures in measured["differences_sigma"].items():
             if int(sweeps) >= manifest.sweeps:
                 most = max(abs(difference) for bands in figures.values() for difference in bands)
-                assert most + 2 * measured["difference_error_sigma"] <= 0.1, (manifest.name, sweeps)
+                assert most + 2 * measured["difference_error_sigma"] <= tolerance, (manifest.name, sweeps)
         if manifest.default:
             readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
             assert f'"model_sha256": "{sha256}"' in readme

@@ -1,0 +1,45 @@
+"""Sections that every training configuration has: its data, and the machine's lattice and condition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from qshower.model.energy_code import EnergyCodeKind
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataFile(_Section):
+    """One CaloChallenge HDF5 file. ``weight`` is its share of the training draws relative to the other files."""
+
+    path: Path
+    weight: float = Field(default=1.0, gt=0)
+
+
+class DataSection(_Section):
+    """Training data. Energies in MeV.
+
+    ``geometry`` is a CaloChallenge name, or a binning XML file with ``particle``. ``validation_fraction`` of the
+    showers is kept out of the training, chosen by the seed.
+    """
+
+    files: list[DataFile] = Field(min_length=1)
+    geometry: str = "2"
+    particle: str | None = None
+    threshold_mev: float | None = Field(default=None, ge=0)
+    domain_mev: tuple[float, float]
+    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
+
+
+class LatentSection(_Section):
+    """The Boltzmann machine and the condition."""
+
+    topology: Literal["zephyr", "pegasus"] = "zephyr"
+    nodes_per_partition: int = Field(default=302, ge=4)
+    energy_code: EnergyCodeKind = "thermometer"
+    levels: int = Field(default=64, ge=2)
