@@ -230,11 +230,19 @@ def test_nothing_is_drawn_ahead_while_an_answer_is_encoded(client_of, monkeypatc
     client = client_of()
     once_full(client)
     caches = client.app.state.service.generator._caches
-    seen = []
+    filling, asked, seen = caches._filling, threading.Semaphore(0), []
+    idle = filling._idle
+
+    def watched():
+        asked.release()
+        return idle()
 
     def slowly(answer, wanted):
-        time.sleep(0.3)
-        seen.extend(state["ready"] for _, model, state in caches.status() if model == "test-zephyr")
+        monkeypatch.setattr(filling, "_idle", watched)
+        for _ in range(3):
+            assert asked.acquire(timeout=60)
+        states = {(sampler, model): state["ready"] for sampler, model, state in caches.status()}
+        seen.append(states["gibbs", "test-zephyr"])
         return encode(answer, wanted)
 
     monkeypatch.setattr("qshower.service.http.routes.encode", slowly)
