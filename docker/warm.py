@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from qshower.service.app import running_service
 from qshower.service.metrics import Metrics
+from qshower.service.running import running_service
 from qshower.service.settings import Settings
 
 

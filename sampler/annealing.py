@@ -70,22 +70,15 @@ class AnnealingSampler(Closing):
         threads: rows annealed at once; None for one per core this process may use. Spins do not depend on it.
     """
 
+    name = "annealing"
+    capabilities = SamplerCapabilities(reproducible=True, options=frozenset({"sweeps"}), auto_rank=2, cacheable=True)
+
     def __init__(self, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
             raise InvalidInputError("threads", threads, "an integer of at least 1, or None")
         self._threads = threads if threads is not None else usable_cores()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="annealing")
         self._closed = False
-
-    @property
-    def name(self) -> str:
-        """``annealing``."""
-        return "annealing"
-
-    @property
-    def capabilities(self) -> SamplerCapabilities:
-        """Reproducible; takes ``sweeps``."""
-        return SamplerCapabilities(reproducible=True, options=frozenset({"sweeps"}), cacheable=True)
 
     def availability(self, machine: BoltzmannMachine) -> Availability:  # noqa: ARG002 - it draws from any machine
         """Available until closed."""

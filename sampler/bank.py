@@ -110,6 +110,14 @@ class ReplaySampler(Closing):
         seed: of the random order.
     """
 
+    name = "replay"
+    capabilities = SamplerCapabilities(
+        reproducible=False,
+        availability_blocks=True,
+        warm_up_rows=0,
+        how_to_configure="no bank is configured: set QSHOWER_BANK to a file made by `qshower bank draw`",
+    )
+
     def __init__(self, path: Path, order: ReplayOrder = "file", *, seed: int | None = None) -> None:
         if order not in ("file", "random"):
             raise InvalidInputError("order", order, "file or random")
@@ -121,16 +129,6 @@ class ReplaySampler(Closing):
         by_condition = self._bank.rows_by_condition()
         self._unserved = _Unserved(path.name, {key: np.sort(place[found]) for key, found in by_condition.items()})
         self._closed = False
-
-    @property
-    def name(self) -> str:
-        """``replay``."""
-        return "replay"
-
-    @property
-    def capabilities(self) -> SamplerCapabilities:
-        """Not reproducible by stream; takes no option."""
-        return SamplerCapabilities(reproducible=False, options=frozenset())
 
     def drawn_from(self, machine: BoltzmannMachine) -> bool:
         """Whether the bank's latents are draws from ``machine``."""

@@ -6,23 +6,45 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
+from qshower.sampler.claim import Claim
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.request import LatentBatch, LatentRequest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SamplerCapabilities:
-    """What a sampler can do.
+    """What a sampler can do, and how a service should treat it. A service compares with no sampler's name.
 
     Attributes:
         reproducible: the same stream gives the same spins, whatever the batch and the number of threads.
-        options: names of the ``SamplerOptions`` fields it takes.
+        options: names of the ``SamplerOptions`` fields it takes. One that takes ``solver`` draws on a solver elsewhere,
+            whose topology decides which models fit.
+        auto_rank: its place in the order of ``auto``, lowest first; None if ``auto`` never chooses it.
+        billed: its draws cost time on a machine elsewhere: they count towards quotas, can be estimated, and leave this
+            machine's processor idle.
         cacheable: its latents may be drawn ahead while the processor is idle.
+        availability_blocks: ``availability`` may wait for a network or a disk.
+        batch_rows: most rows to draw together, None for the service's own bound.
+        threads: how many draws may run at the same time.
+        warm_up_rows: rows to draw from each model at start-up, so that no request waits for compilers; 0 for none.
+        sweeps_from_model: a request without ``sweeps`` is drawn with the number measured for the model.
+        how_to_configure: what to tell a user where it is not configured; "" if it always is.
     """
 
     reproducible: bool
-    options: frozenset[str]
+    options: frozenset[str] = frozenset()
+    auto_rank: int | None = None
+    billed: bool = False
     cacheable: bool = False
+    availability_blocks: bool = False
+    batch_rows: int | None = None
+    threads: int = 1
+    warm_up_rows: int = 1
+    sweeps_from_model: bool = False
+    how_to_configure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +66,7 @@ class Sampler(Protocol):
 
     @property
     def name(self) -> str:
-        """The name a request chooses it by: ``gibbs``, ``annealing``, ``tempering``, ``qpu``, ``replay``."""
+        """The name a request chooses it by."""
 
     @property
     def capabilities(self) -> SamplerCapabilities:
@@ -66,3 +88,22 @@ class Sampler(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close."""
+
+
+@runtime_checkable
+class StoredSampler(Protocol):
+    """A sampler that serves latents drawn earlier, each once, so that a request is answered in whole or not at all."""
+
+    def drawn_from(self, machine: BoltzmannMachine) -> bool:
+        """Whether its latents are of ``machine``."""
+
+    def claim(self, conditions: NDArray[np.int8]) -> Claim:
+        """For a request for ``conditions`` (rows, condition nodes), in the order in which requests come."""
+
+
+@runtime_checkable
+class BilledSampler(Protocol):
+    """A sampler that can say beforehand what a request would take."""
+
+    def estimate(self, request: LatentRequest) -> Any:
+        """A dry run that submits nothing. SamplerUnavailableError if the request could not be drawn now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 
 from qshower.sampler.closing import Closing
@@ -33,6 +33,14 @@ class SamplerRegistry(Closing):
     def names(self) -> tuple[str, ...]:
         """Names, in the order the samplers were given."""
         return tuple(self._samplers)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a sampler of that name."""
+        return name in self._samplers
+
+    def __iter__(self) -> Iterator[Sampler]:
+        """The samplers, in the order they were given."""
+        return iter(self._samplers.values())
 
     def close(self) -> None:
         """Close every sampler, the others also where one fails to; the first failure is raised. Idempotent."""

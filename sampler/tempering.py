@@ -102,22 +102,15 @@ class TemperingSampler(Closing):
         threads: worker threads, None for one on each processor. Spins do not depend on it.
     """
 
+    name = "tempering"
+    capabilities = SamplerCapabilities(reproducible=True, options=frozenset({"sweeps"}), cacheable=True)
+
     def __init__(self, threads: int | None = None) -> None:
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise InvalidInputError("threads", threads, "an integer of at least 1, or None")
         self._threads = threads
         self._ladders: LastUsed[NDArray[np.float64]] = LastUsed()
         self._closed = False
-
-    @property
-    def name(self) -> str:
-        """``tempering``."""
-        return "tempering"
-
-    @property
-    def capabilities(self) -> SamplerCapabilities:
-        """Reproducible; takes ``sweeps``."""
-        return SamplerCapabilities(reproducible=True, options=frozenset({"sweeps"}), cacheable=True)
 
     def availability(self, machine: BoltzmannMachine) -> Availability:  # noqa: ARG002 - any machine will do
         """Available until closed."""

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from qshower.service.samplers import SAMPLERS
+
 # Typer reads these annotations at run time.
 # ruff: noqa: UP045, FBT002
 
@@ -23,7 +25,7 @@ app = typer.Typer(
 bank_app = typer.Typer(no_args_is_help=True, help="Store latents in a file, and look into it.", rich_markup_mode=None)
 app.add_typer(bank_app, name="bank")
 
-
+SAMPLER_NAMES = ", ".join(SAMPLERS)
 EnergiesMev = Annotated[Optional[str], typer.Option(help="Incident energies, with commas between.")]
 LogUniformMev = Annotated[Optional[str], typer.Option(help="LOW:HIGH, energies uniform in the logarithm.")]
 Solver = Annotated[Optional[str], typer.Option(help="QPU solver by name, or pegasus / zephyr.")]
@@ -108,7 +110,7 @@ def generate(
     count: Annotated[
         Optional[int], typer.Option("-n", help="Showers: of each energy, in all, or the first of --like's file.")
     ] = None,
-    sampler: Annotated[str, typer.Option(help="auto, qpu, annealing, gibbs, tempering or replay.")] = "auto",
+    sampler: Annotated[str, typer.Option(help=f"auto, {SAMPLER_NAMES}.")] = "auto",
     fallback: Annotated[
         Optional[str], typer.Option(help="Samplers to try if that is unavailable, with commas.")
     ] = None,
@@ -271,7 +273,7 @@ def bank_draw(
     log_uniform_mev: LogUniformMev = None,
     like: Annotated[Optional[Path], typer.Option(help="One latent for each incident energy of this file.")] = None,
     count: Annotated[Optional[int], typer.Option("-n", help="As of generate.")] = None,
-    sampler: Annotated[str, typer.Option(help="gibbs, annealing, tempering or qpu.")] = "gibbs",
+    sampler: Annotated[str, typer.Option(help=f"One of {SAMPLER_NAMES}.")] = "gibbs",
     solver: Solver = None,
     model: Model = None,
     seed: Annotated[

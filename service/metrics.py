@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from qshower.sampler.errors import QShowerError
 from qshower.sampler.qpu.ocean.circuit_breaker import State
-from qshower.service.engine.batches import DrawKey, Ticket
+from qshower.service.engine.batches import DrawKey, QueuedRequest
 
 if TYPE_CHECKING:
     from qshower.sampler.qpu.qpu_status import QpuFigures
@@ -72,7 +72,7 @@ class Metrics:
         """Read the QPU's ``figures``, those of ``models`` in order, and how its background work stands when asked."""
         self.registry.register(_QpuCollector(figures, models, recalibration, unused_reads))
 
-    def queued(self, ticket: Ticket) -> None:
+    def queued(self, request: QueuedRequest) -> None:
         """A request was taken in. It counts when it is answered."""
 
     def batch_drawn(self, key: DrawKey, rows: int, seconds: float) -> None:

@@ -1,39 +1,54 @@
-"""The samplers of this process, as the settings say."""
+"""The table of samplers, and those of this process as the settings say.
+
+To add a sampler, write it in a file of its own and enter one row here (docs/write-a-sampler.md). Requests, the command
+line and the order of ``auto`` follow from the table and from each sampler's ``SamplerCapabilities``.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from qshower.sampler.annealing import AnnealingSampler
-from qshower.sampler.bank import ReplaySampler
-from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
-from qshower.sampler.protocol import Sampler
-from qshower.sampler.qpu.qpu_settings import QpuSettings
-from qshower.sampler.registry import SamplerRegistry
-from qshower.sampler.tempering import TemperingSampler
 from qshower.service.service_errors import SettingsError
-from qshower.service.settings import Settings
 
-SAMPLER_NAMES = ("gibbs", "annealing", "tempering", "qpu", "replay")
+if TYPE_CHECKING:
+    from qshower.sampler.protocol import Sampler, SamplerCapabilities
+    from qshower.sampler.registry import SamplerRegistry
+    from qshower.service.settings import Settings
+
 OCEAN_VARIABLES = ("DWAVE_API_TOKEN", "DWAVE_API_ENDPOINT", "DWAVE_PROFILE", "DWAVE_CONFIG_FILE")
 OCEAN_FILES = ("dwave.conf", "~/.config/dwave/dwave.conf", "/etc/xdg/dwave/dwave.conf")
 
 
-def build_registry(settings: Settings) -> SamplerRegistry:
-    """Build the samplers. None of them opens a connection yet. SettingsError if one cannot be had."""
-    samplers: list[Sampler] = [
-        GibbsSampler(_device(settings), settings.threads),
-        AnnealingSampler(settings.threads),
-        TemperingSampler(settings.threads),
-    ]
-    if settings.qpu == "on" or (settings.qpu == "auto" and ocean_is_configured()):
-        samplers.append(_qpu(settings))
-    if settings.bank is not None:
-        samplers.append(ReplaySampler(settings.bank, settings.bank_order, seed=settings.bank_seed))
-    return SamplerRegistry(samplers)
+@dataclass(frozen=True, slots=True)
+class SamplerRow:
+    """One sampler: where its class is, and how to build it.
+
+    Names are ``module:attribute``, loaded when they are needed: not everybody has a QPU, and the command line must not
+    wait for compilers to show its help.
+
+    Attributes:
+        kind: the class.
+        build: makes one, of the class and the settings.
+        wanted: whether the settings ask for it.
+        described_by: its capabilities, where loading the class takes long; "" for the class's own.
+    """
+
+    kind: str
+    build: Callable[[Any, Settings], Sampler] = lambda kind, _: kind()
+    wanted: Callable[[Settings], bool] = lambda _: True
+    described_by: str = ""
+
+    @property
+    def capabilities(self) -> SamplerCapabilities:
+        """What it can do, whether or not it is configured."""
+        found = _load(self.described_by) if self.described_by else _load(self.kind).capabilities
+        capabilities: SamplerCapabilities = found
+        return capabilities
 
 
 def ocean_is_configured() -> bool:
@@ -43,18 +58,15 @@ def ocean_is_configured() -> bool:
     )
 
 
-def qpu_ledger_path(settings: Settings) -> Path:
-    """The file in which the QPU sampler keeps what was used."""
-    return QpuSettings(state_dir=settings.qpu_state_folder).state_folder / "qpu_budget.json"
-
-
-def _qpu(settings: Settings) -> Sampler:
-    from qshower.sampler.qpu.qpu_sampler import QpuSampler  # brings Ocean along; not everybody has a QPU
+def _build_qpu(kind: Any, settings: Settings) -> Sampler:
+    from qshower.sampler.qpu.qpu_settings import QpuSettings
+    from qshower.service.settings import Settings
 
     # Each setting of the service that has a name of QpuSettings is that one.
     named = {field.name: f"qpu_{field.name}" for field in fields(QpuSettings)}
     own = {name: getattr(settings, qpu) for name, qpu in named.items() if qpu in Settings.model_fields}
-    return QpuSampler(QpuSettings(state_dir=settings.qpu_state_folder, **own))
+    sampler: Sampler = kind(QpuSettings(state_dir=settings.qpu_state_folder, **own))
+    return sampler
 
 
 def _device(settings: Settings) -> Literal["cpu", "cuda"]:
@@ -66,3 +78,49 @@ def _device(settings: Settings) -> Literal["cpu", "cuda"]:
     if settings.device == "cuda" and reason is not None:
         raise SettingsError("QSHOWER_DEVICE", "cuda", f"auto or cpu: {reason}")
     return "cpu" if reason is not None else "cuda"
+
+
+SAMPLERS: dict[str, SamplerRow] = {
+    "gibbs": SamplerRow(
+        "qshower.sampler.gibbs.gibbs_sampler:GibbsSampler",
+        lambda kind, settings: kind(_device(settings), settings.threads),
+    ),
+    "annealing": SamplerRow(
+        "qshower.sampler.annealing:AnnealingSampler", lambda kind, settings: kind(settings.threads)
+    ),
+    "tempering": SamplerRow(
+        "qshower.sampler.tempering:TemperingSampler", lambda kind, settings: kind(settings.threads)
+    ),
+    "qpu": SamplerRow(
+        "qshower.sampler.qpu.qpu_sampler:QpuSampler",
+        _build_qpu,
+        wanted=lambda settings: settings.qpu == "on" or (settings.qpu == "auto" and ocean_is_configured()),
+        described_by="qshower.sampler.qpu.capabilities:CAPABILITIES",
+    ),
+    "replay": SamplerRow(
+        "qshower.sampler.bank:ReplaySampler",
+        lambda kind, settings: kind(settings.bank, settings.bank_order, seed=settings.bank_seed),
+        wanted=lambda settings: settings.bank is not None,
+    ),
+}
+"""By the names that requests choose them by, in the order in which they are shown."""
+
+
+def build_registry(settings: Settings) -> SamplerRegistry:
+    """Build the samplers that are wanted. None of them opens a connection yet. SettingsError if one cannot be had."""
+    from qshower.sampler.registry import SamplerRegistry
+
+    wanted = [row for row in SAMPLERS.values() if row.wanted(settings)]
+    return SamplerRegistry([row.build(_load(row.kind), settings) for row in wanted])
+
+
+def qpu_ledger_path(settings: Settings) -> Path:
+    """The file in which the QPU sampler keeps what was used."""
+    from qshower.sampler.qpu.qpu_settings import QpuSettings
+
+    return QpuSettings(state_dir=settings.qpu_state_folder).state_folder / "qpu_budget.json"
+
+
+def _load(reference: str) -> Any:
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)

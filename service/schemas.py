@@ -4,10 +4,38 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticKnownError
 
-SamplerName = Literal["qpu", "annealing", "gibbs", "tempering", "replay"]
+from qshower.service.samplers import SAMPLERS
+
+AUTO = "auto"
 LARGEST_SEED = 2**64 - 1
+
+
+class _InTable:
+    """A sampler's name, as the table of samplers has it when a request comes, or one of ``further``."""
+
+    def __init__(self, *further: str) -> None:
+        self._further = further
+
+    def __call__(self, name: str) -> str:
+        """``name``, if it is known."""
+        known = (*self._further, *SAMPLERS)
+        if name not in known:
+            raise PydanticKnownError(
+                "literal_error", {"expected": f"{', '.join(map(repr, known[:-1]))} or {known[-1]!r}"}
+            )
+        return name
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), "enum": [*self._further, *SAMPLERS]}
+
+
+_ANY, _ANY_OR_AUTO = _InTable(), _InTable(AUTO)
+SamplerName = Annotated[str, AfterValidator(_ANY), _ANY]
+SamplerChoice = Annotated[str, AfterValidator(_ANY_OR_AUTO), _ANY_OR_AUTO]
 
 EnergyMev = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -51,8 +79,8 @@ class GenerateRequest(StrictModel):
         description="Incident energies in MeV, one entry per energy."
     )
     showers_per_energy: int = Field(1, ge=1, description="Repeats each energy in place.")
-    sampler: Literal["auto", "qpu", "annealing", "gibbs", "tempering", "replay"] = Field(
-        "auto", description="auto: QPU if configured and healthy, else GPU Gibbs, else CPU Gibbs, else annealing."
+    sampler: SamplerChoice = Field(
+        AUTO, description="auto: QPU if configured and healthy, else GPU Gibbs, else CPU Gibbs, else annealing."
     )
     fallback: list[SamplerName] = Field(
         default_factory=list, max_length=5, description="Tried in order if the sampler is unavailable."

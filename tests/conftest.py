@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
+import sys
+import types
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -187,6 +190,18 @@ def largest_file(size_bytes: int) -> Iterator[None]:
 @pytest.fixture(scope="session", name="largest_file")
 def _largest_file() -> Callable[[int], AbstractContextManager[None]]:
     return largest_file
+
+
+@pytest.fixture(scope="session")
+def documented_sampler() -> types.ModuleType:
+    """The module that docs/write-a-sampler.md shows, under the name that it has there."""
+    page = Path(__file__).parents[1] / "docs" / "write-a-sampler.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    module = types.ModuleType("qshower.sampler.heat_bath")
+    sys.modules[module.__name__] = module
+    exec(compile(blocks[0], str(page), "exec"), module.__dict__)  # noqa: S102 - our own page
+    module.row = blocks[1]  # type: ignore[attr-defined]
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import monotonic
 
 import numpy as np
@@ -24,6 +25,9 @@ __all__ = ["GibbsSampler", "refine", "warm_up"]
 SMALL_BATCH = 64
 """Rows up to which the CPU draws for a GPU whose spins are the CPU's: milliseconds, fewer than the way there and back.
 """
+GPU_BATCH_ROWS = 4096
+"""A warp on each multiprocessor of a large GPU. It draws these faster than any processor decodes them, so that more
+would gain nothing, and hold up for seconds whoever comes while they are decoded."""
 
 
 class GibbsSampler(Closing):
@@ -54,6 +58,16 @@ class GibbsSampler(Closing):
         threads: worker threads on the CPU, None for one on each processor.
     """
 
+    name = "gibbs"
+    capabilities = SamplerCapabilities(
+        reproducible=True,
+        options=frozenset({"sweeps"}),
+        auto_rank=1,
+        cacheable=True,
+        warm_up_rows=SMALL_BATCH + 1,  # fewer are drawn on the CPU, and would leave a GPU cold
+        sweeps_from_model=True,
+    )
+
     def __init__(self, device: Device = "cpu", threads: int | None = None) -> None:
         if device not in ("cpu", "cuda"):
             raise InvalidInputError("device", device, "cpu or cuda")
@@ -61,16 +75,8 @@ class GibbsSampler(Closing):
             raise InvalidInputError("threads", threads, "a positive integer")
         self.device: Device = device
         self.threads = threads
-
-    @property
-    def name(self) -> str:
-        """``gibbs``."""
-        return "gibbs"
-
-    @property
-    def capabilities(self) -> SamplerCapabilities:
-        """Reproducible; takes ``sweeps``."""
-        return SamplerCapabilities(reproducible=True, options=frozenset({"sweeps"}), cacheable=True)
+        if device == "cuda":
+            self.capabilities = replace(self.capabilities, batch_rows=GPU_BATCH_ROWS)
 
     def availability(self, machine: BoltzmannMachine) -> Availability:  # noqa: ARG002 - any machine will do
         """Always available on the CPU; on CUDA when torch sees a device."""

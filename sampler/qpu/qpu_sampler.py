@@ -25,17 +25,18 @@ from qshower.sampler.errors import (
     SolverNotFoundHereError,
 )
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.protocol import Availability, SamplerCapabilities
+from qshower.sampler.protocol import Availability
 from qshower.sampler.provenance import Provenance
 from qshower.sampler.qpu.calibration.calibrator import Calibrator, calibration_key
 from qshower.sampler.qpu.calibration.scale import Calibration, CalibrationStore
+from qshower.sampler.qpu.capabilities import CAPABILITIES
 from qshower.sampler.qpu.drawing.drawer import Drawer, PartReads
 from qshower.sampler.qpu.drawing.postprocess import assemble, provenance_of
 from qshower.sampler.qpu.ocean.circuit_breaker import CircuitBreaker
 from qshower.sampler.qpu.ocean.ocean_client import Connection, OceanClient
 from qshower.sampler.qpu.ocean.runner import Runner, Usage
 from qshower.sampler.qpu.ocean.solver import SolverInfo
-from qshower.sampler.qpu.planning.draw_options import OPTIONS, calibration_request, check_options, draw_options
+from qshower.sampler.qpu.planning.draw_options import calibration_request, check_options, draw_options
 from qshower.sampler.qpu.planning.planner import Plan, Planner, QpuEstimate
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.qpu_status import QpuFigures, QpuState
@@ -61,6 +62,9 @@ class QpuSampler:
     Building one opens no connection and starts no thread. Every draw is checked, paid for, and ends by its deadline.
     """
 
+    name = "qpu"
+    capabilities = CAPABILITIES
+
     def __init__(self, settings: QpuSettings | None = None, receiver: Receiver | None = None) -> None:
         """``receiver`` is as for ``hand_unused_reads_to``."""
         self._receiver = receiver
@@ -80,16 +84,6 @@ class QpuSampler:
     def __repr__(self) -> str:
         """Without the token."""
         return f"QpuSampler({self._link!r})"
-
-    @property
-    def name(self) -> str:
-        """``qpu``."""
-        return "qpu"
-
-    @property
-    def capabilities(self) -> SamplerCapabilities:
-        """Not reproducible; takes every option but ``sweeps``."""
-        return SamplerCapabilities(reproducible=False, options=OPTIONS)
 
     def hand_unused_reads_to(self, receiver: Receiver | None) -> None:
         """Give the reads beyond the rows asked for to ``receiver`` from now on.

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from qshower.service.engine.batches import DrawKey, Ticket
-
-QPU_LANE = "qpu"
+from qshower.service.engine.batches import DrawKey, QueuedRequest
 
 
 class IdleTracking:
@@ -33,19 +31,19 @@ class IdleTracking:
         finally:
             self._requests -= 1
 
-    def queued(self, ticket: Ticket) -> None:
+    def queued(self, request: QueuedRequest) -> None:
         """A request is in the engine until its ``future`` is done."""
-        if ticket.key.lane == QPU_LANE:
+        if request.key.elsewhere:
             self._at_qpu += 1
-            ticket.future.add_done_callback(lambda _: self._left_qpu())
+            request.future.add_done_callback(lambda _: self._left_qpu())
 
     def batch_drawn(self, key: DrawKey, rows: int, seconds: float) -> None:  # noqa: ARG002 - what an observer is told
         """The latents of a batch are there, and are decoded now."""
-        self._decoding += key.lane == QPU_LANE
+        self._decoding += key.elsewhere
 
     def batch_decoded(self, key: DrawKey, rows: int, seconds: float) -> None:  # noqa: ARG002 - what an observer is told
         """Its showers are there."""
-        self._decoding = max(0, self._decoding - (key.lane == QPU_LANE))
+        self._decoding = max(0, self._decoding - key.elsewhere)
 
     def _left_qpu(self) -> None:
         self._at_qpu -= 1

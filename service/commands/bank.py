@@ -10,14 +10,15 @@ from pathlib import Path
 
 from qshower.model.bundle import Bundle
 from qshower.sampler.bank import bank_info, draw_bank
-from qshower.sampler.errors import SamplerError, SamplerUnavailableError
+from qshower.sampler.errors import SamplerError
 from qshower.sampler.protocol import Sampler
 from qshower.sampler.request import SamplerOptions
 from qshower.service.catalogue import FAMILIES, Catalogue, load_catalogue
-from qshower.service.commands.generate import CHUNK_ROWS, QPU_CHUNK_ROWS, Request, incident_energies
+from qshower.service.commands.generate import Request, incident_energies, rows_per_chunk
 from qshower.service.commands.terminal import console, progress, say, two_columns
-from qshower.service.generation.availability import first_on_qpu, require
-from qshower.service.generation.generator import HOW_TO_CONFIGURE
+from qshower.service.generation.availability import first_available, require
+from qshower.service.generation.request_options import default_options
+from qshower.service.generation.selection import Selection
 from qshower.service.logs import configure_logs
 from qshower.service.samplers import build_registry
 from qshower.service.settings import load_settings
@@ -35,16 +36,13 @@ def draw(request: Request, *, overwrite: bool) -> None:
     energies = incident_energies(replace(request, seed=seed))
     catalogue = load_catalogue(settings)
     options = request.sampler_options
-    partial = _unused(request.output) if request.sampler == "qpu" else None
-    done = 0
+    partial, done = None, 0
     try:
         with build_registry(settings) as registry, progress("showers") as bar:
-            if request.sampler == "qpu" and "qpu" not in registry.names():
-                raise SamplerUnavailableError(HOW_TO_CONFIGURE["qpu"])
-            sampler = registry.get(request.sampler)
+            sampler = Selection(catalogue, registry).sampler(request.sampler)
+            partial = _unused(request.output) if sampler.capabilities.billed else None
             bundle = _bundle(catalogue, sampler, request)
-            if sampler.name == "gibbs":
-                options.setdefault("sweeps", bundle.default_sweeps)
+            options = {**default_options(sampler, bundle).given(), **options}
             task = bar.add_task("drawing", total=energies.shape[0])
 
             def advance(rows: int, _: int) -> None:
@@ -59,23 +57,24 @@ def draw(request: Request, *, overwrite: bool) -> None:
                 bundle.conditions(energies),
                 seed=seed,
                 options=SamplerOptions(**options),
-                rows_per_call=QPU_CHUNK_ROWS if sampler.name == "qpu" else CHUNK_ROWS,
+                rows_per_call=rows_per_chunk(sampler),
                 overwrite=overwrite,
                 partial=partial,
                 progress=advance,
             )
     except (SamplerError, KeyboardInterrupt):
         if partial is not None and partial.exists():
-            say(f"only {done} of {energies.shape[0]} latents of {bundle.name} by qpu, seed {seed}, in {partial}")
+            drawn = f"{done} of {energies.shape[0]} latents of {bundle.name}"
+            say(f"only {drawn} by {request.sampler}, seed {seed}, in {partial}")
         raise
     say(f"{done} latents of {bundle.name} by {request.sampler}, seed {seed}, in {request.output}")
 
 
 def _bundle(catalogue: Catalogue, sampler: Sampler, request: Request) -> Bundle:
-    if request.model is not None or sampler.name != "qpu":
+    if request.model is not None or "solver" not in sampler.capabilities.options:
         return catalogue.get(request.model)
     candidates = catalogue.defaults((request.solver,) if request.solver in FAMILIES else FAMILIES)
-    bundle, state = first_on_qpu(sampler, candidates or (catalogue.get(None),), request.solver)
+    bundle, state = first_available(sampler, candidates or (catalogue.get(None),), request.solver)
     require(sampler.name, state)
     return bundle
 

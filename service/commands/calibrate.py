@@ -8,10 +8,11 @@ from qshower.model.bundle import MANIFEST, Bundle
 from qshower.model.sweeps import BANDS, DEFAULT_TOLERANCE, SWEEPS_TRIED, SweepMeasurement, keep_sweeps, measure_sweeps
 from qshower.sampler.diagnostics import Agreement
 from qshower.sampler.errors import InvalidInputError, NotEquilibratedError
+from qshower.sampler.tempering import TemperingSampler
 from qshower.service.catalogue import load_catalogue
 from qshower.service.commands.terminal import console, progress, say
 from qshower.service.logs import configure_logs
-from qshower.service.samplers import build_registry
+from qshower.service.samplers import SAMPLERS, build_registry
 from qshower.service.settings import Settings, load_settings
 
 
@@ -29,21 +30,25 @@ def run(
     """Measure and print; with ``save`` the sweeps of Gibbs, or that none are enough, go into the bundle's manifest."""
     settings = load_settings(log_level="warning")
     configure_logs(settings)
-    if sampler == "gibbs" and shim:
-        raise InvalidInputError("--shim", shim, "only with --sampler qpu")
-    if sampler == "gibbs" and dry_run:
-        raise InvalidInputError("--dry-run", dry_run, "only with --sampler qpu: gibbs bills nothing")
-    if sampler == "gibbs":
-        _gibbs(settings, model, tolerance, save=save)
-    elif sampler == "qpu":
+    capabilities = {name: row.capabilities for name, row in SAMPLERS.items()}
+    by_sweeps = [name for name, known in capabilities.items() if known.sweeps_from_model]
+    billed = [name for name, known in capabilities.items() if known.billed]
+    if sampler in by_sweeps:
+        only = f"only with --sampler {' or '.join(billed)}"
+        if shim:
+            raise InvalidInputError("--shim", shim, only)
+        if dry_run:
+            raise InvalidInputError("--dry-run", dry_run, f"{only}: {sampler} bills nothing")
+        _sweeps(settings, sampler, model, tolerance, save=save)
+    elif sampler in billed:
         from qshower.service.commands.calibrate_qpu import run as run_qpu
 
         run_qpu(settings, model, solver, annealing_time_us, dry_run=dry_run, shim=shim)
     else:
-        raise InvalidInputError("--sampler", sampler, "gibbs or qpu")
+        raise InvalidInputError("--sampler", sampler, " or ".join([*by_sweeps, *billed]))
 
 
-def _gibbs(settings: Settings, model: str | None, tolerance: float, *, save: bool) -> None:
+def _sweeps(settings: Settings, sampler: str, model: str | None, tolerance: float, *, save: bool) -> None:
     """The sweeps after which cold starts agree with warm ones, and how long chains remember what they were."""
     if not 0.01 <= tolerance <= 1.0:
         raise InvalidInputError("--tolerance", tolerance, "0.01 to 1 standard deviations")
@@ -54,8 +59,8 @@ def _gibbs(settings: Settings, model: str | None, tolerance: float, *, save: boo
         def tried(band: int, sweeps: int) -> None:
             bar.update(task, advance=1, description=f"band {band + 1} of {BANDS}, {sweeps} sweeps")
 
-        draw, control = registry.get("gibbs").sample, registry.get("tempering").sample
-        measured = measure_sweeps(bundle, draw, control, tolerance, progress=tried)
+        with TemperingSampler(settings.threads) as control:
+            measured = measure_sweeps(bundle, registry.get(sampler).sample, control.sample, tolerance, progress=tried)
     console().print(_agreements(measured))
     if save:
         keep_sweeps(bundle, measured)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qshower.sampler.errors import BudgetExceededError, SamplerUnavailableError
+from qshower.sampler.qpu.capabilities import CAPABILITIES
 from qshower.sampler.request import SamplerOptions
 from qshower.service.background.recalibration import calibration_conditions
 from qshower.service.catalogue import FAMILIES, Catalogue, load_catalogue
 from qshower.service.commands.terminal import console, say, two_columns
 from qshower.service.generation.availability import qpu_of
-from qshower.service.generation.generator import HOW_TO_CONFIGURE
 from qshower.service.samplers import build_registry
 from qshower.service.settings import Settings
 
@@ -44,9 +44,8 @@ def run(
     catalogue = load_catalogue(settings)
     options = SamplerOptions(solver=solver, annealing_time_us=annealing_time_us)
     with build_registry(settings) as registry:
-        if "qpu" not in registry.names():
-            raise SamplerUnavailableError(HOW_TO_CONFIGURE["qpu"])
-        qpu = qpu_of(registry.get("qpu"))
+        if (qpu := qpu_of(registry)) is None:
+            raise SamplerUnavailableError(CAPABILITIES.how_to_configure)
         bundle = catalogue.get(model) if model is not None else _by_default(catalogue, qpu, solver)
         machine, conditions = bundle.machine, calibration_conditions(bundle)
         steps = {"shim": qpu.estimate_shim(machine, options, couplers=True)} if shim else {}

@@ -18,21 +18,25 @@ from numpy.typing import NDArray
 from qshower.client import ShowerClient
 from qshower.model.showers_file import open_showers, write_showers
 from qshower.sampler.errors import InvalidInputError
-from qshower.service.app import running_service
+from qshower.sampler.protocol import Sampler, StoredSampler
 from qshower.service.commands.terminal import numbers, progress, say
-from qshower.service.engine.batches import Part
+from qshower.service.engine.batches import DrawnRows
 from qshower.service.generation.answer_provenance import Origin, merged_parts, provenance_json
-from qshower.service.generation.shower_request import Answer, Order
+from qshower.service.generation.shower_request import ShowerAnswer, ShowerRequest
 from qshower.service.logs import configure_logs
 from qshower.service.metrics import Metrics
+from qshower.service.running import Service, running_service
 from qshower.service.settings import load_settings
-from qshower.service.state import Service
 
 CHUNK_ROWS = 1000
-QPU_CHUNK_ROWS = 10_000
 LONGEST_WAIT_S = 10.0
 AHEAD = 2
 """Chunks that are drawn while another is compressed."""
+
+
+def rows_per_chunk(sampler: Sampler) -> int:
+    """How many rows to ask a sampler for at a time. One that bills bills for each chunk's conditions anew."""
+    return sampler.capabilities.batch_rows or CHUNK_ROWS if sampler.capabilities.billed else CHUNK_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,7 @@ def _from_server(request: Request, url: str, energies: NDArray[np.float64]) -> s
 def _in_process(request: Request, energies: NDArray[np.float64]) -> str:
     """Chunks are drawn in an event loop of their own, while this thread compresses and writes."""
     configure_logs(load_settings(log_level="warning"))
-    order = Order(
+    wish = ShowerRequest(
         energies_mev=energies,
         sampler=request.sampler,
         fallback=request.fallback,
@@ -158,7 +162,7 @@ def _in_process(request: Request, energies: NDArray[np.float64]) -> str:
         progress("showers") as bar,
     ):
         task = bar.add_task("drawing", total=energies.shape[0])
-        chunks = _chunks(portal, service, order, log, lambda rows: bar.advance(task, rows))
+        chunks = _chunks(portal, service, wish, log, lambda rows: bar.advance(task, rows))
         write_showers(request.output, energies, chunks, attributes=log.attributes)
     return log.sampler
 
@@ -177,10 +181,10 @@ class _Log:
 
     origin: Origin | None = None
     geometry: dict[str, Any] | None = None
-    parts: list[Part] = field(default_factory=list)
+    parts: list[DrawnRows] = field(default_factory=list)
     elapsed_s: dict[str, float] = field(default_factory=dict)
 
-    def add(self, answer: Answer, first_row: int) -> None:
+    def add(self, answer: ShowerAnswer, first_row: int) -> None:
         """Note a chunk that begins at ``first_row``."""
         if self.origin is None or (self.origin.fallback_from is None and answer.origin.fallback_from is not None):
             self.origin = answer.origin
@@ -208,21 +212,21 @@ class _Log:
 
 
 def _chunks(
-    portal: BlockingPortal, service: Service, order: Order, log: _Log, done: Callable[[int], None]
+    portal: BlockingPortal, service: Service, wish: ShowerRequest, log: _Log, done: Callable[[int], None]
 ) -> Iterator[NDArray[np.float32]]:
-    rows = order.energies_mev.shape[0]
-    names = service.generator.candidates(order.sampler, order.fallback)
-    # What a QPU costs is programmings, and each chunk programs all its conditions.
-    size = QPU_CHUNK_ROWS if "qpu" in names and "qpu" in service.generator.registry.names() else CHUNK_ROWS
+    rows, selection = wish.rows, service.generator.selection
+    names = selection.candidates(wish.sampler, wish.fallback)
+    samplers = [selection.registry.get(name) for name in names if name in selection.registry]
+    size = max([CHUNK_ROWS, *(rows_per_chunk(sampler) for sampler in samplers)])
     # A bank serves its latents in the order in which they are asked for.
-    ahead = 1 if "replay" in names and "replay" in service.generator.registry.names() else AHEAD
+    ahead = 1 if any(isinstance(sampler, StoredSampler) for sampler in samplers) else AHEAD
     starts = iter(range(0, rows, size))
     running: deque[tuple[int, Any]] = deque()
 
     def start_next() -> None:
         first = next(starts, None)
         if first is not None:
-            part = replace(order, energies_mev=order.energies_mev[first : first + size], first_row=first)
+            part = replace(wish, energies_mev=wish.energies_mev[first : first + size], first_row=first)
             running.append((first, portal.start_task_soon(service.generator.generate, part)))
 
     for _ in range(ahead):
@@ -230,7 +234,7 @@ def _chunks(
     try:
         while running:
             first, future = running.popleft()
-            answer: Answer = future.result()
+            answer: ShowerAnswer = future.result()
             start_next()
             log.add(answer, first)
             yield answer.showers_mev
@@ -240,4 +244,4 @@ def _chunks(
             future.cancel()
 
 
-__all__ = ["CHUNK_ROWS", "QPU_CHUNK_ROWS", "Request", "incident_energies", "run"]
+__all__ = ["Request", "incident_energies", "rows_per_chunk", "run"]

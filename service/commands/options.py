@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
 from qshower.sampler.errors import InvalidInputError
-from qshower.service.schemas import LARGEST_SEED, GenerateOptions, SamplerName
+from qshower.service.samplers import SAMPLERS
+from qshower.service.schemas import AUTO, LARGEST_SEED, GenerateOptions
 
 
 def sampler_options(**flags: Any) -> dict[str, Any]:
@@ -23,9 +24,9 @@ def sampler_options(**flags: Any) -> dict[str, Any]:
 
 def check_choice(sampler: str, fallback: str | None, seed: int | None, threshold_mev: float | None) -> tuple[str, ...]:
     """The samplers of ``fallback``; InvalidInputError if one of the four flags is not allowed."""
-    known = get_args(SamplerName)
-    if sampler not in ("auto", *known):
-        raise InvalidInputError("--sampler", sampler, ", ".join(("auto", *known)))
+    known = tuple(SAMPLERS)
+    if sampler not in (AUTO, *known):
+        raise InvalidInputError("--sampler", sampler, ", ".join((AUTO, *known)))
     others = tuple(name.strip() for name in fallback.split(",")) if fallback else ()
     for name in others:
         if name not in known:

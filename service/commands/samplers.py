@@ -10,11 +10,10 @@ from rich.table import Table
 from qshower.client import ShowerClient
 from qshower.service.catalogue import load_catalogue
 from qshower.service.commands.terminal import console
-from qshower.service.engine.engine import Engine, Limits
-from qshower.service.generation.generator import Generator
+from qshower.service.generation.sampler_status import SamplerStatus
+from qshower.service.generation.selection import Selection
 from qshower.service.logs import configure_logs
-from qshower.service.metrics import Metrics
-from qshower.service.samplers import SAMPLER_NAMES, build_registry
+from qshower.service.samplers import SAMPLERS, build_registry
 from qshower.service.settings import load_settings
 
 
@@ -41,6 +40,5 @@ def _of_this_machine() -> list[dict[str, Any]]:
     settings = load_settings(log_level="warning")
     configure_logs(settings)
     with build_registry(settings) as registry:
-        engine = Engine(Limits(1, 1, 1, 1, 1.0), Metrics())
-        generator = Generator(load_catalogue(settings), registry, engine)
-        return [generator.state_of(name).model_dump() for name in SAMPLER_NAMES]
+        status = SamplerStatus(Selection(load_catalogue(settings), registry))
+        return [status.of(name).model_dump() for name in SAMPLERS]

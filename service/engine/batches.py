@@ -28,7 +28,8 @@ class DrawKey:
     """What requests must share to be drawn in one batch.
 
     ``account``: who pays for it, "" for nobody in particular. ``cached``: every latent is there already, from a cache
-    or a bank, so that it does not wait for those that are drawn.
+    or a bank, so that it does not wait for those that are drawn. ``elsewhere``: it is drawn on another machine, and
+    leaves the processor of this one idle.
     """
 
     bundle: str
@@ -37,6 +38,7 @@ class DrawKey:
     threshold_mev: float
     account: str = ""
     cached: bool = False
+    elsewhere: bool = False
 
     @property
     def lane(self) -> str:
@@ -52,7 +54,7 @@ class Draws(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class DrawnRows:
     """How rows ``start`` to ``stop`` of a request were drawn. ``share`` is their part of the rows drawn together."""
 
     start: int
@@ -66,34 +68,50 @@ class Drawn:
     """Showers (rows, voxels) in MeV in request order, and how each part of them was drawn."""
 
     showers_mev: NDArray[np.float32]
-    parts: tuple[Part, ...]
+    parts: tuple[DrawnRows, ...]
     elapsed_s: dict[str, float]
 
 
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """One request in the engine. ``future`` gets its Drawn, or the error that ended it."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """What a request asks of the engine: latents of ``sampler`` for ``conditions`` (rows, condition nodes), decoded.
+
+    ``deadline_at`` is a ``time.monotonic`` instant, None for none; rows that ``claim`` serves are not drawn.
+    """
 
     key: DrawKey
     bundle: Bundle
     sampler: Draws
-    claim: Claim | None
     energies_mev: NDArray[np.float64]
+    conditions: NDArray[np.int8]
     streams: NDArray[np.uint64]
-    deadline_at: float | None
+    deadline_at: float | None = None
+    claim: Claim | None = None
+
+
+@dataclass(slots=True, eq=False)
+class QueuedRequest:
+    """One request in the engine. ``future`` gets its Drawn, or the error that ended it."""
+
+    work: Work
     future: asyncio.Future[Drawn]
     submitted_at: float
     started_at: float | None = None
     dispatched: int = 0
     finished: int = 0
     showers_mev: NDArray[np.float32] | None = None
-    parts: list[Part] = field(default_factory=list)
+    parts: list[DrawnRows] = field(default_factory=list)
     elapsed_s: dict[str, float] = field(default_factory=lambda: {"queue": 0.0, "sample": 0.0, "decode": 0.0})
+
+    @property
+    def key(self) -> DrawKey:
+        """What it shares with those it is drawn with."""
+        return self.work.key
 
     @property
     def rows(self) -> int:
         """Number of showers asked for."""
-        return int(self.energies_mev.shape[0])
+        return int(self.work.energies_mev.shape[0])
 
     @property
     def remaining(self) -> int:
@@ -103,14 +121,14 @@ class Ticket:
     @property
     def bytes(self) -> int:
         """Memory of its showers."""
-        return self.rows * self.bundle.geometry.voxel_count * 4
+        return self.rows * self.work.bundle.geometry.voxel_count * 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Piece:
-    """Rows ``start`` to ``stop`` of a ticket, drawn in one batch."""
+class Slice:
+    """Rows ``start`` to ``stop`` of a request, drawn in one batch."""
 
-    ticket: Ticket
+    request: QueuedRequest
     start: int
     stop: int
 
@@ -130,104 +148,106 @@ class Latents:
     origins: tuple[tuple[Provenance, int], ...]
 
 
-def next_batch(waiting: deque[Ticket], most_rows: int) -> list[Piece]:
+def next_batch(waiting: deque[QueuedRequest], most_rows: int) -> list[Slice]:
     """Take the next batch from the queue: the oldest request's key, room shared evenly (water-filling)."""
-    alive = [ticket for ticket in waiting if not ticket.future.done()]
-    picked = [ticket for ticket in alive if ticket.key == alive[0].key][:most_rows]
-    room, pieces = most_rows, {}
-    for place, ticket in enumerate(sorted(picked, key=lambda ticket: ticket.remaining)):
-        take = min(ticket.remaining, room // (len(picked) - place))
+    alive = [request for request in waiting if not request.future.done()]
+    picked = [request for request in alive if request.key == alive[0].key][:most_rows]
+    room, slices = most_rows, {}
+    for place, request in enumerate(sorted(picked, key=lambda request: request.remaining)):
+        take = min(request.remaining, room // (len(picked) - place))
         if take:
-            pieces[id(ticket)] = Piece(ticket, ticket.dispatched, ticket.dispatched + take)
+            slices[id(request)] = Slice(request, request.dispatched, request.dispatched + take)
             room -= take
-    for ticket in picked:
-        piece = pieces.get(id(ticket))
-        if piece is None:
+    for request in picked:
+        part = slices.get(id(request))
+        if part is None:
             continue
-        ticket.dispatched = piece.stop
-        waiting.remove(ticket)
-        if ticket.remaining:
+        request.dispatched = part.stop
+        waiting.remove(request)
+        if request.remaining:
             # To the end, so that requests of other keys get their turn.
-            waiting.append(ticket)
-    return [pieces[id(ticket)] for ticket in picked if id(ticket) in pieces]
+            waiting.append(request)
+    return [slices[id(request)] for request in picked if id(request) in slices]
 
 
-def draw_latents(pieces: list[Piece], begun: float) -> Latents:
+def draw_latents(slices: list[Slice], begun: float) -> Latents:
     """The latents of a batch: those that its requests have claimed, and draws of the others. In a thread.
 
     A lone deadline is passed on; company gets the longest.
     """
-    first = pieces[0].ticket
-    energies = np.concatenate([piece.ticket.energies_mev[piece.start : piece.stop] for piece in pieces])
-    streams = np.concatenate([piece.ticket.streams[piece.start : piece.stop] for piece in pieces])
+    first = slices[0].request.work
+    energies = np.concatenate([part.request.work.energies_mev[part.start : part.stop] for part in slices])
+    conditions = np.concatenate([part.request.work.conditions[part.start : part.stop] for part in slices])
+    streams = np.concatenate([part.request.work.streams[part.start : part.stop] for part in slices])
     machine = first.bundle.machine
     spins = np.ones((len(energies), machine.node_count), dtype=np.int8)
     source = np.full(len(energies), -1, dtype=np.int64)
     origins: list[tuple[Provenance, int]] = []
     position = 0
-    for piece in pieces:
-        claim, count = piece.ticket.claim, piece.stop - piece.start
-        rows = np.empty(0, int) if claim is None else position + np.flatnonzero(claim.served[piece.start : piece.stop])
-        position += count
-        if claim is not None and rows.size:
-            # A request that was given up meanwhile has given its latents back, and nobody gets what is decoded for it.
-            with suppress(SamplerUnavailableError):
-                spins[rows] = claim.spins(piece.start, piece.stop)
-            source[rows] = len(origins)
-            origins.append((claim.provenance, int(claim.served.sum())))
+    for part in slices:
+        claim, here = part.request.work.claim, position
+        position += part.stop - part.start
+        if claim is None or not (served := claim.served[part.start : part.stop]).any():
+            continue
+        rows = here + np.flatnonzero(served)
+        # A request that was given up meanwhile has given its latents back, and nobody gets what is decoded for it.
+        with suppress(SamplerUnavailableError):
+            spins[rows] = claim.spins(part.start, part.stop)
+        source[rows] = len(origins)
+        origins.append((claim.provenance, int(claim.served.sum())))
     missing = source < 0
     if missing.any():
-        deadlines = [piece.ticket.deadline_at for piece in pieces]
+        deadlines = [part.request.work.deadline_at for part in slices]
         latest = math.inf if None in deadlines else max(at for at in deadlines if at is not None)
         deadline_s = None if math.isinf(latest) else max(latest - begun, 1e-3)
-        conditions = first.bundle.conditions(energies[missing])
-        request = LatentRequest(machine, conditions, streams[missing], first.key.options, deadline_s)
-        batch = first.sampler.sample(request)
+        batch = first.sampler.sample(
+            LatentRequest(machine, conditions[missing], streams[missing], first.key.options, deadline_s)
+        )
         spins[missing], source[missing] = batch.spins, len(origins)
         origins.append((batch.provenance, int(missing.sum())))
     return Latents(energies, streams, spins, source, tuple(origins))
 
 
 def deliver(
-    pieces: list[Piece], showers: NDArray[np.float32], latents: Latents, drawn_s: float, decoded_s: float
+    slices: list[Slice], showers: NDArray[np.float32], latents: Latents, drawn_s: float, decoded_s: float
 ) -> None:
-    """Give the ``showers`` (rows, voxels) of a batch to the tickets of its pieces."""
-    rows = sum(piece.stop - piece.start for piece in pieces)
+    """Give the ``showers`` (rows, voxels) of a batch to the requests of its slices."""
+    rows = sum(part.stop - part.start for part in slices)
     if showers.shape[0] != rows:
         raise RuntimeError(f"the decoder answered {showers.shape[0]} showers for {rows} latents")
     position = 0
-    for piece in pieces:
-        ticket, count = piece.ticket, piece.stop - piece.start
+    for part in slices:
+        request, count = part.request, part.stop - part.start
         block = showers[position : position + count]
         source = latents.source[position : position + count]
         position += count
-        if ticket.future.done():
+        if request.future.done():
             continue
-        if count == ticket.rows:
-            ticket.showers_mev = block
+        if count == request.rows:
+            request.showers_mev = block
         else:
-            if ticket.showers_mev is None:
-                ticket.showers_mev = np.empty((ticket.rows, showers.shape[1]), dtype=np.float32)
-            ticket.showers_mev[piece.start : piece.stop] = block
-        ticket.parts.extend(_parts(piece.start, source, latents))
-        ticket.elapsed_s["sample"] += drawn_s
-        ticket.elapsed_s["decode"] += decoded_s
-        ticket.finished += count
-        if ticket.finished == ticket.rows:
-            parts = tuple(sorted(ticket.parts, key=lambda part: part.start))
-            ticket.future.set_result(Drawn(ticket.showers_mev, parts, ticket.elapsed_s))
+            if request.showers_mev is None:
+                request.showers_mev = np.empty((request.rows, showers.shape[1]), dtype=np.float32)
+            request.showers_mev[part.start : part.stop] = block
+        request.parts.extend(_parts(part.start, source, latents))
+        request.elapsed_s["sample"] += drawn_s
+        request.elapsed_s["decode"] += decoded_s
+        request.finished += count
+        if request.finished == request.rows:
+            parts = tuple(sorted(request.parts, key=lambda part: part.start))
+            request.future.set_result(Drawn(request.showers_mev, parts, request.elapsed_s))
 
 
-def _parts(first_row: int, source: NDArray[np.int64], latents: Latents) -> Iterator[Part]:
+def _parts(first_row: int, source: NDArray[np.int64], latents: Latents) -> Iterator[DrawnRows]:
     """Runs of rows that come from the same origin."""
     edges = [0, *(np.flatnonzero(np.diff(source)) + 1).tolist(), len(source)]
     for start, stop in pairwise(edges):
         provenance, rows = latents.origins[source[start]]
-        yield Part(first_row + start, first_row + stop, (stop - start) / rows, provenance)
+        yield DrawnRows(first_row + start, first_row + stop, (stop - start) / rows, provenance)
 
 
-def fail(ticket: Ticket, error: Exception) -> None:
+def fail(request: QueuedRequest, error: Exception) -> None:
     """End a request with an error, unless it has ended."""
-    if not ticket.future.done():
+    if not request.future.done():
         # The same error may end several requests; each raises its own traceback from it.
-        ticket.future.set_exception(error)
+        request.future.set_exception(error)

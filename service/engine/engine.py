@@ -15,17 +15,11 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from qshower.service.engine.batches import DrawKey, Draws, Piece, Ticket, deliver, draw_latents, fail, next_batch
+from qshower.sampler.protocol import SamplerCapabilities
+from qshower.service.engine.batches import DrawKey, QueuedRequest, Slice, Work, deliver, draw_latents, fail, next_batch
 from qshower.service.service_errors import NotReadyError, QueueFullError
-
-if TYPE_CHECKING:
-    from qshower.model.bundle import Bundle
-    from qshower.sampler.claim import Claim
 
 RATE_MEMORY = 0.8
 FIRST_GUESS_ROWS_PER_S = 200.0
@@ -47,7 +41,7 @@ class _Lane:
     concurrency: int
     batch_rows: int
     threads: ThreadPoolExecutor
-    waiting: deque[Ticket] = field(default_factory=deque)
+    waiting: deque[QueuedRequest] = field(default_factory=deque)
     running: int = 0
     undelivered: int = 0
     rows_per_s: float = FIRST_GUESS_ROWS_PER_S
@@ -56,7 +50,7 @@ class _Lane:
 class EngineObserver(Protocol):
     """Who is told what the engine does."""
 
-    def queued(self, ticket: Ticket) -> None:
+    def queued(self, request: QueuedRequest) -> None:
         """A request was taken in."""
 
     def batch_drawn(self, key: DrawKey, rows: int, seconds: float) -> None:
@@ -73,17 +67,15 @@ class Engine:
         self,
         limits: Limits,
         *observers: EngineObserver,
-        lane_threads: Callable[[str], int] = lambda _: 1,
-        lane_rows: Callable[[str], int | None] = lambda _: None,
+        capabilities_of: Callable[[str], SamplerCapabilities] = lambda _: SamplerCapabilities(reproducible=True),
         decode_threads: int = 1,
     ) -> None:
         self._limits = limits
         self._observers = observers
-        self._lane_threads = lane_threads
-        self._lane_rows = lane_rows
+        self._capabilities_of = capabilities_of
         self._lanes: dict[str, _Lane] = {}
         self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
-        self._tickets: set[Ticket] = set()
+        self._requests: set[QueuedRequest] = set()
         self._batches: set[asyncio.Task[None]] = set()
         self._rows = 0
         self._bytes = 0
@@ -102,51 +94,28 @@ class Engine:
     @property
     def queued_requests(self) -> int:
         """Requests that wait or are in work."""
-        return len(self._tickets)
+        return len(self._requests)
 
-    def submit(
-        self,
-        key: DrawKey,
-        bundle: Bundle,
-        sampler: Draws,
-        energies_mev: NDArray[np.float64],
-        streams: NDArray[np.uint64],
-        deadline_at: float | None = None,
-        claim: Claim | None = None,
-    ) -> Ticket:
-        """Queue a request; await the ticket's ``future``. NotReadyError while draining, QueueFullError if full.
-
-        ``energies_mev`` (rows,), ``streams`` (rows, 2); ``deadline_at`` in the time of ``time.monotonic``.
-        Rows that ``claim`` serves are not drawn.
-        """
+    def submit(self, work: Work) -> QueuedRequest:
+        """Queue a request; await its ``future``. NotReadyError while draining, QueueFullError if full."""
         if self._draining:
             raise NotReadyError("the service is shutting down", retry_after_s=self._limits.retry_after_s)
-        lane = self._lane(key.lane)
-        ticket = Ticket(
-            key,
-            bundle,
-            sampler,
-            claim,
-            energies_mev,
-            streams,
-            deadline_at,
-            asyncio.get_running_loop().create_future(),
-            time.monotonic(),
-        )
-        self._admit(ticket, lane)
-        self._tickets.add(ticket)
-        self._rows += ticket.rows
-        self._bytes += ticket.bytes
-        ticket.future.add_done_callback(lambda _: self._forget(ticket))
-        lane.waiting.append(ticket)
+        lane = self._lane(work.key)
+        request = QueuedRequest(work, asyncio.get_running_loop().create_future(), time.monotonic())
+        self._admit(request, lane)
+        self._requests.add(request)
+        self._rows += request.rows
+        self._bytes += request.bytes
+        request.future.add_done_callback(lambda _: self._forget(request))
+        lane.waiting.append(request)
         for observer in self._observers:
-            observer.queued(ticket)
+            observer.queued(request)
         self._dispatch(lane)
-        return ticket
+        return request
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, request: QueuedRequest) -> None:
         """Give a request up: what has not begun never will; what is in work is thrown away."""
-        ticket.future.cancel()
+        request.future.cancel()
 
     def drain(self) -> None:
         """Refuse new work from now on; finish what there is."""
@@ -155,11 +124,11 @@ class Engine:
     async def close(self, timeout_s: float) -> None:
         """Drain, wait at most ``timeout_s`` for the work in hand, fail the rest with NotReadyError."""
         self.drain()
-        waiting = [ticket.future for ticket in self._tickets]
+        waiting = [request.future for request in self._requests]
         if waiting:
             await asyncio.wait(waiting, timeout=timeout_s)
-        for ticket in list(self._tickets):
-            fail(ticket, NotReadyError("the service has shut down", retry_after_s=self._limits.retry_after_s))
+        for request in list(self._requests):
+            fail(request, NotReadyError("the service has shut down", retry_after_s=self._limits.retry_after_s))
         for task in list(self._batches):
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -168,64 +137,65 @@ class Engine:
             lane.threads.shutdown(wait=False, cancel_futures=True)
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
-    def _lane(self, name: str) -> _Lane:
-        lane = self._lanes.get(name)
+    def _lane(self, key: DrawKey) -> _Lane:
+        lane = self._lanes.get(key.lane)
         if lane is None:
-            count = self._lane_threads(name)
-            rows = self._lane_rows(name) or self._limits.max_batch_rows
-            lane = _Lane(count, rows, ThreadPoolExecutor(count, thread_name_prefix=f"sample-{name}"))
-            self._lanes[name] = lane
+            known = self._capabilities_of(key.sampler)
+            threads = 1 if key.cached else known.threads
+            rows = known.batch_rows or self._limits.max_batch_rows
+            lane = _Lane(threads, rows, ThreadPoolExecutor(threads, thread_name_prefix=f"sample-{key.lane}"))
+            self._lanes[key.lane] = lane
         return lane
 
-    def _admit(self, ticket: Ticket, lane: _Lane) -> None:
+    def _admit(self, request: QueuedRequest, lane: _Lane) -> None:
         limits = self._limits
-        if len(self._tickets) >= limits.max_queue_requests:
-            reason = f"{len(self._tickets)} requests are waiting, the most allowed"
-        elif self._tickets and self._rows + ticket.rows > limits.max_queue_rows:
-            reason = f"{self._rows} showers are waiting; {ticket.rows} more would pass {limits.max_queue_rows}"
-        elif self._tickets and self._bytes + ticket.bytes > limits.max_pending_bytes:
-            reason = f"answers in work need {self._bytes} bytes; {ticket.bytes} more would pass the bound"
+        if len(self._requests) >= limits.max_queue_requests:
+            reason = f"{len(self._requests)} requests are waiting, the most allowed"
+        elif self._requests and self._rows + request.rows > limits.max_queue_rows:
+            reason = f"{self._rows} showers are waiting; {request.rows} more would pass {limits.max_queue_rows}"
+        elif self._requests and self._bytes + request.bytes > limits.max_pending_bytes:
+            reason = f"answers in work need {self._bytes} bytes; {request.bytes} more would pass the bound"
         else:
             return
         # The wait until as many rows are done as this request needs room for.
-        need = min(self._rows, ticket.rows)
+        need = min(self._rows, request.rows)
         raise QueueFullError(reason, retry_after_s=min(600.0, max(1.0, need / lane.rows_per_s)))
 
-    def _forget(self, ticket: Ticket) -> None:
-        if ticket in self._tickets:
-            self._tickets.discard(ticket)
-            self._rows -= ticket.rows
-            self._bytes -= ticket.bytes
-        ticket.showers_mev = None
-        waiting = self._lanes[ticket.key.lane].waiting
-        # Asked first: the error of a deque that does not hold it would spell out every array of the ticket.
-        if ticket in waiting:
-            waiting.remove(ticket)
+    def _forget(self, request: QueuedRequest) -> None:
+        if request in self._requests:
+            self._requests.discard(request)
+            self._rows -= request.rows
+            self._bytes -= request.bytes
+        request.showers_mev = None
+        waiting = self._lanes[request.key.lane].waiting
+        # Asked first: the error of a deque that does not hold it would spell out every array of the request.
+        if request in waiting:
+            waiting.remove(request)
 
     def _dispatch(self, lane: _Lane) -> None:
         # One batch may be drawn ahead of the decoder, no more: a request that comes now must not wait for them all.
         while lane.running < lane.concurrency and lane.undelivered <= lane.concurrency:
-            pieces = next_batch(lane.waiting, lane.batch_rows)
-            if not pieces:
+            slices = next_batch(lane.waiting, lane.batch_rows)
+            if not slices:
                 return
             lane.running += 1
             lane.undelivered += 1
-            task = asyncio.get_running_loop().create_task(self._run(lane, pieces))
+            task = asyncio.get_running_loop().create_task(self._run(lane, slices))
             self._batches.add(task)
             task.add_done_callback(self._batches.discard)
 
-    async def _run(self, lane: _Lane, pieces: list[Piece]) -> None:
+    async def _run(self, lane: _Lane, slices: list[Slice]) -> None:
         """Draw one batch, let the lane go on, decode, deliver."""
         loop = asyncio.get_running_loop()
-        key, begun = pieces[0].ticket.key, time.monotonic()
-        rows = sum(piece.stop - piece.start for piece in pieces)
-        for piece in pieces:
-            if piece.ticket.started_at is None:
-                piece.ticket.started_at = begun
-                piece.ticket.elapsed_s["queue"] = begun - piece.ticket.submitted_at
+        key, begun = slices[0].request.key, time.monotonic()
+        rows = sum(part.stop - part.start for part in slices)
+        for part in slices:
+            if part.request.started_at is None:
+                part.request.started_at = begun
+                part.request.elapsed_s["queue"] = begun - part.request.submitted_at
         try:
             try:
-                latents = await loop.run_in_executor(lane.threads, draw_latents, pieces, begun)
+                latents = await loop.run_in_executor(lane.threads, draw_latents, slices, begun)
             finally:
                 lane.running -= 1
             drawn_s = time.monotonic() - begun
@@ -235,7 +205,7 @@ class Engine:
             decoding = time.monotonic()
             showers = await loop.run_in_executor(
                 self._decoders,
-                pieces[0].ticket.bundle.decode,
+                slices[0].request.work.bundle.decode,
                 latents.spins,
                 latents.energies_mev,
                 latents.streams,
@@ -247,10 +217,10 @@ class Engine:
             lane.rows_per_s = RATE_MEMORY * lane.rows_per_s + (1 - RATE_MEMORY) * rate
             for observer in self._observers:
                 observer.batch_decoded(key, rows, decoded_s)
-            deliver(pieces, showers, latents, drawn_s, decoded_s)
+            deliver(slices, showers, latents, drawn_s, decoded_s)
         except Exception as error:  # whatever went wrong is told to every request of the batch
-            for piece in pieces:
-                fail(piece.ticket, error)
+            for part in slices:
+                fail(part.request, error)
         finally:
             lane.undelivered -= 1
             self._dispatch(lane)

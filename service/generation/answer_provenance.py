@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qshower.sampler.provenance import Provenance
-from qshower.service.engine.batches import Part
+from qshower.service.engine.batches import DrawnRows
 
 # What each part of a request adds to the whole, rather than shares with it.
 _SUMMED = ("qpu_access_time_us", "qpu_timing_us")
@@ -28,7 +28,7 @@ class Origin:
     notes: tuple[str, ...] = ()
 
 
-def provenance_json(origin: Origin, parts: Iterable[Part], elapsed_s: dict[str, float]) -> dict[str, Any]:
+def provenance_json(origin: Origin, parts: Iterable[DrawnRows], elapsed_s: dict[str, float]) -> dict[str, Any]:
     """The provenance of an answer made of ``parts``.
 
     Where the parts agree on a field it stands at the top; where they differ it is null there and stands under
@@ -82,7 +82,7 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _groups(parts: list[Part], values: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _groups(parts: list[DrawnRows], values: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows and values of each group, neighbours that agree made into one."""
     groups: list[dict[str, Any]] = []
     for part, value in zip(parts, values, strict=True):
@@ -94,9 +94,9 @@ def _groups(parts: list[Part], values: list[dict[str, Any]]) -> list[dict[str, A
     return groups
 
 
-def merged_parts(parts: Iterable[Part]) -> list[Part]:
+def merged_parts(parts: Iterable[DrawnRows]) -> list[DrawnRows]:
     """``parts``, neighbours of one and the same sampler answer made into one: what a long run keeps of its batches."""
-    kept: list[Part] = []
+    kept: list[DrawnRows] = []
     for part in parts:
         last = kept[-1] if kept else None
         if last is not None and last.stop == part.start and _plain(last.provenance) == _plain(part.provenance):
@@ -104,7 +104,7 @@ def merged_parts(parts: Iterable[Part]) -> list[Part]:
             for stage, seconds in part.provenance.elapsed_s.items():
                 stages[stage] = stages.get(stage, 0.0) + seconds
             fields = {**_fields(last.provenance), "elapsed_s": stages}
-            kept[-1] = Part(last.start, part.stop, 1.0, Provenance(**fields))
+            kept[-1] = DrawnRows(last.start, part.stop, 1.0, Provenance(**fields))
         else:
             kept.append(part)
     return kept

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import numpy as np
 
 from qshower.sampler.errors import SamplerUnavailableError
-from qshower.sampler.protocol import Availability, Sampler
+from qshower.sampler.protocol import Availability, BilledSampler, Sampler
+from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
 if TYPE_CHECKING:
@@ -20,22 +21,23 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_ASKING = ThreadPoolExecutor(16, thread_name_prefix="asking")
+_WAITING = ThreadPoolExecutor(16, thread_name_prefix="waiting")
 """For what may have to wait for the solver API: threads of its own, so that whoever encodes answers does not wait."""
 
 
-async def asked(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def in_waiting_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """``function`` of the arguments, in one of the threads for what may have to wait for the solver API."""
     context = contextvars.copy_context()
-    return await asyncio.get_running_loop().run_in_executor(_ASKING, lambda: context.run(function, *args, **kwargs))
+    return await asyncio.get_running_loop().run_in_executor(_WAITING, lambda: context.run(function, *args, **kwargs))
 
 
-def qpu_of(sampler: Sampler) -> QpuSampler:
-    """The sampler named ``qpu`` as what it is."""
-    from qshower.sampler.qpu.qpu_sampler import QpuSampler  # brings Ocean along; not everybody has a QPU
+def qpu_of(registry: SamplerRegistry) -> QpuSampler | None:
+    """The QPU sampler of a registry, None if it has none."""
+    if not any(sampler.capabilities.billed for sampler in registry):
+        return None
+    from qshower.sampler.qpu.qpu_sampler import QpuSampler  # loads Ocean, which takes seconds
 
-    assert isinstance(sampler, QpuSampler)  # noqa: S101 - the only sampler of that name
-    return sampler
+    return next((sampler for sampler in registry if isinstance(sampler, QpuSampler)), None)
 
 
 def require(name: str, availability: Availability) -> None:
@@ -46,26 +48,26 @@ def require(name: str, availability: Availability) -> None:
         )
 
 
-def qpu_availability(sampler: Sampler, bundle: Bundle, solver: str | None) -> Availability:
-    """Whether a QPU can draw from ``bundle``, on ``solver`` if one is named. May wait for the solver API."""
-    if solver is None:
+def solver_availability(sampler: Sampler, bundle: Bundle, solver: str | None) -> Availability:
+    """Whether ``sampler`` can draw from ``bundle`` on ``solver``, if one is named. May wait for the solver API."""
+    if solver is None or not isinstance(sampler, BilledSampler):
         return sampler.availability(bundle.machine)
     low, high = bundle.domain_mev
     condition = bundle.conditions(np.array([np.sqrt(low * high)]))
     streams = np.zeros((1, 2), dtype=np.uint64)
     dry = LatentRequest(bundle.machine, condition, streams, SamplerOptions(solver=solver))
     try:
-        qpu_of(sampler).estimate(dry)
+        sampler.estimate(dry)
     except SamplerUnavailableError as error:
         return Availability(available=False, reason=str(error), detail={"retry_after_s": error.retry_after_s})
     return Availability(available=True, detail={"solver": solver})
 
 
-def first_on_qpu(sampler: Sampler, candidates: Sequence[Bundle], solver: str | None) -> tuple[Bundle, Availability]:
-    """The first of ``candidates``, at least one, that a QPU can draw from, else the first, and what is the matter."""
+def first_available(sampler: Sampler, candidates: Sequence[Bundle], solver: str | None) -> tuple[Bundle, Availability]:
+    """The first of ``candidates``, at least one, that can be drawn from, else the first, and what is the matter."""
     states = []
     for bundle in candidates:
-        states.append(qpu_availability(sampler, bundle, solver))
+        states.append(solver_availability(sampler, bundle, solver))
         if states[-1].available:
             return bundle, states[-1]
     return candidates[0], states[0]
@@ -73,6 +75,6 @@ def first_on_qpu(sampler: Sampler, candidates: Sequence[Bundle], solver: str | N
 
 async def availability_of(sampler: Sampler, bundle: Bundle) -> Availability:
     """Whether a sampler can draw from ``bundle``, asked in a thread where it may have to wait."""
-    if sampler.name in ("gibbs", "annealing", "tempering"):
+    if not sampler.capabilities.availability_blocks:
         return sampler.availability(bundle.machine)
-    return await asked(sampler.availability, bundle.machine)
+    return await in_waiting_thread(sampler.availability, bundle.machine)

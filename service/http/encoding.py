@@ -10,7 +10,7 @@ import orjson
 import pyarrow as pa
 
 from qshower.model.showers_file import write_showers
-from qshower.service.generation.shower_request import Answer
+from qshower.service.generation.shower_request import ShowerAnswer
 from qshower.service.http.negotiation import Format
 
 # What a voxel takes at most on average: JSON writes "0.0," for an empty one and about 10 bytes for a hit.
@@ -19,7 +19,7 @@ ARROW_BATCH_ROWS = 1000
 FILE_NAMES = {Format.HDF5: "showers.hdf5", Format.ARROW: "showers.arrows", Format.NPZ: "showers.npz"}
 
 
-def encode(answer: Answer, wanted: Format) -> bytes | memoryview:
+def encode(answer: ShowerAnswer, wanted: Format) -> bytes | memoryview:
     """``answer`` in the format asked for."""
     provenance = answer.provenance()
     if wanted is Format.JSON:
@@ -31,7 +31,7 @@ def encode(answer: Answer, wanted: Format) -> bytes | memoryview:
     return _npz(answer, provenance)
 
 
-def _json(answer: Answer, provenance: dict[str, Any]) -> bytes:
+def _json(answer: ShowerAnswer, provenance: dict[str, Any]) -> bytes:
     document = {
         "incident_energies_mev": answer.energies_mev,
         "showers_mev": np.ascontiguousarray(answer.showers_mev),
@@ -41,14 +41,14 @@ def _json(answer: Answer, provenance: dict[str, Any]) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _hdf5(answer: Answer, provenance: dict[str, Any]) -> memoryview:
+def _hdf5(answer: ShowerAnswer, provenance: dict[str, Any]) -> memoryview:
     buffer = io.BytesIO()
     attributes = {"provenance": _text(provenance), "geometry": _text(answer.geometry.as_dict())}
     write_showers(buffer, answer.energies_mev, answer.showers_mev, attributes=attributes)
     return buffer.getbuffer()
 
 
-def _arrow(answer: Answer, provenance: dict[str, Any]) -> memoryview:
+def _arrow(answer: ShowerAnswer, provenance: dict[str, Any]) -> memoryview:
     voxels = answer.geometry.voxel_count
     metadata = {"provenance": _text(provenance), "geometry": _text(answer.geometry.as_dict())}
     schema = pa.schema(
@@ -68,7 +68,7 @@ def _arrow(answer: Answer, provenance: dict[str, Any]) -> memoryview:
     return memoryview(sink.getvalue())
 
 
-def _npz(answer: Answer, provenance: dict[str, Any]) -> memoryview:
+def _npz(answer: ShowerAnswer, provenance: dict[str, Any]) -> memoryview:
     buffer = io.BytesIO()
     np.savez(
         buffer,

@@ -12,14 +12,14 @@ from fastapi.responses import Response
 
 from qshower.model.bundle import Bundle, describe
 from qshower.sampler.errors import InvalidInputError
-from qshower.service.generation.availability import asked
-from qshower.service.generation.generator import AUTO_ORDER
-from qshower.service.generation.shower_request import Order
+from qshower.service.generation.availability import in_waiting_thread
+from qshower.service.generation.shower_request import ShowerRequest
 from qshower.service.http.encoding import BYTES_PER_VOXEL, FILE_NAMES, encode
 from qshower.service.http.negotiation import Format, negotiate
 from qshower.service.http.problem_json import declared, outcome_of
 from qshower.service.metrics import CONTENT_TYPE
-from qshower.service.samplers import SAMPLER_NAMES
+from qshower.service.running import Service
+from qshower.service.samplers import SAMPLERS
 from qshower.service.schemas import (
     EstimateAnswer,
     GenerateAnswer,
@@ -31,7 +31,6 @@ from qshower.service.schemas import (
     SamplerList,
 )
 from qshower.service.service_errors import NotReadyError
-from qshower.service.state import Service
 
 INLINE_BYTES = 1 << 18
 """Answers up to this size are encoded where they are; a thread would cost more than the encoding."""
@@ -88,11 +87,11 @@ async def generate(request: Request, body: Annotated[GenerateRequest, Body()]) -
 
 
 async def _generated(service: Service, body: GenerateRequest, wanted: Format, account: str) -> Response:
-    order = _order(service, body, wanted, account)
+    wish = _shower_request(service, body, wanted, account)
     if body.dry_run:
-        estimate = EstimateAnswer(estimate=await service.generator.estimate(order))
+        estimate = EstimateAnswer(estimate=await service.generator.estimate(wish))
         return Response(estimate.model_dump_json(), media_type=Format.JSON.value)
-    answer = await service.generator.generate(order)
+    answer = await service.generator.generate(wish)
     if answer.origin.fallback_from is not None:
         service.metrics.fallbacks.labels(answer.parts[0].provenance.sampler).inc()
     size = answer.showers_mev.nbytes
@@ -103,7 +102,7 @@ async def _generated(service: Service, body: GenerateRequest, wanted: Format, ac
     return Response(content, 200, headers, media_type=wanted.value)
 
 
-def _order(service: Service, body: GenerateRequest, wanted: Format, account: str) -> Order:
+def _shower_request(service: Service, body: GenerateRequest, wanted: Format, account: str) -> ShowerRequest:
     settings = service.settings
     rows = len(body.incident_energies_mev) * body.showers_per_energy
     field = "incident_energies_mev" if body.showers_per_energy == 1 else "showers_per_energy"
@@ -118,7 +117,7 @@ def _order(service: Service, body: GenerateRequest, wanted: Format, account: str
     options: dict[str, Any] = body.options.model_dump(exclude_none=True)
     if body.solver is not None:
         options["solver"] = body.solver
-    return Order(
+    return ShowerRequest(
         energies_mev=np.repeat(np.asarray(body.incident_energies_mev, dtype=np.float64), body.showers_per_energy),
         sampler=body.sampler,
         fallback=tuple(body.fallback),
@@ -154,14 +153,14 @@ async def _gone(request: Request) -> None:
 async def models(request: Request) -> ModelList:
     """The models that are loaded, the default first."""
     service = _service(request)
-    return ModelList(models=[_summary(service, bundle) for bundle in service.generator.catalogue.bundles()])
+    return ModelList(models=[_summary(service, bundle) for bundle in service.generator.selection.catalogue.bundles()])
 
 
 @router.get("/models/{name}", summary="One model", responses=declared(401, 404))
 async def model(request: Request, name: str) -> ModelDetail:
     """Geometry, domain, hash, training data and quality of a model."""
     service = _service(request)
-    bundle = service.generator.catalogue.get(name)
+    bundle = service.generator.selection.catalogue.get(name)
     known = describe(bundle)
     return ModelDetail(
         **_summary(service, bundle).model_dump(),
@@ -179,7 +178,7 @@ async def model(request: Request, name: str) -> ModelDetail:
 def _summary(service: Service, bundle: Bundle) -> ModelSummary:
     return ModelSummary(
         name=bundle.name,
-        default=bundle.name == service.generator.catalogue.default_name,
+        default=bundle.name == service.generator.selection.catalogue.default_name,
         sha256=bundle.sha256,
         geometry=bundle.geometry.name,
         particle=bundle.geometry.particle,
@@ -192,10 +191,10 @@ def _summary(service: Service, bundle: Bundle) -> ModelSummary:
 @router.get("/samplers", summary="The samplers", responses=declared(401))
 async def samplers(request: Request) -> SamplerList:
     """Which samplers can be used now, and why not."""
-    generator, account = _service(request).generator, _account(request)
-    states = await asyncio.gather(*(asked(generator.state_of, name, account) for name in SAMPLER_NAMES))
+    service, account = _service(request), _account(request)
+    states = await asyncio.gather(*(in_waiting_thread(service.samplers.of, name, account) for name in SAMPLERS))
     usable = {state.name for state in states if state.available}
-    auto = next((name for name in AUTO_ORDER if name in usable), None)
+    auto = next((name for name in service.generator.selection.auto() if name in usable), None)
     return SamplerList(auto=auto, samplers=list(states))
 
 

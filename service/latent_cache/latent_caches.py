@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from qshower.sampler.claim import Claim
 from qshower.sampler.latent_cache import LatentCache
-from qshower.sampler.protocol import Sampler
 from qshower.sampler.registry import SamplerRegistry
-from qshower.sampler.request import SamplerOptions
 from qshower.service.catalogue import Catalogue
 from qshower.service.generation.availability import qpu_of
+from qshower.service.generation.request_options import default_options
 from qshower.service.latent_cache.cached_reads import CachedReads
 from qshower.service.latent_cache.idle_filling import FilledCache, IdleFilling
 from qshower.service.latent_cache.unused_reads_queue import UnusedReadsQueue
@@ -49,13 +48,12 @@ class LatentCaches:
         per_condition: int,
         max_age_s: float,
     ) -> None:
-        samplers = [registry.get(name) for name in registry.names()]
-        cacheable = [sampler for sampler in samplers if sampler.capabilities.cacheable]
+        cacheable = [sampler for sampler in registry if sampler.capabilities.cacheable]
         bundles = catalogue.bundles()
-        billed = [sampler for sampler in samplers if sampler.name == "qpu"]
-        each = max_bytes // (len(bundles) * len(cacheable + billed) or 1)
+        qpu = qpu_of(registry)
+        each = max_bytes // (len(bundles) * (len(cacheable) + (qpu is not None)) or 1)
         self._filled: dict[tuple[str, str], FilledCache] = {}
-        self._reads: dict[str, CachedReads] = {}
+        self._reads: dict[tuple[str, str], CachedReads] = {}
         self.queue: UnusedReadsQueue | None = None
         for sampler in cacheable if each else ():
             for bundle in bundles:
@@ -67,14 +65,13 @@ class LatentCaches:
                         conditions,
                         per_condition,
                         LatentCache(bundle.machine, each),
-                        _default_options(sampler, bundle),
+                        default_options(sampler, bundle),
                         wanted=sampler is cacheable[0],
                     )
-        for sampler in billed if each else ():
-            qpu = qpu_of(sampler)
-            self._reads = {
-                bundle.name: CachedReads(qpu, bundle, max_bytes=each, max_age_s=max_age_s) for bundle in bundles
-            }
+        if qpu is not None and each:
+            for bundle in bundles:
+                reads = CachedReads(qpu, bundle, max_bytes=each, max_age_s=max_age_s)
+                self._reads[qpu.name, bundle.name] = reads
             self.queue = UnusedReadsQueue(list(self._reads.values()))
             qpu.hand_unused_reads_to(self.queue.receive)
         self._filling = IdleFilling(list(self._filled.values()), idle)
@@ -89,20 +86,20 @@ class LatentCaches:
             filled.wanted = True
             claim: Claim | None = filled.cache.claim(conditions, whole=whole)
         else:
-            reads = self._reads.get(bundle) if sampler == "qpu" else None
+            reads = self._reads.get((sampler, bundle))
             claim = None if reads is None else reads.claim(conditions, whole=whole)
         return claim if claim is not None and claim.served.any() else None
 
-    def reads(self, bundle: str) -> CachedReads | None:
-        """The cached QPU reads of a model by its name, None if there is no cache for them."""
-        return self._reads.get(bundle)
+    def reads(self, sampler: str, bundle: str) -> CachedReads | None:
+        """The cached reads of a QPU and a model, by their names; None if there is no cache for them."""
+        return self._reads.get((sampler, bundle))
 
     def status(self) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
         """Sampler, model and status of each cache."""
         for (sampler, name), filled in self._filled.items():
             yield sampler, name, {**filled.status(), "last_error": self._filling.task.status()["last_error"]}
-        for name, reads in self._reads.items():
-            yield "qpu", name, {**reads.status(), "unused_reads": self.queue.status() if self.queue else {}}
+        for (sampler, name), reads in self._reads.items():
+            yield sampler, name, {**reads.status(), "unused_reads": self.queue.status() if self.queue else {}}
 
     def start(self) -> None:
         """Fill the caches from now on."""
@@ -133,8 +130,3 @@ def _conditions(bundle: Bundle) -> NDArray[np.int8] | None:
     """All conditions (conditions, width) of a bundle, None if there is one for nearly every energy."""
     code = bundle.energy_code
     return np.unique(code.alphabet(), axis=0) if code.level_count is not None and isinstance(code, _Finite) else None
-
-
-def _default_options(sampler: Sampler, bundle: Bundle) -> SamplerOptions:
-    """What a request without options is drawn with."""
-    return SamplerOptions(sweeps=bundle.default_sweeps) if sampler.name == "gibbs" else SamplerOptions()

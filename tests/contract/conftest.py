@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -127,18 +128,22 @@ BUILDERS: dict[str, Builder] = {
     "replay": _replay,
     "qpu": _qpu,
 }
+DOCUMENTED = "heat-bath"
+"""The sampler that docs/write-a-sampler.md adds."""
 
 
-@pytest.fixture(scope="session", params=list(BUILDERS))
+@pytest.fixture(scope="session", params=[*BUILDERS, DOCUMENTED])
 def case(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     lattice_machine: Callable[..., BoltzmannMachine],
     random_spins: Callable[..., NDArray[np.int8]],
+    documented_sampler: ModuleType,
 ) -> Iterator[ContractCase]:
     """Each sampler in turn, on one machine."""
     rng = np.random.default_rng(SEED)
     machine = lattice_machine(rng, "zephyr", nodes_per_partition=4)
     levels = np.unique(random_spins(rng, (32, 4)), axis=0)[:4]
-    with BUILDERS[request.param](machine, levels, tmp_path_factory.mktemp(request.param)) as built:
+    builders = {**BUILDERS, DOCUMENTED: partial(_classical, documented_sampler.HeatBathSampler)}
+    with builders[request.param](machine, levels, tmp_path_factory.mktemp(request.param)) as built:
         yield built

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -414,7 +415,7 @@ def test_a_bank_of_the_qpu(qshower, environment, tmp_path):
         return sample(self, request)
 
     environment.setattr(QpuSampler, "sample", third_call_fails)
-    environment.setattr("qshower.service.commands.bank.CHUNK_ROWS", 2)
+    environment.setattr("qshower.service.commands.generate.CHUNK_ROWS", 2)
     with EmulatorServer(EmulatorConfig(topology="zephyr:6", defects=0.0, sweeps=16)) as emulator:
         environment.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
         environment.setenv("DWAVE_API_TOKEN", "any")
@@ -424,7 +425,7 @@ def test_a_bank_of_the_qpu(qshower, environment, tmp_path):
         # One call, so that each condition is programmed once.
         (drawn,) = bank_info(path).draws
         assert (drawn.solver, drawn.refine_sweeps) == (emulator.solver_name, 3)
-        environment.setattr("qshower.service.commands.bank.QPU_CHUNK_ROWS", 4)
+        environment.setattr(QpuSampler, "capabilities", replace(QpuSampler.capabilities, batch_rows=4))
         whole = path.read_bytes()
         code, _, err = qshower(*draw)
         assert [request.rows for request in requests] == [6, 4, 2]
@@ -524,14 +525,12 @@ def test_the_pretrained_models_were_calibrated_band_by_band():
         manifest, sha256 = read_manifest(folder)
         measured = manifest.sweeps_measurement
         assert measured["converged"], manifest.name
-        # Training measures to 0.2, `qshower calibrate` to 0.1; the default bundle is calibrated.
-        tolerance = measured["tolerance_sigma"]
-        assert tolerance == 0.1 or (tolerance == 0.2 and not manifest.default)
+        assert measured["tolerance_sigma"] == 0.1
         assert len(measured["bands_mev"]) == 7
         for sweeps, figures in measured["differences_sigma"].items():
             if int(sweeps) >= manifest.sweeps:
                 most = max(abs(difference) for bands in figures.values() for difference in bands)
-                assert most + 2 * measured["difference_error_sigma"] <= tolerance, (manifest.name, sweeps)
+                assert most + 2 * measured["difference_error_sigma"] <= 0.1, (manifest.name, sweeps)
         if manifest.default:
             readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
             assert f'"model_sha256": "{sha256}"' in readme

@@ -19,12 +19,13 @@ from qshower.sampler.packed_spins import unpack_spins
 from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.request import SamplerOptions
 from qshower.sampler.tempering import TemperingSampler
-from qshower.service.app import create_app, running_service
+from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue
-from qshower.service.engine.engine import Engine, Limits
-from qshower.service.generation.generator import Generator
-from qshower.service.generation.shower_request import Order
+from qshower.service.generation.sampler_status import SamplerStatus
+from qshower.service.generation.selection import Selection
+from qshower.service.generation.shower_request import ShowerRequest
 from qshower.service.metrics import Metrics
+from qshower.service.running import running_service
 from qshower.service.settings import load_settings
 
 FEW_MEV, MANY_MEV = 2000.0, 500_000.0
@@ -66,7 +67,7 @@ def on_service(catalogue):
         async def whole():
             known = load_settings(qpu="off", max_batch_rows=BATCH_ROWS, **settings)
             async with running_service(known, Metrics(), lambda _: catalogue, warm=False) as service:
-                return await asyncio.wait_for(work(service.generator), 60)
+                return await asyncio.wait_for(work(service), 60)
 
         return asyncio.run(whole())
 
@@ -74,19 +75,19 @@ def on_service(catalogue):
 
 
 def order(energy_mev, rows, **changes):
-    return Order(np.full(rows, energy_mev), sampler="replay", **changes)
+    return ShowerRequest(np.full(rows, energy_mev), sampler="replay", **changes)
 
 
-def left(generator):
-    return generator.state_of("replay").detail.get("left", 0)
+def left(service):
+    return service.samplers.of("replay").detail.get("left", 0)
 
 
 def test_a_refused_request_uses_nothing_up_and_fails_nobody_else(on_service, bank):
-    async def work(generator):
+    async def work(service):
         # What comes while the first is drawn would go together, were it drawn.
         orders = [order(MANY_MEV, 1), order(FEW_MEV, FEW + 1), order(MANY_MEV, 3), order(MANY_MEV, MANY + 1)]
-        answers = await asyncio.gather(*map(generator.generate, orders), return_exceptions=True)
-        return answers, left(generator), await generator.generate(order(MANY_MEV, MANY - 4))
+        answers = await asyncio.gather(*map(service.generator.generate, orders), return_exceptions=True)
+        return answers, left(service), await service.generator.generate(order(MANY_MEV, MANY - 4))
 
     (first, short, other, long), rest, last = on_service(work, bank=bank)
     assert (first.showers_mev.shape[0], other.showers_mev.shape[0]) == (1, 3)
@@ -99,8 +100,8 @@ def test_a_refused_request_uses_nothing_up_and_fails_nobody_else(on_service, ban
 
 
 def test_a_request_of_several_batches_has_the_bank_in_order(on_service, catalogue, bank):
-    async def work(generator):
-        return await generator.generate(order(MANY_MEV, MANY, seed=1))
+    async def work(service):
+        return await service.generator.generate(order(MANY_MEV, MANY, seed=1))
 
     answer = on_service(work, bank=bank)
     bundle = catalogue.get(None)
@@ -119,23 +120,23 @@ def test_what_is_given_up_goes_back_to_its_place(on_service, bank, monkeypatch):
         assert gate.wait(30)
         return unpacked(*arguments)
 
-    async def work(generator):
+    async def work(service):
         with monkeypatch.context() as patch:
             patch.setattr(Claim, "spins", slow)
-            task = asyncio.create_task(generator.generate(order(FEW_MEV, 2)))
+            task = asyncio.create_task(service.generator.generate(order(FEW_MEV, 2)))
             await asyncio.to_thread(begun.wait, 30)
-            held = left(generator)
+            held = left(service)
             task.cancel()
             await asyncio.wait([task])
             gate.set()
-        return held, left(generator)
+        return held, left(service)
 
     assert on_service(work, bank=bank) == (FEW + MANY - 2, FEW + MANY)
 
 
 def test_the_order_and_its_seed_are_settings(on_service, bank):
-    async def work(generator):
-        return (await generator.generate(order(MANY_MEV, MANY, seed=1))).showers_mev
+    async def work(service):
+        return (await service.generator.generate(order(MANY_MEV, MANY, seed=1))).showers_mev
 
     in_file = on_service(work, bank=bank)
     one, again, other = (on_service(work, bank=bank, bank_order="random", bank_seed=seed) for seed in (1, 1, 2))
@@ -185,7 +186,7 @@ def test_when_to_try_again_is_told_only_if_that_helps(catalogue, bank, fallback,
     app = create_app(settings, load_models=lambda _: catalogue, make_samplers=lambda _: SamplerRegistry(samplers))
     with pytest.MonkeyPatch.context() as patch:
         # What is warmed is drawn.
-        patch.setattr("qshower.service.app.warm_up", lambda _: None)
+        patch.setattr("qshower.service.running.warm_up", lambda _: None)
         with TestClient(app) as http:
             body = {"incident_energies_mev": [FEW_MEV] * (FEW + 1), "sampler": "replay", "fallback": fallback}
             refused = http.post("/generate", json=body)
@@ -197,12 +198,12 @@ def test_when_to_try_again_is_told_only_if_that_helps(catalogue, bank, fallback,
 
 
 def test_a_bank_chooses_its_model(on_service, bank_of):
-    async def work(generator):
-        first = await generator.generate(order(MANY_MEV, 2))
-        named = await generator.generate(order(MANY_MEV, 2, model="test-pegasus"))
+    async def work(service):
+        first = await service.generator.generate(order(MANY_MEV, 2))
+        named = await service.generator.generate(order(MANY_MEV, 2, model="test-pegasus"))
         with pytest.raises(SamplerUnavailableError, match="another machine"):
-            await generator.generate(order(MANY_MEV, 2, model="test-zephyr"))
-        return first.origin.model, named.origin.model, generator.state_of("replay")
+            await service.generator.generate(order(MANY_MEV, 2, model="test-zephyr"))
+        return first.origin.model, named.origin.model, service.samplers.of("replay")
 
     first, named, state = on_service(work, bank=bank_of("test-pegasus"))
     assert (first, named) == ("test-pegasus", "test-pegasus")
@@ -216,6 +217,5 @@ def test_a_bank_that_fits_several_models_chooses_none(catalogue, bank_of):
     bundles = {"test-zephyr": catalogue.get("test-zephyr"), "test-pegasus": pegasus, "twin": pegasus}
     with ReplaySampler(bank_of("test-pegasus")) as replay:
         for default, chosen in (("test-zephyr", "test-zephyr"), ("test-pegasus", "test-pegasus")):
-            engine = Engine(Limits(64, 1000, 10, 1 << 30, 30.0), Metrics())
-            generator = Generator(Catalogue(bundles, default), SamplerRegistry([replay]), engine)
-            assert generator.state_of("replay").detail["model"] == chosen
+            status = SamplerStatus(Selection(Catalogue(bundles, default), SamplerRegistry([replay])))
+            assert status.of("replay").detail["model"] == chosen

@@ -4,6 +4,7 @@ import hashlib
 import re
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -217,8 +218,8 @@ def test_a_request_of_several_batches_has_cached_reads_whole(emulator, service_o
     first = ask(client, UNEVEN)["provenance"]
     before = submitted(emulator)
     # Of the lane of cached reads, which is not there yet.
-    monkeypatch.setattr("qshower.service.app.QPU_BATCH_ROWS", 3)
-    bundle, calls = type(client.app.state.service.generator.catalogue.get(None)), []
+    monkeypatch.setattr(QpuSampler, "capabilities", replace(QpuSampler.capabilities, batch_rows=3))
+    bundle, calls = type(client.app.state.service.generator.selection.catalogue.get(None)), []
     decode = bundle.decode
 
     def second_batch_fails(self, spins, *more):

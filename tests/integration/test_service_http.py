@@ -172,9 +172,9 @@ def test_other_classical_samplers_draw_too(client, sampler):
 
 
 def test_tempering_is_never_chosen_unasked(client):
-    generator = client.app.state.service.generator
-    assert "tempering" in generator.registry.names()
-    assert "tempering" not in generator.candidates("auto", ())
+    selection = client.app.state.service.generator.selection
+    assert "tempering" in selection.registry
+    assert "tempering" not in selection.candidates("auto", ())
 
 
 def test_auto_takes_gibbs_where_there_is_no_qpu(client):
@@ -198,7 +198,7 @@ def test_auto_takes_gibbs_where_there_is_no_qpu(client):
         ({"showers_per_energy": 0}, "showers_per_energy", 0, "a number >= 1"),
         ({"showers_per_energy": 1.5}, "showers_per_energy", 1.5, "an integer"),
         ({"showers_per_energy": 10**6}, "showers_per_energy", 10**6, "1 to 33333"),
-        ({"sampler": "guess"}, "sampler", "guess", "'auto', 'qpu', 'annealing', 'gibbs', 'tempering' or 'replay'"),
+        ({"sampler": "guess"}, "sampler", "guess", "'auto', 'gibbs', 'annealing', 'tempering', 'qpu' or 'replay'"),
         ({"fallback": ["auto"]}, "fallback[0]", "auto", "'gibbs'"),
         ({"seed": -1}, "seed", -1, "a number >= 0"),
         ({"seed": True}, "seed", True, "an integer"),

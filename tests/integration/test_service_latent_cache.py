@@ -20,7 +20,7 @@ from qshower.sampler.request import LatentRequest, SamplerOptions
 from qshower.service.app import create_app
 from qshower.service.background.idle_tracking import IdleTracking
 from qshower.service.catalogue import Catalogue
-from qshower.service.engine.batches import DrawKey
+from qshower.service.engine.batches import DrawKey, Work
 from qshower.service.engine.engine import Engine, Limits
 from qshower.service.generation.answer_provenance import Origin, provenance_json
 from qshower.service.http.encoding import encode
@@ -229,7 +229,7 @@ def test_a_cache_waits_while_there_is_work(caches_of):
 def test_nothing_is_drawn_ahead_while_an_answer_is_encoded(client_of, monkeypatch):
     client = client_of()
     once_full(client)
-    caches = client.app.state.service.generator._caches
+    caches = client.app.state.service.generator._cache
     filling, asked, seen = caches._filling, threading.Semaphore(0), []
     idle = filling._idle
 
@@ -277,10 +277,12 @@ def test_what_waits_for_a_qpu_leaves_the_cpu_idle(catalogue):
         streams = np.zeros((1, 2), np.uint64)
 
         async def ask(sampler, failure=None):
-            key = DrawKey(bundle.name, sampler, SamplerOptions(sweeps=8), 0.0)
+            key = DrawKey(bundle.name, sampler, SamplerOptions(sweeps=8), 0.0, elsewhere=sampler == "qpu")
             with idle.answering():
                 one = Slow(failure)
-                await engine.submit(key, one, one, np.array([5e4]), streams).future
+                energies = np.array([5e4])
+                work = Work(key, one, one, energies, bundle.conditions(energies), streams)
+                await engine.submit(work).future
 
         try:
             tasks = [asyncio.create_task(ask("qpu")) for _ in range(2)]
@@ -328,9 +330,9 @@ def test_drawn_and_cached_latents_go_to_the_rows_they_are_for(catalogue):
         engine = Engine(Limits(64, 1000, 10, 1 << 40, 1.0), Metrics())
         key = DrawKey(bundle.name, "gibbs", options, 0.0)
         try:
-            return await engine.submit(
-                key, Watched(), gibbs, energies, streams, None, cache.claim(bundle.conditions(energies))
-            ).future
+            conditions = bundle.conditions(energies)
+            work = Work(key, Watched(), gibbs, energies, conditions, streams, claim=cache.claim(conditions))
+            return await engine.submit(work).future
         finally:
             await engine.close(10)
 

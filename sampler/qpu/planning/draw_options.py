@@ -11,23 +11,11 @@ from numpy.typing import NDArray
 
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu.capabilities import CAPABILITIES
 from qshower.sampler.qpu.drawing.drawer import DrawOptions
 from qshower.sampler.qpu.ocean.solver import SolverInfo
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import LatentRequest, SamplerOptions
-
-OPTIONS = frozenset(
-    {
-        "num_reads",
-        "annealing_time_us",
-        "gauges",
-        "refine_sweeps",
-        "condition_mode",
-        "max_qpu_access_time_us",
-        "solver",
-    }
-)
-"""Fields of SamplerOptions that the QPU sampler takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +37,8 @@ _NUMBERS = {
 def check_options(options: SamplerOptions) -> None:
     """InvalidInputError for an option the QPU sampler lacks, or a value that no solver could take."""
     for name, value in options.given().items():
-        if name not in OPTIONS:
-            raise InvalidInputError(f"options.{name}", value, ", ".join(sorted(OPTIONS)))
+        if name not in CAPABILITIES.options:
+            raise InvalidInputError(f"options.{name}", value, ", ".join(sorted(CAPABILITIES.options)))
         limits = _NUMBERS.get(name)
         if limits is not None:
             _check_number(name, value, limits)

@@ -11,7 +11,7 @@ from qshower.model.bundle import load_bundle
 from qshower.sampler.errors import SamplerAnswerError, SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.request import SamplerOptions
-from qshower.service.engine.batches import DrawKey
+from qshower.service.engine.batches import DrawKey, Work
 from qshower.service.engine.engine import Engine, Limits
 from qshower.service.metrics import Metrics
 from qshower.service.service_errors import NotReadyError, QueueFullError
@@ -64,15 +64,20 @@ class Bench:
     def submit(self, rows, seed=1, *, threshold=0.0, options=OPTIONS, deadline_at=None):
         streams = np.stack([np.full(rows, seed), np.arange(rows)], axis=1).astype(np.uint64)
         key = DrawKey(self.bundle.name, "gibbs", options, threshold)
-        return self.engine.submit(key, self.bundle, self.sampler, np.full(rows, 5e4), streams, deadline_at)
+        return self.submit_of(key, self.bundle, streams, deadline_at)
+
+    def submit_of(self, key, bundle, streams, deadline_at=None):
+        energies = np.full(len(streams), 5e4)
+        conditions = self.bundle.conditions(energies)
+        return self.engine.submit(Work(key, bundle, self.sampler, energies, conditions, streams, deadline_at))
 
     async def blocked(self):
         """A request that holds the lane until the gate opens."""
         self.sampler.gate.clear()
-        ticket = self.submit(1, seed=99)
+        request = self.submit(1, seed=99)
         while not self.sampler.batches:
             await asyncio.sleep(0.001)
-        return ticket
+        return request
 
 
 @pytest.fixture
@@ -99,7 +104,7 @@ def test_what_gathers_while_the_lane_is_busy_goes_together(on_bench):
         first = await bench.blocked()
         others = [bench.submit(rows, seed) for seed, rows in enumerate((3, 5, 7))]
         bench.sampler.gate.set()
-        return bench.sampler.batches, [await ticket.future for ticket in (first, *others)]
+        return bench.sampler.batches, [await request.future for request in (first, *others)]
 
     batches, drawn = on_bench(work)
     assert batches == [1, 15]
@@ -110,9 +115,9 @@ def test_what_gathers_while_the_lane_is_busy_goes_together(on_bench):
 def test_company_changes_no_shower(on_bench):
     async def together(bench):
         await bench.blocked()
-        tickets = [bench.submit(20, seed) for seed in range(5)]
+        requests = [bench.submit(20, seed) for seed in range(5)]
         bench.sampler.gate.set()
-        return [(await ticket.future).showers_mev for ticket in tickets]
+        return [(await request.future).showers_mev for request in requests]
 
     async def alone(bench):
         return [(await bench.submit(20, seed).future).showers_mev for seed in range(5)]
@@ -124,14 +129,14 @@ def test_company_changes_no_shower(on_bench):
 def test_requests_that_differ_are_drawn_apart(on_bench):
     async def work(bench):
         await bench.blocked()
-        tickets = [
+        requests = [
             bench.submit(2),
             bench.submit(2, threshold=1.0),
             bench.submit(2, options=SamplerOptions(sweeps=9)),
             bench.submit(2),
         ]
         bench.sampler.gate.set()
-        answers = [await ticket.future for ticket in tickets]
+        answers = [await request.future for request in requests]
         return bench.sampler.batches, [answer.parts[0].provenance.sweeps for answer in answers]
 
     batches, sweeps = on_bench(work)
@@ -168,13 +173,13 @@ def test_the_sampler_does_not_run_far_ahead_of_the_decoder(on_bench):
 
         slow, streams = Slow(), np.zeros((640, 2), dtype=np.uint64)
         key = DrawKey("slow", "gibbs", OPTIONS, 0.0)
-        ticket = bench.engine.submit(key, slow, bench.sampler, np.full(640, 5e4), streams)
+        request = bench.submit_of(key, slow, streams)
         while len(bench.sampler.batches) < 2:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)
         ahead = len(bench.sampler.batches)
         gate.set()
-        await ticket.future
+        await request.future
         return ahead, len(bench.sampler.batches)
 
     assert on_bench(work) == (2, 10)
@@ -266,7 +271,7 @@ def test_a_failure_ends_the_requests_of_its_batch_alone(on_bench):
         bench.sampler.failure = SamplerUnavailableError("gone", retry_after_s=7)
         two = [bench.submit(100, seed) for seed in range(2)]
         bench.sampler.gate.set()
-        failed = await asyncio.gather(*(ticket.future for ticket in two), return_exceptions=True)
+        failed = await asyncio.gather(*(request.future for request in two), return_exceptions=True)
         calls = len(bench.sampler.batches)
         bench.sampler.failure = None
         answer = await bench.submit(3).future
@@ -300,7 +305,7 @@ def test_an_error_of_the_decoder_is_told(on_bench, answer, kind, said):
 
         key = DrawKey("broken", "gibbs", OPTIONS, 0.0)
         streams = np.zeros((1, 2), dtype=np.uint64)
-        await bench.engine.submit(key, Broken(), bench.sampler, np.array([5e4]), streams).future
+        await bench.submit_of(key, Broken(), streams).future
 
     with pytest.raises(kind, match=said):
         on_bench(work)
@@ -313,7 +318,7 @@ def test_deadlines_reach_the_sampler(on_bench):
         await bench.blocked()
         with_longest = [bench.submit(1, seed, deadline_at=now + 10 * seed) for seed in (1, 5)]
         bench.sampler.gate.set()
-        await asyncio.gather(*(ticket.future for ticket in with_longest))
+        await asyncio.gather(*(request.future for request in with_longest))
         return bench.sampler.deadlines
 
     alone, none, longest = on_bench(work)

@@ -1,5 +1,5 @@
 from qshower.sampler.provenance import Provenance
-from qshower.service.engine.batches import Part
+from qshower.service.engine.batches import DrawnRows
 from qshower.service.generation.answer_provenance import Origin, merged_parts, provenance_json
 
 ORIGIN = Origin("m", "0" * 64, "0.1", 7, 0.01515)
@@ -28,7 +28,7 @@ def qpu(problem, access=100.0, **changes):
 
 
 def test_one_part():
-    answer = provenance_json(ORIGIN, [Part(0, 5, 1.0, gibbs())], TIMES)
+    answer = provenance_json(ORIGIN, [DrawnRows(0, 5, 1.0, gibbs())], TIMES)
     assert answer["sampler"] == "gibbs"
     assert answer["sweeps"] == 64
     assert answer["problem_ids"] is None
@@ -39,7 +39,7 @@ def test_one_part():
 
 
 def test_parts_that_agree_are_told_once():
-    parts = [Part(5, 9, 1.0, qpu("b")), Part(0, 5, 1.0, qpu("a"))]
+    parts = [DrawnRows(5, 9, 1.0, qpu("b")), DrawnRows(0, 5, 1.0, qpu("a"))]
     answer = provenance_json(ORIGIN, parts, TIMES)
     assert answer["problem_ids"] == ["a", "b"]
     assert answer["qpu_access_time_us"] == 200.0
@@ -50,7 +50,7 @@ def test_parts_that_agree_are_told_once():
 
 
 def test_parts_that_differ_become_groups():
-    parts = [Part(0, 5, 1.0, qpu("a")), Part(5, 6, 1.0, qpu("b")), Part(6, 9, 1.0, qpu("c", holes=4))]
+    parts = [DrawnRows(0, 5, 1.0, qpu("a")), DrawnRows(5, 6, 1.0, qpu("b")), DrawnRows(6, 9, 1.0, qpu("c", holes=4))]
     answer = provenance_json(ORIGIN, parts, TIMES)
     assert answer["holes"] is None
     assert answer["solver"] == "S"
@@ -58,7 +58,7 @@ def test_parts_that_differ_become_groups():
 
 
 def test_a_shared_programming_counts_by_its_share():
-    answer = provenance_json(ORIGIN, [Part(0, 1, 0.25, qpu("a"))], TIMES)
+    answer = provenance_json(ORIGIN, [DrawnRows(0, 1, 0.25, qpu("a"))], TIMES)
     assert answer["qpu_access_time_us"] == 25.0
     assert answer["qpu_timing_us"] == {"qpu_access_time": 25.0}
     assert any("share" in note for note in answer["notes"])
@@ -67,9 +67,9 @@ def test_a_shared_programming_counts_by_its_share():
 def test_a_long_run_keeps_few_parts():
     parts = []
     for start in range(0, 5000, 1000):
-        parts = merged_parts([*parts, Part(start, start + 1000, 1.0, gibbs())])
+        parts = merged_parts([*parts, DrawnRows(start, start + 1000, 1.0, gibbs())])
     assert [(part.start, part.stop) for part in parts] == [(0, 5000)]
     assert parts[0].provenance.elapsed_s == {"sample": 2.5}
-    kept = merged_parts([Part(0, 1, 1.0, qpu("a")), Part(1, 2, 1.0, qpu("b"))])
+    kept = merged_parts([DrawnRows(0, 1, 1.0, qpu("a")), DrawnRows(1, 2, 1.0, qpu("b"))])
     assert len(kept) == 2
-    assert len(merged_parts([Part(0, 1, 1.0, gibbs()), Part(1, 2, 1.0, gibbs(sweeps=32))])) == 2
+    assert len(merged_parts([DrawnRows(0, 1, 1.0, gibbs()), DrawnRows(1, 2, 1.0, gibbs(sweeps=32))])) == 2

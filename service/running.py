@@ -1,0 +1,140 @@
+"""A running service without HTTP: models, samplers, engine and background work, from start to shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+
+from qshower.sampler.errors import QShowerError
+from qshower.sampler.registry import SamplerRegistry
+from qshower.service.background.idle_tracking import IdleTracking
+from qshower.service.background.recalibration import Recalibration
+from qshower.service.catalogue import Catalogue, load_catalogue
+from qshower.service.engine.engine import Engine, Limits
+from qshower.service.generation.availability import qpu_of
+from qshower.service.generation.generator import Generator
+from qshower.service.generation.key_quota import Accounts
+from qshower.service.generation.sampler_status import SamplerStatus
+from qshower.service.generation.selection import Selection
+from qshower.service.latent_cache.latent_caches import LatentCaches
+from qshower.service.metrics import Metrics
+from qshower.service.samplers import build_registry, qpu_ledger_path
+from qshower.service.settings import ApiKeys, Settings
+from qshower.service.warmup import warm_up
+
+if TYPE_CHECKING:
+    from qshower.model.bundle import Bundle
+    from qshower.sampler.qpu.qpu_sampler import QpuSampler
+    from qshower.sampler.qpu.qpu_status import QpuFigures
+
+_log = structlog.get_logger("qshower.service")
+
+
+@dataclass(slots=True, eq=False)
+class Service:
+    """The parts that the routes use. ``ready`` once the models are loaded and the samplers warm."""
+
+    settings: Settings
+    generator: Generator
+    samplers: SamplerStatus
+    engine: Engine
+    metrics: Metrics
+    idle: IdleTracking
+    ready: bool = False
+
+
+@asynccontextmanager
+async def running_service(
+    settings: Settings,
+    metrics: Metrics,
+    load_models: Callable[[Settings], Catalogue] = load_catalogue,
+    make_samplers: Callable[[Settings], SamplerRegistry] = build_registry,
+    *,
+    warm: bool = True,
+    keys: ApiKeys | None = None,
+) -> AsyncIterator[Service]:
+    """Everything but HTTP: models loaded, samplers ``warm`` if wanted; drained and closed at the end.
+
+    What runs cold has no latent caches: it is gone before they would be of use.
+    """
+    begun = time.monotonic()
+    async with AsyncExitStack() as stack:
+        catalogue = await asyncio.to_thread(load_models, settings)
+        registry = await asyncio.to_thread(make_samplers, settings)
+        # Closing a QPU ends what is drawn on it, so threads that may be drawing are waited for after that.
+        background = await stack.enter_async_context(AsyncExitStack())
+        stack.push_async_callback(asyncio.to_thread, registry.close)
+        idle = IdleTracking()
+        engine = Engine(
+            Limits(
+                settings.max_batch_rows,
+                settings.max_queue_rows,
+                settings.max_queue_requests,
+                settings.max_pending_bytes,
+                settings.retry_after_s,
+            ),
+            metrics,
+            idle,
+            capabilities_of=lambda name: registry.get(name).capabilities,
+        )
+        caches = LatentCaches(
+            catalogue,
+            registry,
+            idle=lambda: idle.cpu_idle,
+            max_bytes=settings.latent_cache_bytes if warm else 0,
+            per_condition=settings.latent_cache_per_condition,
+            max_age_s=settings.qpu_cached_reads_max_age_s,
+        )
+        background.push_async_callback(asyncio.to_thread, caches.close)
+        stack.push_async_callback(asyncio.to_thread, caches.stop)
+        metrics.watch_latent_caches(caches.status)
+        stack.push_async_callback(engine.close, settings.drain_timeout_s)
+        metrics.watch(lambda: engine.queued_rows, lambda: engine.queued_requests, lambda: float(engine.draining))
+        recalibration = None
+        if (qpu := qpu_of(registry)) is not None:
+            bundles = catalogue.bundles()
+            if warm and settings.qpu_recalibrate_s:
+                recalibration = Recalibration(qpu, catalogue, settings.qpu_recalibrate_s)
+                background.push_async_callback(asyncio.to_thread, recalibration.close)
+                stack.callback(recalibration.task.stop)
+            metrics.watch_qpu(
+                partial(_qpu_figures, qpu, bundles),
+                [bundle.name for bundle in bundles],
+                None if recalibration is None else recalibration.status,
+                None if caches.queue is None else caches.queue.status,
+            )
+        selection = Selection(catalogue, registry)
+        quotas = Accounts({} if keys is None else keys.budgets_us, qpu_ledger_path(settings))
+        generator = Generator(
+            selection,
+            engine,
+            default_deadline_s=settings.default_deadline_s,
+            max_response_bytes=settings.max_response_bytes,
+            cache=caches,
+            quotas=quotas,
+        )
+        if warm:
+            await asyncio.to_thread(warm_up, selection)
+            caches.start()
+        if recalibration is not None:
+            recalibration.task.start()
+        _log.info(
+            "ready", models=catalogue.names(), samplers=registry.names(), start_s=round(time.monotonic() - begun, 2)
+        )
+        status = SamplerStatus(selection, cache=caches, quotas=quotas, recalibration=recalibration)
+        yield Service(settings, generator, status, engine, metrics, idle)
+
+
+def _qpu_figures(qpu: QpuSampler, bundles: Sequence[Bundle]) -> QpuFigures:
+    """Circuit, costs and calibrations; without the latter where they cannot be read."""
+    try:
+        return qpu.figures(bundle.machine for bundle in bundles)
+    except QShowerError:
+        return replace(qpu.figures(()), calibrations=(None,) * len(bundles))
