@@ -18,14 +18,13 @@ from qshower.service.background.idle_tracking import IdleTracking
 from qshower.service.background.recalibration import Recalibration
 from qshower.service.catalogue import Catalogue, load_catalogue
 from qshower.service.engine.engine import Engine, Limits
-from qshower.service.generation.availability import qpu_of
 from qshower.service.generation.generator import Generator
 from qshower.service.generation.key_quota import Accounts
 from qshower.service.generation.sampler_status import SamplerStatus
 from qshower.service.generation.selection import Selection
 from qshower.service.latent_cache.latent_caches import LatentCaches
 from qshower.service.metrics import Metrics
-from qshower.service.samplers import build_registry, qpu_ledger_path
+from qshower.service.samplers import build_registry, qpu_ledger_path, qpu_of
 from qshower.service.settings import ApiKeys, Settings
 from qshower.service.warmup import warm_up
 

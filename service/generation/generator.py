@@ -19,14 +19,14 @@ from qshower.sampler.request import LatentRequest, SamplerOptions
 from qshower.service.engine.batches import DrawKey, Draws, Work
 from qshower.service.engine.engine import Engine
 from qshower.service.generation.answer_provenance import Origin
-from qshower.service.generation.availability import in_waiting_thread, qpu_of, require
+from qshower.service.generation.availability import in_waiting_thread, require
 from qshower.service.generation.key_quota import Accounts
 from qshower.service.generation.request_options import check_options, options_for, refused_setting
 from qshower.service.generation.selection import Selection
 from qshower.service.generation.shower_request import ShowerAnswer, ShowerRequest
 from qshower.service.latent_cache.cached_reads import estimated
 from qshower.service.latent_cache.latent_caches import LatentCaches
-from qshower.service.samplers import SAMPLERS
+from qshower.service.samplers import SAMPLERS, qpu_of
 from qshower.service.schemas import Estimate
 from qshower.service.service_errors import DeadlineError
 from qshower.service.version import program_version

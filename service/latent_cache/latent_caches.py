@@ -12,11 +12,10 @@ from qshower.sampler.claim import Claim
 from qshower.sampler.latent_cache import LatentCache
 from qshower.sampler.registry import SamplerRegistry
 from qshower.service.catalogue import Catalogue
-from qshower.service.generation.availability import qpu_of
-from qshower.service.generation.request_options import default_options
 from qshower.service.latent_cache.cached_reads import CachedReads
 from qshower.service.latent_cache.idle_filling import FilledCache, IdleFilling
 from qshower.service.latent_cache.unused_reads_queue import UnusedReadsQueue
+from qshower.service.samplers import default_options, qpu_of
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
