@@ -67,7 +67,7 @@ def cpu_s(process: int) -> float:
 
 
 def settled(process: int) -> None:
-    """Wait until the server has filled its reservoirs and is idle."""
+    """Wait until the server has filled its latent caches and is idle."""
     while True:
         before = cpu_s(process)
         time.sleep(0.5)

@@ -83,7 +83,7 @@ struct Showers {
 
 // What a request would take on a QPU: QPU access time in microseconds, that of a calibration on the way included, of
 // which calibration_us is the calibration's; problems and reads to submit; conditions in all and side by side; spins of
-// the model without a working qubit; and showers that reads kept from earlier draws would answer, at no cost.
+// the model without a working qubit; and showers that cached reads would answer, at no cost.
 struct Estimate {
   std::string model;
   std::string solver;
@@ -95,7 +95,7 @@ struct Estimate {
   std::uint64_t conditions = 0;
   std::uint64_t copies = 0;
   std::uint64_t holes = 0;
-  std::uint64_t kept = 0;
+  std::uint64_t cached = 0;
 };
 
 namespace detail {
@@ -194,7 +194,7 @@ class EstimateParser {
     estimate.conditions = count(values, "conditions");
     estimate.copies = count(values, "copies");
     estimate.holes = count(values, "holes");
-    estimate.kept = count(values, "kept");
+    estimate.cached = count(values, "cached");
     return estimate;
   }
 

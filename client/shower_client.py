@@ -65,7 +65,7 @@ class Estimate:
         conditions: different conditions.
         copies: conditions side by side on the chip.
         holes: spins of the model without a working qubit.
-        kept: showers that reads kept from earlier draws would answer, at no cost; the rest is what the others take.
+        cached: showers that cached reads would answer, at no cost; the other figures are for the rest.
     """
 
     model: str
@@ -78,7 +78,7 @@ class Estimate:
     conditions: int
     copies: int
     holes: int
-    kept: int
+    cached: int
 
 
 class Choices(TypedDict, total=False):

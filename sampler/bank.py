@@ -17,19 +17,19 @@ from qshower.sampler.bank_file import (
     BankInfo,
     bank_info,
     open_bank,
-    pack_spins,
     space_set_aside,
-    unpack_spins,
     write_bank,
 )
+from qshower.sampler.claim import Claim
 from qshower.sampler.closing import Closing
 from qshower.sampler.errors import BankExhaustedError, InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
 from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.packed_spins import pack_spins, rows_by_key
 from qshower.sampler.protocol import Availability, Sampler, SamplerCapabilities
-from qshower.sampler.provenance import provenance_of_kept, provenance_to_json
-from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions, rows_by_condition
+from qshower.sampler.provenance import merged_provenance, provenance_to_json
+from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
 
-__all__ = ["BankClaim", "BankInfo", "ReplayOrder", "ReplaySampler", "bank_info", "draw_bank"]
+__all__ = ["BankInfo", "ReplayOrder", "ReplaySampler", "bank_info", "draw_bank"]
 
 ReplayOrder = Literal["file", "random"]
 
@@ -155,84 +155,44 @@ class ReplaySampler(Closing):
             SamplerTimeoutError: the deadline passed; none is used up.
             SamplerUnavailableError: the sampler is closed.
         """
-        return self.claim(request.conditions).sample(request)
-
-    def claim(self, conditions: NDArray[np.int8]) -> BankClaim:
-        """For a request for ``conditions`` (rows, condition nodes) that is drawn in several parts."""
-        return BankClaim(conditions, self._unserved, self._check, self._batch)
-
-    def _check(self, request: LatentRequest) -> None:
+        start_s = time.monotonic()
         for option, value in request.options.given().items():
             raise InvalidInputError(f"options.{option}", value, "nothing: replay takes no option")
-        if self._closed:
-            raise SamplerUnavailableError("the replay sampler is closed")
         if not self.drawn_from(request.machine):
             info = self._bank.info
             allowed = f"the machine that the bank {info.path.name} was drawn from, {info.machine_sha256}"
             raise InvalidInputError("machine", request.machine.law_sha256(), allowed)
+        if request.deadline_s is not None and time.monotonic() - start_s >= request.deadline_s:
+            raise SamplerTimeoutError(f"replay did not answer within {request.deadline_s} s")
+        claim = self.claim(request.conditions)
+        spins = claim.spins()
+        provenance = dataclasses.replace(claim.provenance, elapsed_s={"sample": time.monotonic() - start_s})
+        return LatentBatch(spins, request.machine.energies(spins), provenance).checked(request)
 
-    def _batch(self, request: LatentRequest, places: NDArray[np.int64], start_s: float) -> LatentBatch:
-        """The latents that stand at ``places`` (rows,) of the order, as the answer to ``request``."""
-        info, chosen = self._bank.info, self._rows[places]
-        spins = unpack_spins(self._bank.packed[chosen], info.nodes)
+    def claim(self, conditions: NDArray[np.int8]) -> Claim:
+        """A latent for each of ``conditions`` (rows, condition nodes), which may be given back.
+
+        Raises:
+            BankExhaustedError: too few latents are left for a condition; none is used up.
+            SamplerUnavailableError: the sampler is closed.
+        """
+        if self._closed:
+            raise SamplerUnavailableError("the replay sampler is closed")
+        info, places = self._bank.info, self._unserved.take(conditions)
+        chosen = self._rows[places]
         sources = [info.draws[draw] for draw in np.unique(self._bank.draw[chosen])]
         drawn_by = ", ".join(dict.fromkeys(source.sampler for source in sources)) or "none"
-        kept = provenance_of_kept(sources, f"drawn by {drawn_by}, replayed from the bank {info.path.name}")
-        energies = request.machine.energies(spins)
-        elapsed_s = {"sample": time.monotonic() - start_s}
-        provenance = dataclasses.replace(kept, sampler=self.name, elapsed_s=elapsed_s)
-        return LatentBatch(spins, energies, provenance).checked(request)
+        merged = merged_provenance(sources)
+        notes = (*merged.notes, f"drawn by {drawn_by}, replayed from the bank {info.path.name}")
+        provenance = dataclasses.replace(merged, sampler=self.name, notes=notes)
+        served = np.ones(conditions.shape[0], dtype=np.bool_)
+        return Claim(
+            served, self._bank.packed[chosen], info.nodes, provenance, lambda: self._unserved.put(conditions, places)
+        )
 
     def close(self) -> None:
         """Refuse further requests. Idempotent."""
         self._closed = True
-
-
-class BankClaim:
-    """A bank's latents for the rows of one request, taken at its first draw: all of them, or none. Thread-safe.
-
-    Made by ``ReplaySampler.claim``. The request may be drawn in several parts, one after the other.
-    """
-
-    def __init__(
-        self,
-        conditions: NDArray[np.int8],
-        unserved: _Unserved,
-        check: Callable[[LatentRequest], None],
-        batch: Callable[[LatentRequest, NDArray[np.int64], float], LatentBatch],
-    ) -> None:
-        self._conditions, self._unserved, self._check, self._batch = conditions, unserved, check, batch
-        self._lock = threading.Lock()
-        self._places: NDArray[np.int64] | None = None
-        self._drawn = 0
-        self._given_back = False
-
-    def sample(self, request: LatentRequest) -> LatentBatch:
-        """The latents of the next ``request.rows`` rows.
-
-        Raises:
-            SamplerUnavailableError: the sampler is closed, or the latents were given back.
-            QShowerError: as ``ReplaySampler.sample``.
-        """
-        start_s = time.monotonic()
-        self._check(request)
-        with self._lock:
-            if self._given_back:
-                raise SamplerUnavailableError("the latents of this request were given back to the bank")
-            if request.deadline_s is not None and time.monotonic() - start_s >= request.deadline_s:
-                raise SamplerTimeoutError(f"replay did not answer within {request.deadline_s} s")
-            if self._places is None:
-                self._places = self._unserved.take(self._conditions)
-            first, self._drawn = self._drawn, self._drawn + request.rows
-            places = self._places[first : self._drawn]
-        return self._batch(request, places, start_s)
-
-    def give_back(self) -> None:
-        """Let others have the latents, which were shown to nobody; what is not taken yet never is. Idempotent."""
-        with self._lock:
-            if self._places is not None and not self._given_back:
-                self._unserved.put(self._conditions, self._places)
-            self._given_back = True
 
 
 class _Unserved:
@@ -249,7 +209,7 @@ class _Unserved:
 
     def take(self, conditions: NDArray[np.int8]) -> NDArray[np.int64]:
         """(rows,) the next place for each of ``conditions``; BankExhaustedError, and none is taken, if one is short."""
-        wanted = _rows_of(conditions)
+        wanted = rows_by_key(conditions)
         taken = np.empty(conditions.shape[0], dtype=np.int64)
         with self._lock:
             self._check_enough(wanted)
@@ -260,7 +220,7 @@ class _Unserved:
     def put(self, conditions: NDArray[np.int8], places: NDArray[np.int64]) -> None:
         """Undo a ``take``: the places are again where they were in the order."""
         with self._lock:
-            for key, rows in _rows_of(conditions).items():
+            for key, rows in rows_by_key(conditions).items():
                 self._places[key] = np.sort(np.concatenate([places[rows], self._places[key]]))
 
     def _check_enough(self, wanted: dict[bytes, NDArray[np.int64]]) -> None:
@@ -274,9 +234,3 @@ class _Unserved:
             f"the bank {self._bank} is exhausted: {asked} latents asked for and {left} left "
             f"for {len(short)} of {len(wanted)} conditions ({total} left in all)"
         )
-
-
-def _rows_of(conditions: NDArray[np.int8]) -> dict[bytes, NDArray[np.int64]]:
-    """The rows of each condition, by the condition's bytes."""
-    distinct, rows = rows_by_condition(conditions)
-    return {condition.tobytes(): some for condition, some in zip(distinct, rows, strict=True)}

@@ -1,6 +1,6 @@
 """The file of a bank of latents.
 
-A bank is HDF5: dataset ``spins`` (rows, ⌈nodes/8⌉) uint8, one bit per spin (set: +1, most significant bit first),
+A bank is HDF5: dataset ``spins`` (rows, ⌈nodes/8⌉) uint8, one bit per spin (``qshower.sampler.packed_spins``),
 contiguous, so that it can be memory-mapped; ``streams`` (rows, 2) uint64, the random stream of each row; ``draw``
 (rows,) uint32, which entry of ``provenance`` (JSON strings) each row came from; ``condition_nodes`` (width,) int64, the
 nodes of partition 0, whose spins are the condition; root attributes ``format``, ``version``, ``machine_sha256``,
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.files import replacing_hdf5, uninterrupted
 from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.packed_spins import rows_by_key, unpack_spins
 from qshower.sampler.provenance import Provenance, provenance_from_json
 
 BANK_FORMAT = "qshower-bank"
@@ -37,17 +38,6 @@ BYTES_PER_DRAW = 1 << 16
 """More than the provenance of a draw."""
 BYTES_PER_BANK = 1 << 20
 """More than the condition nodes, the attributes and what HDF5 adds."""
-
-
-def pack_spins(spins: NDArray[np.int8]) -> NDArray[np.uint8]:
-    """(rows, ⌈nodes/8⌉) uint8, one bit per spin of ``spins`` (rows, nodes)."""
-    return np.packbits(spins > 0, axis=1)
-
-
-def unpack_spins(packed: NDArray[np.uint8], nodes: int) -> NDArray[np.int8]:
-    """(rows, nodes) int8 of −1 and +1, the inverse of ``pack_spins``."""
-    bits = np.unpackbits(packed, axis=1, count=nodes).view(np.int8)
-    return bits * np.int8(2) - np.int8(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +81,13 @@ class BankContent:
     condition_nodes: NDArray[np.int64]
 
     def rows_by_condition(self) -> dict[bytes, NDArray[np.int64]]:
-        """Rows of each condition in file order, by the bytes of the condition's int8 spins."""
-        byte, bit = self.condition_nodes // 8, (7 - self.condition_nodes % 8).astype(np.uint8)
-        rows: dict[bytes, list[int]] = {}
+        """Rows of each condition in file order, by the condition's packed spins."""
+        found: dict[bytes, list[NDArray[np.int64]]] = {}
         for start in range(0, self.info.rows, 4096):
-            bits = ((self.packed[start : start + 4096, byte] >> bit) & 1).astype(np.int8)
-            for row, spins in enumerate(bits * np.int8(2) - np.int8(1), start):
-                rows.setdefault(spins.tobytes(), []).append(row)
-        return {key: np.array(found, dtype=np.int64) for key, found in rows.items()}
+            spins = unpack_spins(self.packed[start : start + 4096], self.info.nodes)
+            for key, rows in rows_by_key(spins[:, self.condition_nodes]).items():
+                found.setdefault(key, []).append(rows + start)
+        return {key: np.concatenate(rows) for key, rows in found.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from qshower.sampler.claim import Claim
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.request import LatentBatch, LatentRequest
 
@@ -25,7 +26,6 @@ class SamplerCapabilities:
         billed: its draws cost time on a machine elsewhere: they count towards quotas, can be estimated, and leave this
             machine's processor idle.
         cacheable: its latents may be drawn ahead while the processor is idle.
-        cache_rows: how many are then drawn at a time. Few, so that a request that comes meanwhile waits for little.
         availability_blocks: ``availability`` may wait for a network or a disk.
         batch_rows: most rows to draw together, None for the service's own bound.
         threads: how many draws may run at the same time.
@@ -39,7 +39,6 @@ class SamplerCapabilities:
     auto_rank: int | None = None
     billed: bool = False
     cacheable: bool = False
-    cache_rows: int = 16
     availability_blocks: bool = False
     batch_rows: int | None = None
     threads: int = 1
@@ -89,16 +88,6 @@ class Sampler(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close."""
-
-
-class Claim(Protocol):
-    """Stored latents for the rows of one request: all of them, or none. Drawn from in parts, one after the other."""
-
-    def sample(self, request: LatentRequest) -> LatentBatch:
-        """The latents of the next ``request.rows`` rows."""
-
-    def give_back(self) -> None:
-        """Let others have the latents, which were shown to nobody. Idempotent."""
 
 
 @runtime_checkable

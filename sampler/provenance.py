@@ -19,7 +19,8 @@ class Provenance:
     """How latents came to be. Fields that do not apply are None.
 
     ``qpu_timing_us`` holds the solver's own timing fields, summed over the problems; ``elapsed_s`` wall time by stage.
-    ``notes`` are remarks a user should see (clipped ranges, a stale calibration, ...).
+    ``from_cache`` says that latents were drawn before they were asked for, and served from the latent cache. ``notes``
+    are remarks a user should see (clipped ranges, a stale calibration, ...).
     """
 
     sampler: str
@@ -38,6 +39,7 @@ class Provenance:
     condition_mode: ConditionMode | None = None
     qpu_access_time_us: float | None = None
     qpu_timing_us: dict[str, float] | None = None
+    from_cache: bool = False
     notes: tuple[str, ...] = ()
     elapsed_s: dict[str, float] = field(default_factory=dict)
 
@@ -60,17 +62,14 @@ def provenance_from_json(text: str) -> Provenance:
     return Provenance(**fields)
 
 
-def provenance_of_kept(sources: Sequence[Provenance], note: str, *, timing: bool = False) -> Provenance:
+def merged_provenance(sources: Sequence[Provenance]) -> Provenance:
     """Provenance of latents that were drawn earlier, by one or several draws.
 
     A field keeps the value on which the draws agree and is None where they do not; problem ids and notes are joined.
     What the draws cost (QPU time, wall time) is left out: it was paid when they were drawn, not by this request.
-
-    With ``timing`` the solvers' timing fields of QPU draws are there all the same, summed as the problems they belong
-    to are listed, and their billed access time is 0.
     """
     if not sources:
-        return Provenance(sampler="none", notes=(note,))
+        return Provenance(sampler="none")
     merged: dict[str, Any] = {}
     for spec in dataclasses.fields(Provenance):
         values = [getattr(source, spec.name) for source in sources]
@@ -83,10 +82,20 @@ def provenance_of_kept(sources: Sequence[Provenance], note: str, *, timing: bool
             merged[spec.name] = values[0]
         elif spec.name == "sampler":
             merged[spec.name] = "+".join(dict.fromkeys(values))
-    merged["notes"] = (*merged["notes"], note)
-    timings = [source.qpu_timing_us for source in sources if source.qpu_timing_us is not None]
-    if timing and timings:
-        merged["qpu_access_time_us"] = 0.0
-        fields = dict.fromkeys(name for one in timings for name in one)
-        merged["qpu_timing_us"] = {name: sum(one.get(name, 0.0) for one in timings) for name in fields}
     return Provenance(**merged)
+
+
+def provenance_from_cache(sources: Sequence[Provenance]) -> Provenance:
+    """Provenance of cached latents from the draws ``sources``, where one draw may stand several times.
+
+    As ``merged_provenance``, but the solvers' timing fields of QPU draws are there, summed over the draws as their
+    problems are listed, with a billed access time of 0.
+    """
+    draws = list({id(source): source for source in sources}.values())
+    merged = dataclasses.replace(merged_provenance(draws), from_cache=True)
+    timings = [draw.qpu_timing_us for draw in draws if draw.qpu_timing_us is not None]
+    if not timings:
+        return merged
+    names = dict.fromkeys(name for timing in timings for name in timing)
+    summed = {name: sum(timing.get(name, 0.0) for timing in timings) for name in names}
+    return dataclasses.replace(merged, qpu_access_time_us=0.0, qpu_timing_us=summed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
@@ -21,9 +20,6 @@ from qshower.service.samplers import build_registry
 from qshower.service.schemas import Problem
 from qshower.service.settings import Settings, load_api_keys
 from qshower.service.version import program_version
-
-if TYPE_CHECKING:
-    pass
 
 _log = structlog.get_logger("qshower.service")
 

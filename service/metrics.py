@@ -12,7 +12,6 @@ from prometheus_client.registry import Collector
 
 from qshower.sampler.errors import QShowerError
 from qshower.sampler.qpu.ocean.circuit_breaker import State
-from qshower.service.activity import Activity
 from qshower.service.engine.batches import DrawKey, QueuedRequest
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ class Metrics:
 
     def __init__(self) -> None:
         own = CollectorRegistry()
-        self.activity = Activity()
         self.registry = own
         self.requests = Counter("qshower_requests", "Requests answered", ("route", "status"), registry=own)
         self.request_seconds = Histogram(
@@ -60,33 +58,30 @@ class Metrics:
         self.queue_requests.set_function(requests)
         self.draining.set_function(draining)
 
-    def watch_reservoirs(self, status: Callable[[], Iterable[tuple[str, str, Mapping[str, Any]]]]) -> None:
-        """Read the reservoirs' ``status`` when metrics are asked for."""
-        self.registry.register(_ReservoirCollector(status))
+    def watch_latent_caches(self, status: Callable[[], Iterable[tuple[str, str, Mapping[str, Any]]]]) -> None:
+        """Read the caches' ``status`` when metrics are asked for."""
+        self.registry.register(_LatentCacheCollector(status))
 
     def watch_qpu(
         self,
         figures: Callable[[], QpuFigures],
         models: Sequence[str],
-        upkeep: Status | None = None,
-        surplus: Status | None = None,
+        recalibration: Status | None = None,
+        unused_reads: Status | None = None,
     ) -> None:
         """Read the QPU's ``figures``, those of ``models`` in order, and how its background work stands when asked."""
-        self.registry.register(_QpuCollector(figures, models, upkeep, surplus))
+        self.registry.register(_QpuCollector(figures, models, recalibration, unused_reads))
 
     def queued(self, request: QueuedRequest) -> None:
-        """A request was taken in."""
-        self.activity.queued(request)
+        """A request was taken in. It counts when it is answered."""
 
     def batch_drawn(self, key: DrawKey, rows: int, seconds: float) -> None:
         """A sampler answered a batch."""
-        self.activity.batch_drawn(key)
         self.batch_rows.labels(key.sampler).observe(rows)
         self.sample_seconds.labels(key.sampler, key.bundle).observe(seconds)
 
     def batch_decoded(self, key: DrawKey, rows: int, seconds: float) -> None:
         """A batch was decoded."""
-        self.activity.batch_decoded(key)
         self.decode_seconds.labels(key.bundle).observe(seconds)
         self.showers.labels(key.sampler, key.bundle).inc(rows)
 
@@ -95,8 +90,8 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class _ReservoirCollector(Collector):
-    """Counts that the reservoirs keep themselves."""
+class _LatentCacheCollector(Collector):
+    """Counts that the latent caches keep themselves."""
 
     def __init__(self, status: Callable[[], Iterable[tuple[str, str, Mapping[str, Any]]]]) -> None:
         self._status = status
@@ -110,21 +105,21 @@ class _ReservoirCollector(Collector):
             states.extend(self._status())
         for name, text, field in (
             ("ready", "Latents ready to be served", "ready"),
-            ("wanted", "Latents to keep ready", "wanted"),
-            ("bytes", "Memory of latents kept ready", "bytes"),
+            ("wanted", "Latents to have ready", "wanted"),
+            ("bytes", "Memory of cached latents", "bytes"),
         ):
-            gauge = GaugeMetricFamily(f"qshower_reservoir_{name}", text, labels=labels)
+            gauge = GaugeMetricFamily(f"qshower_latent_cache_{name}", text, labels=labels)
             for sampler, model, state in states:
-                gauge.add_metric((sampler, model), state[field])
+                gauge.add_metric((sampler, model), state.get(field, 0))
             yield gauge
-        for name, text in (("served", "Latents served"), ("missed", "Latents asked for that were not there")):
-            counter = CounterMetricFamily(f"qshower_reservoir_{name}", text, labels=labels)
+        for name, text in (("consumed", "Latents served"), ("missed", "Latents asked for that were not there")):
+            counter = CounterMetricFamily(f"qshower_latent_cache_{name}", text, labels=labels)
             for sampler, model, state in states:
                 counter.add_metric((sampler, model), state[name])
             yield counter
 
     def describe(self) -> Iterator[Metric]:
-        """No names beforehand: the reservoirs are asked when metrics are."""
+        """No names beforehand: the caches are asked when metrics are."""
         yield from ()
 
 
@@ -135,11 +130,11 @@ class _QpuCollector(Collector):
         self,
         figures: Callable[[], QpuFigures],
         models: Sequence[str],
-        upkeep: Status | None,
-        surplus: Status | None,
+        recalibration: Status | None,
+        unused_reads: Status | None,
     ) -> None:
         self._figures, self._models = figures, models
-        self._upkeep, self._surplus = upkeep, surplus
+        self._recalibration, self._unused_reads = recalibration, unused_reads
 
     def collect(self) -> Iterator[Metric]:
         """Its metrics now."""
@@ -151,15 +146,15 @@ class _QpuCollector(Collector):
         else:
             yield from self._told(known)
         ends = ("done", "failed")
-        if self._upkeep is not None:
+        if self._recalibration is not None:
             text = "Calibrations made in the background"
-            yield _by_outcome("qshower_qpu_recalibrations", text, self._upkeep(), ends)
-        if self._surplus is not None:
-            status = self._surplus()
-            text = "Reads that draws left, by what became of them"
-            yield _by_outcome("qshower_qpu_surplus_reads", text, status, ("kept", "dropped"))
-            text = "Reads that draws left and that wait to be refined"
-            yield GaugeMetricFamily("qshower_qpu_surplus_waiting_reads", text, value=status["waiting"])
+            yield _by_outcome("qshower_qpu_recalibrations", text, self._recalibration(), ends)
+        if self._unused_reads is not None:
+            status = self._unused_reads()
+            text = "Reads that draws did not use, by what became of them"
+            yield _by_outcome("qshower_qpu_unused_reads", text, status, ("cached", "dropped"))
+            text = "Reads that draws did not use and that wait to be refined"
+            yield GaugeMetricFamily("qshower_qpu_unused_reads_waiting", text, value=status["waiting"])
 
     def _told(self, known: QpuFigures) -> Iterator[Metric]:
         circuit = GaugeMetricFamily("qshower_qpu_circuit", "1 for the circuit breaker's state", labels=("state",))

@@ -14,18 +14,18 @@ import structlog
 
 from qshower.sampler.errors import QShowerError
 from qshower.sampler.registry import SamplerRegistry
+from qshower.service.background.idle_tracking import IdleTracking
+from qshower.service.background.recalibration import Recalibration
 from qshower.service.catalogue import Catalogue, load_catalogue
 from qshower.service.engine.engine import Engine, Limits
-from qshower.service.generation.availability import qpu_of
 from qshower.service.generation.generator import Generator
 from qshower.service.generation.key_quota import Accounts
 from qshower.service.generation.sampler_status import SamplerStatus
 from qshower.service.generation.selection import Selection
+from qshower.service.latent_cache.latent_caches import LatentCaches
 from qshower.service.metrics import Metrics
-from qshower.service.reservoirs import Reservoirs
-from qshower.service.samplers import build_registry, qpu_ledger_path
+from qshower.service.samplers import build_registry, qpu_ledger_path, qpu_of
 from qshower.service.settings import ApiKeys, Settings
-from qshower.service.upkeep import Upkeep
 from qshower.service.warmup import warm_up
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Service:
     samplers: SamplerStatus
     engine: Engine
     metrics: Metrics
+    idle: IdleTracking
     ready: bool = False
 
 
@@ -60,7 +61,7 @@ async def running_service(
 ) -> AsyncIterator[Service]:
     """Everything but HTTP: models loaded, samplers ``warm`` if wanted; drained and closed at the end.
 
-    What runs cold keeps no reservoirs: it is gone before they would be of use.
+    What runs cold has no latent caches: it is gone before they would be of use.
     """
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
@@ -69,6 +70,7 @@ async def running_service(
         # Closing a QPU ends what is drawn on it, so threads that may be drawing are waited for after that.
         background = await stack.enter_async_context(AsyncExitStack())
         stack.push_async_callback(asyncio.to_thread, registry.close)
+        idle = IdleTracking()
         engine = Engine(
             Limits(
                 settings.max_batch_rows,
@@ -78,36 +80,34 @@ async def running_service(
                 settings.retry_after_s,
             ),
             metrics,
+            idle,
             capabilities_of=lambda name: registry.get(name).capabilities,
         )
-        activity = metrics.activity
-        reservoirs = Reservoirs(
+        caches = LatentCaches(
             catalogue,
             registry,
-            idle=lambda: activity.cpu_idle,
-            max_bytes=settings.reservoir_bytes if warm else 0,
-            per_level=settings.reservoir_per_level,
-            samplers=settings.stocked_samplers,
-            kept_bytes=settings.qpu_kept_bytes if warm else 0,
-            kept_max_age_s=settings.qpu_kept_max_age_s,
+            idle=lambda: idle.cpu_idle,
+            max_bytes=settings.latent_cache_bytes if warm else 0,
+            per_condition=settings.latent_cache_per_condition,
+            max_age_s=settings.qpu_cached_reads_max_age_s,
         )
-        background.push_async_callback(asyncio.to_thread, reservoirs.close)
-        stack.push_async_callback(asyncio.to_thread, reservoirs.stop)
-        metrics.watch_reservoirs(reservoirs.status)
+        background.push_async_callback(asyncio.to_thread, caches.close)
+        stack.push_async_callback(asyncio.to_thread, caches.stop)
+        metrics.watch_latent_caches(caches.status)
         stack.push_async_callback(engine.close, settings.drain_timeout_s)
         metrics.watch(lambda: engine.queued_rows, lambda: engine.queued_requests, lambda: float(engine.draining))
-        upkeep = None
+        recalibration = None
         if (qpu := qpu_of(registry)) is not None:
             bundles = catalogue.bundles()
             if warm and settings.qpu_recalibrate_s:
-                upkeep = Upkeep(qpu, catalogue, settings.qpu_recalibrate_s)
-                background.push_async_callback(asyncio.to_thread, upkeep.close)
-                stack.callback(upkeep.stop)
+                recalibration = Recalibration(qpu, catalogue, settings.qpu_recalibrate_s)
+                background.push_async_callback(asyncio.to_thread, recalibration.close)
+                stack.callback(recalibration.task.stop)
             metrics.watch_qpu(
                 partial(_qpu_figures, qpu, bundles),
                 [bundle.name for bundle in bundles],
-                upkeep=None if upkeep is None else upkeep.status,
-                surplus=None if reservoirs.surplus is None else reservoirs.surplus.status,
+                None if recalibration is None else recalibration.status,
+                None if caches.queue is None else caches.queue.status,
             )
         selection = Selection(catalogue, registry)
         quotas = Accounts({} if keys is None else keys.budgets_us, qpu_ledger_path(settings))
@@ -116,19 +116,19 @@ async def running_service(
             engine,
             default_deadline_s=settings.default_deadline_s,
             max_response_bytes=settings.max_response_bytes,
-            cache=reservoirs,
+            cache=caches,
             quotas=quotas,
         )
         if warm:
             await asyncio.to_thread(warm_up, selection)
-            reservoirs.start()
-        if upkeep is not None:
-            upkeep.start()
+            caches.start()
+        if recalibration is not None:
+            recalibration.task.start()
         _log.info(
             "ready", models=catalogue.names(), samplers=registry.names(), start_s=round(time.monotonic() - begun, 2)
         )
-        status = SamplerStatus(selection, cache=reservoirs, quotas=quotas, recalibration=upkeep)
-        yield Service(settings, generator, status, engine, metrics)
+        status = SamplerStatus(selection, cache=caches, quotas=quotas, recalibration=recalibration)
+        yield Service(settings, generator, status, engine, metrics, idle)
 
 
 def _qpu_figures(qpu: QpuSampler, bundles: Sequence[Bundle]) -> QpuFigures:

@@ -13,10 +13,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from qshower.sampler.request import SamplerOptions
 from qshower.service.service_errors import SettingsError
 
 if TYPE_CHECKING:
+    from qshower.model.bundle import Bundle
     from qshower.sampler.protocol import Sampler, SamplerCapabilities
+    from qshower.sampler.qpu.qpu_sampler import QpuSampler
     from qshower.sampler.registry import SamplerRegistry
     from qshower.service.settings import Settings
 
@@ -124,3 +127,17 @@ def qpu_ledger_path(settings: Settings) -> Path:
 def _load(reference: str) -> Any:
     module, _, name = reference.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def qpu_of(registry: SamplerRegistry) -> QpuSampler | None:
+    """The QPU sampler of a registry, None if it has none."""
+    if not any(sampler.capabilities.billed for sampler in registry):
+        return None
+    from qshower.sampler.qpu.qpu_sampler import QpuSampler  # loads Ocean, which takes seconds
+
+    return next((sampler for sampler in registry if isinstance(sampler, QpuSampler)), None)
+
+
+def default_options(sampler: Sampler, bundle: Bundle) -> SamplerOptions:
+    """What a request without options is drawn with."""
+    return SamplerOptions(sweeps=bundle.default_sweeps if sampler.capabilities.sweeps_from_model else None)

@@ -118,7 +118,7 @@ class Estimate(BaseModel):
     conditions: int = Field(description="Different conditions.")
     copies: int = Field(description="Conditions side by side on the chip.")
     holes: int = Field(description="Spins of the model without a working qubit.")
-    kept: int = Field(description="Showers that reads kept from earlier draws answer; the rest is for the others.")
+    cached: int = Field(description="Showers that cached reads answer; the other figures are for the rest.")
 
 
 class EstimateAnswer(BaseModel):

@@ -108,13 +108,8 @@ class Settings(BaseSettings):
     qpu_recalibrate_on_drift: bool = Field(
         default=False, description="Measure the QPU's temperature again once its answers drift."
     )
-    qpu_kept_bytes: int = Field(
-        16 << 20,
-        ge=0,
-        description="Most bytes of QPU reads beyond those asked for that are kept for later requests; 0: none.",
-    )
-    qpu_kept_max_age_s: float = Field(
-        86400.0, gt=0, allow_inf_nan=False, description="Kept QPU reads older than this are forgotten, in seconds."
+    qpu_cached_reads_max_age_s: float = Field(
+        86400.0, gt=0, allow_inf_nan=False, description="Cached QPU reads older than this are forgotten, in seconds."
     )
     qpu_recalibrate_s: float = Field(
         0.0,
@@ -127,16 +122,13 @@ class Settings(BaseSettings):
         "file", description="Whether `replay` serves the bank's latents as they stand in the file or shuffled."
     )
     bank_seed: int | None = Field(None, ge=0, description="Seed of the shuffle; unset: another one at each start.")
-    reservoir_bytes: int = Field(
-        16 << 20,
+    latent_cache_bytes: int = Field(
+        32 << 20,
         ge=0,
-        description="Most bytes of latents drawn while idle, for requests without seed and options; 0: none.",
+        description="Most bytes of cached latents, for requests without seed and options; 0: no latent cache.",
     )
-    reservoir_samplers: str = Field(
-        "gibbs", description="Samplers of such latents, comma separated: `gibbs`, `annealing`, `tempering`."
-    )
-    reservoir_per_level: int = Field(
-        256, ge=1, le=1_000_000, description="Most such latents for each condition of a model."
+    latent_cache_per_condition: int = Field(
+        256, ge=1, le=1_000_000, description="Latents of each condition of a model that are cached in idle time."
     )
     max_batch_rows: int = Field(
         512, ge=1, le=65536, description="Most showers drawn and decoded at once with a classical sampler on a CPU."
@@ -179,32 +171,12 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["text", "json"] = Field("text", description="`json` writes one JSON object on each line.")
 
-    @field_validator("reservoir_samplers")
-    @classmethod
-    def _classical(cls, value: str) -> str:
-        from qshower.service.samplers import SAMPLERS
-
-        unknown = [name for name in _listed(value) if name not in SAMPLERS or not SAMPLERS[name].capabilities.cacheable]
-        if unknown:
-            allowed = [name for name, row in SAMPLERS.items() if row.capabilities.cacheable]
-            raise ValueError(f"a comma separated list of {', '.join(allowed)}")
-        return value
-
-    @property
-    def stocked_samplers(self) -> tuple[str, ...]:
-        """The samplers of ``reservoir_samplers``."""
-        return tuple(dict.fromkeys(_listed(self.reservoir_samplers)))
-
     @field_validator("qpu_recalibrate_s")
     @classmethod
     def _not_all_the_time(cls, value: float) -> float:
         if 0 < value < SHORTEST_RECALIBRATION_S:
             raise ValueError(f"0, or at least {SHORTEST_RECALIBRATION_S:g}: every calibration is billed")
         return value
-
-
-def _listed(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def load_settings(**overrides: Any) -> Settings:

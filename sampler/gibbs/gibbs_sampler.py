@@ -64,7 +64,6 @@ class GibbsSampler(Closing):
         options=frozenset({"sweeps"}),
         auto_rank=1,
         cacheable=True,
-        cache_rows=64,
         warm_up_rows=SMALL_BATCH + 1,  # fewer are drawn on the CPU, and would leave a GPU cold
         sweeps_from_model=True,
     )

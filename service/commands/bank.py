@@ -18,10 +18,9 @@ from qshower.service.catalogue import FAMILIES, Catalogue, load_catalogue
 from qshower.service.commands.generate import Request, incident_energies, rows_per_chunk
 from qshower.service.commands.terminal import console, progress, say, two_columns
 from qshower.service.generation.availability import first_available, require
-from qshower.service.generation.request_options import default_options
 from qshower.service.generation.selection import Selection
 from qshower.service.logs import configure_logs
-from qshower.service.samplers import build_registry
+from qshower.service.samplers import build_registry, default_options
 from qshower.service.settings import load_settings
 
 

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from qshower.sampler.errors import BudgetExceededError, SamplerUnavailableError
 from qshower.sampler.qpu.capabilities import CAPABILITIES
 from qshower.sampler.request import SamplerOptions
+from qshower.service.background.recalibration import calibration_conditions
 from qshower.service.catalogue import FAMILIES, Catalogue, load_catalogue
 from qshower.service.commands.terminal import console, say, two_columns
-from qshower.service.generation.availability import qpu_of
-from qshower.service.samplers import build_registry
+from qshower.service.samplers import build_registry, qpu_of
 from qshower.service.settings import Settings
-from qshower.service.upkeep import calibration_conditions
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
@@ -13,21 +14,21 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.provenance import Provenance
 from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
-    from qshower.sampler.reservoir import Taken
+    from qshower.sampler.claim import Claim
 
 
 @dataclass(frozen=True, slots=True)
 class DrawKey:
     """What requests must share to be drawn in one batch.
 
-    ``cached``: latents drawn before will do. ``account``: who pays for it, "" for nobody in particular. ``alone``:
-    a number of its own for a request that is not drawn at all, but found ready in whole (kept QPU reads, a bank): it
-    shares no batch, and does not wait for those that are drawn. ``elsewhere``: it is drawn on another machine, and
+    ``account``: who pays for it, "" for nobody in particular. ``cached``: every latent is there already, from a cache
+    or a bank, so that it does not wait for those that are drawn. ``elsewhere``: it is drawn on another machine, and
     leaves the processor of this one idle.
     """
 
@@ -35,15 +36,14 @@ class DrawKey:
     sampler: str
     options: SamplerOptions
     threshold_mev: float
-    cached: bool = False
     account: str = ""
-    alone: int = 0
+    cached: bool = False
     elsewhere: bool = False
 
     @property
     def lane(self) -> str:
         """The queue it waits in."""
-        return f"{self.sampler}-kept" if self.alone else self.sampler
+        return f"{self.sampler}-cached" if self.cached else self.sampler
 
 
 class Draws(Protocol):
@@ -51,16 +51,6 @@ class Draws(Protocol):
 
     def sample(self, request: LatentRequest) -> LatentBatch:
         """One latent per row of ``request``."""
-
-
-class LatentCache(Protocol):
-    """Latents drawn before they were asked for: a ``qshower.sampler.reservoir.Reservoir``."""
-
-    def take(self, conditions: NDArray[np.int8]) -> Taken:
-        """What there is for conditions (rows, condition nodes)."""
-
-    def give_back(self, taken: Taken) -> object:
-        """Take in again what was taken and shown to nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +76,7 @@ class Drawn:
 class Work:
     """What a request asks of the engine: latents of ``sampler`` for ``conditions`` (rows, condition nodes), decoded.
 
-    ``deadline_at`` is a ``time.monotonic`` instant, None for none; what is in ``cache`` need not be drawn.
+    ``deadline_at`` is a ``time.monotonic`` instant, None for none; rows that ``claim`` serves are not drawn.
     """
 
     key: DrawKey
@@ -96,7 +86,7 @@ class Work:
     conditions: NDArray[np.int8]
     streams: NDArray[np.uint64]
     deadline_at: float | None = None
-    cache: LatentCache | None = None
+    claim: Claim | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -147,13 +137,14 @@ class Slice:
 class Latents:
     """A batch before it is decoded.
 
-    ``source`` (rows,) says which of ``origins``, pairs of a provenance and the rows it is about, each row has.
+    ``source`` (rows,) says which of ``origins`` each row has: pairs of a provenance and how many rows it is about, in
+    this batch or in all batches of a claim.
     """
 
     energies_mev: NDArray[np.float64]
     streams: NDArray[np.uint64]
     spins: NDArray[np.int8]
-    source: NDArray[np.int8]
+    source: NDArray[np.int64]
     origins: tuple[tuple[Provenance, int], ...]
 
 
@@ -180,7 +171,7 @@ def next_batch(waiting: deque[QueuedRequest], most_rows: int) -> list[Slice]:
 
 
 def draw_latents(slices: list[Slice], begun: float) -> Latents:
-    """Take from the cache or draw the latents of a batch (in a thread).
+    """The latents of a batch: those that its requests have claimed, and draws of the others. In a thread.
 
     A lone deadline is passed on; company gets the longest.
     """
@@ -188,33 +179,33 @@ def draw_latents(slices: list[Slice], begun: float) -> Latents:
     energies = np.concatenate([part.request.work.energies_mev[part.start : part.stop] for part in slices])
     conditions = np.concatenate([part.request.work.conditions[part.start : part.stop] for part in slices])
     streams = np.concatenate([part.request.work.streams[part.start : part.stop] for part in slices])
-    deadlines = [part.request.work.deadline_at for part in slices]
-    latest = math.inf if None in deadlines else max(at for at in deadlines if at is not None)
-    taken = None if first.cache is None else first.cache.take(conditions)
-    missing = np.arange(len(energies)) if taken is None else taken.missing
-    source = np.zeros(len(energies), dtype=np.int8)
-    if taken is not None and not missing.size:
-        return Latents(energies, streams, taken.spins, source, ((taken.provenance, len(energies)),))
-    latents = LatentRequest(
-        first.bundle.machine,
-        conditions[missing],
-        streams[missing],
-        first.key.options,
-        None if math.isinf(latest) else max(latest - begun, 1e-3),
-    )
-    try:
-        batch = first.sampler.sample(latents)
-    except BaseException:
-        if first.cache is not None and taken is not None:
-            first.cache.give_back(taken)
-        raise
-    if taken is None or missing.size == len(energies):
-        return Latents(energies, streams, batch.spins, source, ((batch.provenance, len(energies)),))
-    spins = np.empty((len(energies), batch.spins.shape[1]), dtype=np.int8)
-    spins[taken.served], spins[missing] = taken.spins, batch.spins
-    source[missing] = 1
-    origins = ((taken.provenance, len(energies) - missing.size), (batch.provenance, int(missing.size)))
-    return Latents(energies, streams, spins, source, origins)
+    machine = first.bundle.machine
+    spins = np.ones((len(energies), machine.node_count), dtype=np.int8)
+    source = np.full(len(energies), -1, dtype=np.int64)
+    origins: list[tuple[Provenance, int]] = []
+    position = 0
+    for part in slices:
+        claim, here = part.request.work.claim, position
+        position += part.stop - part.start
+        if claim is None or not (served := claim.served[part.start : part.stop]).any():
+            continue
+        rows = here + np.flatnonzero(served)
+        # A request that was given up meanwhile has given its latents back, and nobody gets what is decoded for it.
+        with suppress(SamplerUnavailableError):
+            spins[rows] = claim.spins(part.start, part.stop)
+        source[rows] = len(origins)
+        origins.append((claim.provenance, int(claim.served.sum())))
+    missing = source < 0
+    if missing.any():
+        deadlines = [part.request.work.deadline_at for part in slices]
+        latest = math.inf if None in deadlines else max(at for at in deadlines if at is not None)
+        deadline_s = None if math.isinf(latest) else max(latest - begun, 1e-3)
+        batch = first.sampler.sample(
+            LatentRequest(machine, conditions[missing], streams[missing], first.key.options, deadline_s)
+        )
+        spins[missing], source[missing] = batch.spins, len(origins)
+        origins.append((batch.provenance, int(missing.sum())))
+    return Latents(energies, streams, spins, source, tuple(origins))
 
 
 def deliver(
@@ -247,7 +238,7 @@ def deliver(
             request.future.set_result(Drawn(request.showers_mev, parts, request.elapsed_s))
 
 
-def _parts(first_row: int, source: NDArray[np.int8], latents: Latents) -> Iterator[DrawnRows]:
+def _parts(first_row: int, source: NDArray[np.int64], latents: Latents) -> Iterator[DrawnRows]:
     """Runs of rows that come from the same origin."""
     edges = [0, *(np.flatnonzero(np.diff(source)) + 1).tolist(), len(source)]
     for start, stop in pairwise(edges):

@@ -48,7 +48,7 @@ class _Lane:
 
 
 class EngineObserver(Protocol):
-    """What the engine tells the metrics."""
+    """Who is told what the engine does."""
 
     def queued(self, request: QueuedRequest) -> None:
         """A request was taken in."""
@@ -66,13 +66,12 @@ class Engine:
     def __init__(
         self,
         limits: Limits,
-        observer: EngineObserver,
-        *,
+        *observers: EngineObserver,
         capabilities_of: Callable[[str], SamplerCapabilities] = lambda _: SamplerCapabilities(reproducible=True),
         decode_threads: int = 1,
     ) -> None:
         self._limits = limits
-        self._observer = observer
+        self._observers = observers
         self._capabilities_of = capabilities_of
         self._lanes: dict[str, _Lane] = {}
         self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
@@ -98,10 +97,7 @@ class Engine:
         return len(self._requests)
 
     def submit(self, work: Work) -> QueuedRequest:
-        """Queue a request; await its ``future``. NotReadyError while draining, QueueFullError if full.
-
-        Rows that the cache has are not drawn; requests of the same key must have the same cache.
-        """
+        """Queue a request; await its ``future``. NotReadyError while draining, QueueFullError if full."""
         if self._draining:
             raise NotReadyError("the service is shutting down", retry_after_s=self._limits.retry_after_s)
         lane = self._lane(work.key)
@@ -112,7 +108,8 @@ class Engine:
         self._bytes += request.bytes
         request.future.add_done_callback(lambda _: self._forget(request))
         lane.waiting.append(request)
-        self._observer.queued(request)
+        for observer in self._observers:
+            observer.queued(request)
         self._dispatch(lane)
         return request
 
@@ -144,7 +141,7 @@ class Engine:
         lane = self._lanes.get(key.lane)
         if lane is None:
             known = self._capabilities_of(key.sampler)
-            threads = 1 if key.alone else known.threads
+            threads = 1 if key.cached else known.threads
             rows = known.batch_rows or self._limits.max_batch_rows
             lane = _Lane(threads, rows, ThreadPoolExecutor(threads, thread_name_prefix=f"sample-{key.lane}"))
             self._lanes[key.lane] = lane
@@ -202,7 +199,8 @@ class Engine:
             finally:
                 lane.running -= 1
             drawn_s = time.monotonic() - begun
-            self._observer.batch_drawn(key, rows, drawn_s)
+            for observer in self._observers:
+                observer.batch_drawn(key, rows, drawn_s)
             self._dispatch(lane)
             decoding = time.monotonic()
             showers = await loop.run_in_executor(
@@ -217,7 +215,8 @@ class Engine:
             # Drawing and decoding overlap, so that the slower of the two is what a queue waits for.
             rate = rows / max(drawn_s, decoded_s, 1e-6)
             lane.rows_per_s = RATE_MEMORY * lane.rows_per_s + (1 - RATE_MEMORY) * rate
-            self._observer.batch_decoded(key, rows, decoded_s)
+            for observer in self._observers:
+                observer.batch_decoded(key, rows, decoded_s)
             deliver(slices, showers, latents, drawn_s, decoded_s)
         except Exception as error:  # whatever went wrong is told to every request of the batch
             for part in slices:

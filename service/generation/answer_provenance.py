@@ -35,7 +35,7 @@ def provenance_json(origin: Origin, parts: Iterable[DrawnRows], elapsed_s: dict[
     ``groups``, with the rows of each. A QPU programming shared with other requests counts by this one's share.
     """
     ordered = sorted(parts, key=lambda part: part.start)
-    # Rows from a reservoir between drawn ones make many parts of few draws, and a draw's cost counts once.
+    # Cached rows between drawn ones make many parts of few draws, and a draw's cost counts once.
     draws = {id(part.provenance): part.provenance for part in ordered}
     told = {key: asdict(provenance) for key, provenance in draws.items()}
     documents = list(told.values())
@@ -72,20 +72,14 @@ def provenance_json(origin: Origin, parts: Iterable[DrawnRows], elapsed_s: dict[
         "notes": list(notes),
         "elapsed_s": {stage: round(seconds, 6) for stage, seconds in stages.items()},
     }
-    # Which rows were drawn before the request stands in the notes alone.
-    apart = [*differing, "notes"] if len({_kept_notes(document["notes"]) for document in documents}) > 1 else differing
-    if apart:
-        values = {key: {name: _listed(document[name]) for name in apart} for key, document in told.items()}
+    if differing:
+        values = {key: {name: _listed(document[name]) for name in differing} for key, document in told.items()}
         answer["groups"] = _groups(ordered, [values[id(part.provenance)] for part in ordered])
     return answer
 
 
 def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _kept_notes(notes: Iterable[str]) -> tuple[str, ...]:
-    return tuple(note for note in notes if note.startswith("reservoir:"))
 
 
 def _groups(parts: list[DrawnRows], values: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,12 +12,10 @@ import numpy as np
 
 from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.protocol import Availability, BilledSampler, Sampler
-from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
-    from qshower.sampler.qpu.qpu_sampler import QpuSampler
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,15 +27,6 @@ async def in_waiting_thread(function: Callable[P, T], *args: P.args, **kwargs: P
     """``function`` of the arguments, in one of the threads for what may have to wait for the solver API."""
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(_WAITING, lambda: context.run(function, *args, **kwargs))
-
-
-def qpu_of(registry: SamplerRegistry) -> QpuSampler | None:
-    """The QPU sampler of a registry, None if it has none."""
-    if not any(sampler.capabilities.billed for sampler in registry):
-        return None
-    from qshower.sampler.qpu.qpu_sampler import QpuSampler  # loads Ocean, which takes seconds
-
-    return next((sampler for sampler in registry if isinstance(sampler, QpuSampler)), None)
 
 
 def require(name: str, availability: Availability) -> None:

@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import secrets
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.errors import BankExhaustedError, InvalidInputError, SamplerUnavailableError
-from qshower.sampler.protocol import Claim, StoredSampler
+from qshower.sampler.protocol import StoredSampler
 from qshower.sampler.request import LatentRequest, SamplerOptions
-from qshower.service.engine.batches import DrawKey, Draws, LatentCache, Work
+from qshower.service.engine.batches import DrawKey, Draws, Work
 from qshower.service.engine.engine import Engine
 from qshower.service.generation.answer_provenance import Origin
-from qshower.service.generation.availability import in_waiting_thread, qpu_of, require
+from qshower.service.generation.availability import in_waiting_thread, require
 from qshower.service.generation.key_quota import Accounts
 from qshower.service.generation.request_options import check_options, options_for, refused_setting
 from qshower.service.generation.selection import Selection
 from qshower.service.generation.shower_request import ShowerAnswer, ShowerRequest
-from qshower.service.kept import KeptClaim, NoLongerKeptError, estimated
-from qshower.service.reservoirs import Reservoirs
-from qshower.service.samplers import SAMPLERS
+from qshower.service.latent_cache.cached_reads import estimated
+from qshower.service.latent_cache.latent_caches import LatentCaches
+from qshower.service.samplers import SAMPLERS, qpu_of
 from qshower.service.schemas import Estimate
 from qshower.service.service_errors import DeadlineError
 from qshower.service.version import program_version
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
+    from qshower.sampler.claim import Claim
 
 INLINE_ROWS = 4096
 """Energies of up to so many rows become conditions where they are; a thread would cost more."""
@@ -68,7 +68,7 @@ class Generator:
         engine: draws and decodes.
         default_deadline_s: deadline of a request that sets none; None for none.
         max_response_bytes: projected size above which an answer is refused; None for no bound.
-        cache: latents kept ready, None for none.
+        cache: latents that are ready before they are asked for, None for none.
         quotas: QPU time of the API keys, None where nobody in particular pays.
     """
 
@@ -79,7 +79,7 @@ class Generator:
         *,
         default_deadline_s: float | None = None,
         max_response_bytes: int | None = None,
-        cache: Reservoirs | None = None,
+        cache: LatentCaches | None = None,
         quotas: Accounts | None = None,
     ) -> None:
         self.selection = selection
@@ -88,7 +88,6 @@ class Generator:
         self._max_response_bytes = max_response_bytes
         self._cache = cache
         self._quotas = quotas
-        self._numbers = itertools.count(1)
 
     def unbounded(self) -> Generator:
         """The same without a deadline or a bound on answers, for a program that draws for itself."""
@@ -146,7 +145,7 @@ class Generator:
             limit = None if attempt.deadline_at is None else attempt.deadline_at - attempt.begun
             streams = np.zeros((request.rows, 2), dtype=np.uint64)
             latents = LatentRequest(bundle.machine, await attempt.conditions(bundle), streams, options, limit)
-            cached = self._cache.kept(bundle.name) if self._cache is not None and request.takes_cached else None
+            cached = self._cache.reads(name, bundle.name) if self._cache is not None and request.takes_cached else None
             try:
                 return await in_waiting_thread(estimated, qpu, bundle.name, latents, cached)
             except InvalidInputError as error:
@@ -168,10 +167,9 @@ class Generator:
     async def _with_sampler(self, name: str, attempt: _Attempt) -> ShowerAnswer:
         request = attempt.request
         sampler = self.selection.sampler(name)
-        if sampler.capabilities.billed and (found := await self._cached_reads(attempt)) is not None:
-            with suppress(NoLongerKeptError):  # others were faster to take them
-                bundle, reads = found
-                return await self._draw(attempt, bundle, self._key_of_claim(name, bundle, request), reads)
+        if sampler.capabilities.billed and (found := await self._cached_whole(name, attempt)) is not None:
+            bundle, claim = found
+            return await self._draw(attempt, bundle, self._cached_key(name, bundle, request), sampler, claim=claim)
         # The values are checked before the sampler's state, so that a wrong request is told so whatever is down.
         # (The domain of energies may depend on which model the solver's topology calls for.)
         bundle, availability = await self.selection.model(sampler, request)
@@ -180,9 +178,13 @@ class Generator:
         if isinstance(sampler, StoredSampler) and sampler.drawn_from(bundle.machine):
             # What it has run out of it says itself, and better.
             claim = sampler.claim(await attempt.conditions(bundle))
-            return await self._draw(attempt, bundle, self._key_of_claim(name, bundle, request), claim, notes=notes)
+            key = self._cached_key(name, bundle, request)
+            return await self._draw(attempt, bundle, key, sampler, claim=claim, notes=notes)
         require(name, availability)
-        cache = self._cache.get(name, bundle.name) if self._cache is not None and request.takes_cached else None
+        some = None
+        if self._cache is not None and request.takes_cached:
+            conditions = await attempt.conditions(bundle)
+            some = await in_waiting_thread(self._cache.claim, name, bundle.name, conditions)
         draws: Draws = sampler
         account = request.account if sampler.capabilities.billed and self._quotas is not None else ""
         if account and self._quotas is not None:
@@ -192,18 +194,19 @@ class Generator:
             name,
             options,
             request.threshold_of(bundle),
-            cached=cache is not None,
             account=account,
             elsewhere=sampler.capabilities.billed,
         )
-        return await self._draw(attempt, bundle, key, draws, cache=cache, notes=notes)
+        if some is not None and some.complete:
+            key = self._cached_key(name, bundle, request)
+        return await self._draw(attempt, bundle, key, draws, claim=some, notes=notes)
 
-    def _key_of_claim(self, sampler: str, bundle: Bundle, request: ShowerRequest) -> DrawKey:
-        threshold, number = request.threshold_of(bundle), next(self._numbers)
-        return DrawKey(bundle.name, sampler, SamplerOptions(), threshold, alone=number)
+    def _cached_key(self, sampler: str, bundle: Bundle, request: ShowerRequest) -> DrawKey:
+        """Of a request whose latents are all there."""
+        return DrawKey(bundle.name, sampler, SamplerOptions(), request.threshold_of(bundle), cached=True)
 
-    async def _cached_reads(self, attempt: _Attempt) -> tuple[Bundle, KeptClaim] | None:
-        """The model and the cached QPU reads that answer a request in whole, whatever the solver does; None if none do.
+    async def _cached_whole(self, sampler: str, attempt: _Attempt) -> tuple[Bundle, Claim] | None:
+        """The model and the cached latents that answer a request in whole, whatever the solver does; None if none do.
 
         The model is the one that is named, or the first default model that has them.
         """
@@ -211,13 +214,13 @@ class Generator:
         if self._cache is None or not request.takes_cached:
             return None
         for bundle in [catalogue.get(request.model)] if request.model is not None else catalogue.defaults():
-            cached = self._cache.kept(bundle.name)
-            if cached is None or request.outside(bundle).size:
+            if self._cache.reads(sampler, bundle.name) is None or request.outside(bundle).size:
                 continue
+            request.check(bundle, self._max_response_bytes)
             conditions = await attempt.conditions(bundle)
-            if await in_waiting_thread(cached.covers, conditions):
-                request.check(bundle, self._max_response_bytes)
-                return bundle, cached.claim(conditions)
+            claim = await in_waiting_thread(self._cache.claim, sampler, bundle.name, conditions, whole=True)
+            if claim is not None:
+                return bundle, claim
         return None
 
     async def _draw(
@@ -225,12 +228,12 @@ class Generator:
         attempt: _Attempt,
         bundle: Bundle,
         key: DrawKey,
-        source: Draws | Claim,
+        sampler: Draws,
         *,
-        cache: LatentCache | None = None,
+        claim: Claim | None = None,
         notes: tuple[str, ...] = (),
     ) -> ShowerAnswer:
-        """Showers from the latents of ``source``: a sampler, or a claim, which gets back what is shown to nobody."""
+        """The showers of a request; what ``claim`` holds goes back if they are shown to nobody."""
         request = attempt.request
         streams = np.empty((request.rows, 2), dtype=np.uint64)
         streams[:, 0] = secrets.randbits(64) if request.seed is None else request.seed
@@ -238,7 +241,7 @@ class Generator:
         try:
             conditions = await attempt.conditions(bundle)
             work = Work(
-                key, bundle, source, request.energies_mev, conditions, streams, attempt.deadline_at, cache=cache
+                key, bundle, sampler, request.energies_mev, conditions, streams, attempt.deadline_at, claim=claim
             )
             queued = self._engine.submit(work)
             try:
@@ -246,8 +249,8 @@ class Generator:
             finally:
                 self._engine.cancel(queued)
         except BaseException:
-            if key.alone:
-                cast("Claim", source).give_back()
+            if claim is not None:
+                claim.give_back()
             raise
         failed = attempt.failures
         origin = Origin(

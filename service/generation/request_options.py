@@ -54,11 +54,6 @@ def options_for(
     return SamplerOptions(**taken), tuple(notes)
 
 
-def default_options(sampler: Sampler, bundle: Bundle) -> SamplerOptions:
-    """What a request without options is drawn with."""
-    return SamplerOptions(sweeps=bundle.default_sweeps if sampler.capabilities.sweeps_from_model else None)
-
-
 def refused_setting(error: InvalidInputError, sampler: str, request: ShowerRequest) -> SamplerUnavailableError | None:
     """An option was refused that ``request`` does not have: then a setting of the service is at fault."""
     option = error.field.removeprefix("options.")

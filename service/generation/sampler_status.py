@@ -6,12 +6,12 @@ from typing import Any
 
 from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.protocol import StoredSampler
+from qshower.service.background.recalibration import Recalibration
 from qshower.service.generation.key_quota import Accounts
 from qshower.service.generation.selection import Selection
-from qshower.service.reservoirs import Reservoirs
+from qshower.service.latent_cache.latent_caches import LatentCaches
 from qshower.service.samplers import SAMPLERS
 from qshower.service.schemas import SamplerState
-from qshower.service.upkeep import Upkeep
 
 
 class SamplerStatus:
@@ -19,7 +19,7 @@ class SamplerStatus:
 
     Args:
         selection: the samplers and the models.
-        cache: latents kept ready, None for none.
+        cache: latents that are ready before they are asked for, None for none.
         quotas: QPU time of the API keys, None where there are none.
         recalibration: the QPU's calibrations in the background, None for none.
     """
@@ -28,9 +28,9 @@ class SamplerStatus:
         self,
         selection: Selection,
         *,
-        cache: Reservoirs | None = None,
+        cache: LatentCaches | None = None,
         quotas: Accounts | None = None,
-        recalibration: Upkeep | None = None,
+        recalibration: Recalibration | None = None,
     ) -> None:
         self._selection = selection
         self._cache, self._quotas, self._recalibration = cache, quotas, recalibration
@@ -65,7 +65,7 @@ class SamplerStatus:
             if self._recalibration is not None:
                 detail["recalibration"] = self._recalibration.status()
         if cached := self._cached(name):
-            detail["reservoirs"] = cached
+            detail["latent_cache"] = cached
         return SamplerState(
             name=name,
             available=state.available,
@@ -76,6 +76,6 @@ class SamplerStatus:
         )
 
     def _cached(self, name: str) -> dict[str, dict[str, Any]]:
-        """What is kept ready of a sampler's latents, by model."""
+        """The latent caches of a sampler, by model."""
         states = () if self._cache is None else self._cache.status()
         return {model: dict(status) for sampler, model, status in states if sampler == name}

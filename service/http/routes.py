@@ -68,7 +68,7 @@ async def generate(request: Request, body: Annotated[GenerateRequest, Body()]) -
     outcome = "error"
     try:
         wanted = negotiate(request.headers.get("accept"))
-        with service.metrics.activity.answering():
+        with service.idle.answering():
             response = await _unless_gone(request, _generated(service, body, wanted, _account(request)))
         outcome = "ok" if response is not None else "client_gone"
         # A client that has gone reads nothing; the status is for the metrics alone.

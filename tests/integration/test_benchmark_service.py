@@ -16,6 +16,6 @@ def test_it_measures_every_format(tmp_path, capsys):
         assert row["showers"] == 40
         assert row["answer_bytes"] > 40 * 8
         assert row["wall_s"] > 0
-        # Requests without a seed are served from the reservoir; what they wait for is the decoder.
+        # Requests without a seed are served from the latent cache; what they wait for is the decoder.
         assert row["decode_wall_s"] > 0
     assert "showers/CPU s" in capsys.readouterr().out

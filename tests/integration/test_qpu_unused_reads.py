@@ -12,6 +12,7 @@ import pytest
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.latent_cache import LatentCache
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.ocean.problems import Collector, Submission, submit
@@ -19,7 +20,6 @@ from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.unused_reads import MOST_ROWS, UnusedReads
 from qshower.sampler.request import LatentRequest, SamplerOptions
-from qshower.sampler.reservoir import Reservoir
 
 LEVELS = np.array([[1, 1, -1, 1], [-1, 1, -1, -1]], dtype=np.int8)
 
@@ -60,25 +60,25 @@ class Listed:
 def test_unused_reads_serve_later_requests(emulator: EmulatorServer, machine: BoltzmannMachine, tmp_path: Path) -> None:
     receiver = Listed()
     with QpuSampler(settings_for(emulator, tmp_path), receiver) as sampler:
-        reservoir = Reservoir(sampler, machine, LEVELS, per_level=200, max_bytes=400 * 66)
         batch = sampler.sample(request_of(machine, [20, 5], num_reads=150))
     # The sampler is closed; what it left can be completed all the same.
     (unused,) = receiver.given
     assert unused.request.machine is machine
     spins, provenance = unused.states(), unused.provenance
-    assert reservoir.deposit(spins, provenance) == unused.rows
+    cache = LatentCache(machine, 100_000)
+    assert cache.put(spins, provenance) == unused.rows
     assert batch.spins.shape == (25, 16)
     assert len(spins) == 2 * 150 - 25
     assert provenance.problem_ids == batch.provenance.problem_ids
     assert not any("unused" in note for note in batch.provenance.notes)
     clamped = spins[:, machine.condition_nodes]
     assert [int((clamped == level).all(axis=1).sum()) for level in LEVELS] == [130, 145]
-    taken = reservoir.take(np.repeat(LEVELS, [130, 145], axis=0))
-    assert taken.served.all()
+    taken = cache.claim(np.repeat(LEVELS, [130, 145], axis=0))
+    assert taken.complete
     assert taken.provenance.sampler == "qpu"
     assert taken.provenance.qpu_access_time_us == 0.0
     assert taken.provenance.qpu_timing_us == provenance.qpu_timing_us
-    assert not reservoir.take(LEVELS).served.any()
+    assert not cache.claim(LEVELS).served.any()
 
 
 def test_unused_reads_follow_the_law_of_their_condition(

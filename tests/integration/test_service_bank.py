@@ -11,9 +11,11 @@ from qshower.client import ShowerClient, UnavailableError
 from qshower.model.bundle import find_bundles, load_bundle
 from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.bank import ReplaySampler, draw_bank
-from qshower.sampler.bank_file import open_bank, unpack_spins
+from qshower.sampler.bank_file import open_bank
+from qshower.sampler.claim import Claim
 from qshower.sampler.errors import BankExhaustedError, SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
+from qshower.sampler.packed_spins import unpack_spins
 from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.request import SamplerOptions
 from qshower.sampler.tempering import TemperingSampler
@@ -111,7 +113,7 @@ def test_a_request_of_several_batches_has_the_bank_in_order(on_service, catalogu
 
 def test_what_is_given_up_goes_back_to_its_place(on_service, bank, monkeypatch):
     begun, gate = threading.Event(), threading.Event()
-    unpacked = ReplaySampler._batch
+    unpacked = Claim.spins
 
     def slow(*arguments):
         begun.set()
@@ -120,7 +122,7 @@ def test_what_is_given_up_goes_back_to_its_place(on_service, bank, monkeypatch):
 
     async def work(service):
         with monkeypatch.context() as patch:
-            patch.setattr(ReplaySampler, "_batch", slow)
+            patch.setattr(Claim, "spins", slow)
             task = asyncio.create_task(service.generator.generate(order(FEW_MEV, 2)))
             await asyncio.to_thread(begun.wait, 30)
             held = left(service)
@@ -145,7 +147,7 @@ def test_the_order_and_its_seed_are_settings(on_service, bank):
 
 
 def test_what_a_bank_has_run_out_of_is_not_waited_for(catalogue, bank):
-    settings = load_settings(qpu="off", bank=bank, reservoir_bytes=0)
+    settings = load_settings(qpu="off", bank=bank, latent_cache_bytes=0)
     pauses = []
     with TestClient(create_app(settings, load_models=lambda _: catalogue)) as http:
         client = ShowerClient("http://testserver", http=http, sleep=pauses.append)
@@ -179,7 +181,7 @@ def test_when_to_try_again_is_told_only_if_that_helps(catalogue, bank, fallback,
         def sample(self, request):
             raise SamplerUnavailableError("in maintenance", retry_after_s=7.0)
 
-    settings = load_settings(qpu="off", reservoir_bytes=0, retry_after_s=99)
+    settings = load_settings(qpu="off", latent_cache_bytes=0, retry_after_s=99)
     samplers = [GibbsSampler(threads=1), TemperingSampler(1), Down(1), ReplaySampler(bank)]
     app = create_app(settings, load_models=lambda _: catalogue, make_samplers=lambda _: SamplerRegistry(samplers))
     with pytest.MonkeyPatch.context() as patch:

@@ -178,7 +178,7 @@ ESTIMATE = {
     "conditions": 3,
     "copies": 4,
     "holes": 5,
-    "kept": 6,
+    "cached": 6,
 }
 
 
@@ -208,7 +208,7 @@ def test_a_dry_run_is_a_typed_estimate():
         {"estimate": {**ESTIMATE, "reads": "2"}},
         {"estimate": {**ESTIMATE, "reads": 1.5}},
         {"estimate": {**ESTIMATE, "model": None}},
-        {"estimate": {**ESTIMATE, "kept": True}},
+        {"estimate": {**ESTIMATE, "cached": True}},
         [],
     ],
 )

@@ -302,7 +302,7 @@ def test_other_samplers_answer_while_the_solver_api_hangs(emulator_of, service_o
 @pytest.mark.parametrize("work", ["request", "calibration"])
 def test_a_stop_in_mid_draw_ends_it(emulator_of, service_on, monkeypatch, work):
     """The problem would wait for an hour: only closing the sampler ends the draw, and with it the thread it is in."""
-    monkeypatch.setattr("qshower.service.upkeep.CLOSE_S", 1000.0)
+    monkeypatch.setattr("qshower.service.background.recalibration.CLOSE_S", 1000.0)
     emulator = emulator_of("zephyr:6", defects=0.0)
     settings = {"qpu_recalibrate_s": 86400.0} if work == "calibration" else {}
     emulator.arm("slow_queue")
@@ -315,7 +315,7 @@ def test_a_stop_in_mid_draw_ends_it(emulator_of, service_on, monkeypatch, work):
         asking.start()
     while emulator.backend.state()["submitted"] == before:
         time.sleep(0.02)
-    name = {"request": "sample-qpu", "calibration": "qpu-calibration"}[work]
+    name = {"request": "sample-qpu", "calibration": "recalibration"}[work]
     busy = [thread for thread in threading.enumerate() if thread.name.startswith(name)]
     assert busy
     service_on.stop(client)

@@ -1,4 +1,4 @@
-"""Reads of a QPU that a request did not need answer later ones, without a problem, a bill, or even a solver."""
+"""Unused reads of a QPU answer later requests, without a problem, a bill, or even a solver."""
 
 import hashlib
 import re
@@ -24,7 +24,7 @@ from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.tempering import TemperingSampler
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue
-from qshower.service.kept import NOTE, KeptClaim, KeptReads
+from qshower.service.latent_cache.cached_reads import CachedReads
 from qshower.service.samplers import build_registry
 from qshower.service.settings import load_settings
 
@@ -91,7 +91,7 @@ def ask(client, body, status=200):
     response = client.post("/generate", json=body)
     assert response.status_code == status, response.text
     # Nobody waits for what the draw has left, but a test.
-    while metrics_of(client).get("qshower_qpu_surplus_waiting_reads"):
+    while metrics_of(client).get("qshower_qpu_unused_reads_waiting"):
         time.sleep(0.01)
     return response.json()
 
@@ -102,9 +102,9 @@ def metrics_of(client):
     return {name: float(value) for name, value in lines}
 
 
-def kept_of(client, model="test-zephyr"):
+def cache_of(client, model="test-zephyr"):
     states = {state["name"]: state for state in client.get("/samplers").json()["samplers"]}
-    return states["qpu"]["detail"]["reservoirs"][model]
+    return states["qpu"]["detail"]["latent_cache"][model]
 
 
 def submitted(emulator):
@@ -122,7 +122,7 @@ def for_high(count, **change):
 def test_a_second_request_is_served_from_what_the_first_left(emulator, service_on, tmp_path):
     client = service_on()
     first = ask(client, UNEVEN)["provenance"]
-    assert kept_of(client)["ready"] == 8
+    assert cache_of(client)["ready"] == 8
     before = submitted(emulator)
     used = used_today(tmp_path)
     second = ask(client, for_high(5))
@@ -134,22 +134,24 @@ def test_a_second_request_is_served_from_what_the_first_left(emulator, service_o
     assert told["problem_ids"] == first["problem_ids"]
     assert told["qpu_timing_us"] == first["qpu_timing_us"]
     assert told["qpu_access_time_us"] == 0.0
-    assert told["notes"][-1] == NOTE
-    assert kept_of(client)["ready"] == 3
+    assert (told["from_cache"], first["from_cache"]) == (True, False)
+    assert cache_of(client)["ready"] == 3
     assert used_today(tmp_path) == used
     counts = dict(
         re.findall(
-            r'^qshower_reservoir_(\w+)\{model="test-zephyr",sampler="qpu"\} (\S+)$', client.get("/metrics").text, re.M
+            r'^qshower_latent_cache_(\w+)\{model="test-zephyr",sampler="qpu"\} (\S+)$',
+            client.get("/metrics").text,
+            re.M,
         )
     )
-    assert (float(counts["ready"]), float(counts["served_total"])) == (3.0, 5.0)
+    assert (float(counts["ready"]), float(counts["consumed_total"])) == (3.0, 5.0)
 
 
-def test_what_is_kept_answers_without_a_solver(emulator, service_on):
+def test_what_is_cached_answers_without_a_solver(emulator, service_on):
     client = service_on()
     ask(client, UNEVEN)
     emulator.close()
-    assert ask(client, for_high(4))["provenance"]["notes"][-1] == NOTE
+    assert ask(client, for_high(4))["provenance"]["from_cache"]
     auto = ask(client, for_high(4, sampler="auto"))["provenance"]
     assert (auto["sampler"], auto["fallback_from"]) == ("qpu", None)
     # Nothing is left.
@@ -157,15 +159,15 @@ def test_what_is_kept_answers_without_a_solver(emulator, service_on):
     assert ask(client, for_high(1, fallback=["gibbs"]))["provenance"]["fallback_from"] == "qpu"
 
 
-def test_rows_beyond_what_is_kept_are_drawn(emulator, service_on):
+def test_rows_beyond_what_is_cached_are_drawn(emulator, service_on):
     client = service_on()
     ask(client, UNEVEN)
     before = submitted(emulator)
     told = ask(client, for_high(11))["provenance"]
     assert submitted(emulator) > before
-    assert [(group["rows"], NOTE in group["notes"]) for group in told["groups"]] == [([0, 8], True), ([8, 11], False)]
+    assert [(group["rows"], group["from_cache"]) for group in told["groups"]] == [([0, 8], True), ([8, 11], False)]
     assert told["qpu_access_time_us"] > 0
-    assert kept_of(client)["ready"] == 0
+    assert cache_of(client)["ready"] == 0
 
 
 def test_reads_survive_a_draw_that_fails_beside_them(emulator, service_on):
@@ -173,72 +175,73 @@ def test_reads_survive_a_draw_that_fails_beside_them(emulator, service_on):
     ask(client, UNEVEN)
     emulator.arm("problem_failed")
     ask(client, for_high(11), status=503)
-    assert kept_of(client)["ready"] == 8
+    assert cache_of(client)["ready"] == 8
     emulator.faults.clear()
     assert ask(client, for_high(8))["provenance"]["problem_ids"]
-    assert kept_of(client)["ready"] == 0
+    assert cache_of(client)["ready"] == 0
 
 
 def test_an_answer_does_not_wait_for_the_reads_it_leaves(service_on, monkeypatch):
-    client, gate, keep = service_on(), threading.Event(), KeptReads.keep
+    client, gate, put = service_on(), threading.Event(), CachedReads.put
 
     def once_allowed(self, reads):
         assert gate.wait(60)
-        return keep(self, reads)
+        return put(self, reads)
 
-    monkeypatch.setattr(KeptReads, "keep", once_allowed)
+    monkeypatch.setattr(CachedReads, "put", once_allowed)
     answer = client.post("/generate", json=UNEVEN)
     assert answer.status_code == 200
     assert answer.json()["provenance"]["notes"] == ["beta_eff was measured with this draw: no calibration was kept"]
     counts = metrics_of(client)
-    of = {end: counts[f'qshower_qpu_surplus_reads_total{{outcome="{end}"}}'] for end in ("kept", "dropped")}
-    assert (counts["qshower_qpu_surplus_waiting_reads"], of) == (8, {"kept": 0, "dropped": 0})
+    of = {end: counts[f'qshower_qpu_unused_reads_total{{outcome="{end}"}}'] for end in ("cached", "dropped")}
+    assert (counts["qshower_qpu_unused_reads_waiting"], of) == (8, {"cached": 0, "dropped": 0})
     gate.set()
-    while metrics_of(client)["qshower_qpu_surplus_waiting_reads"]:
+    while metrics_of(client)["qshower_qpu_unused_reads_waiting"]:
         time.sleep(0.01)
-    assert metrics_of(client)['qshower_qpu_surplus_reads_total{outcome="kept"}'] == 8
-    assert kept_of(client)["ready"] == 8
+    assert metrics_of(client)['qshower_qpu_unused_reads_total{outcome="cached"}'] == 8
+    assert cache_of(client)["ready"] == 8
 
 
-def test_what_an_option_bought_too_many_of_is_kept(emulator, service_on):
+def test_what_an_option_bought_too_many_of_is_cached(emulator, service_on):
     client = service_on()
     ask(client, {**UNEVEN, "options": {"num_reads": 40}})
-    kept = kept_of(client)["ready"]
+    kept = cache_of(client)["ready"]
     assert kept >= 40 - 1
     before = submitted(emulator)
-    assert ask(client, for_high(39))["provenance"]["notes"][-1] == NOTE
+    assert ask(client, for_high(39))["provenance"]["from_cache"]
     assert submitted(emulator) == before
-    assert kept_of(client)["ready"] == kept - 39
+    assert cache_of(client)["ready"] == kept - 39
 
 
-def test_a_request_of_several_batches_has_kept_reads_whole(emulator, service_on, monkeypatch):
+def test_a_request_of_several_batches_has_cached_reads_whole(emulator, service_on, monkeypatch):
     client = service_on()
     first = ask(client, UNEVEN)["provenance"]
     before = submitted(emulator)
-    # Of the lane of kept reads, which is not there yet.
+    # Of the lane of cached reads, which is not there yet.
     monkeypatch.setattr(QpuSampler, "capabilities", replace(QpuSampler.capabilities, batch_rows=3))
-    serve, calls = KeptClaim.sample, []
+    bundle, calls = type(client.app.state.service.generator.selection.catalogue.get(None)), []
+    decode = bundle.decode
 
-    def second_batch_fails(self, request):
-        calls.append(request.rows)
+    def second_batch_fails(self, spins, *more):
+        calls.append(len(spins))
         if len(calls) == 2:
             raise SamplerUnavailableError("no")
-        return serve(self, request)
+        return decode(self, spins, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(KeptClaim, "sample", second_batch_fails)
+        patch.setattr(bundle, "decode", second_batch_fails)
         ask(client, for_high(8), status=503)
-    assert calls == [3, 3]
-    assert kept_of(client)["ready"] == 8, "what was shown to nobody goes back"
+    assert calls[:2] == [3, 3]
+    assert cache_of(client)["ready"] == 8, "what is shown to nobody goes back"
     told = ask(client, for_high(8))
     assert submitted(emulator) == before
     assert len({tuple(shower) for shower in told["showers_mev"]}) == 8
     for field in ("problem_ids", "qpu_timing_us"):
         assert told["provenance"][field] == first[field], field
     assert told["provenance"]["qpu_access_time_us"] == 0.0
-    assert NOTE in told["provenance"]["notes"]
+    assert told["provenance"]["from_cache"] is True
     assert "groups" not in told["provenance"]
-    assert kept_of(client)["ready"] == 0
+    assert cache_of(client)["ready"] == 0
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"options": {"refine_sweeps": 3}}, {"solver": "zephyr"}])
@@ -246,37 +249,37 @@ def test_seeds_and_options_neither_take_nor_leave(emulator, service_on, change):
     client = service_on()
     ask(client, UNEVEN)
     before = submitted(emulator)
-    assert NOTE not in ask(client, for_high(2, **change))["provenance"]["notes"]
+    assert ask(client, for_high(2, **change))["provenance"]["from_cache"] is False
     assert submitted(emulator) > before
-    assert kept_of(client)["ready"] == 8
+    assert cache_of(client)["ready"] == 8
     if "seed" not in change:
         ask(client, {**UNEVEN, **change})
-        assert kept_of(client)["ready"] == 8
+        assert cache_of(client)["ready"] == 8
 
 
-def test_none_are_kept_without_memory(emulator, service_on):
-    client = service_on(qpu_kept_bytes=0)
+def test_none_are_cached_without_memory(emulator, service_on):
+    client = service_on(latent_cache_bytes=0)
     ask(client, UNEVEN)
     states = {state["name"]: state for state in client.get("/samplers").json()["samplers"]}
-    assert "reservoirs" not in states["qpu"]["detail"]
+    assert "latent_cache" not in states["qpu"]["detail"]
     before = submitted(emulator)
     ask(client, for_high(1))
     assert submitted(emulator) > before
 
 
-def test_a_dry_run_counts_what_is_kept(emulator, service_on):
+def test_a_dry_run_counts_what_is_cached(emulator, service_on):
     http = service_on()
     ask(http, UNEVEN)
     client = ShowerClient("http://testserver", http=http)
     emulator_had = submitted(emulator)
     alone, seeded = client.estimate([HIGH], showers_per_energy=3), client.estimate([HIGH], showers_per_energy=3, seed=1)
-    assert (alone.kept, alone.access_time_us, alone.problems, alone.reads) == (3, 0.0, 0, 0)
-    assert (seeded.kept, seeded.reads) == (0, 3)
+    assert (alone.cached, alone.access_time_us, alone.problems, alone.reads) == (3, 0.0, 0, 0)
+    assert (seeded.cached, seeded.reads) == (0, 3)
     more = client.estimate([HIGH], showers_per_energy=11)
-    assert (more.kept, more.reads, more.conditions) == (8, 3, 1)
+    assert (more.cached, more.reads, more.conditions) == (8, 3, 1)
     assert more.access_time_us == pytest.approx(seeded.access_time_us)
     assert submitted(emulator) == emulator_had
-    assert kept_of(http)["ready"] == 8
+    assert cache_of(http)["ready"] == 8
 
 
 def test_metrics_tell_of_circuit_costs_and_calibration(emulator_of, service_at, tmp_path):
@@ -318,7 +321,7 @@ def test_metrics_tell_of_circuit_costs_and_calibration(emulator_of, service_at, 
     assert broken["qshower_qpu_access_seconds_total"] > before
     (tmp_path / "state" / "qpu_budget.json").write_text("not a ledger")
     left = {name.removeprefix("qshower_qpu_").split("{")[0] for name in metrics_of(client) if "_qpu_" in name}
-    assert left == {"surplus_reads_total", "surplus_waiting_reads"}
+    assert left == {"unused_reads_total", "unused_reads_waiting"}
 
 
 @pytest.mark.parametrize("name", ["calibrations.json", "shims.json", "qpu_budget.json"])
@@ -332,7 +335,7 @@ def test_a_state_file_that_cannot_be_read_takes_the_qpu_along_and_nothing_else(e
     path.write_text('{"SECRET": ')
     for page in ("/metrics", "/samplers", "/health/live", "/health/ready"):
         assert client.get(page).status_code == 200
-    # With a seed, so that nothing that is kept will do.
+    # With a seed, so that nothing cached will do.
     assert ask(client, for_high(1, seed=1, sampler="gibbs"))["provenance"]["sampler"] == "gibbs"
     auto = ask(client, for_high(1, seed=1, sampler="auto"))["provenance"]
     assert (auto["sampler"], auto["fallback_from"]) == ("gibbs", "qpu")
@@ -342,7 +345,7 @@ def test_a_state_file_that_cannot_be_read_takes_the_qpu_along_and_nothing_else(e
         assert "remove it" in text
         assert "SECRET" not in text
     assert submitted(emulator) == before
-    gauge = 'qshower_reservoir_ready{model="test-zephyr",sampler="qpu"}'
+    gauge = 'qshower_latent_cache_ready{model="test-zephyr",sampler="qpu"}'
     told = metrics_of(client)
     assert told[gauge] == 8, "what cannot be told to hold is not lost"
     # Nor what is known.
@@ -353,15 +356,15 @@ def test_a_state_file_that_cannot_be_read_takes_the_qpu_along_and_nothing_else(e
     if content is not None:
         path.write_text(content)
     # Put right, everything is as before.
-    assert ask(client, for_high(8))["provenance"]["notes"][-1] == NOTE
+    assert ask(client, for_high(8))["provenance"]["from_cache"]
     assert submitted(emulator) == before
 
 
 def test_reads_past_their_age_are_forgotten(service_on):
-    client = service_on(qpu_kept_max_age_s=1e-6)
+    client = service_on(qpu_cached_reads_max_age_s=1e-6)
     ask(client, UNEVEN)
-    assert kept_of(client)["ready"] == 0
-    assert kept_of(client)["discarded"] == 8
+    assert cache_of(client)["ready"] == 0
+    assert cache_of(client)["discarded"] == 8
 
 
 def test_each_read_is_served_once_to_requests_that_come_together(emulator, service_on):
@@ -375,24 +378,24 @@ def test_each_read_is_served_once_to_requests_that_come_together(emulator, servi
     for thread in threads:
         thread.join()
     assert submitted(emulator) == before
-    assert kept_of(client)["ready"] == 0
+    assert cache_of(client)["ready"] == 0
     assert len({tuple(shower) for answer in answers for shower in answer["showers_mev"]}) == 8
 
 
 def test_reads_of_another_calibration_are_forgotten(emulator, service_on, catalogue, tmp_path):
     client = service_on()
     first = ask(client, UNEVEN)["provenance"]
-    assert kept_of(client)["ready"] == 8
+    assert cache_of(client)["ready"] == 8
     settings = QpuSettings(endpoint=emulator.endpoint, token="any", state_dir=tmp_path / "state")
     bundle = catalogue.get(None)
     with QpuSampler(settings) as other:
         found = other.calibrate(bundle.machine, bundle.conditions(np.array([LOW, HIGH])))
-    assert kept_of(client)["ready"] == 0
+    assert cache_of(client)["ready"] == 0
     second = ask(client, UNEVEN)["provenance"]
     assert (second["beta"], second["beta_calibrated_at"]) == (found.beta, found.calibrated_at)
     assert second["beta"] != first["beta"]
     assert not any("measured" in note for note in second["notes"])
-    assert kept_of(client)["ready"] == 8
+    assert cache_of(client)["ready"] == 8
 
 
 def test_reads_of_a_solver_that_has_drifted_are_forgotten(service_at, emulator_of):
@@ -400,12 +403,12 @@ def test_reads_of_a_solver_that_has_drifted_are_forgotten(service_at, emulator_o
     emulator = emulator_of(beta_drift_per_hour=1.0, clock=lambda: 3600.0 * hours[0])
     client = service_at(emulator)
     ask(client, UNEVEN)
-    assert kept_of(client)["ready"] == 8
+    assert cache_of(client)["ready"] == 8
     hours[0] = 0.5
     many = ask(client, {**UNEVEN, "incident_energies_mev": [LOW] * 200 + [HIGH] * 9})["provenance"]
     assert any(note.startswith("drift") for note in many["notes"])
     # Neither what was there, of which one read was not needed, nor what this draw left.
-    assert kept_of(client)["ready"] == 0
+    assert cache_of(client)["ready"] == 0
 
 
 def test_reads_of_another_graph_are_forgotten(emulator_of, service_at, tmp_path):
@@ -416,8 +419,8 @@ def test_reads_of_another_graph_are_forgotten(emulator_of, service_at, tmp_path)
     ask(client, UNEVEN)
     emulator.arm("maintenance:1")
     ask(client, for_high(1, seed=1), status=503)
-    assert kept_of(client)["ready"] == 8, "a solver that is away takes nothing from what it has drawn"
+    assert cache_of(client)["ready"] == 8, "a solver that is away takes nothing from what it has drawn"
     while client.post("/generate", json=for_high(1, seed=1)).status_code != 200:
         time.sleep(0.1)
-    assert kept_of(client)["ready"] == 0
-    assert kept_of(client)["discarded"] == 8
+    assert cache_of(client)["ready"] == 0
+    assert cache_of(client)["discarded"] == 8

@@ -1,4 +1,4 @@
-"""What the service is busy with, for those who work in its idle time."""
+"""Whether the service is idle, for those who work in its idle time."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from qshower.service.engine.batches import DrawKey, QueuedRequest
 
 
-class Activity:
-    """Counts requests until their response is encoded, and those of them that wait for a QPU.
+class IdleTracking:
+    """Counts requests until their response is encoded, and those of them that wait for a QPU. An EngineObserver.
 
     Lives in one event loop, like the engine; whether it is idle may be asked in any thread.
     """
@@ -18,13 +18,8 @@ class Activity:
         self._requests = self._at_qpu = self._decoding = 0
 
     @property
-    def idle(self) -> bool:
-        """Whether nothing is being answered."""
-        return not self._requests
-
-    @property
     def cpu_idle(self) -> bool:
-        """Whether what is being answered waits for a QPU, all of it."""
+        """Whether all that is being answered, if anything is, waits for a QPU."""
         return self._requests <= self._at_qpu and not self._decoding
 
     @contextmanager
@@ -42,11 +37,11 @@ class Activity:
             self._at_qpu += 1
             request.future.add_done_callback(lambda _: self._left_qpu())
 
-    def batch_drawn(self, key: DrawKey) -> None:
+    def batch_drawn(self, key: DrawKey, rows: int, seconds: float) -> None:  # noqa: ARG002 - what an observer is told
         """The latents of a batch are there, and are decoded now."""
         self._decoding += key.elsewhere
 
-    def batch_decoded(self, key: DrawKey) -> None:
+    def batch_decoded(self, key: DrawKey, rows: int, seconds: float) -> None:  # noqa: ARG002 - what an observer is told
         """Its showers are there."""
         self._decoding = max(0, self._decoding - key.elsewhere)
 

@@ -1,4 +1,4 @@
-"""What QPU draws leave is taken in at once and kept behind their backs, as far as there is room."""
+"""Unused reads of QPU draws are taken at once and cached later, as far as there is room."""
 
 import threading
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qshower.sampler.request import LatentRequest, SamplerOptions
-from qshower.service.surplus import PIECE_ROWS, SurplusQueue
+from qshower.service.latent_cache.unused_reads_queue import SLICE_ROWS, UnusedReadsQueue
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,21 @@ class Left:
 
 
 class Store:
-    """Keeps pieces when it is allowed to."""
+    """Caches slices when it is allowed to."""
 
-    def __init__(self):
-        self.gate, self.entered, self.kept, self.failure = threading.Event(), threading.Event(), [], None
+    name = "model"
 
-    def keep(self, piece):
+    def __init__(self, machine):
+        self.machine = machine
+        self.gate, self.entered, self.cached, self.failure = threading.Event(), threading.Event(), [], None
+
+    def put(self, reads):
         self.entered.set()
         assert self.gate.wait(60)
         if self.failure is not None:
             raise self.failure
-        self.kept.append((piece.rows, threading.current_thread().name))
-        return piece.rows
+        self.cached.append((reads.rows, threading.current_thread().name))
+        return reads.rows
 
 
 @pytest.fixture
@@ -54,17 +57,17 @@ def left_by(machine, latent_request):
 
 
 @pytest.fixture
-def store():
-    return Store()
+def store(machine):
+    return Store(machine)
 
 
 @pytest.fixture
-def queue_of(machine, store):
+def queue_of(store):
     opened = []
 
     def make(**values):
-        opened.append(SurplusQueue([(machine, store)], **values))
-        opened[-1].start()
+        opened.append(UnusedReadsQueue([store], pauses_s=(0.0, 0.0), **values))
+        opened[-1].task.start()
         return opened[-1]
 
     yield make
@@ -83,52 +86,55 @@ def settled(queue):
 
 def test_who_draws_does_not_wait(queue_of, store, left_by):
     queue = queue_of()
-    queue.keep(left_by(2 * PIECE_ROWS + 7))
+    queue.receive(left_by(2 * SLICE_ROWS + 7))
     # The store is shut, and the draw has its answer.
-    assert queue.status() == {"waiting": 2 * PIECE_ROWS + 7, "kept": 0, "dropped": 0, "last_error": None}
+    assert queue.status() == {"waiting": 2 * SLICE_ROWS + 7, "cached": 0, "dropped": 0, "last_error": None}
     store.gate.set()
-    assert settled(queue) == {"waiting": 0, "kept": 2 * PIECE_ROWS + 7, "dropped": 0, "last_error": None}
-    assert store.kept == [(PIECE_ROWS, "qpu-surplus"), (PIECE_ROWS, "qpu-surplus"), (7, "qpu-surplus")]
+    assert settled(queue) == {"waiting": 0, "cached": 2 * SLICE_ROWS + 7, "dropped": 0, "last_error": None}
+    assert store.cached == [(SLICE_ROWS, "unused-reads"), (SLICE_ROWS, "unused-reads"), (7, "unused-reads")]
 
 
 def test_what_finds_no_room_is_dropped_and_counted(queue_of, store, left_by):
-    queue = queue_of(most_waiting=PIECE_ROWS + 20)
-    queue.keep(left_by(2 * PIECE_ROWS + 5))
-    assert (queue.status()["waiting"], queue.status()["dropped"]) == (PIECE_ROWS + 5, PIECE_ROWS)
-    queue.keep(left_by(15))
-    queue.keep(left_by(1))
+    queue = queue_of(most_waiting=SLICE_ROWS + 20)
+    queue.receive(left_by(2 * SLICE_ROWS + 5))
+    assert (queue.status()["waiting"], queue.status()["dropped"]) == (SLICE_ROWS + 5, SLICE_ROWS)
+    queue.receive(left_by(15))
+    queue.receive(left_by(1))
     store.gate.set()
     status = settled(queue)
-    assert (status["kept"], status["dropped"]) == (PIECE_ROWS + 20, PIECE_ROWS + 1)
+    assert (status["cached"], status["dropped"]) == (SLICE_ROWS + 20, SLICE_ROWS + 1)
 
 
 def test_what_a_store_does_not_take_counts_as_dropped(queue_of, store, left_by):
     queue = queue_of()
     store.failure = OSError("no room")
     store.gate.set()
-    queue.keep(left_by(3))
-    assert settled(queue) == {"waiting": 0, "kept": 0, "dropped": 3, "last_error": "OSError: no room"}
+    queue.receive(left_by(3))
+    counts = settled(queue)
+    while queue.task.status()["running"]:
+        threading.Event().wait(0.01)
+    assert counts | queue.status() == {"waiting": 0, "cached": 0, "dropped": 3, "last_error": "OSError: no room"}
     # It goes on.
     store.failure = None
-    queue.keep(left_by(4))
-    assert (settled(queue)["kept"], queue.status()["dropped"]) == (4, 3)
+    queue.receive(left_by(4))
+    assert (settled(queue)["cached"], queue.status()["dropped"]) == (4, 3)
 
 
-def test_closing_waits_for_the_piece_in_hand_alone(queue_of, store, left_by):
+def test_closing_waits_for_the_slice_in_hand_alone(queue_of, store, left_by):
     queue = queue_of()
-    queue.keep(left_by(3 * PIECE_ROWS))
+    queue.receive(left_by(3 * SLICE_ROWS))
     assert store.entered.wait(60)
     closing = threading.Thread(target=queue.close)
     closing.start()
-    while queue.status()["dropped"] != 2 * PIECE_ROWS:
+    while queue.status()["dropped"] != 2 * SLICE_ROWS:
         threading.Event().wait(0.01)
     assert closing.is_alive()
     store.gate.set()
     closing.join()
-    assert queue.status() == {"waiting": 0, "kept": PIECE_ROWS, "dropped": 2 * PIECE_ROWS, "last_error": None}
+    assert queue.status() == {"waiting": 0, "cached": SLICE_ROWS, "dropped": 2 * SLICE_ROWS, "last_error": None}
     # A draw that ends later loses nothing but what it left.
-    queue.keep(left_by(5))
-    assert (queue.status()["waiting"], queue.status()["dropped"]) == (0, 2 * PIECE_ROWS + 5)
+    queue.receive(left_by(5))
+    assert (queue.status()["waiting"], queue.status()["dropped"]) == (0, 2 * SLICE_ROWS + 5)
     queue.close()
 
 
@@ -136,18 +142,18 @@ def test_closing_waits_for_the_piece_in_hand_alone(queue_of, store, left_by):
 def test_what_options_drew_is_not_even_refined(queue_of, store, left_by, options):
     queue = queue_of()
     store.gate.set()
-    queue.keep(left_by(3, **options))
-    assert queue.status() == {"waiting": 0, "kept": 0, "dropped": 0, "last_error": None}
+    queue.receive(left_by(3, **options))
+    assert queue.status() == {"waiting": 0, "cached": 0, "dropped": 0, "last_error": None}
     # Neither a cap nor a number of reads makes reads of another kind.
-    queue.keep(left_by(4, num_reads=50, max_qpu_access_time_us=1e6))
-    assert settled(queue)["kept"] == 4
-    assert not store.kept[1:]
+    queue.receive(left_by(4, num_reads=50, max_qpu_access_time_us=1e6))
+    assert settled(queue)["cached"] == 4
+    assert not store.cached[1:]
 
 
 def test_machines_of_no_model_are_left_alone(queue_of, store, left_by, rng, random_machine):
     queue = queue_of()
     other = left_by(3)
     other = replace(other, request=replace(other.request, machine=random_machine(rng)))
-    queue.keep(other)
+    queue.receive(other)
     assert queue.status()["waiting"] == 0
     assert not store.entered.is_set()

@@ -1,4 +1,4 @@
-"""Latents kept ready: what is served from them, what is not, and what an answer says about it."""
+"""Latent caches filled in idle time: what is served from them, what is not, and what an answer says about it."""
 
 import asyncio
 import re
@@ -11,27 +11,25 @@ import pytest
 from fastapi.testclient import TestClient
 
 from qshower.model.bundle import find_bundles, load_bundle
+from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
+from qshower.sampler.latent_cache import LatentCache
 from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.request import LatentRequest, SamplerOptions
-from qshower.sampler.reservoir import Reservoir
-from qshower.sampler.stock import LEVEL_BYTES
 from qshower.service.app import create_app
+from qshower.service.background.idle_tracking import IdleTracking
 from qshower.service.catalogue import Catalogue
 from qshower.service.engine.batches import DrawKey, Work
 from qshower.service.engine.engine import Engine, Limits
 from qshower.service.generation.answer_provenance import Origin, provenance_json
 from qshower.service.http.encoding import encode
-from qshower.service.kept import NOTE as KEPT_NOTE
+from qshower.service.latent_cache.latent_caches import LatentCaches
 from qshower.service.metrics import Metrics
-from qshower.service.reservoirs import Reservoirs
 from qshower.service.schemas import Estimate
-from qshower.service.service_errors import SettingsError
 from qshower.service.settings import Settings, load_settings
 
-NOTE = "reservoir: drawn before the request"
-PER_LEVEL = 6
+PER_CONDITION = 6
 BODY = {"incident_energies_mev": [1000, 65536, 500000], "sampler": "gibbs"}
 
 
@@ -46,7 +44,7 @@ def client_of(catalogue):
     opened = []
 
     def make(**settings):
-        values = {"qpu": "off", "reservoir_per_level": PER_LEVEL, **settings}
+        values = {"qpu": "off", "latent_cache_per_condition": PER_CONDITION, **settings}
         client = TestClient(create_app(load_settings(**values), load_models=lambda _: catalogue))
         client.__enter__()
         opened.append(client)
@@ -59,11 +57,11 @@ def client_of(catalogue):
 
 def states_of(client, sampler="gibbs"):
     samplers = {state["name"]: state for state in client.get("/samplers").json()["samplers"]}
-    return samplers[sampler]["detail"].get("reservoirs")
+    return samplers[sampler]["detail"].get("latent_cache")
 
 
 def once_full(client, sampler="gibbs"):
-    """The reservoirs' states when all of them are full."""
+    """The caches' states when all of them are full."""
     for _ in range(3000):
         states = states_of(client, sampler)
         if all(state["ready"] == state["wanted"] for state in states.values()):
@@ -73,84 +71,76 @@ def once_full(client, sampler="gibbs"):
 
 
 def counts_of(client):
-    found = re.findall(r"^qshower_reservoir_(\w+)\{(.*?)\} (\S+)$", client.get("/metrics").text, re.MULTILINE)
-    return {name: float(value) for name, labels, value in found if 'model="test-zephyr"' in labels}
+    found = re.findall(r"^qshower_latent_cache_(\w+)\{(.*?)\} (\S+)$", client.get("/metrics").text, re.MULTILINE)
+    return {name: float(value) for name, labels, value in found if 'model="test-zephyr",sampler="gibbs"' in labels}
 
 
-def kept_notes(provenance):
-    """What it says of reservoirs."""
-    return [note for note in provenance["notes"] if note.startswith("reservoir")]
-
-
-def test_a_plain_request_is_served_from_stock_and_says_so(client_of):
+def test_a_plain_request_is_served_from_the_cache_and_says_so(client_of):
     client = client_of()
     states = once_full(client)
-    assert states["test-zephyr"]["wanted"] == 16 * PER_LEVEL
+    assert states["test-zephyr"]["wanted"] == 16 * PER_CONDITION
     assert set(states) == {"test-zephyr", "test-pegasus"}
     response = client.post("/generate", json=BODY)
     assert response.status_code == 200, response.text
     provenance = response.json()["provenance"]
-    assert kept_notes(provenance) == [NOTE]
+    assert provenance["from_cache"] is True
     assert (provenance["sampler"], provenance["sweeps"], provenance["seed"]) == ("gibbs", 32, None)
     assert "groups" not in provenance
     showers = np.array(response.json()["showers_mev"])
     assert (np.diff(showers.sum(axis=1)) > 0).all()
     counts = counts_of(client)
-    assert counts["served_total"] == 3
+    assert counts["consumed_total"] == 3
     assert counts["missed_total"] == 0
-    assert counts["wanted"] == 16 * PER_LEVEL
+    assert counts["wanted"] == 16 * PER_CONDITION
     # It fills up again.
-    assert once_full(client)["test-zephyr"]["served"] == 3
+    assert once_full(client)["test-zephyr"]["consumed"] == 3
 
 
-def test_a_reservoir_that_cannot_be_told_of_leaves_the_other_metrics():
-    one = {"ready": 5, "wanted": 9, "bytes": 70, "served": 2, "missed": 1}
+def test_a_cache_that_cannot_be_told_of_leaves_the_other_metrics():
+    one = {"ready": 5, "wanted": 9, "bytes": 70, "consumed": 2, "missed": 1}
 
     def status():
         yield "gibbs", "m", one
         raise SamplerUnavailableError("calibrations.json cannot be read")
 
     metrics = Metrics()
-    metrics.watch_reservoirs(status)
+    metrics.watch_latent_caches(status)
     page = metrics.page().decode()
-    assert 'qshower_reservoir_ready{model="m",sampler="gibbs"} 5.0' in page
+    assert 'qshower_latent_cache_ready{model="m",sampler="gibbs"} 5.0' in page
     assert "qshower_queue_rows" in page
 
 
-def test_any_classical_sampler_can_be_stocked(client_of, monkeypatch):
-    monkeypatch.setenv("QSHOWER_RESERVOIR_SAMPLERS", "annealing, tempering")
-    client = client_of(reservoir_per_level=2)
-    assert states_of(client) is None, "gibbs is not asked for"
-    drawn = []
+def test_any_cacheable_sampler_s_cache_is_filled_once_it_was_asked_for(client_of):
+    client = client_of(latent_cache_per_condition=2)
+    once_full(client)
     for sampler in ("annealing", "tempering"):
-        states = once_full(client, sampler)
-        assert set(states) == {"test-zephyr", "test-pegasus"}
+        assert {state["ready"] for state in states_of(client, sampler).values()} == {0}
+        first = client.post("/generate", json={**BODY, "sampler": sampler}).json()["provenance"]
+        assert first["from_cache"] is False
+        while states_of(client, sampler)["test-zephyr"]["ready"] < 32:
+            time.sleep(0.01)
         seeded, plain = (
             client.post("/generate", json={**BODY, "sampler": sampler, **change}).json()["provenance"]
             for change in ({"seed": 1}, {})
         )
-        assert (kept_notes(seeded), kept_notes(plain)) == ([], [NOTE])
+        assert (seeded["from_cache"], plain["from_cache"]) == (False, True)
         # As the request would have had it drawn.
         assert (plain["sampler"], plain["sweeps"]) == (sampler, seeded["sweeps"])
-        drawn.append(once_full(client, sampler)["test-zephyr"]["max_bytes"])
-    assert sum(drawn) <= 16 << 20
+        assert states_of(client, sampler)["test-pegasus"]["ready"] == 0
+    bounds = [
+        state["max_bytes"] for name in ("gibbs", "annealing", "tempering") for state in states_of(client, name).values()
+    ]
+    assert sum(bounds) <= 32 << 20
 
 
 def test_the_interface_s_page_tells_of_them():
     page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
-    dry_run = page[page.index("**Dry run.**") : page.index("### Latents kept ready")]
+    dry_run = page[page.index("**Dry run.**") : page.index("### Latent cache")]
     assert [name for name in Estimate.model_fields if f"`{name}`" not in dry_run] == []
-    kept = page[page.index("### Latents kept ready") :].split("\n### ")[0]
-    assert f"`{NOTE}`" in kept
-    assert f"`{KEPT_NOTE}`" in kept
-    named = re.findall(r"QSHOWER_[A-Z_]+", kept)
+    cache = page[page.index("### Latent cache") :].split("\n### ")[0]
+    assert "`from_cache`" in cache
+    named = re.findall(r"QSHOWER_[A-Z_]+", cache)
     assert {name.removeprefix("QSHOWER_").lower() for name in named} <= Settings.model_fields.keys()
-
-
-@pytest.mark.parametrize("value", ["qpu", "gibbs;annealing", "gibbs,replay"])
-def test_samplers_that_cannot_be_stocked_are_refused(value):
-    with pytest.raises(SettingsError, match="QSHOWER_RESERVOIR_SAMPLERS"):
-        load_settings(reservoir_samplers=value)
 
 
 @pytest.mark.parametrize(
@@ -160,93 +150,111 @@ def test_who_asks_for_more_than_showers_gets_a_draw(client_of, change):
     client = client_of()
     once_full(client)
     provenance = client.post("/generate", json={**BODY, **change}).json()["provenance"]
-    assert kept_notes(provenance) == []
-    assert states_of(client)["test-zephyr"]["served"] == 0
+    assert provenance["from_cache"] is False
+    assert states_of(client)["test-zephyr"]["consumed"] == 0
 
 
 def test_seeded_showers_are_the_same_with_and_without(client_of):
-    with_stock, without = client_of(), client_of(reservoir_bytes=0)
-    once_full(with_stock)
+    with_cache, without = client_of(), client_of(latent_cache_bytes=0)
+    once_full(with_cache)
     body = {**BODY, "seed": 5}
-    first, second = (client.post("/generate", json=body).json()["showers_mev"] for client in (with_stock, without))
+    first, second = (client.post("/generate", json=body).json()["showers_mev"] for client in (with_cache, without))
     assert first == second
 
 
 def test_none_without_memory(client_of):
-    client = client_of(reservoir_bytes=0)
+    client = client_of(latent_cache_bytes=0)
     assert states_of(client) is None
-    assert kept_notes(client.post("/generate", json=BODY).json()["provenance"]) == []
+    assert client.post("/generate", json=BODY).json()["provenance"]["from_cache"] is False
     assert counts_of(client) == {}
 
 
-def test_rows_beyond_the_stock_are_drawn(client_of):
+def test_rows_beyond_the_cached_are_drawn(client_of):
     client = client_of()
     once_full(client)
-    body = {**BODY, "showers_per_energy": PER_LEVEL + 4}
+    body = {**BODY, "showers_per_energy": PER_CONDITION + 4}
     provenance = client.post("/generate", json=body).json()["provenance"]
-    assert kept_notes(provenance) == [NOTE]
-    rows = PER_LEVEL + 4
+    assert provenance["from_cache"] is None
+    rows = PER_CONDITION + 4
     expected = [
-        {"rows": [start, start + count], "notes": notes}
+        {"rows": [start, start + count], "from_cache": cached}
         for energy in range(3)
-        for start, count, notes in ((energy * rows, PER_LEVEL, [NOTE]), (energy * rows + PER_LEVEL, 4, []))
+        for start, count, cached in ((energy * rows, PER_CONDITION, True), (energy * rows + PER_CONDITION, 4, False))
     ]
     assert provenance["groups"] == expected
 
 
-def test_memory_is_bounded(catalogue):
-    bound = 200_000
+@pytest.fixture
+def caches_of(catalogue):
+    """Makes latent caches of Gibbs samples."""
     with SamplerRegistry([GibbsSampler(threads=1)]) as registry:
-        small = Reservoirs(catalogue, registry, lambda: True, max_bytes=bound, per_level=1_000_000)
-        states = [state for _, _, state in small.status()]
-        assert len(states) == 2
-        for state in states:
-            assert 0.5 * bound / 2 < state["max_bytes"] + 16 * LEVEL_BYTES <= bound / 2
-        none = Reservoirs(catalogue, registry, lambda: True, max_bytes=1000, per_level=10)
-        assert list(none.status()) == []
-        assert none.get("gibbs", "test-zephyr") is None
-        for reservoirs in (small, none):
-            reservoirs.close()
+        opened = []
+
+        def make(idle=lambda: True, **values):
+            settings = {"max_bytes": 1 << 20, "per_condition": 2, "max_age_s": 60.0} | values
+            opened.append(LatentCaches(catalogue, registry, idle, **settings))
+            return opened[-1]
+
+        yield make
+        for caches in opened:
+            caches.close()
 
 
-def test_a_reservoir_waits_while_there_is_work(catalogue):
-    busy = True
-    with SamplerRegistry([GibbsSampler(threads=1)]) as registry:
-        reservoirs = Reservoirs(catalogue, registry, lambda: not busy, max_bytes=1 << 20, per_level=2)
-        reservoirs.start()
-        time.sleep(0.2)
-        assert all(state["ready"] == 0 for _, _, state in reservoirs.status())
-        busy = False
-        for _ in range(3000):
-            if all(state["ready"] == state["wanted"] for _, _, state in reservoirs.status()):
-                break
-            time.sleep(0.01)
-        reservoirs.close()
-        assert all(state["ready"] == 32 and not state["running"] for _, _, state in reservoirs.status())
+def test_memory_is_bounded(caches_of):
+    states = [state for _, _, state in caches_of(max_bytes=200_000, per_condition=1_000_000).status()]
+    assert [state["max_bytes"] for state in states] == [100_000] * 2
+    none = caches_of(max_bytes=0)
+    assert list(none.status()) == []
+    assert none.claim("gibbs", "test-zephyr", np.ones((1, 4), np.int8)) is None
 
 
-def test_nothing_is_refilled_while_an_answer_is_encoded(client_of, monkeypatch):
+def test_a_cache_waits_while_there_is_work(caches_of):
+    asked, busy = threading.Semaphore(0), [True]
+
+    def idle():
+        asked.release()
+        return not busy[0]
+
+    caches = caches_of(idle)
+    caches.start()
+    for _ in range(3):
+        assert asked.acquire(timeout=60)
+    assert all(state["ready"] == 0 for _, _, state in caches.status())
+    busy[0] = False
+    while any(state["ready"] < state["wanted"] for _, _, state in caches.status()):
+        assert asked.acquire(timeout=60)
+    assert all(state["ready"] == 32 for _, _, state in caches.status())
+
+
+def test_nothing_is_drawn_ahead_while_an_answer_is_encoded(client_of, monkeypatch):
     client = client_of()
     once_full(client)
-    reservoirs = client.app.state.service.generator._cache
-    seen = []
+    caches = client.app.state.service.generator._cache
+    filling, asked, seen = caches._filling, threading.Semaphore(0), []
+    idle = filling._idle
+
+    def watched():
+        asked.release()
+        return idle()
 
     def slowly(answer, wanted):
-        time.sleep(0.3)
-        seen.extend(state["ready"] for _, model, state in reservoirs.status() if model == "test-zephyr")
+        monkeypatch.setattr(filling, "_idle", watched)
+        for _ in range(3):
+            assert asked.acquire(timeout=60)
+        states = {(sampler, model): state["ready"] for sampler, model, state in caches.status()}
+        seen.append(states["gibbs", "test-zephyr"])
         return encode(answer, wanted)
 
     monkeypatch.setattr("qshower.service.http.routes.encode", slowly)
     assert client.post("/generate", json=BODY).status_code == 200
-    assert seen == [16 * PER_LEVEL - 3]
+    assert seen == [16 * PER_CONDITION - 3]
     once_full(client)
 
 
 def test_what_waits_for_a_qpu_leaves_the_cpu_idle(catalogue):
     """Waiting and being drawn there is idle; being decoded is not, nor is any other request."""
     bundle, drawing = catalogue.get(None), threading.Event()
-    gibbs, metrics, seen = GibbsSampler(threads=1), Metrics(), []
-    activity = metrics.activity
+    gibbs, idle, seen = GibbsSampler(threads=1), IdleTracking(), []
 
     class Slow:
         name, machine, geometry, conditions = bundle.name, bundle.machine, bundle.geometry, bundle.conditions
@@ -259,18 +267,18 @@ def test_what_waits_for_a_qpu_leaves_the_cpu_idle(catalogue):
             return gibbs.sample(request)
 
         def decode(self, *latents):
-            seen.append((activity.idle, activity.cpu_idle))
+            seen.append(idle.cpu_idle)
             if self.failure:
                 raise self.failure
             return bundle.decode(*latents)
 
     async def work():
-        engine = Engine(Limits(64, 1000, 10, 1 << 40, 1.0), metrics)
+        engine = Engine(Limits(64, 1000, 10, 1 << 40, 1.0), Metrics(), idle)
         streams = np.zeros((1, 2), np.uint64)
 
         async def ask(sampler, failure=None):
             key = DrawKey(bundle.name, sampler, SamplerOptions(sweeps=8), 0.0, elsewhere=sampler == "qpu")
-            with activity.answering():
+            with idle.answering():
                 one = Slow(failure)
                 energies = np.array([5e4])
                 work = Work(key, one, one, energies, bundle.conditions(energies), streams)
@@ -279,26 +287,26 @@ def test_what_waits_for_a_qpu_leaves_the_cpu_idle(catalogue):
         try:
             tasks = [asyncio.create_task(ask("qpu")) for _ in range(2)]
             await asyncio.sleep(0.01)
-            states = [(activity.idle, activity.cpu_idle)]
+            states = [idle.cpu_idle]
             tasks.append(asyncio.create_task(ask("gibbs")))
             await asyncio.sleep(0.01)
-            states.append((activity.idle, activity.cpu_idle))
+            states.append(idle.cpu_idle)
             drawing.set()
             await asyncio.gather(*tasks)
-            states.append((activity.idle, activity.cpu_idle))
+            states.append(idle.cpu_idle)
             with pytest.raises(RuntimeError, match="no"):
                 await ask("qpu", RuntimeError("no"))
-            states.append((activity.idle, activity.cpu_idle))
+            states.append(idle.cpu_idle)
         finally:
             await engine.close(10)
         return states
 
-    assert asyncio.run(work()) == [(False, True), (False, False), (True, True), (True, True)]
-    assert set(seen) == {(False, False)}
+    assert asyncio.run(work()) == [True, False, True, True]
+    assert set(seen) == {False}
 
 
-def test_drawn_and_kept_latents_go_to_the_rows_they_are_for(catalogue):
-    """The spins decoded are, row by row, those in stock or those of the row's own stream."""
+def test_drawn_and_cached_latents_go_to_the_rows_they_are_for(catalogue):
+    """The spins decoded are, row by row, those cached or those of the row's own stream."""
     bundle, options = catalogue.get(None), SamplerOptions(sweeps=8)
     gibbs, seen = GibbsSampler(threads=1), []
 
@@ -313,17 +321,17 @@ def test_drawn_and_kept_latents_go_to_the_rows_they_are_for(catalogue):
 
     energies = np.array([2e3, 5e5, 2e3, 2e3, 5e5])
     streams = np.stack([np.full(5, 3), np.arange(5)], axis=1).astype(np.uint64)
-    reservoir = Reservoir(
-        gibbs, bundle.machine, bundle.conditions(energies[:1]), per_level=2, max_bytes=10_000, options=options
-    )
-    assert reservoir.refill() == 2
+    cache = LatentCache(bundle.machine, 10_000)
+    with AnnealingSampler(1) as other:
+        ahead = other.sample(LatentRequest(bundle.machine, bundle.conditions(energies[[0, 0]]), streams[:2]))
+    assert cache.put(ahead.spins, ahead.provenance) == 2
 
     async def work():
         engine = Engine(Limits(64, 1000, 10, 1 << 40, 1.0), Metrics())
-        key = DrawKey(bundle.name, "gibbs", options, 0.0, cached=True)
+        key = DrawKey(bundle.name, "gibbs", options, 0.0)
         try:
             conditions = bundle.conditions(energies)
-            work = Work(key, Watched(), gibbs, energies, conditions, streams, cache=reservoir)
+            work = Work(key, Watched(), gibbs, energies, conditions, streams, claim=cache.claim(conditions))
             return await engine.submit(work).future
         finally:
             await engine.close(10)
@@ -333,7 +341,7 @@ def test_drawn_and_kept_latents_go_to_the_rows_they_are_for(catalogue):
     assert np.array_equal(spins[:, bundle.machine.condition_nodes], bundle.conditions(energies))
     assert [(part.start, part.stop) for part in drawn.parts] == [(0, 1), (1, 2), (2, 3), (3, 5)]
     assert [part.share for part in drawn.parts] == [1 / 2, 1 / 3, 1 / 2, 2 / 3]
-    # Row 1 was drawn as the request's stream says; row 0, of a condition in stock, was not.
+    # Row 1 was drawn as the request's stream says; row 0, of a cached condition, was not.
     alone = np.array([gibbs_row(gibbs, bundle, energies, streams, options, row) for row in range(5)])
     assert [bool(np.array_equal(spins[row], alone[row])) for row in range(5)] == [False, True, False, True, True]
     told = provenance_json(Origin("m", "0", "1", None, 0.0), drawn.parts, {})

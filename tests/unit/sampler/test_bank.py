@@ -13,9 +13,16 @@ import pytest
 
 from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.bank import ReplaySampler, bank_info, draw_bank
-from qshower.sampler.bank_file import BankColumns, open_bank, pack_spins, unpack_spins, write_bank
+from qshower.sampler.bank_file import BankColumns, open_bank, write_bank
 from qshower.sampler.errors import BankExhaustedError, InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
-from qshower.sampler.provenance import Provenance, provenance_from_json, provenance_of_kept, provenance_to_json
+from qshower.sampler.packed_spins import pack_spins, unpack_spins
+from qshower.sampler.provenance import (
+    Provenance,
+    merged_provenance,
+    provenance_from_cache,
+    provenance_from_json,
+    provenance_to_json,
+)
 from qshower.sampler.request import SamplerOptions
 
 OPTIONS = SamplerOptions(sweeps=4)
@@ -38,14 +45,6 @@ def bank(tmp_path, machine, levels):
     with AnnealingSampler() as sampler:
         draw_bank(tmp_path / "b.hdf5", sampler, machine, conditions, seed=11, options=OPTIONS, rows_per_call=25)
     return tmp_path / "b.hdf5", conditions
-
-
-@pytest.mark.parametrize("nodes", [1, 7, 8, 9, 16, 1208])
-def test_packing_is_undone_by_unpacking(rng, random_spins, nodes):
-    spins = random_spins(rng, (5, nodes))
-    packed = pack_spins(spins)
-    assert packed.shape == (5, -(-nodes // 8))
-    assert np.array_equal(unpack_spins(packed, nodes), spins)
 
 
 def test_bank_holds_what_the_sampler_drew(bank, machine, latent_request):
@@ -104,20 +103,19 @@ def test_exhaustion_is_told_with_numbers_and_uses_nothing_up(bank, machine, leve
             replay.sample(latent_request(machine, levels[[1]]))
 
 
-def test_a_claim_is_drawn_in_parts_that_were_taken_together(bank, machine, levels, latent_request):
+def test_a_claim_is_what_a_draw_would_be_and_nobody_else_gets_it(bank, machine, levels, latent_request):
     path, _ = bank
     picks = [0, 2, 1, 2, 2, 0]
     with ReplaySampler(path) as replay:
         whole = replay.sample(latent_request(machine, levels[picks])).spins
     with ReplaySampler(path) as replay:
         claim = replay.claim(levels[picks])
-        first = claim.sample(latent_request(machine, levels[picks[:4]])).spins
+        assert claim.complete
         assert replay.availability(machine).detail["left"] == 84
         replay.sample(latent_request(machine, levels[[2] * 17]))
         with pytest.raises(BankExhaustedError):
-            replay.sample(latent_request(machine, levels[[2]]))
-        rest = claim.sample(latent_request(machine, levels[picks[4:]])).spins
-    assert np.array_equal(np.concatenate([first, rest]), whole)
+            replay.claim(levels[[2]])
+        assert np.array_equal(np.concatenate([claim.spins(0, 4), claim.spins(4, 6)]), whole)
 
 
 @pytest.mark.parametrize("order", ["file", "random"])
@@ -127,13 +125,11 @@ def test_what_is_given_back_stands_where_it_stood(bank, machine, levels, latent_
         expected = replay.sample(latent_request(machine, levels[[2] * 20])).spins
     with ReplaySampler(path, order, seed=1) as replay:
         claims = [replay.claim(levels[[2] * 5]) for _ in range(3)]
-        for claim in claims[:2]:
-            claim.sample(latent_request(machine, levels[[2] * 4]))
         for claim in (*claims, *claims):
             claim.give_back()
         for claim in claims:
             with pytest.raises(SamplerUnavailableError, match="given back"):
-                claim.sample(latent_request(machine, levels[[2]]))
+                claim.spins()
         assert np.array_equal(replay.sample(latent_request(machine, levels[[2] * 20])).spins, expected)
 
 
@@ -182,9 +178,11 @@ def test_provenance_of_several_draws():
         "qpu", solver="A", problem_ids=("1", "2"), beta=2.0, qpu_access_time_us=5.0, qpu_timing_us={"x": 1.0}
     )
     second = Provenance("qpu", solver="A", problem_ids=("2", "3"), beta=2.1, notes=("clipped",), elapsed_s={"a": 1.0})
-    merged = provenance_of_kept([first, second], "kept")
-    assert merged == Provenance("qpu", solver="A", problem_ids=("1", "2", "3"), notes=("clipped", "kept"))
-    assert provenance_of_kept([first, Provenance("gibbs")], "kept").sampler == "qpu+gibbs"
+    merged = merged_provenance([first, second])
+    assert merged == Provenance("qpu", solver="A", problem_ids=("1", "2", "3"), notes=("clipped",))
+    assert merged_provenance([first, Provenance("gibbs")]).sampler == "qpu+gibbs"
+    cached = provenance_from_cache([first, second, first])
+    assert cached == dataclasses.replace(merged, from_cache=True, qpu_access_time_us=0.0, qpu_timing_us={"x": 1.0})
     for provenance in (first, second, Provenance("gibbs")):
         assert provenance_from_json(provenance_to_json(provenance)) == provenance
 

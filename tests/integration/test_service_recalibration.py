@@ -19,13 +19,14 @@ from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.quota import Quota
 from qshower.sampler.request import LatentRequest
 from qshower.service.app import create_app
+from qshower.service.background.recalibration import Recalibration, calibration_conditions
 from qshower.service.catalogue import Catalogue
 from qshower.service.cli import app
 from qshower.service.service_errors import SettingsError
 from qshower.service.settings import load_settings
-from qshower.service.upkeep import FIRST_PAUSE_S, Upkeep, calibration_conditions
 
 DAY_S = 86400.0
+FIRST_PAUSE_S = 60.0
 
 
 class Clock:
@@ -82,11 +83,11 @@ def aged(folder, seconds):
 
 def test_the_first_model_without_a_calibration_gets_one(qpu_of, catalogue, clock):
     qpu = qpu_of()
-    upkeep = Upkeep(qpu, catalogue, DAY_S, clock)
-    assert upkeep.check() == "test-zephyr"
+    recalibration = Recalibration(qpu, catalogue, DAY_S, clock)
+    assert recalibration.task.check() == "test-zephyr"
     assert len(qpu.calibrations()) == 1
-    assert upkeep.check() is None
-    status = upkeep.status()
+    assert recalibration.task.check() is None
+    status = recalibration.status()
     assert (status["done"], status["failed"], status["last_error"], status["running"]) == (1, 0, None, None)
     assert status["last_done_at"]
     # A draw finds it, and pays for none.
@@ -97,22 +98,22 @@ def test_the_first_model_without_a_calibration_gets_one(qpu_of, catalogue, clock
 
 def test_an_old_calibration_is_renewed(qpu_of, catalogue, clock, tmp_path):
     qpu = qpu_of()
-    upkeep = Upkeep(qpu, catalogue, DAY_S, clock)
-    upkeep.check()
+    recalibration = Recalibration(qpu, catalogue, DAY_S, clock)
+    recalibration.task.check()
     (first,) = qpu.calibrations()
     aged(tmp_path, 0.9 * DAY_S)
-    assert upkeep.check() is None
+    assert recalibration.task.check() is None
     aged(tmp_path, 0.2 * DAY_S)
-    assert upkeep.check() == "test-zephyr"
+    assert recalibration.task.check() == "test-zephyr"
     (second,) = qpu.calibrations()
     assert second.beta != first.beta
-    assert upkeep.check() is None
+    assert recalibration.task.check() is None
 
 
 def test_a_drift_is_followed(qpu_of, catalogue, clock):
     qpu = qpu_of()
-    upkeep = Upkeep(qpu, catalogue, DAY_S, clock)
-    upkeep.check()
+    recalibration = Recalibration(qpu, catalogue, DAY_S, clock)
+    recalibration.task.check()
     (kept,) = qpu.calibrations()
     # As if the solver had been a third colder when it was calibrated.
     store = qpu._thermometer.store
@@ -122,30 +123,30 @@ def test_a_drift_is_followed(qpu_of, catalogue, clock):
     request = LatentRequest(bundle.machine, conditions, np.zeros((len(conditions), 2), dtype=np.uint64))
     assert any(note.startswith("drift") for note in qpu.sample(request).provenance.notes)
     assert qpu.availability(bundle.machine).detail["calibration"]["drift"] < -0.1
-    assert upkeep.check() == "test-zephyr"
+    assert recalibration.task.check() == "test-zephyr"
     assert qpu.availability(bundle.machine).detail["calibration"]["drift"] is None
     assert qpu.calibrations()[0].beta == pytest.approx(kept.beta, rel=0.2)
 
 
 def test_a_failure_changes_nothing_and_is_tried_again_later(qpu_of, catalogue, clock, emulator, tmp_path):
     qpu = qpu_of(breaker_failures=1)
-    upkeep = Upkeep(qpu, catalogue, DAY_S, clock)
-    upkeep.check()
+    recalibration = Recalibration(qpu, catalogue, DAY_S, clock)
+    recalibration.task.check()
     (kept,) = qpu.calibrations()
     aged(tmp_path, 2 * DAY_S)
     emulator.arm("problem_failed")
     pause_s, clock.now = FIRST_PAUSE_S, 1.0
     for failures in (1, 2):
         before = emulator.backend.state()["submitted"]
-        assert upkeep.check() is None
-        status = upkeep.status()
+        assert recalibration.task.check() is None
+        status = recalibration.status()
         assert (status["done"], status["failed"]) == (1, failures)
         assert "failed the problem" in status["last_error"]
         assert emulator.backend.state()["submitted"] > before
         # Too early: nothing is asked.
         clock.now += 0.9 * pause_s
         before = emulator.backend.state()["submitted"]
-        assert upkeep.check() is None
+        assert recalibration.task.check() is None
         assert emulator.backend.state()["submitted"] == before
         clock.now += 0.2 * pause_s
         pause_s *= 2
@@ -154,20 +155,20 @@ def test_a_failure_changes_nothing_and_is_tried_again_later(qpu_of, catalogue, c
     bundle = catalogue.get(None)
     request = LatentRequest(bundle.machine, calibration_conditions(bundle), np.zeros((8, 2), dtype=np.uint64))
     assert qpu.sample(request).provenance.beta == kept.beta
-    assert upkeep.check() == "test-zephyr"
-    assert upkeep.status()["last_error"] is None
+    assert recalibration.task.check() == "test-zephyr"
+    assert recalibration.status()["last_error"] is None
 
 
 def test_budgets_hold(qpu_of, catalogue, clock, emulator):
     bundle = catalogue.get(None)
     price = qpu_of().estimate_calibration(bundle.machine, calibration_conditions(bundle)).access_time_us
-    upkeep = Upkeep(qpu_of(daily_budget_us=0.9 * price), catalogue, DAY_S, clock)
-    assert upkeep.check() is None
+    recalibration = Recalibration(qpu_of(daily_budget_us=0.9 * price), catalogue, DAY_S, clock)
+    assert recalibration.task.check() is None
     assert emulator.backend.state()["submitted"] == 0
-    assert upkeep.status()["last_error"].startswith("BudgetExceededError")
-    assert upkeep.status()["next_attempt_in_s"] >= FIRST_PAUSE_S
+    assert recalibration.status()["last_error"].startswith("BudgetExceededError")
+    assert recalibration.status()["next_attempt_in_s"] >= FIRST_PAUSE_S
     within = qpu_of(daily_budget_us=1.1 * price)
-    assert Upkeep(within, catalogue, DAY_S, clock).check() == "test-zephyr"
+    assert Recalibration(within, catalogue, DAY_S, clock).task.check() == "test-zephyr"
     used = within.figures([]).billed_us
     assert used == pytest.approx(price, rel=0.1)
 
@@ -179,10 +180,10 @@ def test_an_open_circuit_is_left_alone(qpu_of, catalogue, clock, emulator):
     with pytest.raises(Exception, match="failed the problem"):
         qpu.calibrate(bundle.machine, calibration_conditions(bundle))
     before = emulator.backend.state()["submitted"]
-    upkeep = Upkeep(qpu, catalogue, DAY_S, clock)
-    assert upkeep.check() is None
+    recalibration = Recalibration(qpu, catalogue, DAY_S, clock)
+    assert recalibration.task.check() is None
     assert emulator.backend.state()["submitted"] == before
-    assert upkeep.status()["failed"] == 0
+    assert recalibration.status()["failed"] == 0
 
 
 def test_the_service_calibrates_when_it_starts(emulator, catalogue, monkeypatch, tmp_path):

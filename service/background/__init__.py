@@ -1,0 +1,1 @@
+"""Work that the service does by itself, in threads of its own."""
