@@ -42,7 +42,8 @@ class Settings(BaseSettings):
     )
     default_model: str | None = Field(
         None,
-        description="Bundle used when a request names none; unset: that of the model folder, else the first one on Zephyr.",
+        description="Bundle used when a request names none; unset: that of the model folder, else the first one on "
+        "Zephyr.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where Gibbs sampling runs; `auto` takes a GPU if there is one."
