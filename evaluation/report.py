@@ -95,6 +95,7 @@ def evaluate(
         ShowerFileError: a file that cannot be judged, and why.
         InvalidInputError: arguments that do not fit together.
     """
+    _check_folder(output)
     for path in (output / INDEX, output / REPORT):
         replaceable(path)
     result = run_evaluation(
@@ -112,6 +113,13 @@ def evaluate(
         announce=announce,
     )
     return write_report(result, output)
+
+
+def _check_folder(output: Path) -> None:
+    """InvalidInputError before anything long is computed, if the folder can be neither written to nor made."""
+    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InvalidInputError("output", str(output), f"a writable folder, which {existing} is not")
 
 
 def write_report(result: Evaluation, output: Path) -> WrittenReport:

@@ -23,11 +23,17 @@ _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a d
 
 
 def replaceable(path: Path) -> Path:
-    """The file that ``path`` names, links followed; InvalidInputError if it is neither a regular file nor new."""
+    """The file that ``path`` names, links followed.
+
+    Raises:
+        InvalidInputError: it is neither a regular file nor new, or cannot be reached.
+    """
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
     except FileNotFoundError:
         kind = stat.S_IFREG
+    except OSError as error:
+        raise InvalidInputError(str(path), error.strerror, "a path in a folder that can be reached") from None
     if kind != stat.S_IFREG:
         found = _KINDS.get(kind, "no regular file")
         raise InvalidInputError(str(path), found, "a regular file or a new name; nothing else is replaced")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from qshower.sampler.files import uninterrupted
+from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.files import replaceable, uninterrupted
 
 
 @pytest.fixture
@@ -78,3 +80,13 @@ def test_other_threads_change_nothing(handler: list[int]) -> None:
     thread.join()
     assert during == [known]
     assert handler == []
+
+
+def test_a_path_that_cannot_be_reached_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path in (tmp_path / "file" / "x.hdf5", tmp_path / "loop", tmp_path / ("x" * 300)):
+        with pytest.raises(InvalidInputError, match="a folder that can be reached") as caught:
+            replaceable(path)
+        assert caught.value.field == str(path)
+    assert replaceable(tmp_path / "new" / "x.hdf5") == (tmp_path / "new" / "x.hdf5").resolve()
