@@ -19,7 +19,8 @@ from qshower.evaluation.report_ablation import ablation_facts, ablation_rows, ab
 from qshower.evaluation.report_figures import comparison_figure, profile_figures, ring_figures
 from qshower.evaluation.report_json import FORMAT, GROUPS, summary_rows
 from qshower.evaluation.svg import sheet
-from qshower.model.bundle import Bundle, load_bundle, update_manifest
+from qshower.model.bundle import Bundle, load_bundle
+from qshower.model.manifest import update_manifest
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.files import write_file
 

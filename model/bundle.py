@@ -8,18 +8,16 @@ thread each, and draws from each shower's own stream.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -27,77 +25,35 @@ from torch import Tensor
 
 from qshower.model.decoder import SampledDecoder
 from qshower.model.depth_decoder import DepthDecoder
-from qshower.model.energy_code import EnergyCodeKind, build_energy_code
+from qshower.model.energy_code import build_energy_code
 from qshower.model.geometry import geometry_from_dict
 from qshower.model.grid import Grid
 from qshower.model.layers import DecoderShape
+from qshower.model.manifest import (
+    MANIFEST,
+    Likelihood,
+    Manifest,
+    lattice_of,
+    manifest_bytes,
+    read_manifest,
+    shape_from_dict,
+)
 from qshower.model.point_decoder import PointDecoder
 from qshower.model.real_codes import latents_of_codes
 from qshower.model.scaling import ScalingKind
 from qshower.model.shower_code import ShowerCode
 from qshower.model.streams import uniforms
-from qshower.model.symmetry import Symmetry, canonical_elements, group_order, turn
+from qshower.model.symmetry import canonical_elements, group_order, turn
 from qshower.sampler.errors import BundleError, InvalidInputError
 from qshower.sampler.files import replacing_folder, write_file
 from qshower.sampler.machine import BoltzmannMachine
 
-MANIFEST = "manifest.json"
 DECODER_FILE, PRIOR_FILE, ENCODER_FILE = "decoder.safetensors", "prior.safetensors", "encoder.safetensors"
 CODE_FILE = "code.safetensors"
 PRETRAINED = Path(__file__).parent / "pretrained"
 TILE_ROWS = 32
 DEFAULT_SWEEPS = 256
 """Of a bundle that was not calibrated: an assumption."""
-
-Likelihood = Literal["sampled", "squared_error", "depth"]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class EnergyCodeSpec(_Part):
-    """Which energy code, and its number of levels if it has any."""
-
-    kind: EnergyCodeKind
-    levels: int | None = None
-
-
-class Lattice(_Part):
-    """The machine's graph: colour class and qubit of each node, and the couplers between nodes."""
-
-    topology: str
-    partitions: list[int]
-    qubits: list[int]
-    edges: list[tuple[int, int]]
-
-
-class Manifest(_Part):
-    """Everything about a model that is no tensor. Energies in MeV.
-
-    ``sweeps`` are the Gibbs sweeps a draw needs, measured as ``sweeps_measurement`` (``qshower.model.sweeps``) says, or
-    assumed where that is empty or not ``converged``; ``training`` tells data and their hashes, configuration, seed and
-    time; ``quality`` the figures on showers kept out of the training.
-    """
-
-    format_version: Literal[1] = 1
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
-    description: str
-    default: bool = False
-    geometry: dict[str, Any]
-    domain_mev: tuple[float, float]
-    energy_code: EnergyCodeSpec
-    scaling: ScalingKind
-    symmetry: Symmetry
-    likelihood: Likelihood
-    decoder: dict[str, Any]
-    lattice: Lattice
-    sweeps: int = Field(ge=1)
-    sweeps_measurement: dict[str, Any] = {}
-    training: dict[str, Any] = {}
-    quality: dict[str, Any] = {}
-    code: dict[str, Any] = {}
-    files: dict[str, str] = {}
 
 
 def build_decoder(
@@ -247,25 +203,6 @@ def _decoding_threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="decode", initializer=torch.set_num_threads, initargs=(1,))
 
 
-def shape_from_dict(values: Mapping[str, Any]) -> DecoderShape:
-    """The DecoderShape a manifest holds; BundleError where a field is missing or unknown."""
-    try:
-        bins = {name: tuple(int(n) for n in values[name]) for name in ("angular_bins", "radial_bins")}
-        return DecoderShape(**{**values, **bins})
-    except (TypeError, KeyError, ValueError) as error:
-        raise BundleError("decoder", str(error), "the fields of DecoderShape") from error
-
-
-def lattice_of(machine: BoltzmannMachine) -> Lattice:
-    """The manifest's view of a machine's graph."""
-    return Lattice(
-        topology=machine.topology,
-        partitions=machine.partitions.tolist(),
-        qubits=machine.qubits.tolist(),
-        edges=[(int(a), int(b)) for a, b in machine.edges],
-    )
-
-
 def load_bundle(path: Path | str) -> Bundle:
     """The model in the folder ``path``; BundleError if anything is missing, altered or unreadable."""
     folder = Path(path)
@@ -305,21 +242,6 @@ def load_shower_code(path: Path | str) -> ShowerCode:
     return ShowerCode(names, terms.double().numpy(), int(manifest.code.get("reach", 0)))
 
 
-def read_manifest(folder: Path) -> tuple[Manifest, str]:
-    """Manifest of a bundle and its SHA-256."""
-    file = folder / MANIFEST
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise BundleError(str(file), error.strerror or str(error), "a readable bundle manifest") from error
-    try:
-        return Manifest.model_validate_json(content), hashlib.sha256(content).hexdigest()
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BundleError(str(file), f"{where}: {first['msg']}", "a manifest of format 1") from error
-
-
 def find_bundles(folder: Path | None = None) -> dict[str, Path]:
     """Folders of the bundles in ``folder`` (the pretrained ones by default), by name."""
     root = PRETRAINED if folder is None else Path(folder)
@@ -331,6 +253,7 @@ def save_bundle(
     manifest: Manifest,
     machine: BoltzmannMachine,
     decoder_state: Mapping[str, Tensor],
+    *,
     encoder_state: Mapping[str, Tensor] | None = None,
     documents: Mapping[str, bytes] | None = None,
     code: ShowerCode | None = None,
@@ -349,23 +272,11 @@ def save_bundle(
         manifest = manifest.model_copy(update={"code": {"observables": list(code.observables), "reach": code.reach}})
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     complete = manifest.model_copy(update={"lattice": lattice_of(machine), "files": hashes})
-    contents[MANIFEST] = _manifest_bytes(complete)
+    contents[MANIFEST] = manifest_bytes(complete)
     with replacing_folder(Path(path), MANIFEST) as folder:
         for name, content in {**(documents or {}), **contents}.items():
             write_file(folder / name, content)
     return complete
-
-
-def update_manifest(path: Path | str, **changes: Any) -> Manifest:
-    """Change fields of a bundle's manifest in place, whole or not at all: a measured figure, another description."""
-    folder = Path(path)
-    manifest = Manifest.model_validate({**read_manifest(folder)[0].model_dump(), **changes})
-    write_file(folder / MANIFEST, _manifest_bytes(manifest))
-    return manifest
-
-
-def _manifest_bytes(manifest: Manifest) -> bytes:
-    return (json.dumps(manifest.model_dump(mode="json"), separators=(",", ":")) + "\n").encode()
 
 
 def _tensor_bytes(state: Mapping[str, Tensor]) -> bytes:

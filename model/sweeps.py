@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from qshower.model.bundle import Bundle, Manifest, update_manifest
+from qshower.model.bundle import Bundle
+from qshower.model.manifest import Manifest, update_manifest
 from qshower.sampler.diagnostics import (
     ROWS_FOR_TOLERANCE,
     AutocorrelationTime,

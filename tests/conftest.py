@@ -209,10 +209,11 @@ def untrained_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of two small, untrained bundles of dataset 2, ``test-zephyr`` and ``test-pegasus``."""
     import torch  # slow to load, and most tests do without
 
-    from qshower.model.bundle import Manifest, build_decoder, lattice_of, save_bundle
+    from qshower.model.bundle import build_decoder, save_bundle
     from qshower.model.geometry import named_geometry
     from qshower.model.grid import Grid
     from qshower.model.layers import DecoderShape
+    from qshower.model.manifest import Manifest, lattice_of
 
     folder = tmp_path_factory.mktemp("bundles")
     geometry, domain = named_geometry("2"), (1000.0, 1e6)

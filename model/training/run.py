@@ -6,15 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qshower.model.bundle import (
-    DEFAULT_SWEEPS,
-    MANIFEST,
-    EnergyCodeSpec,
-    Manifest,
-    lattice_of,
-    load_bundle,
-    save_bundle,
-)
+from qshower.model.bundle import DEFAULT_SWEEPS, load_bundle, save_bundle
+from qshower.model.manifest import MANIFEST, EnergyCodeSpec, Manifest, lattice_of
 from qshower.model.sweeps import keep_failure, keep_sweeps, measure_sweeps
 from qshower.model.training.coded_config import CodedConfig
 from qshower.model.training.coded_loop import CodedTrainer
@@ -99,7 +92,7 @@ def _export(trainer: Trainer, figures: dict[str, float], command: str) -> Path:
         quality={"validation_nats_per_shower": {name: round(value, 3) for name, value in figures.items()}},
     )
     target = config.output / config.name
-    save_bundle(target, manifest, machine, model.decoder.state_dict(), model.encoder.state_dict())
+    save_bundle(target, manifest, machine, model.decoder.state_dict(), encoder_state=model.encoder.state_dict())
     return target
 
 

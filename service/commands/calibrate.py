@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from qshower.model.bundle import MANIFEST, Bundle
+from qshower.model.bundle import Bundle
+from qshower.model.manifest import MANIFEST
 from qshower.model.sweeps import BANDS, DEFAULT_TOLERANCE, SWEEPS_TRIED, SweepMeasurement, keep_sweeps, measure_sweeps
 from qshower.sampler.diagnostics import Agreement
 from qshower.sampler.errors import InvalidInputError, NotEquilibratedError

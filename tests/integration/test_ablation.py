@@ -12,7 +12,8 @@ from qshower.evaluation.boosted_auc import paired_scores
 from qshower.evaluation.model_card import write_card
 from qshower.evaluation.priors import PRIORS, draw_latents, streams_of
 from qshower.evaluation.report import evaluate
-from qshower.model.bundle import Bundle, load_bundle, read_manifest, save_bundle
+from qshower.model.bundle import Bundle, load_bundle, save_bundle
+from qshower.model.manifest import read_manifest
 from qshower.model.showers_file import write_showers
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler

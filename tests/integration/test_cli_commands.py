@@ -15,8 +15,9 @@ import h5py
 import numpy as np
 import pytest
 
-from qshower.model.bundle import find_bundles, load_bundle, read_manifest, save_bundle, update_manifest
+from qshower.model.bundle import find_bundles, load_bundle, save_bundle
 from qshower.model.geometry import named_geometry
+from qshower.model.manifest import read_manifest, update_manifest
 from qshower.model.showers_file import write_showers
 from qshower.sampler.bank_file import bank_info, open_bank, unpack_spins
 from qshower.sampler.emulator.emulator_config import EmulatorConfig

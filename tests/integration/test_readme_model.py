@@ -10,8 +10,8 @@ import h5py
 import pytest
 import yaml
 
-from qshower.model.bundle import update_manifest
 from qshower.model.geometry import named_geometry
+from qshower.model.manifest import update_manifest
 from qshower.model.showers_file import write_showers
 from qshower.service.catalogue import load_catalogue
 from qshower.service.service_errors import SettingsError

@@ -11,14 +11,10 @@ import torch
 from qshower.model.bundle import (
     DECODER_FILE,
     ENCODER_FILE,
-    MANIFEST,
     PRIOR_FILE,
     Bundle,
-    EnergyCodeSpec,
-    Manifest,
     build_decoder,
     find_bundles,
-    lattice_of,
     load_bundle,
     load_encoder_state,
     save_bundle,
@@ -26,6 +22,7 @@ from qshower.model.bundle import (
 from qshower.model.geometry import named_geometry
 from qshower.model.grid import Grid
 from qshower.model.layers import DecoderShape
+from qshower.model.manifest import MANIFEST, EnergyCodeSpec, Manifest, lattice_of
 from qshower.sampler.errors import BundleError, InvalidInputError
 from qshower.sampler.lattice import compact_lattice
 
@@ -53,7 +50,7 @@ def write_bundle(folder: Path, *, geometry: str = "2", likelihood: str = "sample
         sweeps=64,
     )
     decoder = build_decoder(manifest.likelihood, shape, manifest.scaling)
-    save_bundle(folder, manifest, machine, decoder.state_dict(), {"weight": torch.ones(3)})
+    save_bundle(folder, manifest, machine, decoder.state_dict(), encoder_state={"weight": torch.ones(3)})
     return folder
 
 
