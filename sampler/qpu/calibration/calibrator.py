@@ -36,7 +36,7 @@ from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.quota import timestamp
 
 _DOUBT = 0.1
-"""Share of a correction for random fields that it may be off by; see docs/qpu.md."""
+"""Share of a correction for random fields that it may be off by; see docs/qpu-how-it-works.md."""
 DRIFT_PAUSE_S = 3600.0
 """A calibration made because of a drift is not made anew for another one before this: if the alarm is a false one that
 keeps coming back, it must not cost a calibration with each request."""
