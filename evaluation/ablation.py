@@ -26,7 +26,8 @@ from qshower.evaluation.free_couplings import CouplingNats, coupling_nats
 from qshower.evaluation.priors import PRIORS, Latents, draw_latents
 from qshower.evaluation.shower_set import ShowerSet, load_shower_set
 from qshower.model.bundle import Bundle
-from qshower.model.showers_file import open_showers, write_showers
+from qshower.model.showers_file import open_showers
+from qshower.model.showers_writer import write_showers
 from qshower.sampler.errors import InvalidInputError
 
 ROWS = 1400

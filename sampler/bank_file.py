@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.files import replacing_hdf5, uninterrupted
+from qshower.sampler.hdf5_reading import HDF5_ERRORS, one_line, open_hdf5
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.packed_spins import rows_by_key, unpack_spins
 from qshower.sampler.provenance import Provenance, provenance_from_json
@@ -154,10 +156,8 @@ def bank_info(path: Path) -> BankInfo:
 def open_bank(path: Path) -> BankContent:
     """A bank's latents, memory-mapped; InvalidInputError if the file is no bank, is truncated or was altered."""
     allowed = "a bank written by `qshower bank draw`"
-    if not path.is_file():
-        raise InvalidInputError("bank", str(path), f"{allowed}; there is no such file")
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path, allowed, partial(InvalidInputError, f"bank {path}")) as file:
             if file.attrs.get("format") != BANK_FORMAT or file.attrs.get("version") != BANK_VERSION:
                 raise InvalidInputError("bank", str(path), f"{allowed}, format {BANK_FORMAT} version {BANK_VERSION}")
             spins, nodes = file["spins"], int(file.attrs["nodes"])
@@ -174,10 +174,10 @@ def open_bank(path: Path) -> BankContent:
         if clamped.ndim != 1 or not ((clamped >= 0) & (clamped < nodes)).all():
             raise InvalidInputError("bank", str(path), f"{allowed}; its condition nodes are not nodes")
         packed = np.empty(shape, np.uint8) if offset is None else _mapped(path, offset, shape)
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        if isinstance(error, InvalidInputError):
-            raise
-        raise InvalidInputError("bank", str(path), f"{allowed}; reading it failed: {error}") from error
+    except InvalidInputError:
+        raise
+    except HDF5_ERRORS as error:
+        raise InvalidInputError("bank", str(path), f"{allowed}; reading it failed: {one_line(error)}") from error
     if hashlib.sha256(packed.data).hexdigest() != expected:
         raise InvalidInputError("bank", str(path), f"{allowed}; its spins were altered after it was written")
     info = BankInfo(path, shape[0], nodes, machine_hash, created_at, seeds, draws, path.stat().st_size)

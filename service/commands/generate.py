@@ -16,7 +16,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from numpy.typing import NDArray
 
 from qshower.client import ShowerClient
-from qshower.model.showers_file import open_showers, write_showers
+from qshower.model.showers_file import open_showers
+from qshower.model.showers_writer import write_showers
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.files import replaceable
 from qshower.sampler.protocol import Sampler, StoredSampler

@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from qshower.model.showers_file import write_showers
+from qshower.model.showers_writer import write_showers
 from qshower.service.generation.shower_request import ShowerAnswer
 from qshower.service.http.negotiation import Format
 

@@ -14,7 +14,7 @@ from qshower.evaluation.priors import PRIORS, draw_latents, streams_of
 from qshower.evaluation.report import evaluate
 from qshower.model.bundle import Bundle, load_bundle, save_bundle
 from qshower.model.manifest import read_manifest
-from qshower.model.showers_file import write_showers
+from qshower.model.showers_writer import write_showers
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.request import LatentRequest, SamplerOptions

@@ -18,7 +18,7 @@ import pytest
 from qshower.model.bundle import find_bundles, load_bundle, save_bundle
 from qshower.model.geometry import named_geometry
 from qshower.model.manifest import read_manifest, update_manifest
-from qshower.model.showers_file import write_showers
+from qshower.model.showers_writer import write_showers
 from qshower.sampler.bank_file import bank_info, open_bank, unpack_spins
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer

@@ -10,7 +10,7 @@ import yaml
 from qshower.model.bundle import load_bundle, load_shower_code
 from qshower.model.geometry import named_geometry
 from qshower.model.grid import Grid
-from qshower.model.showers_file import write_showers
+from qshower.model.showers_writer import write_showers
 from qshower.model.symmetry import canonical_elements, turn
 from qshower.model.training.coded_config import CodedConfig
 from qshower.model.training.coded_loop import CodedTrainer

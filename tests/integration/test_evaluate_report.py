@@ -21,7 +21,7 @@ from qshower.evaluation.comparison import QUICK_SETTINGS
 from qshower.evaluation.distances import FpdSettings, KpdSettings
 from qshower.evaluation.report import evaluate
 from qshower.model.geometry import named_geometry
-from qshower.model.showers_file import write_showers
+from qshower.model.showers_writer import write_showers
 from qshower.sampler.errors import InvalidInputError, ShowerFileError
 
 Toy = Callable[..., tuple[NDArray[np.float64], NDArray[np.float32]]]

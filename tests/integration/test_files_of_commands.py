@@ -17,7 +17,7 @@ import pytest
 from qshower.client import ShowerClient
 from qshower.model import sweeps
 from qshower.model.geometry import named_geometry
-from qshower.model.showers_file import write_showers
+from qshower.model.showers_writer import write_showers
 from qshower.sampler import files
 from qshower.sampler.diagnostics import Agreement, SweepCalibration
 from qshower.sampler.errors import InvalidInputError

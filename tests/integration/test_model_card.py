@@ -16,7 +16,7 @@ from qshower.evaluation.model_card import main, write_card
 from qshower.evaluation.report import evaluate
 from qshower.model.bundle import load_bundle
 from qshower.model.geometry import named_geometry
-from qshower.model.showers_file import write_showers
+from qshower.model.showers_writer import write_showers
 from qshower.sampler.errors import InvalidInputError
 
 Toy = Callable[..., tuple[NDArray[np.float64], NDArray[np.float32]]]

@@ -12,7 +12,7 @@ import yaml
 
 from qshower.model.geometry import named_geometry
 from qshower.model.manifest import update_manifest
-from qshower.model.showers_file import write_showers
+from qshower.model.showers_writer import write_showers
 from qshower.service.catalogue import load_catalogue
 from qshower.service.service_errors import SettingsError
 from qshower.service.settings import load_settings

@@ -10,7 +10,7 @@ import yaml
 
 from qshower.model.bundle import load_bundle, load_encoder_state
 from qshower.model.geometry import named_geometry, write_binning_xml
-from qshower.model.showers_file import write_showers
+from qshower.model.showers_writer import write_showers
 from qshower.model.training.run import train
 from qshower.sampler.errors import InvalidInputError
 

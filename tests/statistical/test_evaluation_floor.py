@@ -18,7 +18,7 @@ from qshower.evaluation.comparison import QUICK_SETTINGS, Comparison
 from qshower.evaluation.distances import FpdSettings, KpdSettings
 from qshower.evaluation.report import run_evaluation
 from qshower.model.geometry import Geometry, Layer
-from qshower.model.showers_file import write_showers
+from qshower.model.showers_writer import write_showers
 
 Toy = Callable[..., tuple[NDArray[np.float64], NDArray[np.float32]]]
 

@@ -18,7 +18,8 @@ import pytest
 from numpy.typing import NDArray
 
 from qshower.model.geometry import Geometry, Layer, named_geometry
-from qshower.model.showers_file import open_showers, read_showers, write_showers
+from qshower.model.showers_file import open_showers, read_showers
+from qshower.model.showers_writer import write_showers
 from qshower.sampler.errors import InvalidInputError, ShowerFileError
 
 SMALL = Geometry("small", "electron", 11, (Layer(0, (0.0, 1.0, 2.0), 4), Layer(1, (0.0, 1.0), 2)), 0.1)
@@ -268,7 +269,7 @@ def test_a_failing_source_leaves_the_old_file(good: Path) -> None:
 INTERRUPTED = """
 import io, os, signal
 import numpy as np
-from qshower.model.showers_file import write_showers
+from qshower.model.showers_writer import write_showers
 
 class Target(io.BytesIO):
     writes = 0

@@ -23,7 +23,7 @@ from qshower.evaluation.multiclass import multiclass_classifier
 from qshower.evaluation.networks import PeriodicConvolution, ShowerResNet, dense_network
 from qshower.evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
 from qshower.model.geometry import Geometry, Layer, named_geometry
-from qshower.model.showers_file import write_showers
+from qshower.model.showers_writer import write_showers
 from qshower.sampler.errors import InvalidInputError
 
 Toy = Callable[..., tuple[NDArray[np.float64], NDArray[np.float32]]]

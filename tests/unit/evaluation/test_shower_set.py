@@ -15,7 +15,7 @@ from qshower.evaluation.energy_slices import energy_slices
 from qshower.evaluation.features import high_level_features
 from qshower.evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
 from qshower.model.geometry import Geometry, Layer
-from qshower.model.showers_file import write_showers
+from qshower.model.showers_writer import write_showers
 from qshower.sampler.errors import ShowerFileError
 
 Toy = Callable[..., tuple[NDArray[np.float64], NDArray[np.float32]]]

@@ -1,0 +1,158 @@
+"""Writing showers in the CaloChallenge's HDF5 layout, as ``qshower.model.showers_file`` describes it."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO
+
+import h5py
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import ArrayLike, NDArray
+
+from qshower.model.showers_file import ENERGIES, SHOWERS
+from qshower.sampler.errors import InvalidInputError, ShowerFileError
+from qshower.sampler.files import WriteGuard, replacing_hdf5, uninterrupted
+from qshower.sampler.hdf5_reading import one_line
+
+# ISA-L's gzip is eight times as fast as zlib's at level 4, for 2 % more bytes; any zlib reads it.
+GZIP_LEVEL = 1
+HDF5_CHUNK_BYTES = 1 << 20
+# HDF5 keeps an attribute above this size only in the object headers that its format 1.8 introduced.
+LARGE_ATTRIBUTE_BYTES = 60_000
+
+
+def write_showers(
+    target: Path | BinaryIO,
+    incident_energies_mev: ArrayLike,
+    showers_mev: NDArray[np.float32] | Iterable[NDArray[np.float32]],
+    *,
+    attributes: Mapping[str, str] | Callable[[], Mapping[str, str]] = MappingProxyType({}),
+) -> None:
+    """Write showers in the CaloChallenge's layout.
+
+    Args:
+        target: a path, which gets the whole file or keeps what it had, or a binary file object.
+        incident_energies_mev: (N,) or (N, 1) finite energies > 0.
+        showers_mev: (N, voxels), or chunks of rows that together make N; only one chunk is in memory at a time.
+        attributes: root attributes, such as ``provenance`` with its JSON, or a function that is asked for them after
+            the last chunk.
+
+    Raises:
+        InvalidInputError: shapes that do not fit together, or values that no shower has.
+        ShowerFileError: the file cannot be written, for example because the disk is full. Nothing is left behind.
+    """
+    energies = np.asarray(incident_energies_mev, dtype=np.float64)
+    energies = energies[:, 0] if energies.ndim == 2 and energies.shape[1] == 1 else energies
+    if energies.ndim != 1 or energies.size == 0:
+        raise InvalidInputError("incident_energies_mev", f"shape {energies.shape}", "shape (N,) with N >= 1")
+    if not (np.isfinite(energies) & (energies > 0)).all():
+        row = int(np.flatnonzero(~(np.isfinite(energies) & (energies > 0)))[0])
+        raise InvalidInputError(f"incident_energies_mev[{row}]", float(energies[row]), "finite energies > 0")
+    chunks = [showers_mev] if isinstance(showers_mev, np.ndarray) else showers_mev
+    if isinstance(target, Path):
+        if not target.parent.is_dir():
+            raise ShowerFileError(str(target), "its folder does not exist", "a path in an existing folder")
+        try:
+            with replacing_hdf5(target) as guard:
+                _write_hdf5(guard, energies, chunks, attributes, guard.check)
+        except OSError as error:
+            raise _write_error(str(target), error) from error
+    elif target.seekable():
+        _write_hdf5(target, energies, chunks, attributes)
+    else:
+        buffer = io.BytesIO()
+        _write_hdf5(buffer, energies, chunks, attributes)
+        target.write(buffer.getbuffer())
+
+
+def _write_hdf5(
+    target: BinaryIO | WriteGuard,
+    energies: NDArray[np.float64],
+    chunks: Iterable[NDArray[np.float32]],
+    attributes: Mapping[str, str] | Callable[[], Mapping[str, str]],
+    after_chunk: Callable[[], None] = lambda: None,
+) -> None:
+    known = None if callable(attributes) else attributes
+    large = known is None or any(len(value.encode()) > LARGE_ATTRIBUTE_BYTES for value in known.values())
+    count = energies.shape[0]
+    with ExitStack() as stack:
+        with uninterrupted():
+            file = h5py.File(target, "w", libver=("v108", "v110") if large else None)
+            stack.callback(uninterrupted()(file.close))
+            file.create_dataset(
+                ENERGIES, data=energies.astype(np.float32)[:, None], chunks=True, compression="gzip",
+                compression_opts=GZIP_LEVEL,
+            )  # fmt: skip
+        showers: _CompressedRows | None = None
+        row = 0
+        for chunk in chunks:
+            block = np.ascontiguousarray(chunk, dtype=np.float32)
+            _check_block(block, row, count, None if showers is None else showers.voxels)
+            with uninterrupted():
+                if showers is None:
+                    showers = _CompressedRows(file, count, block.shape[1])
+                showers.write(row, block)
+            after_chunk()
+            row += len(block)
+        if row != count:
+            raise InvalidInputError("showers_mev", f"{row} rows", f"{count} rows, one for each incident energy")
+        described = attributes() if callable(attributes) else attributes
+        with uninterrupted():
+            file.attrs.update(described)
+            file.close()
+
+
+class _CompressedRows:
+    """The showers' dataset, compressed here rather than by HDF5, whose zlib would take longer than the decoder."""
+
+    def __init__(self, file: h5py.File, count: int, voxels: int) -> None:
+        self.voxels = voxels
+        self._count = count
+        self._rows = min(count, max(1, HDF5_CHUNK_BYTES // (4 * voxels)))
+        self._dataset = file.create_dataset(
+            SHOWERS, (count, voxels), np.float32, chunks=(self._rows, voxels), compression="gzip",
+            compression_opts=GZIP_LEVEL,
+        )  # fmt: skip
+        self._pending = np.zeros((self._rows, voxels), dtype=np.float32)
+
+    def write(self, row: int, block: NDArray[np.float32]) -> None:
+        """Write ``block`` (n, voxels) from ``row`` on, which is where the last one ended."""
+        done = 0
+        while done < len(block):
+            place = (row + done) % self._rows
+            taken = block[done : done + self._rows - place]
+            end = row + done + len(taken)
+            if len(taken) < self._rows:
+                self._pending[place : place + len(taken)] = taken
+                self._pending[place + len(taken) :] = 0
+            if end % self._rows == 0 or end == self._count:
+                whole = taken if len(taken) == self._rows else self._pending
+                first = (end - 1) // self._rows * self._rows
+                self._dataset.id.write_direct_chunk((first, 0), isal_zlib.compress(whole, GZIP_LEVEL))
+            done += len(taken)
+
+
+def _check_block(block: NDArray[np.float32], row: int, count: int, voxels: int | None) -> None:
+    if block.ndim != 2 or block.shape[1] == 0 or (voxels is not None and block.shape[1] != voxels):
+        raise InvalidInputError("showers_mev", f"a chunk of shape {block.shape}", f"(n, {voxels or 'voxels'})")
+    if row + len(block) > count:
+        allowed = f"{count} rows, one for each incident energy"
+        raise InvalidInputError("showers_mev", f"at least {row + len(block)} rows", allowed)
+    if not math.isfinite(float(block.sum(dtype=np.float64))) and not np.isfinite(block).all():
+        bad = row + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
+        raise InvalidInputError(f"showers_mev[{bad}]", "a value that is not finite", "finite voxel energies in MeV")
+    if block.size and block.min() < 0:
+        bad = row + int(np.flatnonzero((block < 0).any(axis=1))[0])
+        raise InvalidInputError(f"showers_mev[{bad}]", float(block.min()), "voxel energies >= 0 in MeV")
+
+
+def _write_error(target: str, error: OSError) -> ShowerFileError:
+    reason = os.strerror(error.errno) if error.errno else one_line(error)
+    return ShowerFileError(target, f"cannot be written: {reason}", "a writable folder with enough free space")
