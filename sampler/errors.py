@@ -8,6 +8,7 @@
     │   └── ShowerFileError          a shower file is truncated, mis-shaped or holds bad values
     └── SamplerError                 a draw failed
         ├── SamplerUnavailableError  the sampler cannot be used now; may say when to try again
+        │   ├── SolverConfigurationError          Ocean's configuration on this machine cannot be used
         │   ├── SolverAuthenticationFailedError   token missing or refused
         │   ├── SolverNotFoundHereError           no such solver, or it is offline
         │   ├── PlacementError                    the machine does not fit the solver's working graph
@@ -65,6 +66,10 @@ class SamplerUnavailableError(SamplerError):
     def __init__(self, message: str, *, retry_after_s: float | None = None, problem_ids: tuple[str, ...] = ()) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(message, problem_ids=problem_ids)
+
+
+class SolverConfigurationError(SamplerUnavailableError):
+    """The solver API's configuration on this machine cannot be used: names the variable or file. No outage."""
 
 
 class SolverAuthenticationFailedError(SamplerUnavailableError):

@@ -22,6 +22,7 @@ from qshower.sampler.errors import (
     SamplerError,
     SamplerTimeoutError,
     SamplerUnavailableError,
+    SolverConfigurationError,
     SolverNotFoundHereError,
 )
 from qshower.sampler.machine import BoltzmannMachine
@@ -299,7 +300,9 @@ class QpuSampler:
         except QShowerError as error:
             impatient = min(_IMPATIENT_S, 0.9 * self._settings.deadline_s)
             in_haste = isinstance(error, SamplerTimeoutError) and monotonic() - began < impatient
-            ours = self._link.closed or isinstance(error, (PlacementError, SolverNotFoundHereError))
+            ours = self._link.closed or isinstance(
+                error, (PlacementError, SolverConfigurationError, SolverNotFoundHereError)
+            )
             if in_haste or ours:
                 self._breaker.abandoned(call)
             else:

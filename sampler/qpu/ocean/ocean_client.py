@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,16 +18,18 @@ from threading import Condition, Event, Lock, RLock, Thread
 from time import monotonic
 from typing import Any, TypeVar
 
-from dwave.cloud import Client
 from dwave.cloud.api import exceptions as api
 from dwave.cloud.api.resources import Solvers
+from dwave.cloud.client.qpu import Client
 
 from qshower.sampler.errors import (
     SamplerError,
     SamplerUnavailableError,
     SolverAuthenticationFailedError,
+    SolverConfigurationError,
     SolverNotFoundHereError,
 )
+from qshower.sampler.qpu.ocean.configuration import OceanConfiguration, ocean_configuration
 from qshower.sampler.qpu.ocean.ocean_errors import OFFLINE_RETRY_S, RETRY_S, cause_of, typed_error
 from qshower.sampler.qpu.ocean.solver import SolverInfo, solver_info
 from qshower.sampler.qpu.qpu_settings import QpuSettings
@@ -38,6 +41,7 @@ _NAMES = {"name", "name__eq", "identity", "identity__eq"}
 _LOG = logging.getLogger(__name__)
 SLICE_S = 0.1
 """How long a thread waits for anything before it looks at the clock and for ``close``."""
+_OURS_TO_MEND = (SolverAuthenticationFailedError, SolverConfigurationError)
 _LONGEST_RECONNECT_S = 60.0
 _LONGEST_POLLING_S = 3600.0
 """Ocean gives a problem up at this age: later than any deadline, which is ours to keep."""
@@ -125,6 +129,7 @@ class OceanClient:
         self._failed_at = -1e9
         self._wait_s = 0.0
         self._token: str | None = settings.token
+        self._configuration: OceanConfiguration | None = None
         self._closing = Event()
 
     @property
@@ -296,7 +301,9 @@ class OceanClient:
         if failure is None or left <= 0:
             return
         if isinstance(failure, SamplerUnavailableError):
-            raise type(failure)(str(failure), retry_after_s=left) from failure
+            # Waiting alone does not mend a token or a configuration.
+            wait_s = None if isinstance(failure, _OURS_TO_MEND) else left
+            raise type(failure)(str(failure), retry_after_s=wait_s) from failure
         raise type(failure)(str(failure)) from failure
 
     def _ask(self, deadline: float) -> dict[str, SolverInfo]:
@@ -321,12 +328,12 @@ class OceanClient:
             self._wait_s = min(max(self._settings.reconnect_wait_s, 2 * self._wait_s), _LONGEST_RECONNECT_S)
             self._checked_at = -1e9
             connection = self._connection
-            if connection is not None and isinstance(typed, SolverAuthenticationFailedError):
-                # Another token may be configured by the next attempt.
+            if connection is not None and isinstance(typed, _OURS_TO_MEND):
+                # Something else may be configured by the next attempt.
                 self.retire(connection)
                 if connection.users == 0:
                     Thread(target=self._shut, args=(connection,), name="qpu-close", daemon=True).start()
-            if isinstance(typed, SamplerUnavailableError) and not isinstance(typed, SolverAuthenticationFailedError):
+            if isinstance(typed, SamplerUnavailableError) and not isinstance(typed, _OURS_TO_MEND):
                 typed.retry_after_s = max(typed.retry_after_s or 0.0, self._wait_s)
         return typed
 
@@ -359,26 +366,17 @@ class OceanClient:
 
     def _build(self) -> Any:
         settings = self._settings
-        try:
-            client = Client.from_config(
-                client="qpu",
-                config_file=settings.config_file,
-                profile=settings.profile,
-                endpoint=settings.endpoint,
-                token=None if settings.token is None else settings.token.strip(),
-                request_timeout=settings.request_timeout_s,
-                poll_wait_time=settings.poll_wait_s,
-                poll_pause=settings.poll_pause_s,
-                polling_timeout=max(settings.deadline_s, _LONGEST_POLLING_S),
-                http_retry_total=0,
-                cache_enabled=False,
-            )
-        except ValueError as error:
-            if "token" in str(error).lower():
-                raise SolverAuthenticationFailedError(
-                    "no token for the solver API: set DWAVE_API_TOKEN, or write one with `dwave config create`"
-                ) from error
-            raise
+        self._configuration = ocean_configuration(settings)
+        client = self._configuration.connect(
+            Client,
+            request_timeout=settings.request_timeout_s,
+            poll_strategy="long-polling",
+            poll_wait_time=settings.poll_wait_s,
+            poll_pause=settings.poll_pause_s,
+            polling_timeout=max(settings.deadline_s, _LONGEST_POLLING_S),
+            http_retry_total=0,
+            cache_enabled=False,
+        )
         self._token = client.config.token
         return client
 
@@ -412,7 +410,7 @@ class OceanClient:
                 _LOG.warning("%s", error)
                 continue
             found[info.name] = info
-        self._unusable, self._eligible = unusable, _eligible(client)
+        self._unusable, self._eligible = unusable, _eligible(client, self._configuration)
         self._not_for_us = online - {info.key for info in found.values()}
         return found
 
@@ -437,7 +435,7 @@ class OceanClient:
         closing.join(self._settings.close_timeout_s if until is None else max(0.0, until - monotonic()))
 
 
-def _eligible(client: Any) -> tuple[str, ...] | None:
+def _eligible(client: Any, configuration: OceanConfiguration | None) -> tuple[str, ...] | None:
     """Names of the solvers with the features that Ocean's configuration asks for; None if it asks for a name at most.
 
     An order among them is not heeded: of those that fit a model the largest is taken.
@@ -447,9 +445,10 @@ def _eligible(client: Any) -> tuple[str, ...] | None:
         return None
     try:
         return tuple(str(solver.name) for solver in client.get_solvers(refresh=True, order_by=None, **features))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise SamplerUnavailableError(
-            f"DWAVE_API_SOLVER: {features!r} is not allowed; allowed: features that Ocean's get_solvers takes ({error})"
+    except (TypeError, ValueError, AttributeError, LookupError, re.error) as error:
+        source = "DWAVE_API_SOLVER" if configuration is None else configuration.sources["solver"]
+        raise SolverConfigurationError(
+            f"{source}: {features!r} is not allowed; allowed: features that Ocean's get_solvers takes ({error})"
         ) from error
 
 

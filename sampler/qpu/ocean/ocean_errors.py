@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 from typing import Literal
 
+import requests
 from dwave.cloud import exceptions as ocean
 from dwave.cloud.api import exceptions as api
 
@@ -14,6 +15,7 @@ from qshower.sampler.errors import (
     SamplerTimeoutError,
     SamplerUnavailableError,
     SolverAuthenticationFailedError,
+    SolverConfigurationError,
     SolverNotFoundHereError,
 )
 
@@ -28,6 +30,13 @@ OFFLINE_RETRY_S = 60.0
 
 _NETWORK = (api.RequestTimeout, OSError)
 """Every exception of requests, which Ocean's client lets through, is an OSError."""
+_LOCAL = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+    requests.exceptions.InvalidHeader,
+)
+"""What a request meets before it is sent."""
 _MALFORMED = (api.ResourceBadResponseError, binascii.Error, ValueError, LookupError, TypeError, AttributeError)
 
 
@@ -62,6 +71,8 @@ def typed_error(error: BaseException, phase: Phase, problem_ids: tuple[str, ...]
         error, (api.ResourceBadResponseError, api.RequestTimeout)
     ):
         return _refused(error, phase, problem_ids, text)
+    if isinstance(error, _LOCAL):
+        return SolverConfigurationError(f"Ocean's configuration cannot be used ({text})")
     if isinstance(error, _NETWORK) and not isinstance(error, api.ResourceBadResponseError):
         return SamplerUnavailableError(
             f"the solver API cannot be reached ({text})", retry_after_s=RETRY_S, problem_ids=problem_ids
