@@ -20,8 +20,11 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile docker/*.Dockerfile
 
+# Two processes, one thread each in the numerical libraries. A test that waits for the other's core should not spin.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist worksteal --durations=20
+
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.bench

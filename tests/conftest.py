@@ -25,6 +25,8 @@ from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
+pytest_plugins = ["tests.judge"]
+
 DEFAULT_BASE_SEED = 20_260_701
 
 

@@ -1,14 +1,4 @@
-"""Checks that compare draws with an exact law, and the judge that turns their p-values into verdicts.
-
-False alarms: every check returns a p-value that is already corrected for the comparisons inside it. The judge fails a
-check whose p-value is below ``SUITE_FALSE_ALARM / MOST_CHECKS`` = 1e-7 and refuses to judge more than ``MOST_CHECKS``
-of them, so that correct samplers fail the whole statistical suite with a probability of at most 1e-4 a run
-(Bonferroni), whatever ``QSHOWER_TEST_SEED`` is. The bound of a run, 1e-7 times the checks it judged, is printed at its
-end, together with the smallest p-value: among n checks of correct samplers that is below x/n in a share x of runs. What
-is compared outside the judge has bounds of its own, each stated where it is; together they add less than 1e-5. What the
-suite can see is settled by planted faults (test_oracle_planted_faults and others elsewhere), which go by ``failed`` and
-count as no check.
-"""
+"""Checks that compare draws with an exact law; ``tests/judge.py`` turns their p-values into verdicts."""
 
 from __future__ import annotations
 
@@ -19,31 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import special, stats
 
-SUITE_FALSE_ALARM = 1e-4
-MOST_CHECKS = 1000
 LEAST_EXPECTED = 20.0
-
-
-@dataclass(slots=True)
-class Judge:
-    """Fails what is too unlikely under the law, and keeps count of how often it was asked."""
-
-    asked: int = 0
-    smallest: float = 1.0
-    threshold: float = SUITE_FALSE_ALARM / MOST_CHECKS
-
-    def __call__(self, p_values: dict[str, float]) -> None:
-        """Assert that no p-value is below the threshold."""
-        self.asked += len(p_values)
-        self.smallest = min(self.smallest, *p_values.values())
-        failed = self.failed(p_values)
-        assert not failed, f"too unlikely under the law: {failed}"
-        assert self.asked <= MOST_CHECKS, "more checks than the stated false-alarm rate allows for"
-
-    def failed(self, p_values: dict[str, float]) -> dict[str, float]:
-        """Those below the threshold, for tests that expect some."""
-        assert all(0.0 <= p <= 1.0 for p in p_values.values()), p_values
-        return {name: p for name, p in p_values.items() if p < self.threshold}
 
 
 def g_test(counts: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
@@ -187,26 +153,6 @@ class Checks:
     mean_test = staticmethod(mean_test)
     exact = staticmethod(exact_checks)
     sweeps_for = staticmethod(sweeps_for)
-
-
-JUDGE = pytest.StashKey[Judge]()
-
-
-@pytest.fixture(scope="session")
-def judge(pytestconfig: pytest.Config) -> Judge:
-    """One judge for the whole suite: it counts."""
-    return pytestconfig.stash.setdefault(JUDGE, Judge())
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say how many checks were judged, and how often correct samplers would fail so many."""
-    judge = config.stash.get(JUDGE, None)
-    if judge is not None and judge.asked:
-        bound = judge.asked * judge.threshold
-        terminalreporter.write_line(
-            f"statistical checks: {judge.asked} judged, smallest p-value {judge.smallest:.1e}, "
-            f"correct samplers fail at most {bound:.1e} of such runs"
-        )
 
 
 @pytest.fixture(scope="session")
