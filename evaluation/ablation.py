@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -136,7 +137,8 @@ def ablate(
     progress("priors: latents", 0.0)
     latents = draw_latents(bundle, real.e_inc_mev, _voxels(reference, chosen), seed)
     progress("priors: latents", 1.0)
-    sets = _showers(bundle, latents, real.e_inc_mev, slices, edges, keep=keep, seed=seed, progress=progress)
+    load = partial(load_shower_set, geometry=bundle.geometry, slices=slices, keep=keep, edges=edges, seed=seed)
+    sets = _showers(bundle, latents, real.e_inc_mev, load, progress)
     scores = {}
     for index, (key, showers) in enumerate(zip(latents.spins, sets, strict=True)):
         scores[key] = paired_scores(real.matrix(), showers.features.matrix(), folds=FOLDS, seed=seed)
@@ -185,21 +187,17 @@ def _showers(
     bundle: Bundle,
     latents: Latents,
     energies_mev: Array,
-    slices: Sequence[EnergySlice],
-    edges: Array,
-    *,
-    keep: int,
-    seed: int,
+    load: Callable[..., ShowerSet],
     progress: Progress,
 ) -> tuple[ShowerSet, ...]:
-    """The decoded showers of each prior, summarised as those of any file."""
+    """The decoded showers of each prior, summarised by ``load`` as those of any file."""
     sets = []
     with TemporaryDirectory() as folder:
         for index, (key, spins) in enumerate(latents.spins.items()):
             path = Path(folder) / f"{key}.hdf5"
             showers = bundle.decode(spins, energies_mev, latents.streams, bundle.geometry.threshold_mev)
             write_showers(path, energies_mev, showers)
-            found = load_shower_set(path, bundle.geometry, slices, name=PRIORS[key], edges=edges, keep=keep, seed=seed)
+            found = load(path, name=PRIORS[key])
             path.unlink()
             sets.append(replace(found, path=bundle.path))
             progress("priors: showers", (index + 1) / len(latents.spins))

@@ -14,8 +14,9 @@ radius) block. Source: the CaloChallenge, arXiv:2410.21611.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -27,17 +28,25 @@ from torch import Tensor, nn
 
 from qshower.evaluation.boosted_auc import auc_error
 from qshower.evaluation.energy_slices import EnergySlice
+from qshower.evaluation.network_training import (
+    Objective,
+    Progress,
+    Rows,
+    Split,
+    TrainingPlan,
+    predict,
+    share_of,
+    split_bounds,
+    trained,
+)
 from qshower.evaluation.networks import ShowerResNet, dense_network
 from qshower.evaluation.shower_set import ShowerSet
 from qshower.model.geometry import Geometry
 from qshower.sampler.errors import InvalidInputError
 
 Kind = Literal["low", "low_normalised", "high", "cnn"]
-Rows = NDArray[np.float32]
-Progress = Callable[[float], None]
 
 KINDS: tuple[Kind, ...] = ("low", "low_normalised", "high", "cnn")
-SPLIT = (0.6, 0.2)
 LEAST_ROWS = 50
 LEAST_SLICE_ROWS = 20
 LAYER_FLOOR_MEV = 1e-8
@@ -69,6 +78,12 @@ class ClassifierSettings:
     repeats: int = 10
     most_rows: int | None = None
     most_cnn_rows: int | None = None
+
+    def plan(self, kind: Kind) -> TrainingPlan:
+        """How a network on this kind of input is trained."""
+        if kind == "cnn":
+            return TrainingPlan(self.cnn_epochs, self.cnn_batch_size, self.learning_rate)
+        return TrainingPlan(self.epochs, self.batch_size, self.learning_rate)
 
 
 PUBLISHED_CLASSIFIER = ClassifierSettings()
@@ -115,11 +130,6 @@ class ClassifierResult:
     slices: tuple[SliceAuc, ...]
 
 
-def device() -> torch.device:
-    """A GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def inputs_of(kind: Kind, showers: ShowerSet, rows: NDArray[np.int64]) -> Rows:
     """(n, D) inputs of one kind for some of the kept showers: indices into ``showers.kept``."""
     features = showers.features
@@ -163,9 +173,11 @@ def two_sample_classifier(
     if count < LEAST_ROWS:
         raise InvalidInputError("showers", count, f"at least {LEAST_ROWS} in each set for a classifier")
     parts = tuple(slices)
+    plan = settings.plan(kind)
+    bounds = split_bounds(count)
+    test_rows = bounds[2].stop - bounds[2].start
     trainings: list[tuple[float, float]] = []
     by_slice: list[list[tuple[float, int]]] = [[] for _ in parts]
-    test_rows = 0
     for repeat in range(settings.repeats):
         rng = np.random.default_rng([seed, repeat])
         chosen = [rng.permutation(len(showers.kept))[:count] for showers in (reference, sample)]
@@ -174,16 +186,16 @@ def two_sample_classifier(
             showers.features.e_inc_mev[showers.kept[rows]]
             for showers, rows in zip((reference, sample), chosen, strict=True)
         ]
-        first, second = int(count * SPLIT[0]), int(count * (SPLIT[0] + SPLIT[1]))
-        bounds = [slice(0, first), slice(first, second), slice(second, count)]
-        train, select, test = [_joined(data, rows) for rows in bounds]
-        test_rows = count - second
-
-        def share(done: float, repeat: int = repeat) -> None:
-            if progress is not None:
-                progress((repeat + done) / settings.repeats)
-
-        scores, labels = _train_and_score(kind, reference.geometry, train, select, test, settings, seed + repeat, share)
+        split = Split(*(_joined(data, rows) for rows in bounds))
+        network = trained(
+            partial(_network, kind, reference.geometry, data[0].shape[1], settings),
+            split,
+            plan,
+            Objective(_loss, _accuracy),
+            seed=seed + repeat,
+            progress=share_of(progress, repeat, settings.repeats),
+        )
+        scores, labels = _calibrated(network, split, plan.batch_size), split.test[1]
         trainings.append((float(roc_auc_score(labels, scores)), _divergence(labels, scores)))
         test_energies = np.concatenate([values[bounds[2]] for values in energies])
         for index, part in enumerate(parts):
@@ -223,83 +235,28 @@ def _joined(data: list[Rows], rows: slice) -> tuple[Rows, Rows]:
     return np.concatenate(parts), labels
 
 
-def _train_and_score(
-    kind: Kind,
-    geometry: Geometry,
-    train: tuple[Rows, Rows],
-    select: tuple[Rows, Rows],
-    test: tuple[Rows, Rows],
-    settings: ClassifierSettings,
-    seed: int,
-    progress: Progress,
-) -> tuple[NDArray[np.float64], Rows]:
-    """Calibrated probabilities of the test rows, and their labels."""
-    with torch.random.fork_rng(devices=[0] if torch.cuda.is_available() else []):
-        torch.manual_seed(seed)
-        network: nn.Module
-        if kind == "cnn":
-            network = ShowerResNet(geometry.block_shape, settings.cnn_width)
-        else:
-            network = dense_network(train[0].shape[1], settings.hidden, settings.layers, 1)
-        epochs = settings.cnn_epochs if kind == "cnn" else settings.epochs
-        batch = settings.cnn_batch_size if kind == "cnn" else settings.batch_size
-        network = network.to(device())
-        fit(network, train, select, epochs, batch, settings.learning_rate, _binary_loss, _binary_accuracy, progress)
+def _network(kind: Kind, geometry: Geometry, inputs: int, settings: ClassifierSettings) -> nn.Module:
+    if kind == "cnn":
+        return ShowerResNet(geometry.block_shape, settings.cnn_width)
+    return dense_network(inputs, settings.hidden, settings.layers, 1)
+
+
+def _calibrated(network: nn.Module, split: Split, batch_size: int) -> NDArray[np.float64]:
+    """Probabilities of the test rows, calibrated on the selection rows."""
     raw = [
-        torch.sigmoid(predict(network, rows, batch))[:, 0].numpy().astype(np.float64) for rows in (select[0], test[0])
+        torch.sigmoid(predict(network, rows, batch_size))[:, 0].numpy().astype(np.float64)
+        for rows, _ in (split.select, split.test)
     ]
     calibration = IsotonicRegression(out_of_bounds="clip", y_min=CALIBRATION_LIMIT, y_max=1 - CALIBRATION_LIMIT)
-    calibration.fit(raw[0], select[1])
-    return np.asarray(calibration.predict(raw[1]), dtype=np.float64), test[1]
+    calibration.fit(raw[0], split.select[1])
+    return np.asarray(calibration.predict(raw[1]), dtype=np.float64)
 
 
-def fit(
-    network: nn.Module,
-    train: tuple[Rows, Rows],
-    select: tuple[Rows, Rows],
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    score: Callable[[Tensor, Tensor], float],
-    progress: Progress,
-) -> None:
-    """Train a network with Adam; at the end it holds the weights of the epoch with the best score on ``select``."""
-    where = next(network.parameters()).device
-    x, y = torch.from_numpy(train[0]), torch.from_numpy(train[1])
-    select_y = torch.from_numpy(select[1])
-    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    best, best_state = -np.inf, {name: value.clone() for name, value in network.state_dict().items()}
-    for epoch in range(epochs):
-        network.train()
-        order = torch.randperm(len(x))
-        for start in range(0, len(x) - 1, batch_size):  # no batch of one, which has no variance to normalise by
-            rows = order[start : start + batch_size]
-            value = loss(network(x[rows].to(where)), y[rows].to(where))
-            optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(value)
-            optimiser.step()
-        reached = score(predict(network, select[0], batch_size), select_y)
-        if reached > best:
-            best, best_state = reached, {name: value.clone() for name, value in network.state_dict().items()}
-        progress((epoch + 1) / epochs)
-    network.load_state_dict(best_state)
-
-
-def predict(network: nn.Module, rows: Rows, batch_size: int) -> Tensor:
-    """(n, outputs) logits on the CPU."""
-    where = next(network.parameters()).device
-    network.eval()
-    with torch.no_grad():
-        starts = range(0, len(rows), batch_size)
-        return torch.cat([network(torch.from_numpy(rows[i : i + batch_size]).to(where)).cpu() for i in starts])
-
-
-def _binary_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
     return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], labels)
 
 
-def _binary_accuracy(logits: Tensor, labels: Tensor) -> float:
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
     return float(((logits[:, 0] > 0) == (labels > 0.5)).float().mean())
 
 

@@ -138,29 +138,15 @@ def compare(
         floor_count: N of the floor: FPD and KPD are repeated at it if the sample's N is larger.
         progress: told the stage and the share of it that is done.
     """
-    notes: list[str] = []
     pairs = []
     for index, spec in enumerate(specs):
         pairs.append(compare_histogram(spec, reference, sample, settings.seed))
         progress(f"{sample.name}: histograms", (index + 1) / len(specs))
-    count = min(len(reference), len(sample))
-    distances = _distances(reference, sample, count, settings, notes, progress)
+    pair = _Pair(reference, sample, settings, progress)
+    distances = pair.all_distances()
     at_floor: tuple[Distance | None, Distance | None] = (None, None)
-    if floor_count is not None and 2 <= floor_count < count:
-        first, second = _matrices(reference, sample, floor_count, settings.seed)
-        at_floor = (
-            fpd(
-                first, second, settings.fpd.fitted_to(floor_count), progress=_stage(progress, sample, "FPD, floor's N")
-            ),
-            kpd(
-                first, second, settings.kpd.fitted_to(floor_count), progress=_stage(progress, sample, "KPD, floor's N")
-            ),
-        )
-    neighbours = _neighbours(reference, sample, settings, notes, progress)
-    boosted = None
-    if count >= LEAST_SHOWERS:
-        rows = min(count, settings.boosted_rows)
-        boosted = two_sample_auc(*_matrices(reference, sample, rows, settings.seed), seed=settings.seed)
+    if floor_count is not None and 2 <= floor_count < pair.count:
+        at_floor = pair.distances(pair.matrices(floor_count), settings.fpd, settings.kpd, ", floor's N")
     return Comparison(
         name=sample.name,
         reference_count=len(reference),
@@ -173,110 +159,114 @@ def compare(
         research_kpd=distances[3],
         fpd_at_floor=at_floor[0],
         kpd_at_floor=at_floor[1],
-        neighbours=neighbours,
-        boosted=boosted,
-        classifiers=_classifiers(reference, sample, slices, settings, notes, progress),
+        neighbours=pair.neighbours(),
+        boosted=pair.boosted(),
+        classifiers=pair.classifiers(slices),
         correlations=compare_correlations(reference.features, sample.features),
-        notes=tuple(notes),
+        notes=tuple(pair.notes),
     )
 
 
-def _stage(progress: Progress, sample: ShowerSet, name: str) -> Callable[[float], None]:
-    return lambda share: progress(f"{sample.name}: {name}", share)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pair:
+    """A sample beside the reference; ``notes`` gathers what was cut short, and why."""
 
+    reference: ShowerSet
+    sample: ShowerSet
+    settings: EvaluationSettings
+    progress: Progress
+    notes: list[str] = field(default_factory=list)
 
-def _matrices(reference: ShowerSet, sample: ShowerSet, count: int, seed: int) -> tuple[Array, Array]:
-    """Feature matrices of ``count`` showers of each set, in the files' order if that is all of them."""
-    cut = []
-    for showers in (reference, sample):
-        matrix = showers.features.matrix()
-        if len(matrix) > count:
-            matrix = matrix[np.sort(np.random.default_rng(seed).permutation(len(matrix))[:count])]
-        cut.append(matrix)
-    return cut[0], cut[1]
+    @property
+    def count(self) -> int:
+        return min(len(self.reference), len(self.sample))
 
+    def stage(self, name: str) -> Callable[[float], None]:
+        return lambda share: self.progress(f"{self.sample.name}: {name}", share)
 
-def _distances(
-    reference: ShowerSet,
-    sample: ShowerSet,
-    count: int,
-    settings: EvaluationSettings,
-    notes: list[str],
-    progress: Progress,
-) -> tuple[Distance | None, Distance | None, Distance | None, Distance | None]:
-    if count < 2:
-        notes.append(f"FPD and KPD need at least 2 showers in each set; there are {count}.")
-        return None, None, None, None
-    first, second = _matrices(reference, sample, count, settings.seed)
-    width = sample.features.research_matrix().shape[1]
-    used = settings.fpd.fitted_to(count)
-    if used != settings.fpd:
-        notes.append(
-            f"{count} showers are fewer than the {settings.fpd.min_samples} that the published FPD needs: it was taken "
-            f"with sizes from {used.min_samples} to {used.max_samples}, and KPD with batches of "
-            f"{settings.kpd.fitted_to(count).batch_size}. Set these values beside the floor only."
+    def matrices(self, count: int) -> tuple[Array, Array]:
+        """Feature matrices of ``count`` showers of each set, in the files' order if that is all of them."""
+        cut = []
+        for showers in (self.reference, self.sample):
+            matrix = showers.features.matrix()
+            if len(matrix) > count:
+                matrix = matrix[np.sort(np.random.default_rng(self.settings.seed).permutation(len(matrix))[:count])]
+            cut.append(matrix)
+        return cut[0], cut[1]
+
+    def distances(
+        self, matrices: tuple[Array, Array], of_fpd: FpdSettings, of_kpd: KpdSettings, label: str = ""
+    ) -> tuple[Distance, Distance]:
+        """FPD and KPD; ``label`` says in the progress which."""
+        count = len(matrices[0])
+        return (
+            fpd(*matrices, of_fpd.fitted_to(count), progress=self.stage(f"FPD{label}")),
+            kpd(*matrices, of_kpd.fitted_to(count), progress=self.stage(f"KPD{label}")),
         )
-    if count <= first.shape[1]:
-        notes.append(
-            f"{count} showers for {first.shape[1]} features: covariances do not have full rank, FPD is mostly noise."
+
+    def all_distances(self) -> tuple[Distance | None, ...]:
+        """FPD and KPD with the published features and settings, then with the research code's."""
+        count, settings = self.count, self.settings
+        if count < 2:
+            self.notes.append(f"FPD and KPD need at least 2 showers in each set; there are {count}.")
+            return (None,) * 4
+        first, second = self.matrices(count)
+        used = settings.fpd.fitted_to(count)
+        if used != settings.fpd:
+            self.notes.append(
+                f"{count} showers are fewer than the {settings.fpd.min_samples} that the published FPD needs: it was "
+                f"taken with sizes from {used.min_samples} to {used.max_samples}, and KPD with batches of "
+                f"{settings.kpd.fitted_to(count).batch_size}. Set these values beside the floor only."
+            )
+        if count <= first.shape[1]:
+            self.notes.append(
+                f"{count} showers for {first.shape[1]} features: covariances do not have full rank, FPD is mostly "
+                "noise."
+            )
+        width = self.sample.features.research_matrix().shape[1]
+        research = (first[:, :width], second[:, :width])
+        return (
+            *self.distances((first, second), settings.fpd, settings.kpd),
+            *self.distances(research, settings.research_fpd, settings.research_kpd, f", {width} features"),
         )
-    return (
-        fpd(first, second, used, progress=_stage(progress, sample, "FPD")),
-        kpd(first, second, settings.kpd.fitted_to(count), progress=_stage(progress, sample, "KPD")),
-        fpd(
-            first[:, :width],
-            second[:, :width],
-            settings.research_fpd.fitted_to(count),
-            progress=_stage(progress, sample, f"FPD, {width} features"),
-        ),
-        kpd(
-            first[:, :width],
-            second[:, :width],
-            settings.research_kpd.fitted_to(count),
-            progress=_stage(progress, sample, f"KPD, {width} features"),
-        ),
-    )
 
+    def neighbours(self) -> Prdc | None:
+        count = min(len(self.reference.kept), len(self.sample.kept), self.settings.neighbour_rows)
+        if count <= NEIGHBOURS:
+            self.notes.append(
+                f"Precision, recall, density and coverage need more than {NEIGHBOURS} showers; there are {count}."
+            )
+            return None
+        threshold = self.reference.geometry.threshold_mev
+        # Kept rows are in the files' order; an even stride keeps every energy where a file is sorted by it.
+        points = [
+            log_voxels(showers.kept_mev[np.linspace(0, len(showers.kept) - 1, count).astype(np.int64)], threshold)
+            for showers in (self.reference, self.sample)
+        ]
+        return prdc(points[0], points[1], progress=self.stage("nearest neighbours"))
 
-def _neighbours(
-    reference: ShowerSet, sample: ShowerSet, settings: EvaluationSettings, notes: list[str], progress: Progress
-) -> Prdc | None:
-    count = min(len(reference.kept), len(sample.kept), settings.neighbour_rows)
-    if count <= NEIGHBOURS:
-        notes.append(f"Precision, recall, density and coverage need more than {NEIGHBOURS} showers; there are {count}.")
-        return None
-    threshold = reference.geometry.threshold_mev
-    # Kept rows are in the files' order; an even stride keeps every energy where a file is sorted by it.
-    points = [
-        log_voxels(showers.kept_mev[np.linspace(0, len(showers.kept) - 1, count).astype(np.int64)], threshold)
-        for showers in (reference, sample)
-    ]
-    return prdc(points[0], points[1], progress=_stage(progress, sample, "nearest neighbours"))
+    def boosted(self) -> BoostedAuc | None:
+        if self.count < LEAST_SHOWERS:
+            return None
+        rows = min(self.count, self.settings.boosted_rows)
+        return two_sample_auc(*self.matrices(rows), seed=self.settings.seed)
 
-
-def _classifiers(
-    reference: ShowerSet,
-    sample: ShowerSet,
-    slices: Sequence[EnergySlice],
-    settings: EvaluationSettings,
-    notes: list[str],
-    progress: Progress,
-) -> tuple[ClassifierResult, ...]:
-    if not settings.classifiers:
-        return ()
-    count = min(len(reference.kept), len(sample.kept))
-    if count < LEAST_ROWS:
-        notes.append(f"Classifiers need at least {LEAST_ROWS} showers in each set; there are {count}.")
-        return ()
-    return tuple(
-        two_sample_classifier(
-            kind,
-            reference,
-            sample,
-            settings.classifier,
-            slices=slices,
-            seed=settings.seed,
-            progress=_stage(progress, sample, f"classifier {kind}"),
+    def classifiers(self, slices: Sequence[EnergySlice]) -> tuple[ClassifierResult, ...]:
+        if not self.settings.classifiers:
+            return ()
+        count = min(len(self.reference.kept), len(self.sample.kept))
+        if count < LEAST_ROWS:
+            self.notes.append(f"Classifiers need at least {LEAST_ROWS} showers in each set; there are {count}.")
+            return ()
+        return tuple(
+            two_sample_classifier(
+                kind,
+                self.reference,
+                self.sample,
+                self.settings.classifier,
+                slices=slices,
+                seed=self.settings.seed,
+                progress=self.stage(f"classifier {kind}"),
+            )
+            for kind in kinds_for(self.reference.geometry)
         )
-        for kind in kinds_for(reference.geometry)
-    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,14 +20,10 @@ from torch import Tensor, nn
 from qshower.evaluation.classifiers import (
     LEAST_ROWS,
     PUBLISHED_CLASSIFIER,
-    SPLIT,
     ClassifierSettings,
-    Progress,
-    device,
-    fit,
     inputs_of,
-    predict,
 )
+from qshower.evaluation.network_training import Objective, Progress, Split, predict, share_of, split_bounds, trained
 from qshower.evaluation.networks import dense_network
 from qshower.evaluation.shower_set import ShowerSet
 from qshower.sampler.errors import InvalidInputError
@@ -98,25 +95,18 @@ def multiclass_classifier(
     for repeat in range(settings.repeats):
         rng = np.random.default_rng([seed, repeat])
         data = [inputs_of("low", sample, rng.permutation(len(sample.kept))[:count]) for sample in samples]
-        first, second = int(count * SPLIT[0]), int(count * (SPLIT[0] + SPLIT[1]))
-        train, select, test = (
-            _labelled(data, rows) for rows in (slice(0, first), slice(first, second), slice(second, count))
+        split = Split(*(_labelled(data, rows) for rows in split_bounds(count)))
+        network = trained(
+            partial(dense_network, judged.shape[1], settings.hidden, HIDDEN_LAYERS, len(samples)),
+            split,
+            settings.plan("low"),
+            Objective(_loss, _log_score),
+            seed=seed + repeat,
+            progress=share_of(progress, repeat, settings.repeats),
         )
-
-        def share(done: float, repeat: int = repeat) -> None:
-            if progress is not None:
-                progress((repeat + done) / settings.repeats)
-
-        with torch.random.fork_rng(devices=[0] if torch.cuda.is_available() else []):
-            torch.manual_seed(seed + repeat)
-            network = dense_network(judged.shape[1], settings.hidden, HIDDEN_LAYERS, len(samples)).to(device())
-            fit(
-                network, train, select, settings.epochs, settings.batch_size, settings.learning_rate, _loss, _log_score,
-                share,
-            )  # fmt: skip
         posterior = _log_posterior(network, judged, settings.batch_size)
-        own = _log_posterior(network, test[0], settings.batch_size)
-        labels = test[1].astype(np.int64)
+        own = _log_posterior(network, split.test[0], settings.batch_size)
+        labels = split.test[1].astype(np.int64)
         scores.append(posterior.mean(axis=0))
         standard += posterior.std(axis=0, ddof=1) / np.sqrt(len(posterior)) / settings.repeats
         confusions.append(np.stack([own[labels == label].mean(axis=0) for label in range(len(samples))]))

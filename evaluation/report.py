@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from qshower.evaluation.ablation import ROWS, ablate
-from qshower.evaluation.classifiers import LEAST_ROWS, device
+from qshower.evaluation.classifiers import LEAST_ROWS
 from qshower.evaluation.comparison import PUBLISHED_SETTINGS, QUICK_SETTINGS, Comparison, EvaluationSettings, compare
 from qshower.evaluation.cost import measure_cost
 from qshower.evaluation.energy_slices import energy_slices
 from qshower.evaluation.histograms import histogram_specs
 from qshower.evaluation.multiclass import multiclass_classifier
+from qshower.evaluation.network_training import device
 from qshower.evaluation.priors import PRIORS
 from qshower.evaluation.profiles import slice_profiles
 from qshower.evaluation.report_html import page

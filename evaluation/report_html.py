@@ -276,7 +276,6 @@ def _multiclass(data: dict[str, Any]) -> str:
             np.array(scores["edges"]),
             counts.mean(axis=0),
             [own],
-            log_x=False,
             log_y=True,
         )
         for name, own in zip(names, counts, strict=True)

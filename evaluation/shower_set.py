@@ -119,8 +119,8 @@ def load_shower_set(
     slices: Sequence[EnergySlice],
     *,
     name: str,
-    edges: Array | None,
     keep: int,
+    edges: Array | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ShowerSet:
@@ -131,8 +131,8 @@ def load_shower_set(
         geometry: its layout.
         slices: of incident energy, for the average showers.
         name: how figures call it.
-        edges: of the voxel-energy histogram; None to take them from this file, as for the reference.
         keep: how many showers, drawn at random, keep their voxels.
+        edges: of the voxel-energy histogram; None to take them from this file, as for the reference.
         seed: of that draw.
         progress: told the share that is done.
 

@@ -60,8 +60,8 @@ def histogram_figure(
     reference: Array,
     samples: Sequence[Array],
     *,
-    log_x: bool,
-    log_y: bool,
+    log_x: bool = False,
+    log_y: bool = False,
 ) -> str:
     """Reference (filled) and samples (lines) as shares of their entries per bin, with sample/reference below.
 
@@ -231,7 +231,7 @@ def _frame(top: float, bottom: float) -> str:
     )
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str, dash: str = "") -> str:
+def _line(x1: float, y1: float, x2: float, y2: float, colour: str, *, dash: str = "") -> str:
     dashes = f' stroke-dasharray="{dash}"' if dash else ""
     return f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="{colour}" stroke-width="0.8"{dashes}/>'
 
