@@ -33,7 +33,7 @@ def place_code(
     weights: Doubles,
     *,
     swaps: int,
-    seed: int,
+    seed: int = 0,
 ) -> NDArray[np.int64]:
     """Node of each bit, (bits,): a random subset of the free nodes, filled by annealing.
 

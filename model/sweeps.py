@@ -96,7 +96,7 @@ def measure_sweeps(
     bands = [bundle.conditions(np.clip(np.geomspace(low, high, rows), low, high)) for low, high in pairwise(edges)]
     advance = partial(refine, threads=threads)
     found = calibrate_sweeps(
-        bundle.machine, bands, draw, control, advance, tolerance, candidates=SWEEPS_TRIED, progress=progress
+        bundle.machine, bands, draw, control, advance, tolerance=tolerance, candidates=SWEEPS_TRIED, progress=progress
     )
     times = {}
     if found.sweeps is not None:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import secrets
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qshower.sampler.errors import BankExhaustedError, InvalidInputError, SamplerUnavailableError
 from qshower.sampler.protocol import StoredSampler
 from qshower.sampler.request import LatentRequest, SamplerOptions
 from qshower.service.engine.batches import DrawKey, Draws, Work
 from qshower.service.engine.engine import Engine
-from qshower.service.generation.answer_provenance import Origin
+from qshower.service.generation.attempt import Attempt, all_failed, attempting
 from qshower.service.generation.availability import in_waiting_thread, require
 from qshower.service.generation.key_quota import Accounts
 from qshower.service.generation.request_options import check_options, options_for, refused_setting
@@ -28,36 +22,10 @@ from qshower.service.latent_cache.cached_reads import estimated
 from qshower.service.latent_cache.latent_caches import LatentCaches
 from qshower.service.samplers import SAMPLERS, qpu_of
 from qshower.service.schemas import Estimate
-from qshower.service.service_errors import DeadlineError
-from qshower.service.version import program_version
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
     from qshower.sampler.claim import Claim
-
-INLINE_ROWS = 4096
-"""Energies of up to so many rows become conditions where they are; a thread would cost more."""
-
-
-@dataclass(slots=True, eq=False)
-class _Attempt:
-    """One request on its way: what was tried, until when, and what is known of it for each model."""
-
-    request: ShowerRequest
-    begun: float
-    deadline_at: float | None
-    failures: dict[str, SamplerUnavailableError | BankExhaustedError] = field(default_factory=dict)
-    _conditions: dict[str, NDArray[np.int8]] = field(default_factory=dict)
-
-    async def conditions(self, bundle: Bundle) -> NDArray[np.int8]:
-        """(rows, condition nodes) of the request's energies, made once for each model."""
-        known = self._conditions.get(bundle.name)
-        if known is None:
-            energies = self.request.energies_mev
-            inline = self.request.rows <= INLINE_ROWS
-            known = bundle.conditions(energies) if inline else await asyncio.to_thread(bundle.conditions, energies)
-            self._conditions[bundle.name] = known
-        return known
 
 
 class Generator:
@@ -100,7 +68,7 @@ class Generator:
             InvalidInputError: an energy outside the model's domain, an option no chosen sampler has, and the like.
             SamplerError, ServiceError: as their names say.
         """
-        async with self._attempt(request) as attempt:
+        async with attempting(request, self._default_deadline_s) as attempt:
             names = self.selection.candidates(request.sampler, request.fallback)
             registry = self.selection.registry
             check_options(request, names, registry)
@@ -118,7 +86,7 @@ class Generator:
                     if setting is None:
                         raise
                     attempt.failures[name] = setting
-            raise _all_failed(attempt.failures)
+            raise all_failed(attempt.failures)
 
     async def estimate(self, request: ShowerRequest) -> Estimate:
         """What ``request`` would take on a QPU. Nothing is submitted, nothing is billed.
@@ -127,7 +95,7 @@ class Generator:
             InvalidInputError: as ``generate``, and if the sampler that is asked for is not a QPU.
             SamplerError, ServiceError: as their names say.
         """
-        async with self._attempt(request) as attempt:
+        async with attempting(request, self._default_deadline_s) as attempt:
             name = self.selection.candidates(request.sampler, ())[0]
             if not self.selection.capabilities(name).billed:
                 billed = ", ".join(known for known in SAMPLERS if self.selection.capabilities(known).billed)
@@ -143,7 +111,7 @@ class Generator:
             options, _ = options_for(sampler, bundle, request, (), self.selection.registry)
             require(name, availability)
             limit = None if attempt.deadline_at is None else attempt.deadline_at - attempt.begun
-            streams = np.zeros((request.rows, 2), dtype=np.uint64)
+            streams = np.zeros((request.rows, 2), dtype=np.uint64)  # of no consequence: nothing is drawn
             latents = LatentRequest(bundle.machine, await attempt.conditions(bundle), streams, options, limit)
             cached = self._cache.reads(name, bundle.name) if self._cache is not None and request.takes_cached else None
             try:
@@ -151,20 +119,7 @@ class Generator:
             except InvalidInputError as error:
                 raise refused_setting(error, name, request) or error from None
 
-    @asynccontextmanager
-    async def _attempt(self, request: ShowerRequest) -> AsyncIterator[_Attempt]:
-        """A request's way through, with DeadlineError once its time is over."""
-        begun = time.monotonic()
-        limit = self._default_deadline_s if request.deadline_s is None else request.deadline_s
-        try:
-            async with asyncio.timeout(limit) as timer:
-                yield _Attempt(request, begun, None if limit is None else begun + limit)
-        except TimeoutError:
-            if not timer.expired():
-                raise
-            raise DeadlineError(f"not done within {limit:g} s") from None
-
-    async def _with_sampler(self, name: str, attempt: _Attempt) -> ShowerAnswer:
+    async def _with_sampler(self, name: str, attempt: Attempt) -> ShowerAnswer:
         request = attempt.request
         sampler = self.selection.sampler(name)
         if sampler.capabilities.billed and (found := await self._cached_whole(name, attempt)) is not None:
@@ -205,7 +160,7 @@ class Generator:
         """Of a request whose latents are all there."""
         return DrawKey(bundle.name, sampler, SamplerOptions(), request.threshold_of(bundle), cached=True)
 
-    async def _cached_whole(self, sampler: str, attempt: _Attempt) -> tuple[Bundle, Claim] | None:
+    async def _cached_whole(self, sampler: str, attempt: Attempt) -> tuple[Bundle, Claim] | None:
         """The model and the cached latents that answer a request in whole, whatever the solver does; None if none do.
 
         The model is the one that is named, or the first default model that has them.
@@ -225,7 +180,7 @@ class Generator:
 
     async def _draw(
         self,
-        attempt: _Attempt,
+        attempt: Attempt,
         bundle: Bundle,
         key: DrawKey,
         sampler: Draws,
@@ -235,11 +190,8 @@ class Generator:
     ) -> ShowerAnswer:
         """The showers of a request; what ``claim`` holds goes back if they are shown to nobody."""
         request = attempt.request
-        streams = np.empty((request.rows, 2), dtype=np.uint64)
-        streams[:, 0] = secrets.randbits(64) if request.seed is None else request.seed
-        streams[:, 1] = np.arange(request.first_row, request.first_row + request.rows, dtype=np.uint64)
         try:
-            conditions = await attempt.conditions(bundle)
+            conditions, streams = await attempt.conditions(bundle), attempt.streams()
             work = Work(
                 key, bundle, sampler, request.energies_mev, conditions, streams, attempt.deadline_at, claim=claim
             )
@@ -252,30 +204,6 @@ class Generator:
             if claim is not None:
                 claim.give_back()
             raise
-        failed = attempt.failures
-        origin = Origin(
-            bundle.name,
-            bundle.sha256,
-            program_version(),
-            request.seed,
-            key.threshold_mev,
-            next(iter(failed), None),
-            "; ".join(f"{name}: {error}" for name, error in failed.items()) or None,
-            notes,
-        )
+        origin = attempt.origin(bundle, key.threshold_mev, notes)
         elapsed = {**drawn.elapsed_s, "total": time.monotonic() - attempt.begun}
         return ShowerAnswer(request.energies_mev, drawn.showers_mev, bundle.geometry, origin, drawn.parts, elapsed)
-
-
-def _all_failed(failures: dict[str, SamplerUnavailableError | BankExhaustedError]) -> Exception:
-    if not failures:
-        return SamplerUnavailableError("no sampler is configured")
-    if len(failures) == 1:
-        return next(iter(failures.values()))
-    waits = [getattr(error, "retry_after_s", None) for error in failures.values()]
-    known = [wait for wait in waits if wait is not None]
-    message = "; ".join(f"{name}: {error}" for name, error in failures.items())
-    if not known and any(isinstance(error, BankExhaustedError) for error in failures.values()):
-        # Nothing more comes of the bank, and of none of the others is it known when.
-        return BankExhaustedError(message)
-    return SamplerUnavailableError(message, retry_after_s=min(known) if known else None)

@@ -160,7 +160,7 @@ def test_calibration_finds_where_a_slow_sampler_becomes_right(machine, rng, rand
     right = slow_draw(law, 1, rng)
     seen = []
     found = calibrate_sweeps(
-        machine, bands, slow_draw(law, 40, rng), right, kept, 0.2, progress=lambda *told: seen.append(told)
+        machine, bands, slow_draw(law, 40, rng), right, kept, tolerance=0.2, progress=lambda *told: seen.append(told)
     )
     assert found.sweeps == 64
     assert seen == [(band, sweeps) for band in (0, 1) for sweeps in (8, 16, 32, 64, 128, 256, 512, 1024)]
@@ -169,10 +169,10 @@ def test_calibration_finds_where_a_slow_sampler_becomes_right(machine, rng, rand
         assert found.table[64][band]["energy"].within(0.2)
     assert (found.rows, found.tolerance) == (4000, 0.2)
     # Nothing is known to be equilibrated when even the largest candidate differs ...
-    assert calibrate_sweeps(machine, bands, slow_draw(law, 4000, rng), right, kept, 0.2).sweeps is None
+    assert calibrate_sweeps(machine, bands, slow_draw(law, 4000, rng), right, kept, tolerance=0.2).sweeps is None
     # ... as where draws of all lengths agree with one another, and not with another sampler.
     colder = slow_draw(enumerate_law(scaled(machine, 1.5), level[0]), 1, rng)
-    wrong = calibrate_sweeps(machine, bands, colder, right, kept, 0.2)
+    wrong = calibrate_sweeps(machine, bands, colder, right, kept, tolerance=0.2)
     assert not any(band["energy"].within(0.2) for bands in wrong.table.values() for band in bands)
     assert wrong.sweeps is None
 
@@ -209,7 +209,7 @@ def test_opposite_errors_at_two_energies_do_not_make_up_for_one_another(machine,
     bands = [np.repeat(level[None], 2000, axis=0) for level in levels]
     wrong = by_level([tilted(law, shift, rng) for law, shift in zip(laws, (0.72, -0.72), strict=True)])
     right = by_level([slow_draw(law, 1, rng) for law in laws])
-    found = calibrate_sweeps(machine, bands, wrong, right, kept, 0.2)
+    found = calibrate_sweeps(machine, bands, wrong, right, kept, tolerance=0.2)
     assert found.sweeps is None
     for energies in ([band["energy"].difference for band in bands] for bands in found.table.values()):
         assert energies[0] > 0.4
@@ -218,7 +218,7 @@ def test_opposite_errors_at_two_energies_do_not_make_up_for_one_another(machine,
     band, figure = found.worst(8)["energy"]
     assert abs(figure.difference) == max(abs(other["energy"].difference) for other in found.table[8])
     assert figure == found.table[8][band]["energy"]
-    assert calibrate_sweeps(machine, bands, right, right, kept, 0.2).sweeps == 8
+    assert calibrate_sweeps(machine, bands, right, right, kept, tolerance=0.2).sweeps == 8
 
 
 def test_warm_starts_are_advanced_by_as_many_sweeps(machine, rng, random_spins, enumerate_law):
@@ -232,11 +232,11 @@ def test_warm_starts_are_advanced_by_as_many_sweeps(machine, rng, random_spins, 
 
     # Cold draws and the warm starts' states share one wrong law; chains of the right one leave it.
     colder = slow_draw(enumerate_law(scaled(machine, 1.5), level[0]), 1, rng)
-    found = calibrate_sweeps(machine, bands, colder, colder, recorded, 0.2, candidates=(8, 16, 64))
+    found = calibrate_sweeps(machine, bands, colder, colder, recorded, tolerance=0.2, candidates=(8, 16, 64))
     assert asked == [8, 8, 48]
     assert found.sweeps is None
     assert not found.table[64][0]["energy"].within(0.2)
-    assert calibrate_sweeps(machine, bands, colder, colder, kept, 0.2, candidates=(8, 16, 64)).sweeps == 8
+    assert calibrate_sweeps(machine, bands, colder, colder, kept, tolerance=0.2, candidates=(8, 16, 64)).sweeps == 8
 
 
 def test_calibration_of_the_real_sampler_on_an_easy_machine(machine, rng, random_spins):
@@ -247,7 +247,7 @@ def test_calibration_of_the_real_sampler_on_an_easy_machine(machine, rng, random
             sampler.sample,
             control.sample,
             refine,
-            0.2,
+            tolerance=0.2,
             candidates=(1, 64, 128),
         )
     # One sweep at beta = 1 from a random state is not enough, 64 are.
@@ -276,7 +276,7 @@ def test_bad_calibration_arguments_are_refused(field, changes, machine, rng, ran
 def test_every_band_needs_its_own_chains(machine, rng, random_spins):
     bands = [random_spins(rng, (rows, 3)) for rows in (320, 319)]
     with GibbsSampler() as sampler, pytest.raises(InvalidInputError, match="at least 320 rows each"):
-        calibrate_sweeps(machine, bands, sampler.sample, sampler.sample, refine, 0.5)
+        calibrate_sweeps(machine, bands, sampler.sample, sampler.sample, refine, tolerance=0.5)
 
 
 def test_options_of_a_calibration_reach_the_sampler(machine, rng, random_spins):
@@ -293,7 +293,7 @@ def test_options_of_a_calibration_reach_the_sampler(machine, rng, random_spins):
         return refine(machine, spins, sweeps, streams)
 
     bands = [random_spins(rng, (rows, 3)) for rows in (100, 90)]
-    calibrate_sweeps(machine, bands, draw, draw, recorded, 1.0, candidates=(3, 5), seed=4)
+    calibrate_sweeps(machine, bands, draw, draw, recorded, tolerance=1.0, candidates=(3, 5), seed=4)
     assert [request.options.sweeps for request in asked] == [5, 3, 5, 5, 3, 5]
     streams = np.concatenate(seen)
     assert len(np.unique(streams, axis=0)) == 5 * 190
