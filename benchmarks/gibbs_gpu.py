@@ -1,4 +1,4 @@
-"""Spin updates per second of the CUDA kernels, transfers included; wall time, as the device is the one that works."""
+"""Spin updates per second of the CUDA kernel, transfers included; wall time, as the device is the one that works."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ class GpuRow:
     Attributes:
         topology: family of the machine's lattice, 906 of 1208 nodes free.
         device: name of the device.
-        kernel: ``fused`` or ``dense``.
         chains: rows drawn at once.
         sweeps: sweeps of a draw.
         updates_per_s: spin updates per second of wall time.
@@ -35,25 +34,18 @@ class GpuRow:
 
     topology: str
     device: str
-    kernel: str
     chains: int
     sweeps: int
     updates_per_s: float
 
 
 def measure(*, repeats: int, told: Callable[[str], None]) -> list[dict[str, object]]:
-    """Rows of both topologies and kernels; needs a CUDA device."""
-    kernels: tuple[cuda.Kernel, ...] = ("fused", "dense") if cuda.best_kernel() == "fused" else ("dense",)
-    return [
-        asdict(_row(family, kernel, chains, repeats, told))
-        for family in ("pegasus", "zephyr")
-        for kernel in kernels
-        for chains in CHAINS
-    ]
+    """Rows of both topologies; needs a CUDA device."""
+    return [asdict(_row(family, chains, repeats, told)) for family in ("pegasus", "zephyr") for chains in CHAINS]
 
 
-def _row(family: str, kernel: cuda.Kernel, chains: int, repeats: int, told: Callable[[str], None]) -> GpuRow:
-    told(f"{family}, {kernel} kernel, {chains} chains on {torch.cuda.get_device_name()}")
+def _row(family: str, chains: int, repeats: int, told: Callable[[str], None]) -> GpuRow:
+    told(f"{family}, {chains} chains on {torch.cuda.get_device_name()}")
     random = np.random.default_rng(7)
     lattice = compact_lattice(family)
     machine = lattice.with_parameters(
@@ -63,13 +55,11 @@ def _row(family: str, kernel: cuda.Kernel, chains: int, repeats: int, told: Call
     program = program_of(machine)
     spins = np.where(random.random((chains, machine.node_count)) < 0.5, -1, 1).astype(np.int8)
     keys = stream_keys(np.stack([np.full(chains, 1), np.arange(chains)], axis=1).astype(np.uint64), DRAW)
-    # The dense path needs no more sweeps than make its launches the smaller part.
-    sweeps = SWEEPS if kernel == "fused" else SWEEPS // 8
-    cuda.run_on_device(program, spins, np.ones(2), keys, kernel=kernel)
+    cuda.run_on_device(program, spins, np.ones(2), keys)
     seconds = []
     for _ in range(repeats):
         began = perf_counter()
-        cuda.run_on_device(program, spins, np.ones(sweeps), keys, kernel=kernel)
+        cuda.run_on_device(program, spins, np.ones(SWEEPS), keys)
         seconds.append(perf_counter() - began)
-    rate = chains * sweeps * program.graph.updates / median(seconds)
-    return GpuRow(family, torch.cuda.get_device_name(), kernel, chains, sweeps, rate)
+    rate = chains * SWEEPS * program.graph.updates / median(seconds)
+    return GpuRow(family, torch.cuda.get_device_name(), chains, SWEEPS, rate)

@@ -23,8 +23,7 @@ from qshower.sampler.request import DEFAULT_SWEEPS, LatentBatch, LatentRequest
 __all__ = ["GibbsSampler", "refine", "warm_up"]
 
 SMALL_BATCH = 64
-"""Rows up to which the CPU draws for a GPU whose spins are the CPU's: milliseconds, fewer than the way there and back.
-"""
+"""Rows up to which the CPU draws for a GPU, the same spins: milliseconds, fewer than the way there and back."""
 GPU_BATCH_ROWS = 4096
 """A warp on each multiprocessor of a large GPU. It draws these faster than any processor decodes them, so that more
 would gain nothing, and hold up for seconds whoever comes while they are decoded."""
@@ -84,8 +83,7 @@ class GibbsSampler(Closing):
             from qshower.sampler.gibbs.kernels import cuda
 
             reason = cuda.missing()
-            detail = {"device": "cuda"} if reason else {"device": "cuda", "kernel": cuda.best_kernel()}
-            return Availability(available=reason is None, reason=reason, detail=detail)
+            return Availability(available=reason is None, reason=reason, detail={"device": "cuda"})
         return Availability(available=True, detail={"device": "cpu", "threads": self.threads or usable_cores()})
 
     def sample(self, request: LatentRequest) -> LatentBatch:
@@ -96,7 +94,6 @@ class GibbsSampler(Closing):
         if not state.available:
             raise SamplerUnavailableError(f"gibbs: {state.reason}")
         deadline = None if request.deadline_s is None else began + request.deadline_s
-        small = request.rows <= SMALL_BATCH and state.detail.get("kernel") == "fused"
         spins = draw(
             request.machine,
             request.conditions,
@@ -104,14 +101,11 @@ class GibbsSampler(Closing):
             sweeps,
             threads=self.threads,
             deadline=deadline,
-            device="cpu" if small else self.device,
+            device="cpu" if request.rows <= SMALL_BATCH else self.device,
         )
         energies = request.machine.energies(spins)
-        notes = ("gibbs: dense kernel, whose spins differ from those of the others",) * (
-            state.detail.get("kernel") == "dense"
-        )
         elapsed_s = {"sample": monotonic() - began}
-        provenance = Provenance(sampler=self.name, sweeps=sweeps, beta=1.0, elapsed_s=elapsed_s, notes=notes)
+        provenance = Provenance(sampler=self.name, sweeps=sweeps, beta=1.0, elapsed_s=elapsed_s)
         return LatentBatch(spins=spins, energies=energies, provenance=provenance).checked(request)
 
     def close(self) -> None:

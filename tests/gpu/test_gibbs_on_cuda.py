@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
-import torch
 
 from qshower.sampler.gibbs.chains import draw
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler, refine
@@ -18,7 +15,7 @@ from qshower.sampler.request import SamplerOptions
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+    pytest.mark.skipif(cuda.missing() is not None, reason=str(cuda.missing())),
 ]
 
 
@@ -29,8 +26,6 @@ def streams_of(seed, rows):
 @pytest.mark.parametrize("coupling", [0.3, 2.0, 60.0])
 @pytest.mark.parametrize("family", ["pegasus", "zephyr"])
 def test_fused_kernel_gives_the_cpus_spins(rng, lattice_machine, random_spins, family, coupling):
-    if cuda.best_kernel() != "fused":
-        pytest.skip("Triton is not installed")
     machine = lattice_machine(rng, family, coupling=coupling)
     conditions = random_spins(rng, (1000, 302))
     streams = streams_of(6, 1000)
@@ -40,18 +35,15 @@ def test_fused_kernel_gives_the_cpus_spins(rng, lattice_machine, random_spins, f
     assert np.array_equal(refine(machine, on_cpu, 7, streams, free_condition=True, device="cuda"), again)
 
 
-@pytest.mark.parametrize("kernel", ["fused", "dense"])
-def test_law_of_small_machines(rng, random_machine, random_spins, enumerate_law, kernel):
+def test_law_of_small_machines(rng, random_machine, random_spins, enumerate_law):
     """Mean energy and magnetisations within 6 standard errors: false alarms below 1e-7 a run."""
-    if kernel == "fused" and cuda.best_kernel() != "fused":
-        pytest.skip("Triton is not installed")
     machine = random_machine(rng, free=10, condition=3, coupling=0.3)
     condition, rows = random_spins(rng, (3,)), 100_000
     law = enumerate_law(machine, condition)
     spins = random_spins(rng, (rows, machine.node_count))
     spins[:, machine.condition_nodes] = condition
     keys = stream_keys(streams_of(1, rows), DRAW)
-    cuda.run_on_device(program_of(machine), spins, ramp_and_hold(200), keys, kernel=kernel)
+    cuda.run_on_device(program_of(machine), spins, ramp_and_hold(200), keys)
     assert (spins[:, machine.condition_nodes] == condition).all()
     for values, drawn in ((law.energies, machine.energies(spins)), (law.spins[:, law.free], spins[:, law.free])):
         mean = law.mean(values)
@@ -59,34 +51,6 @@ def test_law_of_small_machines(rng, random_machine, random_spins, enumerate_law,
         assert (np.abs(drawn.mean(axis=0) - mean) < 6 * deviation / np.sqrt(rows)).all()
 
 
-def test_dense_kernel_is_the_same_on_the_device_and_off_it(rng, lattice_machine, random_spins):
-    machine = lattice_machine(rng, "zephyr", nodes_per_partition=40)
-    start, keys = random_spins(rng, (300, 160)), stream_keys(streams_of(4, 300), DRAW)
-    found = []
-    for device in ("cpu", "cuda"):
-        spins = start.copy()
-        cuda.run_on_device(program_of(machine), spins, ramp_and_hold(30), keys, device=device, kernel="dense")
-        found.append(spins)
-    assert np.array_equal(*found)
-
-
-def test_dense_draws_of_several_threads_do_not_spoil_each_others_graphs(rng, random_machine, random_spins):
-    """While one thread captures its graph the others have memory allotted, run kernels and copy."""
-    machine = random_machine(rng, free=30)
-    start, keys = random_spins(rng, (200, machine.node_count)), stream_keys(streams_of(4, 200), DRAW)
-
-    def drawn(_):
-        spins = start.copy()
-        cuda.run_on_device(program_of(machine), spins, ramp_and_hold(9), keys, kernel="dense")
-        return spins
-
-    alone = drawn(0)
-    with ThreadPoolExecutor(6) as pool:
-        for spins in pool.map(drawn, range(24)):
-            assert np.array_equal(spins, alone)
-
-
-@pytest.mark.skipif(cuda.best_kernel() != "fused", reason="Triton is not installed")
 def test_no_number_of_sweeps_or_rows_has_a_fused_kernel_of_its_own(rng, random_machine, random_spins):
     from qshower.sampler.gibbs.kernels.triton_sweep import sweep_kernel
 
@@ -94,7 +58,7 @@ def test_no_number_of_sweeps_or_rows_has_a_fused_kernel_of_its_own(rng, random_m
     compiled = set()
     for rows, sweeps in ((70, 2), (70, 1), (1000, 16), (96, 23), (65, 256)):
         spins, keys = random_spins(rng, (rows, machine.node_count)), stream_keys(streams_of(1, rows), DRAW)
-        cuda.run_on_device(program_of(machine), spins, np.ones(sweeps), keys, kernel="fused")
+        cuda.run_on_device(program_of(machine), spins, np.ones(sweeps), keys)
         compiled.add(sum(len(kernels[0]) for kernels in sweep_kernel.device_caches.values()))
     assert len(compiled) == 1
 

@@ -11,9 +11,7 @@ import pytest
 
 from qshower.sampler.gibbs.chains import draw
 from qshower.sampler.gibbs.gibbs_sampler import refine
-from qshower.sampler.gibbs.kernels.cuda import run_on_device
 from qshower.sampler.gibbs.program import program_of
-from qshower.sampler.gibbs.streams import REFINE, stream_keys
 from qshower.sampler.machine import BoltzmannMachine
 
 
@@ -87,22 +85,6 @@ def test_sweeps_keep_exact_draws_exact(
     spins = refine(machine, start, sweeps, streams_of(base_seed, start.shape[0]))
     p_values = checks.exact(laws, spins, start[:, machine.condition_nodes])
     judge({f"{name}, {sweeps} sweeps: {key}": p for key, p in p_values.items()})
-
-
-@pytest.mark.parametrize("name", list(CASES))
-def test_sweeps_of_the_dense_kernel_keep_exact_draws_exact(
-    base_seed, judge, checks, random_machine, random_spins, enumerate_law, name
-):
-    """The torch path for CUDA devices without Triton, here on the CPU."""
-    rng = np.random.default_rng([base_seed, 41, len(name)])
-    machine = random_machine(rng, free=11, condition=4, **CASES[name])
-    level = random_spins(rng, (1, 4))
-    law = enumerate_law(machine, level[0])
-    spins = law.draw(rng, 10_000)
-    keys = stream_keys(streams_of(base_seed, 10_000), REFINE)
-    run_on_device(program_of(machine), spins, np.ones(3), keys, device="cpu", kernel="dense")
-    p_values = checks.exact({level[0].tobytes(): law}, spins, np.repeat(level, 10_000, axis=0))
-    judge({f"dense, {name}: {key}": p for key, p in p_values.items()})
 
 
 @pytest.mark.parametrize("beta", [0.3, 2.0])

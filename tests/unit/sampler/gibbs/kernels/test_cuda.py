@@ -1,4 +1,4 @@
-"""The kernels for CUDA without a device: the fused one in Triton's interpreter, the dense one on CPU tensors."""
+"""The kernel for CUDA without a device, in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import sys
 import numpy as np
 import pytest
 
-from qshower.sampler.errors import SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import SMALL_BATCH, GibbsSampler
 from qshower.sampler.gibbs.kernels import cuda
 from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.gibbs.schedule import ramp_and_hold
-from qshower.sampler.gibbs.streams import DRAW, stream_keys
 
 INTERPRETED = """
 import sys
@@ -25,7 +24,7 @@ from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.gibbs.schedule import ramp_and_hold
 from qshower.sampler.gibbs.streams import DRAW, stream_keys
 from qshower.sampler.machine import BoltzmannMachine
-cuda.FUSED_BLOCK, cuda.CHUNK = 4096, 2
+cuda.BLOCK, cuda.MOST_ROWS, cuda.CHUNK = 4096, 4096, 2
 random = np.random.default_rng(int(sys.argv[1]))
 partitions = np.array([0, 0, 1, 1, 1, 2, 2, 3, 3], dtype=np.int8)
 first, second = np.triu_indices(9, 1)
@@ -41,8 +40,9 @@ for size in (0.7, 70.0):
     start = (2 * random.integers(0, 2, (5000, 9)) - 1).astype(np.int8)
     streams = np.stack([np.full(5000, 3), np.arange(5000)], axis=1).astype(np.uint64)
     keys = stream_keys(streams, DRAW)
-    fused, plain = start.copy(), start.copy()
-    cuda.run_on_device(program, fused, ramp_and_hold(3), keys, device="cpu", kernel="fused")
+    fused, plain, looks = start.copy(), start.copy(), []
+    cuda.run_on_device(program, fused, ramp_and_hold(3), keys, device="cpu", on_time=lambda: looks.append(len(looks)))
+    assert len(looks) == 4, "two launches of two chunks of sweeps each"
     run_block_reference(program, plain, ramp_and_hold(3), keys)
     assert (plain != start).any()
     assert np.array_equal(fused, plain), (fused != plain).sum()
@@ -82,7 +82,7 @@ def run_python(program, *arguments, **environment):
 
 
 def test_fused_kernel_gives_the_plain_rules_spins_in_the_interpreter(tmp_path):
-    """5000 chains, narrow and wide fields: enough that some blocks take the float64 branch."""
+    """5000 chains in two launches, narrow and wide fields: enough that some blocks take the float64 branch."""
     pytest.importorskip("triton", reason="Triton is not installed, so its interpreter cannot run the fused kernel")
     run_python(INTERPRETED, "5", TRITON_INTERPRET="1", TRITON_CACHE_DIR=str(tmp_path))
 
@@ -91,49 +91,6 @@ def test_one_fused_kernel_for_all_requests_compiles_for_hopper(tmp_path):
     """Compiled for a machine once, whatever the rows and sweeps."""
     pytest.importorskip("triton", reason="Triton is not installed, so the fused kernel cannot be compiled")
     run_python(COMPILED, TRITON_CACHE_DIR=str(tmp_path))
-
-
-@pytest.mark.parametrize("coupling", [0.4, 60.0])
-def test_dense_rows_depend_on_themselves_alone(rng, lattice_machine, random_spins, coupling):
-    machine = lattice_machine(rng, "zephyr", nodes_per_partition=13, coupling=coupling)
-    program = program_of(machine)
-    assert program.wide == (coupling > 1)
-    start = random_spins(rng, (40, machine.node_count))
-    streams = np.stack([np.full(40, 2), np.arange(40)], axis=1).astype(np.uint64)
-    keys = stream_keys(streams, DRAW)
-    whole = start.copy()
-    cuda.run_on_device(program, whole, ramp_and_hold(20), keys, device="cpu", kernel="dense")
-    assert (whole != start).any()
-    assert np.array_equal(whole[:, machine.condition_nodes], start[:, machine.condition_nodes])
-    for rows in (slice(7, 8), slice(30, 40), slice(None, None, -1)):
-        part = start[rows].copy()
-        cuda.run_on_device(program, part, ramp_and_hold(20), keys[rows].copy(), device="cpu", kernel="dense")
-        assert np.array_equal(part, whole[rows])
-
-
-def test_rows_are_cut_to_what_a_device_holds(rng, random_machine, random_spins, monkeypatch):
-    machine = random_machine(rng)
-    start = random_spins(rng, (23, machine.node_count))
-    keys = stream_keys(np.stack([np.full(23, 2), np.arange(23)], axis=1).astype(np.uint64), DRAW)
-    found = []
-    for most in (5, 1000):
-        monkeypatch.setattr(cuda, "DENSE_ROWS", most)
-        spins = start.copy()
-        cuda.run_on_device(program_of(machine), spins, ramp_and_hold(5), keys, device="cpu", kernel="dense")
-        found.append(spins)
-    assert np.array_equal(*found)
-
-
-def test_the_clock_is_looked_at(rng, random_machine, random_spins):
-    def late():
-        raise SamplerTimeoutError("late")
-
-    machine = random_machine(rng)
-    spins, keys = random_spins(rng, (2, machine.node_count)), np.zeros(2, np.uint64)
-    with pytest.raises(SamplerTimeoutError):
-        cuda.run_on_device(
-            program_of(machine), spins, ramp_and_hold(5), keys, device="cpu", kernel="dense", on_time=late
-        )
 
 
 FAILURES = {
@@ -152,20 +109,17 @@ def test_a_device_that_fails_is_unavailable(rng, random_machine, random_spins, m
     def fails(*_, **__):
         raise kind(*arguments)
 
-    monkeypatch.setattr(cuda, "_run_dense", fails)
+    monkeypatch.setattr(cuda, "_run", fails)
     machine = random_machine(rng)
     spins, keys = random_spins(rng, (2, machine.node_count)), np.zeros(2, np.uint64)
     with pytest.raises(SamplerUnavailableError, match=said) as caught:
-        cuda.run_on_device(program_of(machine), spins, ramp_and_hold(5), keys, device="cpu", kernel="dense")
+        cuda.run_on_device(program_of(machine), spins, ramp_and_hold(5), keys, device="cpu")
     assert isinstance(caught.value.__cause__, kind)
 
 
-@pytest.mark.parametrize("kernel", ["fused", "dense"])
-def test_few_rows_stay_on_the_cpu_where_spins_are_the_same(rng, random_machine, latent_request, monkeypatch, kernel):
-    """And the other kernel is named."""
+def test_few_rows_stay_on_the_cpu_where_spins_are_the_same(rng, random_machine, latent_request, monkeypatch):
     on_device = []
     monkeypatch.setattr(cuda, "missing", lambda: None)
-    monkeypatch.setattr(cuda, "best_kernel", lambda: kernel)
     monkeypatch.setattr(cuda, "run_on_device", lambda _, spins, *__, **___: on_device.append(len(spins)))
     machine = random_machine(rng)
     for rows in (SMALL_BATCH, SMALL_BATCH + 1):
@@ -173,8 +127,13 @@ def test_few_rows_stay_on_the_cpu_where_spins_are_the_same(rng, random_machine, 
         batch = GibbsSampler(device="cuda").sample(request)
         if not on_device:
             assert np.array_equal(batch.spins, GibbsSampler().sample(request).spins)
-        assert ("dense kernel" in " ".join(batch.provenance.notes)) == (kernel == "dense")
-    assert on_device == ([65] if kernel == "fused" else [64, 65])
+    assert on_device == [65]
+
+
+def test_without_triton_a_device_is_of_no_use(monkeypatch):
+    monkeypatch.setattr(cuda.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "find_spec", lambda _: None)
+    assert "Triton" in cuda.missing()
 
 
 def test_a_sampler_for_cuda_without_a_device_is_unavailable(rng, random_machine, latent_request, monkeypatch):
