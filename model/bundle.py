@@ -38,11 +38,11 @@ from qshower.model.manifest import (
     read_manifest,
     shape_from_dict,
 )
+from qshower.model.philox import uniforms
 from qshower.model.point_decoder import PointDecoder
 from qshower.model.real_codes import latents_of_codes
 from qshower.model.scaling import ScalingKind
 from qshower.model.shower_code import ShowerCode
-from qshower.model.streams import uniforms
 from qshower.model.symmetry import canonical_elements, group_order, turn
 from qshower.sampler.errors import BundleError, InvalidInputError
 from qshower.sampler.files import replacing_folder, write_file

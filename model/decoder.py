@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, hardswish, pad
 
-from qshower.model.draws import LEAST_REMAINING, affine, mixture_values, profile_chain, voxel_energies
+from qshower.model.inverse_transforms import LEAST_REMAINING, affine, mixture_values, profile_chain, voxel_energies
 from qshower.model.layers import (
     ENERGY_FEATURES,
     DecoderShape,

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, gelu, hardswish, pad
 
 from qshower.model.decoder import RESPONSE_SCALE, Profile, ShowerView, layer_values
-from qshower.model.depth_draws import VECTOR, VOXEL_COMPONENTS, Weights, broken_stick, draw_voxels
+from qshower.model.depth_kernels import VECTOR, VOXEL_COMPONENTS, Weights, broken_stick, draw_voxels
 from qshower.model.layers import ENERGY_FEATURES, DecoderShape, PerLayerLinear, energy_features
 from qshower.model.likelihood import NormalMixture
 from qshower.sampler.errors import InvalidInputError

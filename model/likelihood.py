@@ -1,7 +1,7 @@
 """The sampled likelihood: normal mixtures and counts, their log densities.
 
 A squared error on voxels blurs; here the decoder's outputs are parameters of distributions that are *sampled* at
-generation (``qshower.model.draws``).
+generation (``qshower.model.inverse_transforms``).
 
 Law of a mixture with raw outputs (a_k, m_k, r_k), k = 1..K:  Σ_k softmax(a)_k Normal(m_k, σ_k),
 σ_k = exp(bounded(r_k)), ln σ between MIN_LOG_SCALE and MAX_LOG_SCALE.

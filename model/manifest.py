@@ -46,9 +46,9 @@ class Lattice(_Section):
 class Manifest(_Section):
     """Everything about a model that is no tensor. Energies in MeV.
 
-    ``sweeps`` are the Gibbs sweeps a draw needs, measured as ``sweeps_measurement`` (``qshower.model.sweeps``) says, or
-    assumed where that is empty or not ``converged``; ``training`` tells data and their hashes, configuration, seed and
-    time; ``quality`` the figures on showers kept out of the training.
+    ``sweeps`` are the Gibbs sweeps a draw needs, measured as ``sweeps_measurement`` says (by
+    ``qshower.model.sweep_calibration``), or assumed where that is empty or not ``converged``; ``training`` tells data
+    and their hashes, configuration, seed and time; ``quality`` the figures on showers kept out of the training.
     """
 
     format_version: Literal[1] = 1

@@ -16,7 +16,7 @@ from qshower.service.http.middleware import BodyLimit, KeyCheck, RequestCount
 from qshower.service.http.routes import router
 from qshower.service.metrics import Metrics
 from qshower.service.running import running_service
-from qshower.service.samplers import build_registry
+from qshower.service.sampler_table import build_registry
 from qshower.service.schemas import Problem
 from qshower.service.settings import Settings, load_api_keys
 from qshower.service.version import program_version

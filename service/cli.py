@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from qshower.service.samplers import SAMPLERS
+from qshower.service.sampler_table import SAMPLERS
 
 # Typer reads these annotations at run time.
 # ruff: noqa: UP045, FBT002

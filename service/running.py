@@ -24,7 +24,7 @@ from qshower.service.generation.sampler_status import SamplerStatus
 from qshower.service.generation.selection import Selection
 from qshower.service.latent_cache.latent_caches import LatentCaches
 from qshower.service.metrics import Metrics
-from qshower.service.samplers import build_registry, qpu_ledger_path, qpu_of
+from qshower.service.sampler_table import build_registry, qpu_ledger_path, qpu_of
 from qshower.service.settings import ApiKeys, Settings
 from qshower.service.warmup import warm_up
 

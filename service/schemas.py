@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, Get
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticKnownError
 
-from qshower.service.samplers import SAMPLERS
+from qshower.service.sampler_table import SAMPLERS
 
 AUTO = "auto"
 LARGEST_SEED = 2**64 - 1

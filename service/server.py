@@ -61,7 +61,7 @@ def serve(settings: Settings) -> None:
 
         from qshower.service.app import create_app
         from qshower.service.catalogue import load_catalogue
-        from qshower.service.samplers import build_registry
+        from qshower.service.sampler_table import build_registry
 
         # Before the event loop, so that what is wrong with a bundle is one line and not a traceback of the server.
         catalogue, registry = load_catalogue(settings), build_registry(settings)

@@ -8,7 +8,7 @@ from typing import Any
 
 from qshower.model.bundle import DEFAULT_SWEEPS, load_bundle, save_bundle
 from qshower.model.manifest import MANIFEST, EnergyCodeSpec, Manifest, lattice_of
-from qshower.model.sweeps import keep_failure, keep_sweeps, measure_sweeps
+from qshower.model.sweep_calibration import keep_failure, keep_sweeps, measure_sweeps
 from qshower.model.training.coded_config import CodedConfig
 from qshower.model.training.coded_loop import CodedTrainer
 from qshower.model.training.config import read_config

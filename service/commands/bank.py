@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from qshower.model.bundle import Bundle
-from qshower.sampler.bank import bank_info, draw_bank
 from qshower.sampler.errors import SamplerError
 from qshower.sampler.files import replaceable
 from qshower.sampler.protocol import Sampler
+from qshower.sampler.replay import bank_info, draw_bank
 from qshower.sampler.request import SamplerOptions
 from qshower.service.catalogue import FAMILIES, Catalogue, load_catalogue
 from qshower.service.commands.generate import Request, incident_energies, rows_per_chunk
@@ -20,7 +20,7 @@ from qshower.service.commands.terminal import console, progress, say, two_column
 from qshower.service.generation.availability import first_available, require
 from qshower.service.generation.selection import Selection
 from qshower.service.logs import configure_logs
-from qshower.service.samplers import build_registry, default_options
+from qshower.service.sampler_table import build_registry, default_options
 from qshower.service.settings import load_settings
 
 

@@ -6,14 +6,21 @@ from rich.table import Table
 
 from qshower.model.bundle import Bundle
 from qshower.model.manifest import MANIFEST
-from qshower.model.sweeps import BANDS, DEFAULT_TOLERANCE, SWEEPS_TRIED, SweepMeasurement, keep_sweeps, measure_sweeps
+from qshower.model.sweep_calibration import (
+    BANDS,
+    DEFAULT_TOLERANCE,
+    SWEEPS_TRIED,
+    SweepMeasurement,
+    keep_sweeps,
+    measure_sweeps,
+)
 from qshower.sampler.diagnostics import Agreement
 from qshower.sampler.errors import InvalidInputError, NotEquilibratedError
 from qshower.sampler.tempering import TemperingSampler
 from qshower.service.catalogue import load_catalogue
 from qshower.service.commands.terminal import console, progress, say
 from qshower.service.logs import configure_logs
-from qshower.service.samplers import SAMPLERS, build_registry
+from qshower.service.sampler_table import SAMPLERS, build_registry
 from qshower.service.settings import Settings, load_settings
 
 

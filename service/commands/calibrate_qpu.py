@@ -10,7 +10,7 @@ from qshower.sampler.request import SamplerOptions
 from qshower.service.background.recalibration import calibration_conditions
 from qshower.service.catalogue import FAMILIES, Catalogue, load_catalogue
 from qshower.service.commands.terminal import console, say, two_columns
-from qshower.service.samplers import build_registry, qpu_of
+from qshower.service.sampler_table import build_registry, qpu_of
 from qshower.service.settings import Settings
 
 if TYPE_CHECKING:

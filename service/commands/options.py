@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from qshower.sampler.errors import InvalidInputError
-from qshower.service.samplers import SAMPLERS
+from qshower.service.sampler_table import SAMPLERS
 from qshower.service.schemas import AUTO, GenerateOptions, GenerateRequest, StrictModel
 
 MOST_SHOWERS = 100_000_000

@@ -13,7 +13,7 @@ from qshower.service.commands.terminal import console
 from qshower.service.generation.sampler_status import SamplerStatus
 from qshower.service.generation.selection import Selection
 from qshower.service.logs import configure_logs
-from qshower.service.samplers import SAMPLERS, build_registry
+from qshower.service.sampler_table import SAMPLERS, build_registry
 from qshower.service.settings import load_settings
 
 

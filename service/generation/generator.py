@@ -20,7 +20,7 @@ from qshower.service.generation.selection import Selection
 from qshower.service.generation.shower_request import ShowerAnswer, ShowerRequest
 from qshower.service.latent_cache.cached_reads import estimated
 from qshower.service.latent_cache.latent_caches import LatentCaches
-from qshower.service.samplers import SAMPLERS, qpu_of
+from qshower.service.sampler_table import SAMPLERS, qpu_of
 from qshower.service.schemas import Estimate
 
 if TYPE_CHECKING:

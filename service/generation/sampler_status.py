@@ -10,7 +10,7 @@ from qshower.service.background.recalibration import Recalibration
 from qshower.service.generation.key_quota import Accounts
 from qshower.service.generation.selection import Selection
 from qshower.service.latent_cache.latent_caches import LatentCaches
-from qshower.service.samplers import SAMPLERS
+from qshower.service.sampler_table import SAMPLERS
 from qshower.service.schemas import SamplerState
 
 

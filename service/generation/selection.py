@@ -16,7 +16,7 @@ from qshower.service.generation.availability import (
     solver_availability,
 )
 from qshower.service.generation.shower_request import ShowerRequest
-from qshower.service.samplers import SAMPLERS
+from qshower.service.sampler_table import SAMPLERS
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle

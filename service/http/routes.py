@@ -19,7 +19,7 @@ from qshower.service.http.negotiation import Format, negotiate
 from qshower.service.http.problem_json import declared, outcome_of
 from qshower.service.metrics import CONTENT_TYPE
 from qshower.service.running import Service
-from qshower.service.samplers import SAMPLERS
+from qshower.service.sampler_table import SAMPLERS
 from qshower.service.schemas import (
     EstimateAnswer,
     GenerateAnswer,

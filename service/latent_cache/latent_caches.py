@@ -15,7 +15,7 @@ from qshower.service.catalogue import Catalogue
 from qshower.service.latent_cache.cached_reads import CachedReads
 from qshower.service.latent_cache.idle_filling import FilledCache, IdleFilling
 from qshower.service.latent_cache.unused_reads_queue import UnusedReadsQueue
-from qshower.service.samplers import default_options, qpu_of
+from qshower.service.sampler_table import default_options, qpu_of
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle

@@ -15,7 +15,6 @@ import pytest
 from numpy.typing import NDArray
 
 from qshower.sampler.annealing import AnnealingSampler
-from qshower.sampler.bank import ReplaySampler, draw_bank
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
@@ -23,6 +22,7 @@ from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.protocol import Sampler
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
+from qshower.sampler.replay import ReplaySampler, draw_bank
 from qshower.sampler.request import SamplerOptions
 from qshower.sampler.tempering import TemperingSampler
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from qshower.client import ShowerClient
-from qshower.model import sweeps
+from qshower.model import sweep_calibration
 from qshower.model.geometry import named_geometry
 from qshower.model.showers_writer import write_showers
 from qshower.sampler import files
@@ -76,8 +76,10 @@ def folder(tmp_path: Path, environment: pytest.MonkeyPatch, untrained_bundles: P
     environment.setenv("QSHOWER_MODEL_FOLDER", str(folder))
     # What is tested here is where it goes, not how long it takes to measure.
     good = {name: Agreement(0.0, 0.01) for name in ("energy", "magnetisation 1")}
-    found = SweepCalibration(8, 0.5, 4, {count: [good] * sweeps.BANDS for count in sweeps.SWEEPS_TRIED})
-    measured = sweeps.SweepMeasurement(found, tuple(np.geomspace(1e3, 1e6, sweeps.BANDS + 1)), {})
+    found = SweepCalibration(
+        8, 0.5, 4, {count: [good] * sweep_calibration.BANDS for count in sweep_calibration.SWEEPS_TRIED}
+    )
+    measured = sweep_calibration.SweepMeasurement(found, tuple(np.geomspace(1e3, 1e6, sweep_calibration.BANDS + 1)), {})
     for module in ("qshower.service.commands.calibrate", "qshower.model.training.run"):
         environment.setattr(f"{module}.measure_sweeps", lambda *_, **__: measured)
     return folder

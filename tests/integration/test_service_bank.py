@@ -10,13 +10,13 @@ from fastapi.testclient import TestClient
 from qshower.client import ShowerClient, UnavailableError
 from qshower.model.bundle import find_bundles, load_bundle
 from qshower.sampler.annealing import AnnealingSampler
-from qshower.sampler.bank import ReplaySampler, draw_bank
 from qshower.sampler.bank_file import open_bank
 from qshower.sampler.claim import Claim
 from qshower.sampler.errors import BankExhaustedError, SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.packed_spins import unpack_spins
 from qshower.sampler.registry import SamplerRegistry
+from qshower.sampler.replay import ReplaySampler, draw_bank
 from qshower.sampler.request import SamplerOptions
 from qshower.sampler.tempering import TemperingSampler
 from qshower.service.app import create_app

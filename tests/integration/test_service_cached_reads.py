@@ -25,7 +25,7 @@ from qshower.sampler.tempering import TemperingSampler
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue
 from qshower.service.latent_cache.cached_reads import CachedReads
-from qshower.service.samplers import build_registry
+from qshower.service.sampler_table import build_registry
 from qshower.service.settings import load_settings
 
 LOW, HIGH = 1000.0, 500000.0

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from qshower.model.bundle import find_bundles, load_bundle
 from qshower.sampler.protocol import SamplerCapabilities
-from qshower.service import samplers
+from qshower.service import sampler_table
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue
 from qshower.service.cli import main
@@ -30,8 +30,8 @@ FALSE_ALARM_SIGMA = 5.0
 def registered(documented_sampler, monkeypatch):
     """The row of the page, in the table."""
     table: dict = {}
-    exec(documented_sampler.row, {"SAMPLERS": table, "SamplerRow": samplers.SamplerRow})  # noqa: S102 - our own page
-    monkeypatch.setitem(samplers.SAMPLERS, NAME, table[NAME])
+    exec(documented_sampler.row, {"SAMPLERS": table, "SamplerRow": sampler_table.SamplerRow})  # noqa: S102 - our own page
+    monkeypatch.setitem(sampler_table.SAMPLERS, NAME, table[NAME])
 
 
 def test_it_draws_by_the_law(documented_sampler, random_machine, enumerate_law, latent_request):
@@ -63,7 +63,7 @@ def test_one_row_and_http_knows_it(registered, untrained_bundles):
         refused = client.post("/generate", json={**BODY, "options": {"num_reads": 1}})
         assert (refused.status_code, refused.json()["field"]) == (422, "options.num_reads")
         fields = client.get("/openapi.json").json()["components"]["schemas"]["GenerateRequest"]["properties"]
-        assert fields["sampler"]["enum"] == ["auto", *samplers.SAMPLERS]
+        assert fields["sampler"]["enum"] == ["auto", *sampler_table.SAMPLERS]
         assert NAME in fields["fallback"]["items"]["enum"]
 
 
@@ -88,14 +88,14 @@ def test_the_page_names_every_capability():
 
 
 def test_every_row_is_a_sampler_of_its_name():
-    for name, row in samplers.SAMPLERS.items():
-        assert samplers._load(row.kind).name == name
-        assert samplers._load(row.kind).capabilities == row.capabilities
+    for name, row in sampler_table.SAMPLERS.items():
+        assert sampler_table._load(row.kind).name == name
+        assert sampler_table._load(row.kind).capabilities == row.capabilities
 
 
 def test_the_service_compares_with_no_sampler_s_name():
     """Only the table, examples and defaults of flags name a sampler."""
-    names = "|".join(samplers.SAMPLERS)
+    names = "|".join(sampler_table.SAMPLERS)
     operators, name = r"([=!]=|\b(not )?in\b)", rf"""["']({names})["']"""
     compared = re.compile(rf"{operators}\s*[(\[{{]?\s*{name}|{name}\s*{operators}")
     for path in (ROOT / "service").rglob("*.py"):

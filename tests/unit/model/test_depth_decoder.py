@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from qshower.model.depth_decoder import DepthDecoder
-from qshower.model.depth_draws import broken_stick
+from qshower.model.depth_kernels import broken_stick
 from qshower.model.layers import DecoderShape
 from qshower.sampler.errors import InvalidInputError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from qshower.sampler.qpu.qpu_settings import LIMITS, QpuSettings
-from qshower.service.samplers import build_registry
+from qshower.service.sampler_table import build_registry
 from qshower.service.service_errors import SettingsError
 from qshower.service.settings import Settings, check_exposure, load_api_keys, load_settings
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from qshower.sampler.annealing import AnnealingSampler
-from qshower.sampler.bank import ReplaySampler, bank_info, draw_bank
 from qshower.sampler.bank_file import BankColumns, open_bank, write_bank
 from qshower.sampler.errors import BankExhaustedError, InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
 from qshower.sampler.packed_spins import pack_spins, unpack_spins
@@ -23,6 +22,7 @@ from qshower.sampler.provenance import (
     provenance_from_json,
     provenance_to_json,
 )
+from qshower.sampler.replay import ReplaySampler, bank_info, draw_bank
 from qshower.sampler.request import SamplerOptions
 
 OPTIONS = SamplerOptions(sweeps=4)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.model.draws import HIGHEST_LOGIT, LOWEST_UNIFORM, threshold_of_largest
-from qshower.model.elementary import exp, log, normal_quantile, scale
+from qshower.model.fast_math import exp, log, normal_quantile, scale
+from qshower.model.inverse_transforms import HIGHEST_LOGIT, LOWEST_UNIFORM, threshold_of_largest
 from qshower.sampler.jit.kernel import kernel
 
 Floats = NDArray[np.float32]

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.model.elementary import exp, log, normal_quantile, scale
+from qshower.model.fast_math import exp, log, normal_quantile, scale
 from qshower.sampler.jit.kernel import kernel
 
 Floats = NDArray[np.float32]

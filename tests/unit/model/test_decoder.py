@@ -6,10 +6,10 @@ import torch
 
 from qshower.model.bundle import build_decoder
 from qshower.model.decoder import EMPTY_LOG_SHARE, SampledDecoder, ShowerView
-from qshower.model.draws import mixture_values
 from qshower.model.encoder import Encoder, EncoderShape, bernoulli_entropy, relaxed_spins, shower_features
 from qshower.model.geometry import named_geometry
 from qshower.model.grid import Grid
+from qshower.model.inverse_transforms import mixture_values
 from qshower.model.layers import DecoderShape, energy_features
 from qshower.model.losses import divergence, squared_error_loss
 from qshower.model.rbm import RBM

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
-from qshower.model import elementary
-from qshower.model.draws import mixture_values, threshold_of_largest, voxel_energies
+from qshower.model import fast_math
+from qshower.model.inverse_transforms import mixture_values, threshold_of_largest, voxel_energies
 from qshower.model.likelihood import NormalMixture, count_log_probability
 
 # Kolmogorov-Smirnov and chi-squared tests below have a false-alarm rate of 1e-6 each.
@@ -29,17 +29,17 @@ def applied(function, values: np.ndarray) -> np.ndarray:
 
 def test_elementary_functions_match_double_precision() -> None:
     x = np.linspace(-86, 87, 100_001).astype(np.float32)
-    np.testing.assert_allclose(applied(elementary.exp, x), np.exp(x.astype(np.float64)), rtol=1e-7)
+    np.testing.assert_allclose(applied(fast_math.exp, x), np.exp(x.astype(np.float64)), rtol=1e-7)
     beyond = np.array([-1e30, -88, 89, 1e30], dtype=np.float32)
-    np.testing.assert_allclose(applied(elementary.exp, beyond), np.exp([-87.0, -87.0, 88.0, 88.0]), rtol=1e-7)
+    np.testing.assert_allclose(applied(fast_math.exp, beyond), np.exp([-87.0, -87.0, 88.0, 88.0]), rtol=1e-7)
     x = np.geomspace(1e-30, 1e30, 100_001).astype(np.float32)
-    np.testing.assert_allclose(applied(elementary.log, x), np.log(x.astype(np.float64)), rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(applied(fast_math.log, x), np.log(x.astype(np.float64)), rtol=1e-7, atol=1e-7)
     p = np.concatenate([np.geomspace(1e-7, 0.5, 50_000), 1 - np.geomspace(1e-7, 0.5, 50_000)]).astype(np.float32)
     exact = stats.norm.ppf(p.astype(np.float64))
-    np.testing.assert_allclose(applied(elementary.normal_quantile, p), exact, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(applied(fast_math.normal_quantile, p), exact, rtol=1e-6, atol=1e-8)
     raw = np.linspace(-30, 30, 1001).astype(np.float32)
     law = NormalMixture.from_outputs(torch.from_numpy(np.stack([raw, raw, raw], axis=1)).double())
-    np.testing.assert_allclose(applied(elementary.scale, raw), law.log_scales.exp().numpy().ravel(), rtol=1e-5)
+    np.testing.assert_allclose(applied(fast_math.scale, raw), law.log_scales.exp().numpy().ravel(), rtol=1e-5)
 
 
 def test_mixture_values_follow_the_density(rng: np.random.Generator) -> None:

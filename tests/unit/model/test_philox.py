@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qshower.model.streams import philox_block, uniforms
+from qshower.model.philox import philox_block, uniforms
 
 
 def test_generator_gives_the_known_answers() -> None:

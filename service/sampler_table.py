@@ -101,7 +101,7 @@ SAMPLERS: dict[str, SamplerRow] = {
         described_by="qshower.sampler.qpu.capabilities:CAPABILITIES",
     ),
     "replay": SamplerRow(
-        "qshower.sampler.bank:ReplaySampler",
+        "qshower.sampler.replay:ReplaySampler",
         lambda kind, settings: kind(settings.bank, settings.bank_order, seed=settings.bank_seed),
         wanted=lambda settings: settings.bank is not None,
     ),
