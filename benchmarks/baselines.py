@@ -1,6 +1,7 @@
 """What the Gibbs kernels are measured against: a dense torch block Gibbs, and dwave-samplers at fixed beta.
 
-Both draw from the same law as ``qshower.sampler.gibbs`` and are tested to (tests/unit/benchmarks/test_gibbs_baselines.py).
+Both draw from the same law as ``qshower.sampler.gibbs`` and are tested to
+(tests/unit/benchmarks/test_gibbs_baselines.py).
 """
 
 from __future__ import annotations
