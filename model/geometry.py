@@ -17,20 +17,15 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.errors import InvalidInputError
-from qshower.sampler.files import write_file
 
 SILICON_THRESHOLD_MEV = 0.01515
 """Readout threshold of datasets 2 and 3: 0.5 keV in silicon, divided by the sampling fraction 0.033."""
-
-MAX_BINNING_XML_BYTES = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,79 +183,6 @@ def geometry_from_dict(values: Mapping[str, Any]) -> Geometry:
     if "voxel_count" in values and values["voxel_count"] != geometry.voxel_count:
         raise InvalidInputError("voxel_count", values["voxel_count"], f"{geometry.voxel_count}, as the layers have it")
     return geometry
-
-
-def read_binning_xml(
-    path: Path, particle: str, *, name: str | None = None, threshold_mev: float | None = None
-) -> Geometry:
-    """The geometry of ``particle`` in a CaloChallenge binning file.
-
-    A layer with the single edge 0 is absent. ``name`` defaults to the challenge's name where the layers are those of a
-    built-in geometry, else to the file's name; ``threshold_mev`` to that built-in geometry's, else 0.
-
-    Raises:
-        InvalidInputError: the file is unreadable, is no binning file, or has no such particle.
-    """
-    allowed = "a CaloChallenge binning file: <Bins><Bin pid name><Layer id r_edges n_bin_alpha/>"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"binning file {path}", str(error), allowed) from error
-    if len(text) > MAX_BINNING_XML_BYTES or "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise InvalidInputError(f"binning file {path}", "too long, or with entities", allowed)
-    try:
-        root = ET.fromstring(text)  # noqa: S314  entities are refused above
-    except ET.ParseError as error:
-        raise InvalidInputError(f"binning file {path}", str(error), allowed) from error
-    found = [element.get("name", "") for element in root.iter("Bin")]
-    if particle not in found:
-        raise InvalidInputError("particle", particle, f"one of {found} in {path}")
-    element = next(element for element in root.iter("Bin") if element.get("name") == particle)
-    try:
-        layers = tuple(layer for layer in map(_layer_from_xml, element.iter("Layer")) if layer is not None)
-        pid = int(element.attrib["pid"])
-        has_eta = "etaMin" in element.attrib
-        eta = (float(element.attrib["etaMin"]), float(element.attrib["etaMax"])) if has_eta else None
-    except InvalidInputError:
-        raise
-    except (KeyError, ValueError) as error:
-        raise InvalidInputError(f"binning file {path}", f"{type(error).__name__}: {error}", allowed) from error
-    known = next((known for known in GEOMETRIES.values() if (known.particle, known.layers) == (particle, layers)), None)
-    return Geometry(
-        name=name or (known.name if known else path.stem),
-        particle=particle,
-        pid=pid,
-        layers=layers,
-        threshold_mev=threshold_mev if threshold_mev is not None else (known.threshold_mev if known else 0.0),
-        eta_range=eta,
-    )
-
-
-def _layer_from_xml(element: ET.Element) -> Layer | None:
-    edges = tuple(float(edge) for edge in element.attrib["r_edges"].split(","))
-    if len(edges) == 1:
-        return None
-    return Layer(int(element.attrib["id"]), edges, int(element.attrib["n_bin_alpha"]))
-
-
-def write_binning_xml(path: Path, geometry: Geometry) -> None:
-    """Write ``geometry`` as a CaloChallenge binning file, atomically.
-
-    Ids that the geometry skips are written as absent layers, since the challenge's scripts count lines, not ids.
-    """
-    root = ET.Element("Bins")
-    attributes = {"pid": str(geometry.pid), "name": geometry.particle}
-    if geometry.eta_range is not None:
-        attributes |= {"etaMin": f"{geometry.eta_range[0]:g}", "etaMax": f"{geometry.eta_range[1]:g}"}
-    particle = ET.SubElement(root, "Bin", attributes)
-    by_id = {layer.id: layer for layer in geometry.layers}
-    for number in range(max(by_id) + 1):
-        layer = by_id.get(number)
-        edges = ",".join(repr(edge).removesuffix(".0") for edge in layer.r_edges_mm) if layer else "0"
-        angular = layer.angular_bins if layer else 1
-        ET.SubElement(particle, "Layer", {"id": str(number), "r_edges": edges, "n_bin_alpha": str(angular)})
-    ET.indent(root)
-    write_file(path, ET.tostring(root, encoding="utf-8") + b"\n")
 
 
 def _layers(*specifications: tuple[int, str, int]) -> tuple[Layer, ...]:

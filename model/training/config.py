@@ -8,6 +8,7 @@ from typing import Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from qshower.model.geometry import GEOMETRIES
 from qshower.model.scaling import ScalingKind
 from qshower.model.symmetry import Symmetry
 from qshower.model.training.coded_config import CodedConfig
@@ -117,7 +118,9 @@ def read_config(path: Path) -> TrainingConfig | CodedConfig:
         raise InvalidInputError(f"{path.name}: {key}", first.get("input"), first["msg"]) from error
     base = path.resolve().parent
     files = [file.model_copy(update={"path": base / file.path}) for file in config.data.files]
-    geometry = config.data.geometry if config.data.particle is None else str(base / config.data.geometry)
+    geometry = config.data.geometry
+    if geometry not in GEOMETRIES and (base / geometry).is_file():
+        geometry = str(base / geometry)
     data = config.data.model_copy(update={"files": files, "geometry": geometry})
     changes = {"data": data, "output": base / config.output}
     if isinstance(config, TrainingConfig):

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qshower.model.binning_xml import read_binning_xml
 from qshower.model.decoder import ShowerView
 from qshower.model.encoder import shower_features
-from qshower.model.geometry import GEOMETRIES, Geometry, named_geometry, read_binning_xml
+from qshower.model.geometry import GEOMETRIES, Geometry, named_geometry
 from qshower.model.grid import Grid
 from qshower.model.showers_file import read_showers
 from qshower.model.symmetry import Symmetry, canonical_elements, turn
@@ -65,11 +66,12 @@ def geometry_of(section: DataSection) -> Geometry:
     """The geometry a configuration names."""
     if section.geometry in GEOMETRIES:
         return named_geometry(section.geometry)
-    if section.particle is None:
+    path = Path(section.geometry)
+    if not path.is_file():
         raise InvalidInputError(
-            "data.geometry", section.geometry, f"one of {sorted(GEOMETRIES)}, or a binning XML file with data.particle"
+            "data.geometry", section.geometry, f"one of {', '.join(sorted(GEOMETRIES))}, or a binning XML file"
         )
-    return read_binning_xml(Path(section.geometry), section.particle, threshold_mev=section.threshold_mev)
+    return read_binning_xml(path, section.particle, eta_range=section.eta_range, threshold_mev=section.threshold_mev)
 
 
 def load_training_showers(section: DataSection, symmetry: Symmetry, seed: int) -> TrainingShowers:

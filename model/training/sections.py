@@ -24,13 +24,14 @@ class DataFile(_Section):
 class DataSection(_Section):
     """Training data. Energies in MeV.
 
-    ``geometry`` is a CaloChallenge name, or a binning XML file with ``particle``. ``validation_fraction`` of the
-    showers is kept out of the training, chosen by the seed.
+    ``geometry`` is a CaloChallenge name, or a binning XML file, of which ``particle`` and ``eta_range`` choose the
+    entry where it has several. ``validation_fraction`` of the showers is kept out of the training, chosen by the seed.
     """
 
     files: list[DataFile] = Field(min_length=1)
     geometry: str = "2"
     particle: str | None = None
+    eta_range: tuple[float, float] | None = None
     threshold_mev: float | None = Field(default=None, ge=0)
     domain_mev: tuple[float, float]
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)

@@ -8,8 +8,9 @@ import pytest
 import torch
 import yaml
 
+from qshower.model.binning_xml import write_binning_xml
 from qshower.model.bundle import load_bundle, load_encoder_state
-from qshower.model.geometry import named_geometry, write_binning_xml
+from qshower.model.geometry import named_geometry
 from qshower.model.showers_writer import write_showers
 from qshower.model.training.run import train
 from qshower.sampler.errors import InvalidInputError

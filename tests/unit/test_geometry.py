@@ -1,9 +1,8 @@
-"""The voxel layouts: sizes, order of voxels, centres, and the binning files."""
+"""The voxel layouts: sizes, order of voxels and centres."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +14,6 @@ from qshower.model.geometry import (
     geometry_from_dict,
     geometry_of_voxel_count,
     named_geometry,
-    read_binning_xml,
-    write_binning_xml,
 )
 from qshower.sampler.errors import InvalidInputError
 
@@ -63,62 +60,6 @@ def test_voxels_are_ordered_by_layer_then_angle_then_radius(name: str) -> None:
                 voxel += 1
         assert voxels.stop == voxel
     assert voxel == geometry.voxel_count
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_binning_file_round_trip(name: str, tmp_path: Path) -> None:
-    geometry = named_geometry(name)
-    path = tmp_path / "binning.xml"
-    write_binning_xml(path, geometry)
-    assert read_binning_xml(path, geometry.particle) == geometry
-    assert [entry.name for entry in tmp_path.iterdir()] == ["binning.xml"]
-
-
-def test_binning_file_lists_absent_layers_for_scripts_that_count_lines(tmp_path: Path) -> None:
-    path = tmp_path / "binning.xml"
-    write_binning_xml(path, named_geometry("1-photons"))
-    text = path.read_text()
-    assert text.count("<Layer") == 13
-    assert '<Layer id="4" r_edges="0" n_bin_alpha="1" />' in text
-    assert 'etaMin="0" etaMax="130"' in text or ('etaMin="0"' in text and 'etaMax="130"' in text)
-
-
-def test_binning_file_of_a_new_detector(tmp_path: Path) -> None:
-    path = tmp_path / "mine.xml"
-    path.write_text(
-        '<Bins><Bin pid="13" name="muon"><Layer id="0" r_edges="0" n_bin_alpha="1"/>'
-        '<Layer id="1" r_edges="0,1.5,3" n_bin_alpha="4"/></Bin></Bins>'
-    )
-    geometry = read_binning_xml(path, "muon", threshold_mev=0.5)
-    assert geometry == Geometry("mine", "muon", 13, (Layer(1, (0.0, 1.5, 3.0), 4),), 0.5)
-    with pytest.raises(InvalidInputError, match=r"'photon' is not allowed.*muon"):
-        read_binning_xml(path, "photon")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "<Bins><Bin",
-        '<!DOCTYPE x [<!ENTITY a "b">]><Bins/>',
-        '<Bins><Bin pid="1" name="p"><Layer id="0" n_bin_alpha="1"/></Bin></Bins>',
-        '<Bins><Bin pid="1" name="p"><Layer id="0" r_edges="0,2,1" n_bin_alpha="1"/></Bin></Bins>',
-        '<Bins><Bin pid="1" name="p"><Layer id="0" r_edges="0,x" n_bin_alpha="1"/></Bin></Bins>',
-        '<Bins><Bin pid="1" name="p"><Layer id="0" r_edges="0,1" n_bin_alpha="0"/></Bin></Bins>',
-        '<Bins><Bin name="p"><Layer id="0" r_edges="0,1" n_bin_alpha="1"/></Bin></Bins>',
-        '<Bins><Bin pid="1" name="p"></Bin></Bins>',
-    ],
-)
-def test_bad_binning_files_are_refused(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "bad.xml"
-    path.write_text(text)
-    with pytest.raises(InvalidInputError):
-        read_binning_xml(path, "p")
-
-
-def test_missing_binning_file(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match=r"none.xml"):
-        read_binning_xml(tmp_path / "none.xml", "electron")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
