@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: serve test lint docs bench statistical image clean
+.PHONY: serve test lint docs settings-page bench statistical image clean
 
 $(STAMP): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,10 @@ PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
 
 test: lint
 	$(PYTEST)
+
+# The tables of the settings' page, from the settings.
+settings-page: $(STAMP)
+	$(BIN)/python -m qshower.service.settings_page docs/settings.md
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.bench

@@ -6,11 +6,11 @@ import asyncio
 
 from qshower.service.metrics import Metrics
 from qshower.service.running import running_service
-from qshower.service.settings import Settings
+from qshower.service.settings import load_settings
 
 
 async def _start_and_stop() -> None:
-    async with running_service(Settings(qpu="off", device="cpu"), Metrics()):
+    async with running_service(load_settings(qpu="off", device="cpu"), Metrics()):
         pass
 
 

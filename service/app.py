@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from qshower.sampler.registry import SamplerRegistry
+from qshower.service.api_keys import load_api_keys
 from qshower.service.catalogue import Catalogue, load_catalogue
 from qshower.service.http import problem_json
 from qshower.service.http.middleware import BodyLimit, KeyCheck, RequestCount
@@ -18,7 +19,7 @@ from qshower.service.metrics import Metrics
 from qshower.service.running import running_service
 from qshower.service.sampler_table import build_registry
 from qshower.service.schemas import Problem
-from qshower.service.settings import Settings, load_api_keys
+from qshower.service.settings import Settings
 from qshower.service.version import program_version
 
 _log = structlog.get_logger("qshower.service")
@@ -54,10 +55,10 @@ def create_app(
         middleware=[
             Middleware(RequestCount, metrics=metrics),
             Middleware(KeyCheck, keys=keys),
-            Middleware(BodyLimit, most_bytes=settings.max_body_bytes),
+            Middleware(BodyLimit, most_bytes=settings.limits.body_bytes),
         ],
     )
-    problem_json.install(app, settings.retry_after_s)
+    problem_json.install(app, settings.times.retry_after_s)
     app.include_router(router)
     _declare_problem(app)
     return app

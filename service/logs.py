@@ -20,17 +20,17 @@ def configure_logs(settings: Settings) -> None:
     ]
     last: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
-        if settings.log_format == "json"
+        if settings.logs.format == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     before: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
-    if settings.log_format == "json":
+    if settings.logs.format == "json":
         before.append(structlog.processors.format_exc_info)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[*before, last]))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(settings.log_level.upper())
+    root.setLevel(settings.logs.level.upper())
     # At DEBUG D-Wave's client writes its token.
     logging.getLogger("dwave").setLevel(logging.WARNING)
     structlog.configure(

@@ -14,6 +14,7 @@ import structlog
 
 from qshower.sampler.errors import QShowerError
 from qshower.sampler.registry import SamplerRegistry
+from qshower.service.api_keys import ApiKeys
 from qshower.service.background.idle_tracking import IdleTracking
 from qshower.service.background.recalibration import Recalibration
 from qshower.service.catalogue import Catalogue, load_catalogue
@@ -25,7 +26,7 @@ from qshower.service.generation.selection import Selection
 from qshower.service.latent_cache.latent_caches import LatentCaches
 from qshower.service.metrics import Metrics
 from qshower.service.sampler_table import build_registry, qpu_ledger_path, qpu_of
-from qshower.service.settings import ApiKeys, Settings
+from qshower.service.settings import Settings
 from qshower.service.warmup import warm_up
 
 if TYPE_CHECKING:
@@ -73,11 +74,11 @@ async def running_service(
         idle = IdleTracking()
         engine = Engine(
             Limits(
-                settings.max_batch_rows,
-                settings.max_queue_rows,
-                settings.max_queue_requests,
-                settings.max_pending_bytes,
-                settings.retry_after_s,
+                settings.limits.batch_rows,
+                settings.limits.queue_rows,
+                settings.limits.queue_requests,
+                settings.limits.pending_bytes,
+                settings.times.retry_after_s,
             ),
             metrics,
             idle,
@@ -87,20 +88,20 @@ async def running_service(
             catalogue,
             registry,
             idle=lambda: idle.cpu_idle,
-            max_bytes=settings.latent_cache_bytes if warm else 0,
-            per_condition=settings.latent_cache_per_condition,
-            max_age_s=settings.qpu_cached_reads_max_age_s,
+            max_bytes=settings.latent_cache.bytes if warm else 0,
+            per_condition=settings.latent_cache.per_condition,
+            max_age_s=settings.on_qpu.cached_reads_max_age_s,
         )
         background.push_async_callback(asyncio.to_thread, caches.close)
         stack.push_async_callback(asyncio.to_thread, caches.stop)
         metrics.watch_latent_caches(caches.status)
-        stack.push_async_callback(engine.close, settings.drain_timeout_s)
+        stack.push_async_callback(engine.close, settings.times.drain_timeout_s)
         metrics.watch(lambda: engine.queued_rows, lambda: engine.queued_requests, lambda: float(engine.draining))
         recalibration = None
         if (qpu := qpu_of(registry)) is not None:
             bundles = catalogue.bundles()
-            if warm and settings.qpu_recalibrate_s:
-                recalibration = Recalibration(qpu, catalogue, settings.qpu_recalibrate_s)
+            if warm and settings.on_qpu.recalibrate_s:
+                recalibration = Recalibration(qpu, catalogue, settings.on_qpu.recalibrate_s)
                 background.push_async_callback(asyncio.to_thread, recalibration.close)
                 stack.callback(recalibration.task.stop)
             metrics.watch_qpu(
@@ -114,8 +115,8 @@ async def running_service(
         generator = Generator(
             selection,
             engine,
-            default_deadline_s=settings.default_deadline_s,
-            max_response_bytes=settings.max_response_bytes,
+            default_deadline_s=settings.times.default_deadline_s,
+            max_response_bytes=settings.limits.response_bytes,
             cache=caches,
             quotas=quotas,
         )

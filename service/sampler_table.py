@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,17 +61,6 @@ def ocean_is_configured() -> bool:
     )
 
 
-def _build_qpu(kind: Any, settings: Settings) -> Sampler:
-    from qshower.sampler.qpu.qpu_settings import QpuSettings
-    from qshower.service.settings import Settings
-
-    # Each setting of the service that has a name of QpuSettings is that one.
-    named = {field.name: f"qpu_{field.name}" for field in fields(QpuSettings)}
-    own = {name: getattr(settings, qpu) for name, qpu in named.items() if qpu in Settings.model_fields}
-    sampler: Sampler = kind(QpuSettings(state_dir=settings.qpu_state_folder, **own))
-    return sampler
-
-
 def _device(settings: Settings) -> Literal["cpu", "cuda"]:
     if settings.device == "cpu":
         return "cpu"
@@ -96,13 +85,13 @@ SAMPLERS: dict[str, SamplerRow] = {
     ),
     "qpu": SamplerRow(
         "qshower.sampler.qpu.qpu_sampler:QpuSampler",
-        _build_qpu,
+        lambda kind, settings: kind(settings.on_qpu.of_sampler()),
         wanted=lambda settings: settings.qpu == "on" or (settings.qpu == "auto" and ocean_is_configured()),
         described_by="qshower.sampler.qpu.capabilities:CAPABILITIES",
     ),
     "replay": SamplerRow(
         "qshower.sampler.replay:ReplaySampler",
-        lambda kind, settings: kind(settings.bank, settings.bank_order, seed=settings.bank_seed),
+        lambda kind, settings: kind(settings.bank, settings.replay.order, seed=settings.replay.seed),
         wanted=lambda settings: settings.bank is not None,
     ),
 }
@@ -119,9 +108,7 @@ def build_registry(settings: Settings) -> SamplerRegistry:
 
 def qpu_ledger_path(settings: Settings) -> Path:
     """The file in which the QPU sampler keeps what was used."""
-    from qshower.sampler.qpu.qpu_settings import QpuSettings
-
-    return QpuSettings(state_dir=settings.qpu_state_folder).state_folder / "qpu_budget.json"
+    return settings.on_qpu.of_sampler().state_folder / "qpu_budget.json"
 
 
 def _load(reference: str) -> Any:

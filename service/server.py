@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from qshower.service.api_keys import check_exposure, load_api_keys
 from qshower.service.logs import configure_logs
 from qshower.service.service_errors import SettingsError
-from qshower.service.settings import Settings, check_exposure, load_api_keys
+from qshower.service.settings import Settings
 
 if TYPE_CHECKING:
     import uvicorn
@@ -69,13 +70,13 @@ def serve(settings: Settings) -> None:
         config = uvicorn.Config(
             app,
             log_config=None,
-            access_log=settings.log_level == "debug",
-            timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
+            access_log=settings.logs.level == "debug",
+            timeout_graceful_shutdown=max(1, round(settings.times.drain_timeout_s)),
             lifespan="on",
             server_header=False,
         )
         server = uvicorn.Server(config)
-        _drain_first(server, app, settings.drain_grace_s)
+        _drain_first(server, app, settings.times.drain_grace_s)
         # uvicorn raises the signals it was stopped by once more when it is done; a clean stop is no failure.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)

@@ -1,107 +1,130 @@
-"""Everything that can be set about the QPU path, with its defaults."""
+"""Everything that can be set about the QPU path: default, least and largest value, and meaning of each."""
+
+# ruff: noqa: RUF009 - _set makes a dataclasses.field
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.provenance import ConditionMode
 
 RangePolicy = Literal["rescale", "refuse"]
+DESCRIPTION, LIMITS_OF, VARIABLE = "description", "limits", "variable"
+"""Keys of a field's metadata: what it is, its least and largest value, and whether the service reads it from a variable
+of the environment, ``QSHOWER_QPU_`` and its name."""
+
+
+def _set(description: str, default: Any = None, *limits: float, variable: bool = False) -> Any:
+    """A field of QpuSettings; ``limits`` are the least and the largest number."""
+    metadata = {DESCRIPTION: description, LIMITS_OF: limits or None, VARIABLE: variable}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
 class QpuSettings:
-    """Settings of a QpuSampler. What is None is taken from Ocean's environment variables and configuration file.
+    """Settings of a QpuSampler. What is None is taken from Ocean's environment variables and configuration file."""
 
-    Attributes:
-        endpoint: URL of the solver API (``DWAVE_API_ENDPOINT``).
-        token: its token (``DWAVE_API_TOKEN``); never shown by ``repr``.
-        profile: profile of Ocean's configuration file (``DWAVE_PROFILE``).
-        config_file: path of that file (``DWAVE_CONFIG_FILE``).
-        solver: default solver (``DWAVE_API_SOLVER``): a name, ``zephyr`` or ``pegasus``.
-        state_dir: folder of calibrations and budgets; None is ``$XDG_STATE_HOME/qshower``.
-        annealing_time_us: default annealing time; None is the solver's own default.
-        gauges: default number of spin-reversal gauges.
-        refine_sweeps: default number of Gibbs sweeps after a draw.
-        condition_mode: default way to hold the condition.
-        max_copies: most conditions programmed side by side.
-        max_hole_fraction: a placement is refused that has no qubit for more than this share of the nodes, or no
-            coupler for more than this share of the |J| between free nodes that have one.
-        range_policy: what to do if (h, J)/beta_eff leaves the solver's ranges: draw hotter and say so, or refuse.
-        min_rescale: even ``rescale`` refuses below this factor.
-        request_cap_us: most QPU access time of one request, unless the request sets its own cap; None for no cap.
-        daily_budget_us: most QPU access time of one UTC day, all requests together; None for no limit.
-        key_budget_us: the same for each billing key.
-        initial_beta: beta_eff assumed in the first programming of a calibration, in 1/(programmed unit).
-        calibration_reads: reads that a calibration's measurement takes of each copy, all its gauges together.
-        calibration_gauges: most spin-reversal gauges it is averaged over, each a programming of its own.
-        calibration_access_us: QPU access time that a calibration may take; it has as many gauges as fit in, at least
-            four.
-        calibration_spread_kt: a weakly coupled machine's (h, J) are amplified in a calibration, up to eight times,
-            so that its energies spread by about this; 0 measures every machine as it is drawn.
-        calibration_max_age_s: an older calibration is marked stale.
-        drift_tolerance: relative change of the apparent beta_eff that marks draws as drifting.
-        recalibrate_on_drift: calibrate again at the next request after a drift was seen.
-        flux_bias_phi0: magnitude of the flux biases that hold the condition in ``flux_bias`` mode.
-        request_timeout_s: limit of one HTTP exchange.
-        poll_wait_s: how long the server may hold a status poll.
-        poll_pause_s: pause between two polls; bounds the rate if the server refuses them at once.
-        answer_wait_s: how long a completed problem's answer may take to arrive.
-        cancel_grace_s: how long a cancelled problem is waited for.
-        close_timeout_s: how long closing the client may take.
-        deadline_s: limit of a request that states none.
-        max_in_flight: most problems submitted at once.
-        solver_check_s: how often the solver's state and graph_id are asked for.
-        availability_ttl_s: how long an answer about availability is kept.
-        reconnect_wait_s: first pause between two attempts to reach the API; doubles up to a minute.
-        breaker_failures: failures in a row that open the circuit.
-        breaker_cooldown_s: how long it stays open before one probe; doubles with each failed probe, up to ten times.
-    """
-
-    endpoint: str | None = None
-    token: str | None = field(default=None, repr=False)
-    profile: str | None = None
-    config_file: str | None = None
-    solver: str | None = None
-    state_dir: Path | None = None
-    annealing_time_us: float | None = None
-    gauges: int = 1
-    refine_sweeps: int = 16
-    condition_mode: ConditionMode = "fold"
-    max_copies: int = 4
-    max_hole_fraction: float = 0.1
-    range_policy: RangePolicy = "rescale"
-    min_rescale: float = 0.7
-    request_cap_us: float | None = 60e6
-    daily_budget_us: float | None = None
-    key_budget_us: float | None = None
-    initial_beta: float = 5.0
-    calibration_reads: int = 1920
-    calibration_gauges: int = 96
-    calibration_access_us: float = 2e6
-    calibration_spread_kt: float = 14.0
-    calibration_max_age_s: float = 7 * 86400.0
-    drift_tolerance: float = 0.05
-    recalibrate_on_drift: bool = False
-    flux_bias_phi0: float = 2e-3
-    request_timeout_s: float = 20.0
-    poll_wait_s: int = 2
-    poll_pause_s: float = 0.05
-    answer_wait_s: float = 30.0
-    cancel_grace_s: float = 5.0
-    close_timeout_s: float = 5.0
-    deadline_s: float = 120.0
-    max_in_flight: int = 8
-    solver_check_s: float = 60.0
-    availability_ttl_s: float = 10.0
-    reconnect_wait_s: float = 2.0
-    breaker_failures: int = 4
-    breaker_cooldown_s: float = 15.0
+    endpoint: str | None = _set("URL of the solver API (DWAVE_API_ENDPOINT).")
+    token: str | None = field(default=None, repr=False, metadata={DESCRIPTION: "Its token (DWAVE_API_TOKEN)."})
+    profile: str | None = _set("Profile of Ocean's configuration file (DWAVE_PROFILE).")
+    config_file: str | None = _set("Path of that file (DWAVE_CONFIG_FILE).")
+    solver: str | None = _set("Default solver (DWAVE_API_SOLVER): a name, zephyr or pegasus.")
+    state_dir: Path | None = _set("Folder of calibrations and budgets; unset: `$XDG_STATE_HOME/qshower`.")
+    annealing_time_us: float | None = _set(
+        "Annealing time of a QPU draw, in µs; unset: the solver's own default.", None, 1e-3, 1e6, variable=True
+    )
+    gauges: int = _set("Spin-reversal gauges of a QPU draw.", 1, 1, 1000, variable=True)
+    refine_sweeps: int = _set("Gibbs sweeps after a QPU draw.", 16, 0, 1_000_000, variable=True)
+    condition_mode: ConditionMode = _set("How a QPU holds the condition.", "fold", variable=True)
+    flux_bias_phi0: float = _set(
+        "Magnitude of the flux biases that hold it in `flux_bias` mode, in Φ0.", 2e-3, 0.0, 1.0, variable=True
+    )
+    max_copies: int = _set("Most conditions that are programmed side by side.", 4, 1, 64, variable=True)
+    max_hole_fraction: float = _set(
+        "Largest share of a model's spins without a qubit, and of its couplings' strength without a coupler; more is "
+        "refused.",
+        0.1,
+        0.0,
+        1.0,
+        variable=True,
+    )
+    range_policy: RangePolicy = _set(
+        "If (h, J)/beta leaves the solver's ranges: draw hotter and say so, or refuse.", "rescale", variable=True
+    )
+    min_rescale: float = _set(
+        "Least factor that `rescale` multiplies by; below it is refused.", 0.7, 0.0, 1.0, variable=True
+    )
+    request_cap_us: float | None = _set(
+        "Most QPU access time of one request that sets no cap, in µs.", 60e6, 0.0, 1e12, variable=True
+    )
+    daily_budget_us: float | None = _set(
+        "Most QPU access time of one UTC day, in µs; unset: no limit.", None, 0.0, 1e12, variable=True
+    )
+    key_budget_us: float | None = _set("The same for each billing key.", None, 0.0, 1e12)
+    deadline_s: float = _set(
+        "Default deadline, in seconds, of operations that set none, such as calibrations and bank draws.",
+        120.0,
+        0.1,
+        86400.0,
+        variable=True,
+    )
+    request_timeout_s: float = _set(
+        "Limit of one HTTP exchange with the solver API, in seconds.", 20.0, 0.05, 600.0, variable=True
+    )
+    initial_beta: float = _set(
+        "beta_eff assumed in the first submission of a calibration, in 1/(programmed unit).", 5.0, 0.1, 100.0
+    )
+    calibration_reads: int = _set(
+        "Reads of each copy that a calibration takes, all gauges together.", 1920, 10, 10_000, variable=True
+    )
+    calibration_gauges: int = _set(
+        "Most spin-reversal gauges of a calibration, each submitted by itself.", 96, 1, 1000, variable=True
+    )
+    calibration_access_us: float = _set(
+        "QPU access time that a calibration may take, in µs; it has at least four gauges.",
+        2e6,
+        0.0,
+        1e9,
+        variable=True,
+    )
+    calibration_spread_kt: float = _set(
+        "Spread of energies that weak machines are amplified to in a calibration, up to eight times, in kT; 0: never.",
+        14.0,
+        0.0,
+        1e3,
+        variable=True,
+    )
+    calibration_max_age_s: float = _set(
+        "Age at which a calibration is marked stale, in seconds.", 7 * 86400.0, 0.0, 1e9, variable=True
+    )
+    drift_tolerance: float = _set(
+        "Relative change of the apparent beta that marks draws as drifting.", 0.05, 0.0, 1.0, variable=True
+    )
+    recalibrate_on_drift: bool = _set(
+        "Measure the QPU's temperature again once its answers drift.", default=False, variable=True
+    )
+    poll_wait_s: int = _set("How long the server may hold a status poll.", 2, 1, 30)
+    poll_pause_s: float = _set(
+        "Pause between two polls; bounds the rate if the server refuses them at once.", 0.05, 0.0, 10.0
+    )
+    answer_wait_s: float = _set("How long a completed problem's answer may take to arrive.", 30.0, 0.05, 600.0)
+    cancel_grace_s: float = _set("How long a cancelled problem is waited for.", 5.0, 0.0, 60.0)
+    close_timeout_s: float = _set("How long closing the client may take.", 5.0, 0.0, 60.0)
+    max_in_flight: int = _set("Most problems submitted at once.", 8, 1, 1000)
+    solver_check_s: float = _set("How often the solver's state and graph_id are asked for.", 60.0, 0.0, 86400.0)
+    availability_ttl_s: float = _set("How long an answer about availability is cached.", 10.0, 0.0, 3600.0)
+    reconnect_wait_s: float = _set(
+        "First pause between two attempts to reach the API; doubles up to a minute.", 2.0, 0.0, 600.0
+    )
+    breaker_failures: int = _set("Failures in a row that open the circuit.", 4, 1, 1000)
+    breaker_cooldown_s: float = _set(
+        "How long it stays open before one probe; doubles with each failed probe, up to ten times.", 15.0, 0.01, 3600.0
+    )
 
     def __post_init__(self) -> None:
         for name, (low, high) in LIMITS.items():
@@ -123,35 +146,6 @@ class QpuSettings:
 
 
 LIMITS: Mapping[str, tuple[float, float]] = {
-    "annealing_time_us": (1e-3, 1e6),
-    "gauges": (1, 1000),
-    "refine_sweeps": (0, 1_000_000),
-    "max_copies": (1, 64),
-    "max_hole_fraction": (0.0, 1.0),
-    "min_rescale": (0.0, 1.0),
-    "request_cap_us": (0.0, 1e12),
-    "daily_budget_us": (0.0, 1e12),
-    "key_budget_us": (0.0, 1e12),
-    "initial_beta": (0.1, 100.0),
-    "calibration_reads": (10, 10_000),
-    "calibration_gauges": (1, 1000),
-    "calibration_access_us": (0.0, 1e9),
-    "calibration_spread_kt": (0.0, 1e3),
-    "calibration_max_age_s": (0.0, 1e9),
-    "drift_tolerance": (0.0, 1.0),
-    "flux_bias_phi0": (0.0, 1.0),
-    "request_timeout_s": (0.05, 600.0),
-    "poll_wait_s": (1, 30),
-    "poll_pause_s": (0.0, 10.0),
-    "answer_wait_s": (0.05, 600.0),
-    "cancel_grace_s": (0.0, 60.0),
-    "close_timeout_s": (0.0, 60.0),
-    "deadline_s": (0.1, 86400.0),
-    "max_in_flight": (1, 1000),
-    "solver_check_s": (0.0, 86400.0),
-    "availability_ttl_s": (0.0, 3600.0),
-    "reconnect_wait_s": (0.0, 600.0),
-    "breaker_failures": (1, 1000),
-    "breaker_cooldown_s": (0.01, 3600.0),
+    known.name: known.metadata[LIMITS_OF] for known in fields(QpuSettings) if known.metadata.get(LIMITS_OF)
 }
 """Least and largest value of each number."""

@@ -170,7 +170,7 @@ def _in_process(request: Request, energies: NDArray[np.float64]) -> str:
 
 @asynccontextmanager
 async def _quiet_service() -> AsyncIterator[Service]:
-    settings = load_settings().model_copy(update={"max_queue_rows": 1 << 40, "max_pending_bytes": 1 << 50})
+    settings = load_settings(max_queue_rows=1 << 40, max_pending_bytes=1 << 50)
     async with running_service(settings, Metrics(), warm=False) as service:
         # Nobody waits at the other end of a connection: no deadline, no bound on the answer's size.
         yield replace(service, generator=service.generator.unbounded())

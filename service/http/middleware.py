@@ -11,10 +11,10 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from qshower.service.api_keys import ApiKeys
 from qshower.service.http.problem_json import problem_of, problem_response
 from qshower.service.metrics import Metrics
 from qshower.service.service_errors import TooLargeError, UnauthorisedError
-from qshower.service.settings import ApiKeys
 
 OPEN_PATHS = frozenset({"/", "/health/live", "/health/ready", "/docs", "/openapi.json"})
 OPEN_FOLDERS = ("/page/",)

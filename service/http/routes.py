@@ -78,7 +78,7 @@ async def generate(request: Request, body: Annotated[GenerateRequest, Body()]) -
         if not service.engine.draining:
             raise
         outcome = "not-ready"
-        raise NotReadyError("the service has shut down", retry_after_s=service.settings.retry_after_s) from None
+        raise NotReadyError("the service has shut down", retry_after_s=service.settings.times.retry_after_s) from None
     except Exception as error:
         outcome = outcome_of(error)
         raise
@@ -103,17 +103,16 @@ async def _generated(service: Service, body: GenerateRequest, wanted: Format, ac
 
 
 def _shower_request(service: Service, body: GenerateRequest, wanted: Format, account: str) -> ShowerRequest:
-    settings = service.settings
-    rows = len(body.incident_energies_mev) * body.showers_per_energy
+    limits, given = service.settings.limits, len(body.incident_energies_mev)
+    rows = given * body.showers_per_energy
     field = "incident_energies_mev" if body.showers_per_energy == 1 else "showers_per_energy"
-    if rows > settings.max_showers:
-        per_energy = max(1, settings.max_showers // len(body.incident_energies_mev))
-        if field == "showers_per_energy" and len(body.incident_energies_mev) <= settings.max_showers:
-            allowed = f"1 to {per_energy} for {len(body.incident_energies_mev)} energies"
-            raise InvalidInputError(field, body.showers_per_energy, f"{allowed}: {settings.max_showers} showers in all")
-        raise InvalidInputError(field, rows, f"1 to {settings.max_showers} showers for each request")
-    if body.deadline_s is not None and body.deadline_s > settings.max_deadline_s:
-        raise InvalidInputError("deadline_s", body.deadline_s, f"> 0 to {settings.max_deadline_s:g} s")
+    if rows > limits.showers:
+        if field == "showers_per_energy" and given <= limits.showers:
+            allowed = f"1 to {limits.showers // given} for {given} energies: {limits.showers} showers in all"
+            raise InvalidInputError(field, body.showers_per_energy, allowed)
+        raise InvalidInputError(field, rows, f"1 to {limits.showers} showers for each request")
+    if body.deadline_s is not None and body.deadline_s > limits.deadline_s:
+        raise InvalidInputError("deadline_s", body.deadline_s, f"> 0 to {limits.deadline_s:g} s")
     options: dict[str, Any] = body.options.model_dump(exclude_none=True)
     if body.solver is not None:
         options["solver"] = body.solver
@@ -210,7 +209,7 @@ async def ready(request: Request) -> Health:
     service = _service(request)
     if not service.ready or service.engine.draining:
         state = "shutting down" if service.engine.draining else "starting"
-        raise NotReadyError(f"the service is {state}", retry_after_s=service.settings.retry_after_s)
+        raise NotReadyError(f"the service is {state}", retry_after_s=service.settings.times.retry_after_s)
     return Health(status="ready")
 
 

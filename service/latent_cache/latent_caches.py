@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -45,7 +46,7 @@ class LatentCaches:
         *,
         max_bytes: int,
         per_condition: int,
-        max_age_s: float,
+        max_age_s: float = math.inf,
     ) -> None:
         cacheable = [sampler for sampler in registry if sampler.capabilities.cacheable]
         bundles = catalogue.bundles()

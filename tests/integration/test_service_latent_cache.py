@@ -27,7 +27,7 @@ from qshower.service.http.encoding import encode
 from qshower.service.latent_cache.latent_caches import LatentCaches
 from qshower.service.metrics import Metrics
 from qshower.service.schemas import Estimate
-from qshower.service.settings import Settings, load_settings
+from qshower.service.settings import load_settings, variables
 
 PER_CONDITION = 6
 BODY = {"incident_energies_mev": [1000, 65536, 500000], "sampler": "gibbs"}
@@ -140,7 +140,7 @@ def test_the_interface_s_page_tells_of_them():
     cache = page[page.index("### Latent cache") :].split("\n### ")[0]
     assert "`from_cache`" in cache
     named = re.findall(r"QSHOWER_[A-Z_]+", cache)
-    assert {name.removeprefix("QSHOWER_").lower() for name in named} <= Settings.model_fields.keys()
+    assert set(named) <= {variable.name for variable in variables()}
 
 
 @pytest.mark.parametrize(

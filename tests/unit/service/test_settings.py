@@ -1,23 +1,24 @@
 import hashlib
-import re
 from pathlib import Path
 
 import pytest
 
 from qshower.sampler.qpu.qpu_settings import LIMITS, QpuSettings
+from qshower.service.api_keys import check_exposure, load_api_keys
 from qshower.service.sampler_table import build_registry
 from qshower.service.service_errors import SettingsError
-from qshower.service.settings import Settings, check_exposure, load_api_keys, load_settings
+from qshower.service.settings import Settings, load_settings, variables
+from qshower.service.settings_page import page
 
 KEY = "a long secret"
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
-TABLE = Path(__file__).parents[3] / "docs" / "settings.md"
+PAGE = Path(__file__).parents[3] / "docs" / "settings.md"
 
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch):
-    for name in Settings.model_fields:
-        monkeypatch.delenv(f"QSHOWER_{name.upper()}", raising=False)
+    for variable in variables():
+        monkeypatch.delenv(variable.name, raising=False)
 
 
 def test_a_variable_sets_and_a_flag_goes_first(monkeypatch):
@@ -39,20 +40,26 @@ def test_a_wrong_variable_is_named_with_its_value(monkeypatch, name, value):
     assert value in str(caught.value)
 
 
-def test_the_table_of_settings_is_complete():
-    rows = re.findall(r"^\| `(QSHOWER_\w+)` \| (.*?) \| (.*?) \|$", TABLE.read_text(), re.MULTILINE)
-    documented = {name: (default, meaning) for name, default, meaning in rows}
-    assert list(documented) == [f"QSHOWER_{name.upper()}" for name in Settings.model_fields]
-    for name, field in Settings.model_fields.items():
-        default, meaning = documented[f"QSHOWER_{name.upper()}"]
-        shown = field.default.get_secret_value() if hasattr(field.default, "get_secret_value") else field.default
-        if isinstance(shown, bool):
-            shown = str(shown).lower()
-        assert default == ("unset" if shown in (None, "") else f"`{shown}`"), name
-        assert meaning == field.description, name
+def test_the_page_has_the_tables_of_today():
+    text = PAGE.read_text(encoding="utf-8")
+    assert f"`QSHOWER_PORT` | `{load_settings().port}` | 0 to 65535 |" in text
+    assert page(text) == text, "make settings-page"
 
 
-OF_QPU = [name for name in LIMITS if f"qpu_{name}" in Settings.model_fields]
+def test_a_dozen_settings_come_first_and_no_two_have_one_variable():
+    known = list(variables())
+    assert sum(one.group is Settings for one in known) <= 12
+    assert len({one.name for one in known}) == len(known) > 50
+    assert all(one.info.description for one in known)
+
+
+def test_a_setting_is_overridden_by_the_name_of_its_variable():
+    assert load_settings(max_showers=7).limits.showers == 7
+    with pytest.raises(TypeError, match="QSHOWER_MOST_SHOWERS"):
+        load_settings(most_showers=7)
+
+
+OF_QPU = [name for name in LIMITS if name in type(load_settings().on_qpu).model_fields]
 
 
 def test_an_operator_can_set_the_qpu():
@@ -63,8 +70,7 @@ def test_an_operator_can_set_the_qpu():
         "calibration_max_age_s",
     }  # fmt: skip
     assert needed == set(OF_QPU)
-    for name in OF_QPU:
-        assert Settings.model_fields[f"qpu_{name}"].default == getattr(QpuSettings(), name), name
+    assert load_settings().on_qpu.of_sampler() == QpuSettings()
 
 
 @pytest.mark.parametrize("name", OF_QPU)
@@ -72,7 +78,7 @@ def test_numbers_of_the_qpu_are_bounded_as_the_sampler_s_are(monkeypatch, name):
     variable = f"QSHOWER_QPU_{name.upper()}"
     for allowed in LIMITS[name]:
         monkeypatch.setenv(variable, str(allowed))
-        assert getattr(load_settings(), f"qpu_{name}") == allowed
+        assert getattr(load_settings().on_qpu, name) == allowed
     least, largest = LIMITS[name]
     for refused in (least - 1.0, 2.0 * largest + 1.0, "nan", "inf"):
         monkeypatch.setenv(variable, str(refused))
