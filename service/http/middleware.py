@@ -17,7 +17,6 @@ from qshower.service.metrics import Metrics
 from qshower.service.service_errors import TooLargeError, UnauthorisedError
 
 OPEN_PATHS = frozenset({"/", "/health/live", "/health/ready", "/docs", "/openapi.json"})
-OPEN_FOLDERS = ("/page/",)
 
 
 class KeyCheck:
@@ -29,7 +28,7 @@ class KeyCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        if scope["type"] == "http" and self._keys and not _is_open(scope["path"]):
+        if scope["type"] == "http" and self._keys and scope["path"] not in OPEN_PATHS:
             headers = Headers(scope=scope)
             scheme, _, credentials = headers.get("authorization", "").partition(" ")
             key = credentials.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
@@ -99,7 +98,3 @@ class RequestCount:
             route = getattr(scope.get("route"), "path", "unmatched")
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - begun)
-
-
-def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
