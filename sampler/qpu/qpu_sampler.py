@@ -34,7 +34,8 @@ from qshower.sampler.qpu.capabilities import CAPABILITIES
 from qshower.sampler.qpu.drawing.drawer import Drawer, PartReads
 from qshower.sampler.qpu.drawing.postprocess import assemble, provenance_of
 from qshower.sampler.qpu.ocean.circuit_breaker import CircuitBreaker
-from qshower.sampler.qpu.ocean.ocean_client import Connection, OceanClient
+from qshower.sampler.qpu.ocean.connection import Connection
+from qshower.sampler.qpu.ocean.ocean_client import OceanClient
 from qshower.sampler.qpu.ocean.runner import Runner, Usage
 from qshower.sampler.qpu.ocean.solver import SolverInfo
 from qshower.sampler.qpu.planning.draw_options import calibration_request, check_options, draw_options

@@ -532,18 +532,18 @@ def test_a_client_that_is_built_while_the_sampler_closes_is_closed_too(
     make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampler = make_sampler()
-    build, built = sampler._link._build, []
+    build, built = sampler._link._connector._build, []
 
     def slow_build() -> object:
         built.append(build())
         sampler.close()
         return built[0]
 
-    monkeypatch.setattr(sampler._link, "_build", slow_build)
+    monkeypatch.setattr(sampler._link._connector, "_build", slow_build)
     error = error_of(sampler, request_of(machine, deadline_s=PATIENT_S))
     assert "closed" in str(error)
     ends_at = time.monotonic() + HANG_S
-    while not built[0]._closed:
+    while not built[0].client._closed:
         assert time.monotonic() < ends_at
         time.sleep(0.02)
 
@@ -569,7 +569,9 @@ def test_a_request_may_wait_longer_than_the_deadline_of_others(
 ) -> None:
     """Ocean's own limit on a problem's age is not in the way."""
     sampler = make_sampler(deadline_s=30.0)
-    assert sampler._link._build().config.polling_timeout > 3000
+    connection = sampler._link._connector._build()
+    connection.client.close(wait=False)
+    assert connection.client.config.polling_timeout > 3000
 
 
 def open_sockets() -> int:

@@ -18,7 +18,8 @@ from qshower.sampler.errors import (
     SolverAuthenticationFailedError,
     SolverNotFoundHereError,
 )
-from qshower.sampler.qpu.ocean.ocean_client import SLICE_S, Connection, OceanClient, closed_error
+from qshower.sampler.qpu.ocean.connection import SLICE_S, Connection, closed_error
+from qshower.sampler.qpu.ocean.ocean_client import OceanClient
 from qshower.sampler.qpu.ocean.ocean_errors import cause_of, refuses, too_many, typed_error
 from qshower.sampler.qpu.ocean.solver import SolverInfo
 from qshower.sampler.qpu.qpu_settings import QpuSettings

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from qshower.sampler.errors import SamplerError, SamplerUnavailableError
-from qshower.sampler.qpu.ocean.ocean_client import Connection, OceanClient
+from qshower.sampler.qpu.ocean.connection import Connection
+from qshower.sampler.qpu.ocean.ocean_client import OceanClient
 from qshower.sampler.qpu.ocean.problems import Answer, Collector, Problem, Submission, submit
 from qshower.sampler.qpu.ocean.solver import SolverInfo
 from qshower.sampler.qpu.qpu_settings import QpuSettings
