@@ -34,7 +34,7 @@ from qshower.evaluation.energy_slices import EnergySlice
 from qshower.evaluation.histograms import HistogramPair, HistogramSpec, compare_histogram
 from qshower.evaluation.neighbours import NEIGHBOURS, Prdc, log_voxels, prdc
 from qshower.evaluation.shower_set import ShowerSet
-from qshower.evaluation.submission_checks import Finding
+from qshower.model.shower_checks import Finding
 
 Array = NDArray[np.float64]
 Progress = Callable[[str, float], None]

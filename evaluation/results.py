@@ -12,8 +12,8 @@ from qshower.evaluation.histograms import HistogramSpec
 from qshower.evaluation.multiclass import MulticlassResult
 from qshower.evaluation.profiles import Profiles
 from qshower.evaluation.shower_set import ShowerSet
-from qshower.evaluation.submission_checks import Finding
 from qshower.model.geometry import Geometry
+from qshower.model.shower_checks import Finding
 
 
 @dataclass(frozen=True, slots=True, eq=False)

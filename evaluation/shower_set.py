@@ -5,7 +5,6 @@ Voxels are seen chunk by chunk and kept only as sums, histograms and, for a rand
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from qshower.evaluation.energy_slices import EnergySlice
 from qshower.evaluation.features import FeatureSet, chunk_rows, compute_features, join_features
 from qshower.model.geometry import Geometry
+from qshower.model.shower_checks import ShowerTally, Tallies
 from qshower.model.showers_file import open_showers
 
 GROUPS = 20
@@ -27,21 +27,6 @@ VOXEL_BINS = 49
 
 Array = NDArray[np.float64]
 Progress = Callable[[float], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Tallies:
-    """Counts of what a submission should not hold, over all its showers."""
-
-    negative_showers: int
-    first_negative_row: int | None
-    below_threshold_voxels: int
-    below_threshold_showers: int
-    hit_voxels: int
-    empty_showers: int
-    duplicate_showers: int
-    first_duplicate_rows: tuple[int, int] | None
-    largest_voxel_mev: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,7 +131,7 @@ def load_shower_set(
         chosen = np.sort(np.random.default_rng(seed).permutation(count)[:keep])
         kept_mev = np.empty((len(chosen), geometry.voxel_count), dtype=np.float32)
         parts: list[FeatureSet] = []
-        tally = _Tally(geometry.threshold_mev)
+        tally = ShowerTally(geometry.threshold_mev)
         sums = np.zeros((len(slices), geometry.voxel_count))
         counts = np.zeros((GROUPS, VOXEL_BINS), dtype=np.int64)
         members = np.stack([part.contains(energies) for part in slices]) if slices else np.zeros((0, count), bool)
@@ -154,7 +139,7 @@ def load_shower_set(
         for chunk_energies, showers in file.chunks(chunk_rows(geometry)):
             stop = row + len(showers)
             parts.append(compute_features(geometry, chunk_energies, showers))
-            tally.add(showers, row)
+            tally.add(chunk_energies, showers)
             sums += members[:, row:stop].astype(np.float32) @ showers
             inside = chosen[(chosen >= row) & (chosen < stop)]
             kept_mev[filled : filled + len(inside)] = showers[inside - row]
@@ -164,7 +149,7 @@ def load_shower_set(
             if progress is not None:
                 progress(row / count * (0.6 if edges is None else 1.0))
         if edges is None:
-            own = voxel_edges(geometry.threshold_mev, tally.largest)
+            own = voxel_edges(geometry.threshold_mev, tally.largest_mev)
             row = 0
             for _, showers in file.chunks(chunk_rows(geometry)):
                 counts += _grouped_counts(showers, row, own)
@@ -206,51 +191,3 @@ def _grouped_counts(showers: NDArray[np.float32], first_row: int, edges: Array) 
         rows = showers[(group - first_row) % GROUPS :: GROUPS]
         counts[group] = np.histogram(rows[rows > 0], bins=limits)[0]
     return counts
-
-
-class _Tally:
-    """Running counts of defects over chunks."""
-
-    def __init__(self, threshold_mev: float) -> None:
-        # A float32 file rounds the threshold itself.
-        self._threshold = np.float32(threshold_mev * (1 - 1e-6))
-        self.seen: dict[bytes, int] = {}
-        self.largest = 0.0
-        self._negative = self._below_voxels = self._below_showers = self._hits = self._empty = self._duplicates = 0
-        self._first_negative: int | None = None
-        self._first_duplicate: tuple[int, int] | None = None
-
-    def add(self, showers: NDArray[np.float32], first_row: int) -> None:
-        self.largest = max(self.largest, float(showers.max()))
-        negative = (showers < 0).any(axis=1)
-        if negative.any():
-            self._negative += int(negative.sum())
-            if self._first_negative is None:
-                self._first_negative = first_row + int(np.flatnonzero(negative)[0])
-        hit = showers > 0
-        hits = np.count_nonzero(hit, axis=1)
-        self._hits += int(hits.sum())
-        below = np.count_nonzero(hit & (showers < self._threshold), axis=1)
-        self._below_voxels += int(below.sum())
-        self._below_showers += int((below > 0).sum())
-        self._empty += int((hits == 0).sum())
-        for row in np.flatnonzero(hits):
-            digest = hashlib.blake2b(np.ascontiguousarray(showers[row]).data, digest_size=16).digest()
-            earlier = self.seen.setdefault(digest, first_row + int(row))
-            if earlier != first_row + row:
-                self._duplicates += 1
-                if self._first_duplicate is None:
-                    self._first_duplicate = (earlier, first_row + int(row))
-
-    def result(self) -> Tallies:
-        return Tallies(
-            negative_showers=self._negative,
-            first_negative_row=self._first_negative,
-            below_threshold_voxels=self._below_voxels,
-            below_threshold_showers=self._below_showers,
-            hit_voxels=self._hits,
-            empty_showers=self._empty,
-            duplicate_showers=self._duplicates,
-            first_duplicate_rows=self._first_duplicate,
-            largest_voxel_mev=self.largest,
-        )

@@ -7,7 +7,6 @@ energies) is an error that says what is wrong and how to mend it; what only weak
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
@@ -16,6 +15,7 @@ from scipy.stats import ks_2samp, spearmanr
 
 from qshower.evaluation.shower_set import ShowerSet
 from qshower.model.geometry import Geometry
+from qshower.model.shower_checks import Finding, findings_of
 from qshower.sampler.errors import ShowerFileError
 
 GEV_PER_MEV = 1000.0
@@ -38,21 +38,6 @@ RANGE_MARGIN = 0.1
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One warning.
-
-    Attributes:
-        code: short name, such as ``duplicates``.
-        count: showers (or voxels) concerned.
-        text: a sentence for the report.
-    """
-
-    code: str
-    count: int
-    text: str
-
-
 def check_sample(reference: ShowerSet, sample: ShowerSet) -> tuple[Finding, ...]:
     """Warnings about a sample.
 
@@ -71,7 +56,7 @@ def check_reference(reference: ShowerSet) -> tuple[Finding, ...]:
     """Warnings about the reference alone; ShowerFileError if it cannot serve as one."""
     _refuse_negative(reference)
     _refuse_empty(reference)
-    return tuple(_tally_warnings(reference))
+    return findings_of(reference.tallies)
 
 
 def _refuse_negative(showers: ShowerSet) -> None:
@@ -221,7 +206,7 @@ def voxel_orders(geometry: Geometry) -> Iterator[tuple[str, NDArray[np.int64]]]:
 
 
 def _warnings(reference: ShowerSet, sample: ShowerSet) -> Iterator[Finding]:
-    yield from _tally_warnings(sample)
+    yield from findings_of(sample.tallies)
     first, second = reference.features.e_inc_mev, sample.features.e_inc_mev
     law = ks_2samp(np.log(first), np.log(second))
     if law.pvalue < ENERGY_LAW_P_VALUE:
@@ -250,25 +235,3 @@ def _warnings(reference: ShowerSet, sample: ShowerSet) -> Iterator[Finding]:
             f"{len(sample)} showers against {len(reference)} of the reference: distances and classifiers use "
             f"{smaller} of each, drawn at random.",
         )
-
-
-def _tally_warnings(showers: ShowerSet) -> Iterator[Finding]:
-    tallies = showers.tallies
-    if tallies.duplicate_showers and tallies.first_duplicate_rows is not None:
-        first, second = tallies.first_duplicate_rows
-        yield Finding(
-            "duplicates",
-            tallies.duplicate_showers,
-            f"{tallies.duplicate_showers} showers repeat an earlier one, voxel by voxel (first: rows {first} and "
-            f"{second}): errors are underestimated.",
-        )
-    if tallies.below_threshold_voxels:
-        share = tallies.below_threshold_voxels / max(tallies.hit_voxels, 1)
-        yield Finding(
-            "below_threshold",
-            tallies.below_threshold_voxels,
-            f"{tallies.below_threshold_voxels} voxels ({share:.2%} of those hit) in {tallies.below_threshold_showers} "
-            f"showers lie below the readout threshold of {showers.geometry.threshold_mev:g} MeV: set them to 0.",
-        )
-    if tallies.empty_showers:
-        yield Finding("empty", tallies.empty_showers, f"{tallies.empty_showers} showers have no energy at all.")

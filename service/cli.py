@@ -174,11 +174,12 @@ def generate(
 def train(
     config: Annotated[Path, typer.Argument(help="Configuration of the training, YAML.")],
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint, if there is one.")] = True,
+    check_data: Annotated[bool, typer.Option(help="Refuse showers in another unit than MeV, or mostly empty.")] = True,
 ) -> None:
     """Train a model and write its bundle; started again after a stop, it goes on where it was."""
     from qshower.service.commands.train import run
 
-    run(config, resume=resume)
+    run(config, resume=resume, check_data=check_data)
 
 
 @app.command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from qshower.model.decoder import ShowerView
 from qshower.model.encoder import shower_features
 from qshower.model.geometry import GEOMETRIES, Geometry, named_geometry
 from qshower.model.grid import Grid
+from qshower.model.shower_checks import ShowerTally, findings_of
 from qshower.model.showers_file import read_showers
 from qshower.model.symmetry import Symmetry, canonical_elements, turn
 from qshower.model.training.sections import DataSection
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import InvalidInputError, ShowerFileError
 
 FEATURE_ROWS = 512
 
@@ -74,8 +76,26 @@ def geometry_of(section: DataSection) -> Geometry:
     return read_binning_xml(path, section.particle, eta_range=section.eta_range, threshold_mev=section.threshold_mev)
 
 
-def load_training_showers(section: DataSection, symmetry: Symmetry, seed: int) -> TrainingShowers:
-    """Read the files of a configuration. InvalidInputError for energies outside the domain."""
+def load_training_showers(
+    section: DataSection,
+    symmetry: Symmetry,
+    seed: int,
+    *,
+    check: bool = True,
+    announce: Callable[[str], None] = lambda _: None,
+) -> TrainingShowers:
+    """Read the files of a configuration.
+
+    Args:
+        section: of the configuration.
+        symmetry: of the networks; where it is ``dihedral``, showers are turned to canonical orientation.
+        seed: of the choice of what is kept out of the training.
+        check: refuse showers that cannot be in MeV, or most of which are empty; otherwise these too are announced.
+        announce: told what is odd about the showers.
+
+    Raises:
+        InvalidInputError: energies outside the domain, or showers that ``check`` refuses.
+    """
     geometry = geometry_of(section)
     threshold = section.threshold_mev if section.threshold_mev is not None else geometry.threshold_mev
     grid = Grid.of(geometry)
@@ -84,8 +104,19 @@ def load_training_showers(section: DataSection, symmetry: Symmetry, seed: int) -
     weight_of: list[NDArray[np.float64]] = []
     sources: list[dict[str, object]] = []
     low, high = section.domain_mev
+    earlier: set[bytes] = set()
     for file in section.files:
         energies, voxels = read_showers(file.path, geometry)
+        tally = _tally(energies, voxels, threshold)
+        for finding in findings_of(tally.result()):
+            if finding.severe and check:
+                allowed = "showers in MeV that deposit energy; --no-check-data trains on these as they are"
+                raise ShowerFileError(str(file.path), finding.text, allowed)
+            announce(f"{file.path.name}: warning: {finding.text}")
+        shared = len(earlier & tally.seen.keys())
+        if shared:
+            announce(f"{file.path.name}: warning: {shared} showers are in an earlier file as well.")
+        earlier |= tally.seen.keys()
         outside = np.flatnonzero((energies < low) | (energies > high))
         if len(outside):
             value = f"{energies[outside[0]]:g} MeV in row {outside[0]} of {file.path.name}"
@@ -126,3 +157,11 @@ def load_training_showers(section: DataSection, symmetry: Symmetry, seed: int) -
         probability=weight[training] / weight[training].sum(),
         sources=sources,
     )
+
+
+def _tally(energies: NDArray[np.float64], voxels: NDArray[np.float32], threshold_mev: float) -> ShowerTally:
+    tally = ShowerTally(threshold_mev)
+    for start in range(0, len(voxels), FEATURE_ROWS):
+        rows = slice(start, start + FEATURE_ROWS)
+        tally.add(energies[rows], voxels[rows])
+    return tally

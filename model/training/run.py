@@ -24,18 +24,39 @@ TOLERANCE = 0.2
 """Of the sweeps that are measured after training: a quarter of the time of what `qshower calibrate` takes."""
 
 
-def train(config_path: Path, *, resume: bool = True, report: Report | None = None) -> Path:
+def train(
+    config_path: Path,
+    *,
+    resume: bool = True,
+    check_data: bool = True,
+    report: Report | None = None,
+    announce: Callable[[str], None] = lambda _: None,
+) -> Path:
     """Train as the YAML file says, measure the sweeps that draws need, and return the folder of the bundle it wrote.
 
-    A killed run goes on from its last checkpoint, to the same result, unless ``resume`` is False; a finished one only
-    writes its bundle again and measures. ``report(step, figures)`` is called after every step, and with the last step
-    while sweeps are measured. Errors: InvalidInputError naming the key or file.
+    A killed run goes on from its last checkpoint, to the same result; a finished one only writes its bundle again and
+    measures.
+
+    Args:
+        config_path: the configuration.
+        resume: False to start anew.
+        check_data: refuse showers that look as if they were in another unit than MeV, or that are mostly empty.
+        report: called with step and figures after every step, and with the last step while sweeps are measured.
+        announce: called with lines of text, such as what is odd about the data.
+
+    Returns:
+        The folder of the bundle.
+
+    Raises:
+        InvalidInputError: names the key or file.
     """
     config = read_config(Path(config_path))
     replaceable(config.output / CHECKPOINT)
     replaceable_folder(config.output / config.name, MANIFEST)
     config.output.mkdir(parents=True, exist_ok=True)
-    showers = load_training_showers(config.data, config.network.symmetry, config.schedule.seed)
+    showers = load_training_showers(
+        config.data, config.network.symmetry, config.schedule.seed, check=check_data, announce=announce
+    )
     trainer = CodedTrainer(config, showers) if isinstance(config, CodedConfig) else Trainer(config, showers)
     if resume:
         trainer.restore(config.output)

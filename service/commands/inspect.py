@@ -10,6 +10,7 @@ import orjson
 from rich.text import Text
 
 from qshower.model.bundle import Bundle, describe, find_bundles, load_bundle
+from qshower.model.shower_checks import ShowerTally, findings_of
 from qshower.model.showers_file import ShowersFile, open_showers
 from qshower.sampler.errors import InvalidInputError
 from qshower.service.commands.terminal import console, progress, say, two_columns
@@ -19,10 +20,18 @@ from qshower.service.settings import load_settings
 def run(path: Path, output: Path | None) -> None:
     """Print a table; with ``output``, draw pictures into that folder as well."""
     if path.is_file():
-        with open_showers(path) as file:
+        if output is not None:
+            from qshower.service.commands.pictures import SHOWERS_PICTURE, check_folder
+
+            check_folder(output, SHOWERS_PICTURE)
+        with open_showers(path, allow_negative=True) as file:
             _show_file(file, output)
         return
     bundle = _bundle(path)
+    if output is not None:
+        from qshower.service.commands.pictures import MACHINE_PICTURE, SHOWERS_PICTURE, check_folder
+
+        check_folder(output, MACHINE_PICTURE, SHOWERS_PICTURE)
     _print(bundle_rows(bundle))
     if output is not None:
         from qshower.service.commands.pictures import draw_bundle
@@ -69,10 +78,11 @@ def _show_file(file: ShowersFile, output: Path | None) -> None:
     voxels, layers = geometry.voxel_count, geometry.layer_slices()
     energies = file.energies_mev()
     totals, occupied = np.empty(file.count), np.empty(file.count)
-    per_layer, row = np.zeros(len(layers)), 0
+    per_layer, row, tally = np.zeros(len(layers)), 0, ShowerTally(geometry.threshold_mev)
     with progress("showers") as bar:
         task = bar.add_task("reading", total=file.count)
-        for _, showers in file.chunks():
+        for chunk_energies, showers in file.chunks():
+            tally.add(chunk_energies, showers)
             rows = slice(row, row + showers.shape[0])
             totals[rows], occupied[rows] = showers.sum(axis=1, dtype=np.float64), (showers > 0).mean(axis=1)
             per_layer += [showers[:, part].sum(dtype=np.float64) for part in layers]
@@ -92,6 +102,8 @@ def _show_file(file: ShowersFile, output: Path | None) -> None:
     if "provenance" in file.attributes:
         table += [(f"provenance: {name}", _flat(value)) for name, value in _json(file.attributes["provenance"]).items()]
     _print(table)
+    for finding in findings_of(tally.result()):
+        say(f"warning: {finding.text}")
     if output is not None:
         from qshower.service.commands.pictures import draw_showers
 

@@ -14,10 +14,11 @@ from qshower.model.bundle import Bundle
 from qshower.model.geometry import Geometry
 from qshower.model.showers_file import ShowersFile
 from qshower.sampler.errors import InvalidInputError
-from qshower.sampler.files import write_file
+from qshower.sampler.files import replaceable, write_file
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.request import LatentRequest, SamplerOptions
 
+SHOWERS_PICTURE, MACHINE_PICTURE = "showers.svg", "machine.svg"
 MOST_SHOWERS = 10_000
 SHOWERS_PER_ENERGY = 128
 BINS = 60
@@ -32,7 +33,7 @@ def draw_showers(file: ShowersFile, folder: Path) -> list[Path]:
     chunks = list(file.chunks(stop=MOST_SHOWERS))
     energies = np.concatenate([energies for energies, _ in chunks])
     showers = np.concatenate([showers for _, showers in chunks])
-    return [_saved(folder, "showers.svg", _profiles(file.geometry, [(file.path.name, energies, showers)]))]
+    return [_saved(folder, SHOWERS_PICTURE, _profiles(file.geometry, [(file.path.name, energies, showers)]))]
 
 
 def draw_bundle(bundle: Bundle, folder: Path) -> list[Path]:
@@ -46,8 +47,8 @@ def draw_bundle(bundle: Bundle, folder: Path) -> list[Path]:
         _histogram(f"{name} [kT]", [values]) for name, values in (("h", bundle.machine.h), ("J", bundle.machine.j))
     ]
     return [
-        _saved(folder, "machine.svg", sheet(machine)),
-        _saved(folder, "showers.svg", _profiles(bundle.geometry, groups)),
+        _saved(folder, MACHINE_PICTURE, sheet(machine)),
+        _saved(folder, SHOWERS_PICTURE, _profiles(bundle.geometry, groups)),
     ]
 
 
@@ -91,9 +92,15 @@ def _histogram(axis: str, groups: Sequence[NDArray[np.floating]], *, title: str 
     return histogram_figure(title, axis, edges, counts[0], counts[1:], log_x=log_x, log_y=True)
 
 
-def _saved(folder: Path, name: str, drawing: str) -> Path:
+def check_folder(folder: Path, *names: str) -> None:
+    """InvalidInputError if pictures of these names cannot be written into the folder, before anything long is read."""
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError("--output", str(folder), "a folder")
+    for name in names:
+        replaceable(folder / name)
+
+
+def _saved(folder: Path, name: str, drawing: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     write_file(path, drawing)

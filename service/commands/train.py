@@ -9,7 +9,7 @@ from qshower.model.training.run import train
 from qshower.service.commands.terminal import progress, say
 
 
-def run(config: Path, *, resume: bool) -> None:
+def run(config: Path, *, resume: bool, check_data: bool) -> None:
     """Train as ``config`` says, with a progress bar that shows the latest figures."""
     total = read_config(config).total_steps
     with progress("steps") as bar:
@@ -19,5 +19,5 @@ def run(config: Path, *, resume: bool) -> None:
             shown = " ".join(f"{name} {value:.4g}" for name, value in figures.items())
             bar.update(task, completed=step, description=f"training {shown}")
 
-        folder = train(config, resume=resume, report=report)
+        folder = train(config, resume=resume, check_data=check_data, report=report, announce=say)
     say(f"bundle in {folder}")

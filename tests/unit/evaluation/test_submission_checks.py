@@ -61,6 +61,13 @@ def test_rotated_showers_are_in_order(desk: Desk) -> None:
     assert desk.codes(desk.energies, turned) == {}
 
 
+def test_a_reference_in_gev_is_warned_of(desk: Desk) -> None:
+    odd = desk.load(desk.reference_energies, desk.reference_showers / np.float32(1e3))
+    first, *_ = check_reference(odd)
+    assert (first.code, first.severe) == ("units", True)
+    assert "showers are in GeV" in first.text
+
+
 @pytest.mark.parametrize("factor", [1e-3, 1.0])
 def test_gev_is_explained(desk: Desk, factor: float) -> None:
     with pytest.raises(ShowerFileError, match=r"incident_energies.*look like GeV: multiply incident_energies"):
