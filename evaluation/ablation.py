@@ -29,7 +29,7 @@ from qshower.evaluation.shower_set import ShowerSet, load_shower_set
 from qshower.model.bundle import Bundle
 from qshower.model.showers_file import open_showers
 from qshower.model.showers_writer import write_showers
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError
 
 ROWS = 1400
 MOST_LEVELS = 128
@@ -124,12 +124,12 @@ def ablate(
     """
     if bundle.geometry.layers != reference.geometry.layers:
         allowed = f"a bundle of the reference's geometry {reference.geometry.name}"
-        raise InvalidInputError("bundle", f"{bundle.name} of geometry {bundle.geometry.name}", allowed)
+        raise DefectError("bundle", f"{bundle.name} of geometry {bundle.geometry.name}", allowed)
     low, high = bundle.domain_mev
     energies = reference.features.e_inc_mev
     inside = np.flatnonzero((energies >= low) & (energies <= high))
     if len(inside) < LEAST_ROWS:
-        raise InvalidInputError(
+        raise DefectError(
             "reference", f"{len(inside)} showers of {low:g} to {high:g} MeV", f"{LEAST_ROWS} or more for the priors"
         )
     chosen = np.sort(np.random.default_rng(seed).permutation(inside)[:rows])

@@ -33,7 +33,7 @@ from scipy.linalg.blas import dsyrk
 from scipy.optimize import curve_fit
 from threadpoolctl import threadpool_limits
 
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError
 
 Matrix = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -176,9 +176,9 @@ def _line(x: Matrix, intercept: float, slope: float) -> Matrix:
 def _normalised(reference: Matrix, sample: Matrix) -> tuple[Matrix, Matrix]:
     for name, rows in (("reference", reference), ("sample", sample)):
         if rows.ndim != 2 or len(rows) < 2 or rows.shape[1] != reference.shape[1]:
-            raise InvalidInputError(name, f"shape {rows.shape}", "two or more rows of equal width")
+            raise DefectError(name, f"shape {rows.shape}", "two or more rows of equal width")
         if not np.isfinite(rows).all():
-            raise InvalidInputError(name, "a feature that is not finite", "finite features")
+            raise DefectError(name, "a feature that is not finite", "finite features")
     scale = np.abs(reference).max(axis=0)
     scale[scale == 0] = 1
     return reference / scale, sample / scale

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qshower.model.geometry import Geometry
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError
 
 LAYER_FLOOR_MEV = 1e-8
 """Added to energies before the logarithm, so that an empty layer has one."""
@@ -121,9 +121,9 @@ def compute_features(
     """
     energies = np.asarray(incident_energies_mev, dtype=np.float64).reshape(-1)
     if showers_mev.ndim != 2 or showers_mev.shape[1] != geometry.voxel_count:
-        raise InvalidInputError("showers_mev", f"shape {showers_mev.shape}", f"(N, {geometry.voxel_count})")
+        raise DefectError("showers_mev", f"shape {showers_mev.shape}", f"(N, {geometry.voxel_count})")
     if energies.shape[0] != showers_mev.shape[0]:
-        raise InvalidInputError("incident_energies_mev", f"{energies.shape[0]} rows", f"{showers_mev.shape[0]} rows")
+        raise DefectError("incident_energies_mev", f"{energies.shape[0]} rows", f"{showers_mev.shape[0]} rows")
     rows = chunk_rows(geometry)
     starts = range(0, max(1, len(energies)), rows)
     return join_features([_chunk_features(geometry, energies[i : i + rows], showers_mev[i : i + rows]) for i in starts])
@@ -137,7 +137,7 @@ def chunk_rows(geometry: Geometry, chunk_bytes: int = CHUNK_BYTES) -> int:
 def join_features(parts: Sequence[FeatureSet]) -> FeatureSet:
     """The features of several chunks of one geometry, as one set."""
     if not parts:
-        raise InvalidInputError("parts", "nothing", "at least one chunk of features")
+        raise DefectError("parts", "nothing", "at least one chunk of features")
     values = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _array_names()}
     return FeatureSet(geometry=parts[0].geometry, **values)
 

@@ -21,8 +21,8 @@ from qshower.evaluation.report_json import FORMAT, GROUPS, summary_rows
 from qshower.evaluation.svg import sheet
 from qshower.model.bundle import Bundle, load_bundle
 from qshower.model.manifest import update_manifest
-from qshower.sampler.errors import InvalidInputError
-from qshower.sampler.files import write_file
+from qshower.sampler.errors import DefectError
+from qshower.sampler.files import why, write_file
 
 CARD = "MODEL_CARD.md"
 PICTURED = ("response", "e_voxel")
@@ -36,7 +36,7 @@ def write_card(folder: Path, reports: Sequence[Path]) -> dict[str, Any]:
 
     Raises:
         BundleError: the folder holds no bundle.
-        InvalidInputError: a file that is no report.
+        DefectError: a file that is no report.
     """
     bundle = load_bundle(folder)
     figures: dict[str, Any] = {}
@@ -57,10 +57,12 @@ def write_card(folder: Path, reports: Sequence[Path]) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InvalidInputError("report", str(path), f"a readable report.json ({error})") from error
+    except OSError as error:
+        raise DefectError(str(path), why(error), "a report.json") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DefectError(str(path), str(error), "a report.json") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise InvalidInputError("report", str(path), f"a report.json of format {FORMAT}")
+        raise DefectError(str(path), "another document or format", f"a report.json of format {FORMAT}")
     return data
 
 

@@ -28,8 +28,8 @@ from qshower.evaluation.submission_checks import check_reference, check_sample
 from qshower.model.bundle import load_bundle
 from qshower.model.geometry import Geometry
 from qshower.model.showers_file import open_showers
-from qshower.sampler.errors import InvalidInputError, ShowerFileError
-from qshower.sampler.files import replaceable, write_file
+from qshower.sampler.errors import DefectError, InvalidInputError, ShowerFileError
+from qshower.sampler.files import replaceable, why, write_file
 
 Progress = Callable[[str, float], None]
 Announce = Callable[[str], None]
@@ -120,7 +120,7 @@ def _check_folder(output: Path) -> None:
     """InvalidInputError before anything long is computed, if the folder can be neither written to nor made."""
     existing = next(path for path in (output, *output.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise InvalidInputError("output", str(output), f"a writable folder, which {existing} is not")
+        raise DefectError(str(output), f"{existing} is no folder, or not writable", "a folder to write to")
 
 
 def write_report(result: Evaluation, output: Path) -> WrittenReport:
@@ -133,7 +133,7 @@ def write_report(result: Evaluation, output: Path) -> WrittenReport:
         for path, text in ((report, json.dumps(data, indent=1, allow_nan=False) + "\n"), (index, html)):
             write_file(path, text)
     except OSError as error:
-        raise InvalidInputError("output", str(output), f"a writable folder ({error.strerror})") from error
+        raise DefectError(str(output), why(error), "a folder to write to") from error
     return WrittenReport(index, report, data, tuple(map(tuple, summary_rows(data))))
 
 

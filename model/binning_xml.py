@@ -8,8 +8,8 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from qshower.model.geometry import GEOMETRIES, Geometry, Layer
-from qshower.sampler.errors import InvalidInputError
-from qshower.sampler.files import write_file
+from qshower.sampler.errors import DefectError, InvalidInputError
+from qshower.sampler.files import why, write_file
 
 ALLOWED = "a CaloChallenge binning file: <Bins><Bin pid name><Layer id r_edges n_bin_alpha/>"
 MAX_BYTES = 4_000_000
@@ -58,7 +58,7 @@ def read_binning_xml(
     try:
         layers = tuple(layer for layer in map(_layer, element.iter("Layer")) if layer is not None)
         if sum(layer.voxel_count for layer in layers) > MAX_VOXELS:
-            raise InvalidInputError("layers", "too many voxels", f"at most {MAX_VOXELS} in all")
+            raise DefectError("layers", "too many voxels", f"at most {MAX_VOXELS} in all")
         called = element.get("name", "")
         known = next((one for one in GEOMETRIES.values() if (one.particle, one.layers) == (called, layers)), None)
         return Geometry(
@@ -72,9 +72,9 @@ def read_binning_xml(
     except InvalidInputError as error:
         raise InvalidInputError(f"binning file {path}: {error.field}", error.value, error.allowed) from error
     except KeyError as error:
-        raise InvalidInputError(f"binning file {path}", f"an entry without {error.args[0]}", ALLOWED) from error
+        raise DefectError(f"binning file {path}", f"an entry without {error.args[0]}", ALLOWED) from error
     except ValueError as error:
-        raise InvalidInputError(f"binning file {path}", str(error), ALLOWED) from error
+        raise DefectError(f"binning file {path}", str(error), ALLOWED) from error
 
 
 def write_binning_xml(path: Path, geometry: Geometry) -> None:
@@ -101,12 +101,12 @@ def _parsed(path: Path) -> ET.Element:
     where = f"binning file {path}"
     try:
         if not path.is_file():
-            raise InvalidInputError(where, "a folder" if path.is_dir() else "no such file", ALLOWED)
+            raise DefectError(where, "a folder" if path.is_dir() else "no such file", ALLOWED)
         if path.stat().st_size > MAX_BYTES:
-            raise InvalidInputError(where, f"{path.stat().st_size} bytes", f"at most {MAX_BYTES}")
+            raise DefectError(where, f"{path.stat().st_size} bytes", f"at most {MAX_BYTES}")
         content = path.read_bytes()
     except OSError as error:
-        raise InvalidInputError(where, error.strerror or str(error), ALLOWED) from error
+        raise DefectError(where, why(error), ALLOWED) from error
     encoding = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), None)
     if encoding is None:
         declared = _DECLARED.match(content)
@@ -114,16 +114,16 @@ def _parsed(path: Path) -> ET.Element:
     try:
         text = content.decode(encoding)
     except LookupError as error:
-        raise InvalidInputError(where, f"encoding {encoding}", "an encoding that Python knows") from error
+        raise DefectError(where, f"encoding {encoding}", "an encoding that Python knows") from error
     except ValueError as error:
-        raise InvalidInputError(where, f"not in its encoding {encoding} ({error})", ALLOWED) from error
+        raise DefectError(where, f"not in its encoding {encoding} ({error})", ALLOWED) from error
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise InvalidInputError(where, "with a document type or entities", ALLOWED)
+        raise DefectError(where, "with a document type or entities", ALLOWED)
     try:
         # The text is decoded: what it declares no longer holds.
         return ET.fromstring(re.sub(r"^\s*<\?xml.*?\?>", "", text, flags=re.DOTALL))  # noqa: S314  no entities, see above
     except (ET.ParseError, ValueError) as error:
-        raise InvalidInputError(where, str(error), ALLOWED) from error
+        raise DefectError(where, str(error), ALLOWED) from error
 
 
 def _entry(
@@ -131,7 +131,7 @@ def _entry(
 ) -> ET.Element:
     """The one entry that is meant."""
     if not entries:
-        raise InvalidInputError(f"binning file {path}", "no entry", ALLOWED)
+        raise DefectError(f"binning file {path}", "no entry", ALLOWED)
     names = [entry.get("name", "") for entry in entries]
     if particle is not None and particle not in names:
         raise InvalidInputError("particle", particle, f"one of {names} in {path}")
@@ -141,14 +141,14 @@ def _entry(
         ]
         ranges = [_eta(entry) for entry in entries if particle in (None, entry.get("name", ""))]
     except (KeyError, ValueError) as error:
-        raise InvalidInputError(f"binning file {path}", f"etaMin or etaMax: {error}", ALLOWED) from error
+        raise DefectError(f"binning file {path}", f"etaMin or etaMax: {error}", ALLOWED) from error
     if len(found) == 1:
         return found[0]
     if particle is None and len(set(names)) > 1:
         raise InvalidInputError("particle", particle, f"one of {names} in {path}")
     if eta_range is None or not found:
         raise InvalidInputError("eta_range", eta_range, f"the one of {len(ranges)} entries that is meant, of {ranges}")
-    raise InvalidInputError(
+    raise DefectError(
         f"binning file {path}", f"{len(found)} entries {found[0].get('name', '')} of one eta range", "one entry"
     )
 

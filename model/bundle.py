@@ -45,7 +45,7 @@ from qshower.model.scaling import ScalingKind
 from qshower.model.shower_code import ShowerCode
 from qshower.model.symmetry import canonical_elements, group_order, turn
 from qshower.sampler.errors import BundleError, InvalidInputError
-from qshower.sampler.files import replacing_folder, write_file
+from qshower.sampler.files import replacing_folder, why, write_file
 from qshower.sampler.machine import BoltzmannMachine
 
 DECODER_FILE, PRIOR_FILE, ENCODER_FILE = "decoder.safetensors", "prior.safetensors", "encoder.safetensors"
@@ -291,7 +291,7 @@ def _read_tensors(folder: Path, manifest: Manifest, name: str) -> dict[str, Tens
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise BundleError(str(file), error.strerror or str(error), "a readable tensor file") from error
+        raise BundleError(str(file), why(error), "a tensor file of the bundle") from error
     found = hashlib.sha256(content).hexdigest()
     if found != manifest.files[name]:
         raise BundleError(

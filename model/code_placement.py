@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError
 from qshower.sampler.jit.kernel import kernel
 from qshower.sampler.machine import BoltzmannMachine
 
@@ -42,7 +42,7 @@ def place_code(
     free = machine.free_nodes
     count = bits.shape[1]
     if count > len(free):
-        raise InvalidInputError("code", f"{count} bits", f"at most {len(free)}, the machine's free spins")
+        raise DefectError("code", f"{count} bits", f"at most {len(free)}, the machine's free spins")
     chosen = np.sort(np.random.default_rng((seed, 0)).permutation(len(free))[:count])
     graph = _closeness(machine, free, chosen)
     _, modes = np.linalg.eigh(np.diag(graph.sum(axis=1)) - graph)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError, InvalidInputError
 
 SILICON_THRESHOLD_MEV = 0.01515
 """Readout threshold of datasets 2 and 3: 0.5 keV in silicon, divided by the sampling fraction 0.033."""
@@ -179,7 +179,7 @@ def geometry_from_dict(values: Mapping[str, Any]) -> Geometry:
     except InvalidInputError:
         raise
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InvalidInputError("geometry", f"{type(error).__name__}: {error}", "the fields of a geometry") from error
+        raise DefectError("geometry", f"{type(error).__name__}: {error}", "the fields of a geometry") from error
     if "voxel_count" in values and values["voxel_count"] != geometry.voxel_count:
         raise InvalidInputError("voxel_count", values["voxel_count"], f"{geometry.voxel_count}, as the layers have it")
     return geometry

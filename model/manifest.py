@@ -11,11 +11,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qshower.model.energy_code import EnergyCodeKind
+from qshower.model.field_errors import field_errors
 from qshower.model.layers import DecoderShape
 from qshower.model.scaling import ScalingKind
 from qshower.model.symmetry import Symmetry
 from qshower.sampler.errors import BundleError
-from qshower.sampler.files import write_file
+from qshower.sampler.files import why, write_file
 from qshower.sampler.machine import BoltzmannMachine
 
 MANIFEST = "manifest.json"
@@ -96,13 +97,13 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise BundleError(str(file), error.strerror or str(error), "a readable bundle manifest") from error
+        raise BundleError(str(file), why(error), "the manifest of a bundle") from error
     try:
         return Manifest.model_validate_json(content), hashlib.sha256(content).hexdigest()
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BundleError(str(file), f"{where}: {first['msg']}", "a manifest of format 1") from error
+        first = field_errors(error.errors(), Manifest)[0]
+        found = f"no {first.path}" if first.kind == "missing" else f"{first.path or 'the file'} is not {first.allowed}"
+        raise BundleError(str(file), found, "a manifest of format 1") from error
 
 
 def update_manifest(path: Path | str, **changes: Any) -> Manifest:

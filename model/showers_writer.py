@@ -17,7 +17,7 @@ from isal import isal_zlib
 from numpy.typing import ArrayLike, NDArray
 
 from qshower.model.showers_file import ENERGIES, SHOWERS
-from qshower.sampler.errors import InvalidInputError, ShowerFileError
+from qshower.sampler.errors import DefectError, InvalidInputError, ShowerFileError
 from qshower.sampler.files import WriteGuard, replacing_hdf5, uninterrupted
 from qshower.sampler.hdf5_reading import one_line
 
@@ -51,7 +51,7 @@ def write_showers(
     energies = np.asarray(incident_energies_mev, dtype=np.float64)
     energies = energies[:, 0] if energies.ndim == 2 and energies.shape[1] == 1 else energies
     if energies.ndim != 1 or energies.size == 0:
-        raise InvalidInputError("incident_energies_mev", f"shape {energies.shape}", "shape (N,) with N >= 1")
+        raise DefectError("incident_energies_mev", f"shape {energies.shape}", "shape (N,) with N >= 1")
     if not (np.isfinite(energies) & (energies > 0)).all():
         row = int(np.flatnonzero(~(np.isfinite(energies) & (energies > 0)))[0])
         raise InvalidInputError(f"incident_energies_mev[{row}]", float(energies[row]), "finite energies > 0")
@@ -102,7 +102,7 @@ def _write_hdf5(
             after_chunk()
             row += len(block)
         if row != count:
-            raise InvalidInputError("showers_mev", f"{row} rows", f"{count} rows, one for each incident energy")
+            raise DefectError("showers_mev", f"{row} rows", f"{count} rows, one for each incident energy")
         described = attributes() if callable(attributes) else attributes
         with uninterrupted():
             file.attrs.update(described)
@@ -141,13 +141,13 @@ class _CompressedRows:
 
 def _check_block(block: NDArray[np.float32], row: int, count: int, voxels: int | None) -> None:
     if block.ndim != 2 or block.shape[1] == 0 or (voxels is not None and block.shape[1] != voxels):
-        raise InvalidInputError("showers_mev", f"a chunk of shape {block.shape}", f"(n, {voxels or 'voxels'})")
+        raise DefectError("showers_mev", f"a chunk of shape {block.shape}", f"(n, {voxels or 'voxels'})")
     if row + len(block) > count:
         allowed = f"{count} rows, one for each incident energy"
-        raise InvalidInputError("showers_mev", f"at least {row + len(block)} rows", allowed)
+        raise DefectError("showers_mev", f"at least {row + len(block)} rows", allowed)
     if not math.isfinite(float(block.sum(dtype=np.float64))) and not np.isfinite(block).all():
         bad = row + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
-        raise InvalidInputError(f"showers_mev[{bad}]", "a value that is not finite", "finite voxel energies in MeV")
+        raise DefectError(f"showers_mev[{bad}]", "a value that is not finite", "finite voxel energies in MeV")
     if block.size and block.min() < 0:
         bad = row + int(np.flatnonzero((block < 0).any(axis=1))[0])
         raise InvalidInputError(f"showers_mev[{bad}]", float(block.min()), "voxel energies >= 0 in MeV")

@@ -24,7 +24,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError
 from qshower.sampler.files import replacing_hdf5, uninterrupted
 from qshower.sampler.hdf5_reading import HDF5_ERRORS, one_line, open_hdf5
 from qshower.sampler.machine import BoltzmannMachine
@@ -149,37 +149,37 @@ def space_set_aside(folder: Path, rows: int, machine: BoltzmannMachine, draws: i
 
 
 def bank_info(path: Path) -> BankInfo:
-    """What a bank holds; InvalidInputError if the file is no bank or was altered."""
+    """What a bank holds; DefectError if the file is no bank or was altered."""
     return open_bank(path).info
 
 
 def open_bank(path: Path) -> BankContent:
-    """A bank's latents, memory-mapped; InvalidInputError if the file is no bank, is truncated or was altered."""
+    """A bank's latents, memory-mapped; DefectError if the file is no bank, is truncated or was altered."""
     allowed = "a bank written by `qshower bank draw`"
     try:
-        with open_hdf5(path, allowed, partial(InvalidInputError, f"bank {path}")) as file:
+        with open_hdf5(path, allowed, partial(DefectError, f"bank {path}")) as file:
             if file.attrs.get("format") != BANK_FORMAT or file.attrs.get("version") != BANK_VERSION:
-                raise InvalidInputError("bank", str(path), f"{allowed}, format {BANK_FORMAT} version {BANK_VERSION}")
+                raise DefectError(f"bank {path}", f"not of format {BANK_FORMAT}, version {BANK_VERSION}", allowed)
             spins, nodes = file["spins"], int(file.attrs["nodes"])
             shape, offset = spins.shape, spins.id.get_offset()
             if spins.dtype != np.uint8 or spins.ndim != 2 or shape[1] != -(-nodes // 8):
-                raise InvalidInputError("bank", str(path), f"{allowed}; its spins are {spins.dtype} {shape}")
+                raise DefectError(f"bank {path}", f"its spins are {spins.dtype} {shape}", allowed)
             draw, clamped = file["draw"][:], file["condition_nodes"][:]
             seeds = tuple(np.unique(file["streams"][:, 0]).tolist())
             draws = tuple(provenance_from_json(text) for text in file["provenance"].asstr()[:])
             machine_hash, expected = str(file.attrs["machine_sha256"]), str(file.attrs["spins_sha256"])
             created_at = str(file.attrs["created_at"])
         if draw.shape != (shape[0],) or (shape[0] and draw.max() >= len(draws)):
-            raise InvalidInputError("bank", str(path), f"{allowed}; its draws do not match its rows")
+            raise DefectError(f"bank {path}", "its draws do not match its rows", allowed)
         if clamped.ndim != 1 or not ((clamped >= 0) & (clamped < nodes)).all():
-            raise InvalidInputError("bank", str(path), f"{allowed}; its condition nodes are not nodes")
+            raise DefectError(f"bank {path}", "its condition nodes are not nodes", allowed)
         packed = np.empty(shape, np.uint8) if offset is None else _mapped(path, offset, shape)
-    except InvalidInputError:
+    except DefectError:
         raise
     except HDF5_ERRORS as error:
-        raise InvalidInputError("bank", str(path), f"{allowed}; reading it failed: {one_line(error)}") from error
+        raise DefectError(f"bank {path}", f"reading it failed: {one_line(error)}", allowed) from error
     if hashlib.sha256(packed.data).hexdigest() != expected:
-        raise InvalidInputError("bank", str(path), f"{allowed}; its spins were altered after it was written")
+        raise DefectError(f"bank {path}", "its spins were altered after it was written", allowed)
     info = BankInfo(path, shape[0], nodes, machine_hash, created_at, seeds, draws, path.stat().st_size)
     return BankContent(info, packed, draw, clamped.astype(np.int64))
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError, InvalidInputError
 from qshower.sampler.machine import PARTITION_COUNT, BoltzmannMachine
 from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
 
@@ -107,7 +107,7 @@ def autocorrelation_time(series: NDArray[np.float64]) -> AutocorrelationTime:
     values = np.atleast_2d(np.asarray(series, dtype=np.float64))
     steps = values.shape[1]
     if steps < 8:
-        raise InvalidInputError("series", f"{steps} steps", "at least 8 steps")
+        raise DefectError("series", f"{steps} steps", "at least 8 steps")
     centred = values - values.mean()
     padded = np.fft.rfft(centred, n=2 * steps, axis=1)
     covariance = np.fft.irfft(np.abs(padded) ** 2, axis=1)[:, :steps].sum(axis=0) / np.arange(steps, 0, -1)
@@ -192,7 +192,7 @@ def agreement(machine: BoltzmannMachine, cold: NDArray[np.int8], warm: NDArray[n
     """
     clamped = machine.condition_nodes
     if cold.shape != warm.shape or cold.shape[0] < 2 or not np.array_equal(cold[:, clamped], warm[:, clamped]):
-        raise InvalidInputError("warm", f"{warm.shape}", "at least 2 rows, of the conditions of cold")
+        raise DefectError("warm", f"{warm.shape}", "at least 2 rows, of the conditions of cold")
     warm_figures = figures_of(machine, warm)
     result = {}
     for name, values in figures_of(machine, cold).items():
@@ -251,7 +251,7 @@ def calibrate_sweeps(
     least = math.ceil(ROWS_FOR_TOLERANCE / tolerance**2)
     sizes = [conditions.shape[0] for conditions in bands]
     if not sizes or min(sizes) < least:
-        raise InvalidInputError("bands", f"{sizes} rows", f"at least {least} rows each for a tolerance of {tolerance}")
+        raise DefectError("bands", f"{sizes} rows", f"at least {least} rows each for a tolerance of {tolerance}")
     ascending = sorted(set(candidates))
     if not ascending or ascending[0] < 1:
         raise InvalidInputError("candidates", list(candidates), "numbers from 1")

@@ -4,8 +4,9 @@
 
     QShowerError
     ├── InvalidInputError            a value is not allowed (names field, value and what is allowed)
-    │   ├── BundleError              a bundle on disk is missing, altered or unreadable
-    │   └── ShowerFileError          a shower file is truncated, mis-shaped or holds bad values
+    │   └── DefectError              a file or an array is missing or faulty (names it, the fault and what is expected)
+    │       ├── BundleError          a bundle on disk is missing, altered or unreadable
+    │       └── ShowerFileError      a shower file is truncated, mis-shaped or holds bad values
     └── SamplerError                 a draw failed
         ├── SamplerUnavailableError  the sampler cannot be used now; may say when to try again
         │   ├── SolverConfigurationError          Ocean's configuration on this machine cannot be used
@@ -32,23 +33,40 @@ class InvalidInputError(QShowerError, ValueError):
     """A value that is not allowed.
 
     ``field`` is the name of the offending field, flag or file, ``value`` what was given, ``allowed`` what may be given.
+    ``message`` says it in a sentence of its own where the usual one would not be English.
 
     >>> str(InvalidInputError("sweeps", 0, "an integer of at least 1"))
     'sweeps: 0 is not allowed; allowed: an integer of at least 1'
     """
 
-    def __init__(self, field: str, value: object, allowed: str) -> None:
+    def __init__(self, field: str, value: object, allowed: str, *, message: str | None = None) -> None:
         self.field = field
         self.value = value
         self.allowed = allowed
-        super().__init__(f"{field}: {value!r} is not allowed; allowed: {allowed}")
+        self.message = message
+        super().__init__(self.sentence(repr(value)))
+
+    def sentence(self, shown: str) -> str:
+        """What is wrong, with the value as ``shown``."""
+        return self.message or f"{self.field}: {shown} is not allowed; allowed: {self.allowed}"
 
 
-class BundleError(InvalidInputError):
+class DefectError(InvalidInputError):
+    """Something given is missing or faulty; ``value`` says what is wrong with it, ``allowed`` what is expected.
+
+    >>> str(DefectError("out.hdf5", "no such file", "an HDF5 file of showers"))
+    'out.hdf5: no such file; expected: an HDF5 file of showers'
+    """
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        super().__init__(field, value, allowed, message=f"{field}: {value}; expected: {allowed}")
+
+
+class BundleError(DefectError):
     """A bundle on disk is missing, altered or unreadable."""
 
 
-class ShowerFileError(InvalidInputError):
+class ShowerFileError(DefectError):
     """A shower file is truncated, mis-shaped or holds values that no shower has."""
 
 

@@ -15,36 +15,59 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a pipe"}
 
 
+def why(error: OSError) -> str:
+    """Why a file cannot be reached, in words.
+
+    >>> why(FileNotFoundError(2, "No such file or directory"))
+    'no such file'
+    """
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    reason = error.strerror or str(error)
+    return reason[:1].lower() + reason[1:]
+
+
+def missing(path: Path) -> str | None:
+    """Why ``path`` is no file that can be read, in words; None if it is one."""
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except OSError as error:
+        return why(error)
+    if kind != stat.S_IFREG:
+        return f"{_KINDS.get(kind, 'no regular file')}, not a file"
+    return None if os.access(path, os.R_OK) else "permission denied"
+
+
 def replaceable(path: Path) -> Path:
     """The file that ``path`` names, links followed.
 
     Raises:
-        InvalidInputError: it is neither a regular file nor new, or cannot be reached.
+        DefectError: it is neither a regular file nor new, or cannot be reached.
     """
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
     except FileNotFoundError:
         kind = stat.S_IFREG
     except OSError as error:
-        raise InvalidInputError(str(path), error.strerror, "a path in a folder that can be reached") from None
+        raise DefectError(str(path), why(error), "a path in a folder that can be reached") from None
     if kind != stat.S_IFREG:
         found = _KINDS.get(kind, "no regular file")
-        raise InvalidInputError(str(path), found, "a regular file or a new name; nothing else is replaced")
+        raise DefectError(str(path), found, "a regular file or a new name; nothing else is replaced")
     return path.resolve()
 
 
 def replaceable_folder(path: Path, mark: str) -> Path:
-    """The folder that ``path`` names, links followed; InvalidInputError unless it is new, empty or holds ``mark``."""
+    """The folder that ``path`` names, links followed; DefectError unless it is new, empty or holds ``mark``."""
     if path.exists() and not (path.is_dir() and ((path / mark).is_file() or not any(path.iterdir()))):
         found = f"a folder without {mark}" if path.is_dir() else "no folder"
-        raise InvalidInputError(str(path), found, f"a new name, or a folder with {mark}; nothing else is replaced")
+        raise DefectError(str(path), found, f"a new name, or a folder with {mark}; nothing else is replaced")
     return path.resolve()
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.claim import Claim
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.packed_spins import pack_spins, rows_by_key
 from qshower.sampler.provenance import Provenance, provenance_from_cache
@@ -96,7 +96,7 @@ class LatentCache:
         """
         nodes = self._machine.node_count
         if spins.ndim != 2 or spins.shape[1] != nodes or spins.dtype != np.int8 or not (np.abs(spins) == 1).all():
-            raise InvalidInputError("spins", f"{spins.dtype} {spins.shape}", f"int8 (rows, {nodes}) of -1 and +1")
+            raise DefectError("spins", f"{spins.dtype} {spins.shape}", f"int8 (rows, {nodes}) of -1 and +1")
         packed = pack_spins(spins)
         bins = rows_by_key(spins[:, self._machine.condition_nodes])
         with self._lock:
@@ -266,7 +266,7 @@ class LatentCache:
 def _check(conditions: NDArray[np.int8], machine: BoltzmannMachine) -> None:
     width = machine.condition_nodes.shape[0]
     if conditions.ndim != 2 or conditions.shape[1] != width or conditions.dtype != np.int8:
-        raise InvalidInputError("conditions", f"{conditions.dtype} {conditions.shape}", f"int8 (rows, {width})")
+        raise DefectError("conditions", f"{conditions.dtype} {conditions.shape}", f"int8 (rows, {width})")
 
 
 def _bytes_of(value: Any) -> int:

@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError
 
 PARTITION_COUNT = 4
 
@@ -35,7 +35,7 @@ def are_spins(values: NDArray[Any], width: int) -> bool:
 def check_spins(field: str, values: NDArray[Any], width: int) -> None:
     """InvalidInputError unless ``values`` are rows of ``width`` spins."""
     if not are_spins(values, width):
-        raise InvalidInputError(field, f"{values.dtype} {values.shape}", f"int8 (rows, {width}) of -1 and +1")
+        raise DefectError(field, f"{values.dtype} {values.shape}", f"int8 (rows, {width}) of -1 and +1")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,23 +84,23 @@ class BoltzmannMachine:
         }
         for name, (array, shape, dtype) in shapes.items():
             if array.shape != shape or array.dtype != dtype:
-                raise InvalidInputError(name, f"{array.dtype} {array.shape}", f"{np.dtype(dtype)} {shape}")
+                raise DefectError(name, f"{array.dtype} {array.shape}", f"{np.dtype(dtype)} {shape}")
         for name in ("h", "j"):
             if not np.isfinite(getattr(self, name)).all():
-                raise InvalidInputError(name, "a value that is not finite", "finite values")
+                raise DefectError(name, "a value that is not finite", "finite values")
         if pairs:
             first, second = self.edges[:, 0], self.edges[:, 1]
             if first.min() < 0 or second.max() >= nodes or not (first < second).all():
-                raise InvalidInputError("edges", "a pair out of order or range", f"0 <= i < j < {nodes}")
+                raise DefectError("edges", "a pair out of order or range", f"0 <= i < j < {nodes}")
             order = first.astype(np.int64) * nodes + second
             if not (np.diff(order) > 0).all():
-                raise InvalidInputError("edges", "unsorted or repeated pairs", "sorted pairs, each once")
+                raise DefectError("edges", "unsorted or repeated pairs", "sorted pairs, each once")
             if (self.partitions[first] == self.partitions[second]).any():
-                raise InvalidInputError("partitions", "an edge inside one partition", "a proper colouring")
+                raise DefectError("partitions", "an edge inside one partition", "a proper colouring")
         if nodes and (self.partitions.min() < 0 or self.partitions.max() >= PARTITION_COUNT):
-            raise InvalidInputError("partitions", "a class out of range", f"0..{PARTITION_COUNT - 1}")
+            raise DefectError("partitions", "a class out of range", f"0..{PARTITION_COUNT - 1}")
         if np.unique(self.qubits).shape[0] != nodes:
-            raise InvalidInputError("qubits", "a qubit used twice", "one qubit for each node")
+            raise DefectError("qubits", "a qubit used twice", "one qubit for each node")
         for name in shapes:
             getattr(self, name).flags.writeable = False
 

@@ -22,7 +22,13 @@ from qshower.sampler.bank_file import (
 )
 from qshower.sampler.claim import Claim
 from qshower.sampler.closing import Closing
-from qshower.sampler.errors import BankExhaustedError, InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.errors import (
+    BankExhaustedError,
+    DefectError,
+    InvalidInputError,
+    SamplerTimeoutError,
+    SamplerUnavailableError,
+)
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.packed_spins import pack_spins, rows_by_key
 from qshower.sampler.protocol import Availability, Sampler, SamplerCapabilities
@@ -64,11 +70,11 @@ def draw_bank(
     if not 0 <= seed < 2**64:
         raise InvalidInputError("seed", seed, "an integer from 0 to 2^64 - 1")
     if not path.parent.is_dir():
-        raise InvalidInputError("path", str(path), "a file in a folder that exists")
+        raise DefectError(str(path), "its folder does not exist", "a path in an existing folder")
     if path.exists() and not overwrite:
-        raise InvalidInputError("path", str(path), "a file that does not exist yet, or overwrite")
+        raise DefectError(str(path), "the file exists", "a new name, or overwrite")
     if partial is not None and partial.exists():
-        raise InvalidInputError("partial", str(partial), "a file that does not exist yet")
+        raise DefectError(str(partial), "the file exists", "a new name")
     rows = conditions.shape[0]
     streams = np.empty((rows, 2), dtype=np.uint64)
     streams[:, 0] = seed

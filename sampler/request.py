@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.errors import InvalidInputError, SamplerAnswerError
+from qshower.sampler.errors import DefectError, InvalidInputError, SamplerAnswerError
 from qshower.sampler.machine import BoltzmannMachine, are_spins, check_spins
 from qshower.sampler.provenance import ConditionMode, Provenance
 
@@ -29,7 +29,7 @@ def checked_sweeps(sweeps: int, *, least: int, field: str = "sweeps") -> int:
 def check_streams(streams: NDArray[np.uint64], rows: int) -> None:
     """InvalidInputError unless ``streams`` holds a random stream for each of ``rows`` rows."""
     if streams.shape != (rows, 2) or streams.dtype != np.uint64:
-        raise InvalidInputError("streams", f"{streams.dtype} {streams.shape}", f"uint64 ({rows}, 2)")
+        raise DefectError("streams", f"{streams.dtype} {streams.shape}", f"uint64 ({rows}, 2)")
 
 
 def rows_by_condition(conditions: NDArray[np.int8]) -> tuple[NDArray[np.int8], list[NDArray[np.int64]]]:

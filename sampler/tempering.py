@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.closing import Closing
-from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.errors import DefectError, InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import refine
 from qshower.sampler.gibbs.kernels.replicas import run_tempering
 from qshower.sampler.gibbs.program import LastUsed, program_of
@@ -52,7 +52,7 @@ def ladder_of(machine: BoltzmannMachine) -> NDArray[np.float64]:
         # No step wider than the whole range: a machine without energy needs two replicas, not none.
         betas.append(betas[-1] + min(_STEP / max(np.sqrt(variance), 1e-9), 1.0))
         if len(betas) > MOST_REPLICAS:
-            raise InvalidInputError("machine", f"a ladder of over {MOST_REPLICAS} steps", "weaker couplings")
+            raise DefectError("machine", f"a ladder of over {MOST_REPLICAS} steps", "weaker couplings")
     found = np.array(betas, dtype=np.float64) - HOTTEST_BETA
     found = HOTTEST_BETA + found * ((1.0 - HOTTEST_BETA) / found[-1])
     found[-1] = 1.0

@@ -8,6 +8,7 @@ import ipaddress
 import math
 from collections.abc import Mapping
 
+from qshower.sampler.files import why
 from qshower.service.service_errors import SettingsError
 from qshower.service.settings import PREFIX, Settings
 
@@ -49,9 +50,9 @@ def load_api_keys(settings: Settings) -> ApiKeys:
         try:
             text = settings.api_keys_file.read_text(encoding="utf-8")
         except OSError as error:
-            raise SettingsError(
-                f"{PREFIX}API_KEYS_FILE", str(settings.api_keys_file), f"a readable file ({error.strerror})"
-            ) from None
+            name, file, allowed = f"{PREFIX}API_KEYS_FILE", str(settings.api_keys_file), "a file of keys, one a line"
+            message = f"{name}={file}: {why(error)}; expected: {allowed}"
+            raise SettingsError(name, file, allowed, message=message) from None
         lines += [("api_keys_file", line) for line in text.splitlines() if not line.lstrip().startswith("#")]
     for source, line in lines:
         if not line.strip():

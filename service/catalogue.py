@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from qshower.model.bundle import Bundle, find_bundles, load_bundle
 from qshower.service.service_errors import SettingsError, UnknownModelError
@@ -55,11 +56,11 @@ def load_catalogue(settings: Settings) -> Catalogue:
     paths, own = dict(pretrained), {}
     if settings.model_folder is not None:
         if not settings.model_folder.is_dir():
-            raise SettingsError("QSHOWER_MODEL_FOLDER", str(settings.model_folder), "an existing folder of bundles")
+            raise _no_bundles(settings.model_folder, _no_folder(settings.model_folder))
         own = find_bundles(settings.model_folder)
         paths |= own
     if not paths:
-        raise SettingsError("QSHOWER_MODEL_FOLDER", str(settings.model_folder), "a folder with at least one bundle")
+        raise _no_bundles(settings.model_folder, "no bundle in it, and none comes with the package")
     bundles = {name: load_bundle(path) for name, path in sorted(paths.items())}
     # What a user names goes before what comes with the package, a manifest's own wish next, Zephyr before Pegasus.
     ranked = sorted(
@@ -73,9 +74,20 @@ def load_catalogue(settings: Settings) -> Catalogue:
     default = settings.default_model
     if default is None:
         if len(own) > 1 and sum(bundles[name].manifest.default for name in own) != 1:
-            allowed = f"one of {', '.join(sorted(own))}: not one of them alone is marked default"
-            raise SettingsError("QSHOWER_DEFAULT_MODEL", "unset", allowed)
+            names = ", ".join(sorted(own))
+            why = f"set it to one of {names}: not one of them alone is marked default"
+            raise SettingsError("QSHOWER_DEFAULT_MODEL", None, names, message=f"QSHOWER_DEFAULT_MODEL is unset; {why}")
         default = ranked[0].name
     if default not in bundles:
         raise SettingsError("QSHOWER_DEFAULT_MODEL", default, ", ".join(bundles))
     return Catalogue({bundle.name: bundle for bundle in ranked}, default)
+
+
+def _no_folder(path: Path) -> str:
+    return "a file, not a folder" if path.exists() else "no such folder"
+
+
+def _no_bundles(folder: Path | None, fault: str) -> SettingsError:
+    allowed = "a folder with a sub-folder for each bundle"
+    message = f"QSHOWER_MODEL_FOLDER={'' if folder is None else folder}: {fault}; expected: {allowed}"
+    return SettingsError("QSHOWER_MODEL_FOLDER", str(folder), allowed, message=message)

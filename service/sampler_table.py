@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from qshower.sampler.errors import DefectError
 from qshower.sampler.request import SamplerOptions
 from qshower.service.service_errors import SettingsError
 
@@ -72,6 +73,15 @@ def _device(settings: Settings) -> Literal["cpu", "cuda"]:
     return "cpu" if reason is not None else "cuda"
 
 
+def _build_replay(kind: Any, settings: Settings) -> Sampler:
+    try:
+        sampler: Sampler = kind(settings.bank, settings.replay.order, seed=settings.replay.seed)
+    except DefectError as error:
+        message = f"QSHOWER_BANK={error}"
+        raise SettingsError("QSHOWER_BANK", str(settings.bank), error.allowed, message=message) from error
+    return sampler
+
+
 SAMPLERS: dict[str, SamplerRow] = {
     "gibbs": SamplerRow(
         "qshower.sampler.gibbs.gibbs_sampler:GibbsSampler",
@@ -91,7 +101,7 @@ SAMPLERS: dict[str, SamplerRow] = {
     ),
     "replay": SamplerRow(
         "qshower.sampler.replay:ReplaySampler",
-        lambda kind, settings: kind(settings.bank, settings.replay.order, seed=settings.replay.seed),
+        _build_replay,
         wanted=lambda settings: settings.bank is not None,
     ),
 }

@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, create_model, field_vali
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from qshower.model.field_errors import field_errors
 from qshower.sampler.qpu.qpu_settings import DESCRIPTION, LIMITS_OF, VARIABLE, QpuSettings
 from qshower.service.service_errors import SettingsError
 
@@ -251,7 +252,6 @@ def _read(kind: type[Group], given: dict[str, Any]) -> Group:
     try:
         return kind(**given)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0])
-        shown = "***" if name == "api_keys" else given.get(name, first.get("input"))
-        raise SettingsError(f"{kind.model_config['env_prefix']}{name}".upper(), shown, first["msg"]) from None
+        first = field_errors(error.errors(include_url=False), kind)[0]
+        shown = "***" if first.path == "api_keys" else given.get(first.path, first.value)
+        raise SettingsError(f"{kind.model_config['env_prefix']}{first.path}".upper(), shown, first.allowed) from None

@@ -8,12 +8,14 @@ from typing import Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from qshower.model.field_errors import field_errors, invalid_input
 from qshower.model.geometry import GEOMETRIES
 from qshower.model.scaling import ScalingKind
 from qshower.model.symmetry import Symmetry
 from qshower.model.training.coded_config import CodedConfig
 from qshower.model.training.sections import DataSection, LatentSection
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError
+from qshower.sampler.files import why
 
 
 class _Section(BaseModel):
@@ -106,16 +108,20 @@ def read_config(path: Path) -> TrainingConfig | CodedConfig:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InvalidInputError(str(path), error.strerror or str(error), "a readable YAML file") from error
+        raise DefectError(str(path), why(error), "a configuration in YAML") from error
+    except UnicodeDecodeError as error:
+        raise DefectError(
+            str(path), f"no text in UTF-8 ({error.reason} at byte {error.start})", "a YAML file"
+        ) from None
     except yaml.YAMLError as error:
-        raise InvalidInputError(str(path), str(error).replace("\n", " "), "a YAML file") from error
+        raise DefectError(str(path), " ".join(str(error).split()), "a YAML file") from error
+    if not isinstance(values, dict):
+        raise DefectError(str(path), "empty" if values is None else "no mapping of keys", "a configuration in YAML")
+    kind = CodedConfig if "code" in values else TrainingConfig
     try:
-        coded = isinstance(values, dict) and "code" in values
-        config = CodedConfig.model_validate(values) if coded else TrainingConfig.model_validate(values)
+        config = kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "configuration"
-        raise InvalidInputError(f"{path.name}: {key}", first.get("input"), first["msg"]) from error
+        raise invalid_input(path.name, field_errors(error.errors(), kind)) from error
     base = path.resolve().parent
     files = [file.model_copy(update={"path": base / file.path}) for file in config.data.files]
     geometry = config.data.geometry

@@ -21,7 +21,7 @@ from qshower.model.shower_checks import ShowerTally, findings_of
 from qshower.model.showers_file import read_showers
 from qshower.model.symmetry import Symmetry, canonical_elements, turn
 from qshower.model.training.sections import DataSection
-from qshower.sampler.errors import InvalidInputError, ShowerFileError
+from qshower.sampler.errors import DefectError, InvalidInputError, ShowerFileError
 
 FEATURE_ROWS = 512
 
@@ -135,7 +135,7 @@ def load_training_showers(
     kept = max(1, int(section.validation_fraction * len(order)))
     training, validation = np.sort(order[kept:]), np.sort(order[:kept])
     if len(training) < 2:
-        raise InvalidInputError("data.files", f"{len(order)} showers", "enough showers to train and validate on")
+        raise DefectError("data.files", f"{len(order)} showers", "enough showers to train and validate on")
     features, responses, shares, counts = [], [], [], []
     for start in range(0, len(energies), FEATURE_ROWS):
         rows = torch.from_numpy(showers[start : start + FEATURE_ROWS])

@@ -30,7 +30,7 @@ from qshower.model.point_decoder import PointDecoder
 from qshower.model.rbm import RBM
 from qshower.model.training.config import TrainingConfig
 from qshower.model.training.data import TrainingShowers
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError, InvalidInputError
 from qshower.sampler.files import replacing
 from qshower.sampler.gibbs.chains import refine
 from qshower.sampler.lattice import compact_lattice
@@ -151,9 +151,9 @@ class Trainer:
             state: dict[str, Any] = torch.load(file, weights_only=True)
         except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
             reason = f"unreadable ({type(error).__name__})"
-            raise InvalidInputError(str(file), reason, "a readable checkpoint; delete it to start anew") from error
+            raise DefectError(str(file), reason, "a readable checkpoint; delete it to start anew") from error
         if state["config"] != self.config.model_dump_json():
-            raise InvalidInputError(
+            raise DefectError(
                 str(file),
                 "a checkpoint of another configuration",
                 "the same configuration; delete it to start anew, or choose another output",

@@ -44,9 +44,10 @@ def run(
     if sampler in by_sweeps:
         only = f"only with --sampler {' or '.join(billed)}"
         if shim:
-            raise InvalidInputError("--shim", shim, only)
+            raise InvalidInputError("--shim", shim, only, message=f"--shim works {only}")
         if dry_run:
-            raise InvalidInputError("--dry-run", dry_run, f"{only}: {sampler} bills nothing")
+            message = f"--dry-run works {only}: {sampler} bills nothing"
+            raise InvalidInputError("--dry-run", dry_run, only, message=message)
         _sweeps(settings, sampler, model, tolerance, save=save)
     elif sampler in billed:
         from qshower.service.commands.calibrate_qpu import run as run_qpu

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from qshower.client import ShowerClient
 from qshower.model.showers_file import open_showers
 from qshower.model.showers_writer import write_showers
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError, InvalidInputError
 from qshower.sampler.files import replaceable
 from qshower.sampler.protocol import Sampler, StoredSampler
 from qshower.service.commands.terminal import numbers, progress, say
@@ -69,7 +69,7 @@ class Request:
 def run(request: Request) -> None:
     """Write the file, whole or not at all."""
     if not request.output.parent.is_dir():
-        raise InvalidInputError("--output", str(request.output), "a path in a folder that exists")
+        raise DefectError(str(request.output), "its folder does not exist", "a path in an existing folder")
     replaceable(request.output)
     energies = incident_energies(request)
     sampler = _in_process(request, energies) if request.url is None else _from_server(request, request.url, energies)
@@ -89,7 +89,8 @@ def incident_energies(request: Request) -> NDArray[np.float64]:
     ]
     if len(given) != 1:
         allowed = "one of --energies-mev 1000,65536, --log-uniform-mev 1000:1000000 -n 100, --like FILE.hdf5"
-        raise InvalidInputError("energies", " and ".join(given) or "none", allowed)
+        found = f"{' and '.join(given)} exclude each other" if given else "no incident energies"
+        raise InvalidInputError("energies", given, allowed, message=f"{found}: give {allowed}")
     if request.energies_mev is not None:
         values = np.array(numbers("--energies-mev", request.energies_mev))
         if (values <= 0).any():
@@ -113,7 +114,8 @@ def _log_uniform(text: str, count: int | None, seed: int | None) -> NDArray[np.f
     if not 0 < low <= high < np.inf:
         raise InvalidInputError("--log-uniform-mev", text, "LOW:HIGH with 0 < LOW <= HIGH, such as 1000:1000000")
     if count is None:
-        raise InvalidInputError("-n", None, "the number of showers, with --log-uniform-mev")
+        message = "-n is required: the number of showers, with --log-uniform-mev"
+        raise InvalidInputError("-n", None, "the number of showers", message=message)
     random = np.random.default_rng(None if seed is None else [seed, 0x456E65726779])
     return np.clip(np.exp(random.uniform(np.log(low), np.log(high), count)), low, high)
 

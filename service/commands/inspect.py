@@ -10,9 +10,11 @@ import orjson
 from rich.text import Text
 
 from qshower.model.bundle import Bundle, describe, find_bundles, load_bundle
+from qshower.model.manifest import MANIFEST
 from qshower.model.shower_checks import ShowerTally, findings_of
 from qshower.model.showers_file import ShowersFile, open_showers
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError
+from qshower.sampler.files import missing
 from qshower.service.commands.terminal import console, progress, say, two_columns
 from qshower.service.settings import load_settings
 
@@ -41,14 +43,15 @@ def run(path: Path, output: Path | None) -> None:
 
 def _bundle(path: Path) -> Bundle:
     if path.is_dir():
+        if not (path / MANIFEST).exists():
+            raise DefectError(str(path), f"a folder without {MANIFEST}", "the folder of a bundle, or a shower file")
         return load_bundle(path)
     folder = load_settings().model_folder
     known = find_bundles() | (find_bundles(folder) if folder is not None else {})
     if str(path) not in known:
         names = ", ".join(known) or "none is installed"
-        raise InvalidInputError(
-            "path", str(path), f"a shower file, the folder of a bundle, or the name of one: {names}"
-        )
+        expected = f"a shower file, the folder of a bundle, or the name of one: {names}"
+        raise DefectError(str(path), missing(path), expected)
     return load_bundle(known[str(path)])
 
 

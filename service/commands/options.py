@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from qshower.model.field_errors import field_errors
 from qshower.sampler.errors import InvalidInputError
 from qshower.service.sampler_table import SAMPLERS
 from qshower.service.schemas import AUTO, GenerateOptions, GenerateRequest, StrictModel
@@ -34,11 +35,10 @@ def check_flags(**flags: Any) -> None:
         GenerateRequest(incident_energies_mev=[1.0], options=GenerateOptions(**options), **request)
         OtherFlags(**others)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0])
-        flag = _FLAGS.get(name, "--" + name.removeprefix("evaluation_").replace("_", "-"))
-        allowed = first["msg"].removeprefix("Input should be ").removeprefix("a valid number, ")
-        raise InvalidInputError(flag, first["input"], allowed) from None
+        model = next(kind for kind in (GenerateRequest, GenerateOptions, OtherFlags) if kind.__name__ == error.title)
+        first = field_errors(error.errors(include_url=False), model)[0]
+        flag = _FLAGS.get(first.path, "--" + first.path.removeprefix("evaluation_").replace("_", "-"))
+        raise InvalidInputError(flag, first.value, first.allowed) from None
 
 
 def sampler_options(**flags: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from qshower.evaluation.svg import heat_figure, histogram_figure, line_figure, s
 from qshower.model.bundle import Bundle
 from qshower.model.geometry import Geometry
 from qshower.model.showers_file import ShowersFile
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError
 from qshower.sampler.files import replaceable, write_file
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.request import LatentRequest, SamplerOptions
@@ -93,9 +93,9 @@ def _histogram(axis: str, groups: Sequence[NDArray[np.floating]], *, title: str 
 
 
 def check_folder(folder: Path, *names: str) -> None:
-    """InvalidInputError if pictures of these names cannot be written into the folder, before anything long is read."""
+    """DefectError if pictures of these names cannot be written into the folder, before anything long is read."""
     if folder.exists() and not folder.is_dir():
-        raise InvalidInputError("--output", str(folder), "a folder")
+        raise DefectError(str(folder), "a file, not a folder", "a folder for pictures")
     for name in names:
         replaceable(folder / name)
 

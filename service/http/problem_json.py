@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from qshower.model.field_errors import field_errors, sentence
 from qshower.sampler.errors import (
     BankExhaustedError,
     BudgetExceededError,
@@ -26,7 +27,7 @@ from qshower.sampler.errors import (
     SamplerTimeoutError,
     SamplerUnavailableError,
 )
-from qshower.service.schemas import Problem
+from qshower.service.schemas import GenerateRequest, Problem
 from qshower.service.service_errors import (
     DeadlineError,
     NotAcceptableError,
@@ -68,19 +69,6 @@ _HTTP_KINDS = {
     413: ("too-large", "Too large"),
 }
 
-_ALLOWED = {
-    "float_type": "a number",
-    "int_type": "an integer",
-    "string_type": "a string",
-    "list_type": "a list",
-    "finite_number": "a finite number",
-    "missing": "a value: the field is required",
-    "extra_forbidden": "no field of this name",
-    "bool_type": "true or false",
-    "model_type": "an object",
-    "model_attributes_type": "an object",
-}
-
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
     """``problem`` as an HTTP response."""
@@ -99,7 +87,7 @@ def problem_of(error: Exception, retry_after_s: float) -> tuple[Problem, dict[st
     problem = Problem(type=f"urn:qshower:{name}", title=title, status=status, detail=str(error))
     if isinstance(error, InvalidInputError):
         problem.field, problem.value, problem.allowed = error.field, _echo(error.value), error.allowed
-        problem.detail = f"{error.field}: {_shown(error.value)} is not allowed; allowed: {error.allowed}"
+        problem.detail = error.sentence(_shown(error.value))
     if isinstance(error, PlacementError) and (error.qubits or error.couplers):
         problem.missing_qubits, problem.missing_couplers = list(error.qubits), list(error.couplers)
     headers = {401: {"WWW-Authenticate": "Bearer"}, 406: {"Vary": "Accept"}}.get(status, {}).copy()
@@ -165,42 +153,20 @@ def _problem_of_validation(error: RequestValidationError) -> Problem:
     if tuple(first["loc"]) == ("body",):
         detail = "the body must be a JSON object, sent with content-type: application/json"
         return Problem(type="urn:qshower:malformed", title="Malformed request", status=400, detail=detail)
-    fields = [
-        {"field": _path(item["loc"]), "value": _echo(item.get("input")), "allowed": _allowed(item)} for item in errors
-    ]
-    head = fields[0]
+    faults = field_errors([{**item, "loc": item["loc"][1:] or item["loc"]} for item in errors], GenerateRequest)
+    fields = [{"field": fault.path, "value": _echo(fault.value), "allowed": fault.allowed} for fault in faults]
+    head = faults[0]
+    usual = f"{head.path}: {_shown(head.value)} is not allowed; allowed: {head.allowed}"
     return Problem.model_validate(
         {
             "type": "urn:qshower:invalid-value",
             "title": "A value is not allowed",
             "status": 422,
-            "detail": f"{head['field']}: {_shown(head['value'])} is not allowed; allowed: {head['allowed']}",
-            **head,
+            "detail": sentence(faults) or usual,
+            **fields[0],
             "errors": fields,
         }
     )
-
-
-def _path(location: tuple[Any, ...]) -> str:
-    path = ""
-    for part in location[1:] or location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    return path
-
-
-def _allowed(item: Mapping[str, Any]) -> str:
-    kind, context = item["type"], item.get("ctx", {})
-    if kind == "greater_than":
-        return f"a finite number > {context['gt']:g}"
-    if kind == "greater_than_equal":
-        return f"a number >= {context['ge']}"
-    if kind == "less_than_equal":
-        return f"a number <= {context['le']}"
-    if kind == "literal_error":
-        return str(context["expected"])
-    if kind == "too_short":
-        return f"at least {context['min_length']} entry"
-    return _ALLOWED.get(kind, str(item["msg"]))
 
 
 def _echo(value: Any) -> Any:

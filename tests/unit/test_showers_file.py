@@ -156,10 +156,10 @@ def rewrite(source: Path, name: str, values: NDArray[np.generic]) -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("showers", (257, 11), r"good.hdf5: dataset showers: 'shape \(257, 11\)'.*shape \(N, 10\) of geometry small"),
-        ("showers", (257, 5, 2), r"dataset showers: 'shape \(257, 5, 2\)'"),
-        ("showers", (256, 10), r"dataset showers: '256 rows'.*257 rows"),
-        ("incident_energies", (257,), r"dataset incident_energies: 'shape \(257,\)'.*shape \(N, 1\)"),
+        ("showers", (257, 11), r"good.hdf5: dataset showers: shape \(257, 11\).*shape \(N, 10\) of geometry small"),
+        ("showers", (257, 5, 2), r"dataset showers: shape \(257, 5, 2\)"),
+        ("showers", (256, 10), r"dataset showers: 256 rows.*257 rows"),
+        ("incident_energies", (257,), r"dataset incident_energies: shape \(257,\).*shape \(N, 1\)"),
         ("incident_energies", (257, 2), r"dataset incident_energies"),
     ],
 )
@@ -179,7 +179,7 @@ def test_empty_missing_and_foreign_datasets_are_refused(good: Path) -> None:
         open_showers(good, SMALL)
     with h5py.File(good, "r+") as file:
         file.move("showers", "voxels")
-    with pytest.raises(ShowerFileError, match=r"dataset showers: 'missing; the file holds incident_energies, voxels'"):
+    with pytest.raises(ShowerFileError, match=r"dataset showers: missing; the file holds incident_energies, voxels"):
         open_showers(good, SMALL)
     with pytest.raises(ShowerFileError, match=r"dataset showers"):
         open_showers(good)
@@ -215,7 +215,7 @@ def test_truncated_files_are_refused(good: Path, tmp_path: Path) -> None:
     for size in (0, 10, len(whole) // 2, len(whole) - 1):
         path = tmp_path / f"cut{size}.hdf5"
         path.write_bytes(whole[:size])
-        with pytest.raises(ShowerFileError, match=rf"cut{size}.hdf5: 'unreadable") as caught:
+        with pytest.raises(ShowerFileError, match=rf"cut{size}.hdf5: unreadable") as caught:
             open_showers(path, SMALL)
         assert "\n" not in str(caught.value)
 
@@ -232,16 +232,16 @@ def test_damaged_data_is_named_by_row(tmp_path: Path) -> None:
         stream.seek(info.byte_offset)
         stream.write(b"\x00" * 64)
     assert rows < 1000
-    with pytest.raises(ShowerFileError, match=rf"damaged.hdf5: dataset showers, row {rows}: .unreadable"):
+    with pytest.raises(ShowerFileError, match=rf"damaged.hdf5: dataset showers, row {rows}: unreadable"):
         read_showers(path)
 
 
 def test_missing_file_and_unknown_layout(tmp_path: Path) -> None:
-    with pytest.raises(ShowerFileError, match=r"none.hdf5: 'no such file'"):
+    with pytest.raises(ShowerFileError, match=r"none.hdf5: no such file"):
         open_showers(tmp_path / "none.hdf5")
     energies, showers = random_showers(5)
     write_showers(tmp_path / "odd.hdf5", energies, showers)
-    with pytest.raises(ShowerFileError, match=r"odd.hdf5: dataset showers: '10 voxels'.*6480 \(2\)"):
+    with pytest.raises(ShowerFileError, match=r"odd.hdf5: dataset showers: 10 voxels.*6480 \(2\)"):
         open_showers(tmp_path / "odd.hdf5")
 
 
@@ -317,7 +317,7 @@ def test_values_that_no_shower_has_are_not_written(tmp_path: Path, value: float)
 def test_shapes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"incident_energies_mev"):
         write_showers(tmp_path / "x.hdf5", np.ones((3, 2)), np.ones((3, 10), np.float32))
-    with pytest.raises(InvalidInputError, match=r"showers_mev: 'a chunk of shape \(3,\)'"):
+    with pytest.raises(InvalidInputError, match=r"showers_mev: a chunk of shape \(3,\)"):
         write_showers(tmp_path / "x.hdf5", np.ones(3), np.ones(3, np.float32))
     with pytest.raises(InvalidInputError, match=r"\(1, 9\)"):
         write_showers(
@@ -333,7 +333,7 @@ def test_a_full_disk_leaves_nothing_behind(
 ) -> None:
     rng = np.random.default_rng(0)
     before = good.read_bytes()
-    full = r"good.hdf5: 'cannot be written: File too large'"
+    full = r"good.hdf5: cannot be written: File too large"
     with largest_file(200_000), pytest.raises(ShowerFileError, match=full) as caught:
         write_showers(good, np.ones(200), rng.random((200, 6480), dtype=np.float32))
     assert "\n" not in str(caught.value)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError, InvalidInputError
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.capabilities import CAPABILITIES
 from qshower.sampler.qpu.drawing.drawer import DrawOptions
@@ -53,7 +53,7 @@ def calibration_request(
 ) -> LatentRequest:
     """The request that stands for a calibration at some typical ``conditions`` (rows, condition nodes), checked."""
     if conditions.shape[0] == 0:
-        raise InvalidInputError("conditions", "none", "at least one condition")
+        raise DefectError("conditions", "none", "at least one condition")
     streams = np.zeros((conditions.shape[0], 2), dtype=np.uint64)
     request = LatentRequest(machine, conditions, streams, options or SamplerOptions(), deadline_s)
     check_options(request.options)

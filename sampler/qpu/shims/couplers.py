@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.errors import InvalidInputError, SamplerAnswerError
+from qshower.sampler.errors import DefectError, SamplerAnswerError
 from qshower.sampler.qpu.embedding.ranges import CouplingLimits
 from qshower.sampler.qpu.ocean.problems import Problem
 from qshower.sampler.qpu.ocean.runner import Runner, Usage
@@ -58,7 +58,7 @@ class CouplerOffsets:
         """
         keys = np.sort(_keys(info, info.graph.couplers))
         if keys.size != len(self.offsets):
-            raise InvalidInputError(
+            raise DefectError(
                 "coupler offsets", f"{len(self.offsets)} kept", f"{keys.size}, one for each coupler of {info.name}"
             )
         values: NDArray[np.float64] = np.array(self.offsets)[np.searchsorted(keys, _keys(info, pairs))]

@@ -111,7 +111,7 @@ def test_a_binning_file_with_two_entries_of_one_particle(tmp_path: Path) -> None
     with pytest.raises(InvalidInputError, match=r"eta_range: None .*2 entries"):
         read_binning_xml(path, "photon")
     path.write_text(two('name="photon" etaMin="0" etaMax="20"', 'name="photon" etaMin="0" etaMax="20"'))
-    with pytest.raises(InvalidInputError, match=r"twice.xml: '2 entries photon of one eta range'"):
+    with pytest.raises(InvalidInputError, match=r"twice.xml: 2 entries photon of one eta range"):
         read_binning_xml(path, "photon", eta_range=(0, 20))
 
 

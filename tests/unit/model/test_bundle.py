@@ -161,7 +161,7 @@ def test_a_changed_encoder_is_seen_when_it_is_needed(tmp_path: Path) -> None:
 
 
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"manifest\.json.*No such file"):
+    with pytest.raises(BundleError, match=r"manifest\.json.*no such file"):
         load_bundle(tmp_path / "nothing")
     folder = write_bundle(tmp_path / "small")
     (folder / DECODER_FILE).unlink()

@@ -52,7 +52,7 @@ def test_reading_a_virtual_dataset_whose_sources_are_there(halves: Path) -> None
 
 def test_reading_a_virtual_dataset_after_one_source_was_moved_away(halves: Path) -> None:
     (halves.parent / "b.hdf5").unlink()
-    with pytest.raises(ShowerFileError, match=r"all.hdf5: dataset showers: 'its source b.hdf5 is missing'"):
+    with pytest.raises(ShowerFileError, match=r"all.hdf5: dataset showers: its source b.hdf5 is missing"):
         open_showers(halves, SMALL)
 
 
@@ -181,7 +181,7 @@ def test_reading_a_file_that_another_process_is_writing(tmp_path: Path, read: Ca
     with writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "open\n"
-        with pytest.raises(InvalidInputError, match=r"busy.hdf5: 'is being written by another process'") as caught:
+        with pytest.raises(InvalidInputError, match=r"busy.hdf5: is being written by another process") as caught:
             read(path)
     assert "download" not in str(caught.value)
 
@@ -189,10 +189,10 @@ def test_reading_a_file_that_another_process_is_writing(tmp_path: Path, read: Ca
 def test_reading_a_file_whose_writer_was_killed(tmp_path: Path) -> None:
     path = tmp_path / "left.hdf5"
     subprocess.run([sys.executable, "-c", WRITER, str(path), "latest", "killed"], check=False, capture_output=True)
-    with pytest.raises(ShowerFileError, match=r"or its writer was killed'.*h5clear"):
+    with pytest.raises(ShowerFileError, match=r"or its writer was killed.*h5clear"):
         open_showers(path, SMALL)
 
 
 def test_reading_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(ShowerFileError, match=r"'a folder' is not allowed"):
+    with pytest.raises(ShowerFileError, match=r": a folder; expected: "):
         open_showers(tmp_path, SMALL)

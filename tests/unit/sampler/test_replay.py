@@ -336,8 +336,8 @@ def test_bad_arguments_are_refused(bank, tmp_path, machine, levels):
     new = tmp_path / "new.hdf5"
     with AnnealingSampler() as sampler:
         for field, target, changes in (
-            ("path", path, {}),
-            ("path", tmp_path / "nowhere" / "b.hdf5", {}),
+            (str(path), path, {}),
+            (str(tmp_path / "nowhere" / "b.hdf5"), tmp_path / "nowhere" / "b.hdf5", {}),
             ("seed", new, {"seed": -1}),
             ("seed", new, {"seed": 2**64}),
             ("rows_per_call", new, {"rows_per_call": 0}),
