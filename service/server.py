@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from qshower.sampler.files import why
 from qshower.service.api_keys import check_exposure, load_api_keys
 from qshower.service.logs import configure_logs
 from qshower.service.service_errors import SettingsError
-from qshower.service.settings import Settings
+from qshower.service.settings import Settings, service_link
 
 if TYPE_CHECKING:
     import uvicorn
@@ -41,11 +42,12 @@ def bind(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            allowed = "a free port: another program uses this one; choose another with --port"
-            raise SettingsError("QSHOWER_PORT", settings.port, allowed) from None
+            message = f"QSHOWER_PORT={settings.port}: another program uses this port; choose another with --port"
+            raise SettingsError("QSHOWER_PORT", settings.port, "a free port", message=message) from None
         if error.errno == errno.EADDRNOTAVAIL:
             raise SettingsError("QSHOWER_HOST", settings.host, "an address of this machine") from None
-        raise SettingsError("QSHOWER_PORT", settings.port, f"a port one may use ({error.strerror})") from None
+        message = f"QSHOWER_PORT={settings.port}: {why(error)}; choose another with --port"
+        raise SettingsError("QSHOWER_PORT", settings.port, "a port one may use", message=message) from None
     return listener
 
 
@@ -54,6 +56,8 @@ def serve(settings: Settings) -> None:
     keys = load_api_keys(settings)
     check_exposure(settings, keys)
     configure_logs(settings)
+    if (link := service_link()) is not None:
+        _log.warning("ignored the service link of Kubernetes or Docker", variable="QSHOWER_PORT", value=link)
     with bind(settings) as listener:
         host, port = listener.getsockname()[:2]
         _log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")

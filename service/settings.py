@@ -6,6 +6,8 @@ writes the tables of docs/settings.md from them.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +23,7 @@ from qshower.service.service_errors import SettingsError
 
 PREFIX = "QSHOWER_"
 SHORTEST_RECALIBRATION_S = 600.0
+_SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://(?:\[[0-9a-fA-F:.]+\]|[0-9.]+):[0-9]+")
 
 
 def _config(prefix: str) -> SettingsConfigDict:
@@ -241,8 +244,19 @@ def load_settings(**overrides: Any) -> Settings:
             own.setdefault(variable.group, {})[variable.field] = given.pop(variable.name)
     if given:
         raise TypeError(f"no settings of the names {', '.join(given)}")
+    if service_link() is not None:
+        own.setdefault(Settings, {}).setdefault("port", Settings.model_fields["port"].default)
     groups = {name: _read(kind, own.get(kind, {})) for name, kind in GROUPS.items()}
     return _read(Settings, {**own.get(Settings, {}), **groups})
+
+
+def service_link() -> str | None:
+    """The address that Kubernetes or Docker puts into QSHOWER_PORT for a service called ``qshower``, if it has.
+
+    It is no setting of this program, and is ignored.
+    """
+    value = os.environ.get(f"{PREFIX}PORT", "")
+    return value if _SERVICE_LINK.fullmatch(value) else None
 
 
 Group = TypeVar("Group", bound=BaseSettings)

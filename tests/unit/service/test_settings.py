@@ -1,13 +1,17 @@
 import hashlib
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from qshower.sampler.qpu.qpu_settings import LIMITS, QpuSettings
 from qshower.service.api_keys import check_exposure, load_api_keys
 from qshower.service.sampler_table import build_registry
+from qshower.service.server import serve
 from qshower.service.service_errors import SettingsError
-from qshower.service.settings import Settings, load_settings, variables
+from qshower.service.settings import GROUPS, Settings, load_settings, service_link, variables
 from qshower.service.settings_page import page
 
 KEY = "a long secret"
@@ -38,6 +42,54 @@ def test_a_wrong_variable_is_named_with_its_value(monkeypatch, name, value):
         load_settings()
     assert caught.value.field == f"QSHOWER_{name}"
     assert value in str(caught.value)
+
+
+def takes_any_text(annotation):
+    kinds = get_args(annotation) or (annotation,)
+    return bool({str, Path, SecretStr} & set(kinds))
+
+
+@pytest.mark.parametrize("value", ["tcp://10.96.12.7:8000/", "", "what is this?", "-1e400"])
+@pytest.mark.parametrize(
+    "variable", [one for one in variables() if not takes_any_text(one.info.annotation)], ids=lambda one: one.name
+)
+def test_an_error_shows_the_value_that_was_given(monkeypatch, variable, value):
+    monkeypatch.setenv(variable.name, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(port=None)
+    assert str(caught.value).startswith(f"{variable.name}: {value!r} is not allowed; allowed: ")
+    assert "Input should" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_the_name_of_a_group_is_no_variable(monkeypatch, name):
+    monkeypatch.setenv(f"QSHOWER_{name.upper()}", "x")
+    assert f"QSHOWER_{name.upper()}" not in {variable.name for variable in variables()}
+    assert load_settings() == Settings(**{group: kind() for group, kind in GROUPS.items()})
+
+
+@pytest.mark.parametrize("link", ["tcp://10.96.12.7:8000", "udp://10.0.0.1:53", "tcp://[fd00:10:96::1]:8000"])
+def test_a_pod_starts_beside_a_service_called_qshower(monkeypatch, link):
+    """Kubernetes puts the address of every service into the environment of all pods."""
+    monkeypatch.setenv("QSHOWER_PORT", link)
+    monkeypatch.setenv("QSHOWER_SERVICE_HOST", "10.96.12.7")
+    monkeypatch.setenv("QSHOWER_PORT_8000_TCP_ADDR", "10.96.12.7")
+    assert service_link() == link
+    assert load_settings().port == load_settings(port=None).port == 8000
+    assert load_settings(port=9001).port == 9001
+    monkeypatch.setattr("qshower.service.server.configure_logs", lambda _: None)
+    with capture_logs() as logged, pytest.raises(SettingsError, match="QSHOWER_HOST"):
+        serve(load_settings(host="no.such.host.invalid", allow_open=True))
+    assert [(event["log_level"], event["value"]) for event in logged] == [("warning", link)]
+
+
+@pytest.mark.parametrize("value", ["9000", "tcp://elsewhere", "http://10.96.12.7:8000", " tcp://10.96.12.7:8000"])
+def test_anything_else_in_the_port_is_a_setting(monkeypatch, value):
+    monkeypatch.setenv("QSHOWER_PORT", value)
+    assert service_link() is None
+    if value != "9000":
+        with pytest.raises(SettingsError, match="QSHOWER_PORT"):
+            load_settings()
 
 
 def test_the_page_has_the_tables_of_today():
