@@ -16,7 +16,7 @@ from qshower.service.http.problem_json import problem_of, problem_response
 from qshower.service.metrics import Metrics
 from qshower.service.service_errors import TooLargeError, UnauthorisedError
 
-OPEN_PATHS = frozenset({"/", "/health/live", "/health/ready", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/docs", "/openapi.json"})
 
 
 class KeyCheck:
