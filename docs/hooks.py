@@ -2,14 +2,54 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
+from markdown import Markdown
+from markdown.extensions import Extension
+from markdown.preprocessors import Preprocessor
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("sampler", "model", "evaluation", "service", "client")
 TOP = {"README.md": "start.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+
+
+class DocstringCode(Preprocessor):
+    """Markdown for the two ways in which docstrings show code: ``>>>`` examples, and blocks after a double colon."""
+
+    def run(self, lines: list[str]) -> list[str]:
+        """The lines with examples in fences, and a single colon before an indented block."""
+        return list(self._rewritten(lines))
+
+    def _rewritten(self, lines: list[str]) -> Iterator[str]:
+        indent: int | None = None  # of the example that is being read
+        for line in lines:
+            if indent is None and line.lstrip().startswith(">>> "):
+                indent = len(line) - len(line.lstrip())
+                yield from ("", "```pycon")
+            if indent is not None and not line.strip():
+                indent = None
+                yield "```"
+            yield re.sub(r"^::$", "", re.sub(r"(?<=\S)::$", ":", line)) if indent is None else line[indent:]
+        if indent is not None:
+            yield "```"
+
+
+class DocstringCodeExtension(Extension):
+    """Applies DocstringCode before blocks are told apart."""
+
+    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802 - the name that Markdown calls
+        """Called by Markdown."""
+        md.preprocessors.register(DocstringCode(md), "docstring_code", 40)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Adds the extension, for the docstrings as for the pages."""
+    config.markdown_extensions.append(DocstringCodeExtension())
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -89,10 +89,10 @@ def test_the_configuration_of_the_readme_is_valid(tmp_path: Path) -> None:
 
 
 def test_make_targets_of_the_pages_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert targets >= {"serve", "test", "lint", "bench", "image"}
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-    named = set(re.findall(r"(?:`|^)make ([a-z]+)", text, re.MULTILINE))
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE))
     assert {"serve", "test"} <= named <= targets
 
 
