@@ -59,28 +59,11 @@ class WrittenReport:
     summary: tuple[tuple[str, ...], ...]
 
 
-def evaluate(
-    reference: Path,
-    samples: Sequence[Path],
-    output: Path,
-    *,
-    geometry: Geometry | str | None = None,
-    quick: bool = False,
-    classifiers: bool = True,
-    floor_reference: Path | None = None,
-    bundle: Path | None = None,
-    prior_showers: int = ROWS,
-    names: Sequence[str] | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    announce: Announce | None = None,
-) -> WrittenReport:
-    """Judge samples against a reference the CaloChallenge's way and write ``index.html`` and ``report.json``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What is judged beside the samples, and how thoroughly.
 
-    Args:
-        reference: Geant4 showers.
-        samples: one file of each generator; none are needed with a bundle.
-        output: folder of the report; made if it is missing.
+    Attributes:
         geometry: voxel layout or its name; None to recognise it by the number of voxels.
         quick: smaller networks and fewer rows: a run of minutes. Otherwise the published settings.
         classifiers: train the neural classifiers.
@@ -89,6 +72,47 @@ def evaluate(
         prior_showers: showers of each of the five, at most; 0 leaves them out.
         names: of the samples in figures; None for the files' names.
         seed: of every draw.
+        settings: in place of those that ``quick`` stands for.
+    """
+
+    geometry: Geometry | str | None = None
+    quick: bool = False
+    classifiers: bool = True
+    floor_reference: Path | None = None
+    bundle: Path | None = None
+    prior_showers: int = ROWS
+    names: Sequence[str] | None = None
+    seed: int = 0
+    settings: EvaluationSettings | None = None
+
+    @property
+    def priors(self) -> bool:
+        """Whether showers of the bundle are judged."""
+        return self.bundle is not None and self.prior_showers > 0
+
+    @property
+    def thoroughness(self) -> EvaluationSettings:
+        """The settings to use."""
+        base = self.settings or (QUICK_SETTINGS if self.quick else PUBLISHED_SETTINGS)
+        return replace(base, classifiers=self.classifiers and base.classifiers, seed=self.seed)
+
+
+def evaluate(
+    reference: Path,
+    samples: Sequence[Path],
+    output: Path,
+    choices: Choices = Choices(),
+    *,
+    progress: Progress = lambda _stage, _share: None,
+    announce: Announce = lambda _line: None,
+) -> WrittenReport:
+    """Judge samples against a reference the CaloChallenge's way and write ``index.html`` and ``report.json``.
+
+    Args:
+        reference: Geant4 showers.
+        samples: one file of each generator; none are needed with a bundle.
+        output: folder of the report; made if it is missing.
+        choices: what else, and how thoroughly.
         progress: called with a stage and the share of it that is done.
         announce: called with a line of text as soon as a figure is known.
 
@@ -99,21 +123,7 @@ def evaluate(
     _check_folder(output)
     for path in (output / INDEX, output / REPORT):
         replaceable(path)
-    result = run_evaluation(
-        reference,
-        samples,
-        geometry=geometry,
-        quick=quick,
-        classifiers=classifiers,
-        floor_reference=floor_reference,
-        bundle=bundle,
-        prior_showers=prior_showers,
-        names=names,
-        seed=seed,
-        progress=progress,
-        announce=announce,
-    )
-    return write_report(result, output)
+    return write_report(run_evaluation(reference, samples, choices, progress=progress, announce=announce), output)
 
 
 def _check_folder(output: Path) -> None:
@@ -140,30 +150,19 @@ def write_report(result: Evaluation, output: Path) -> WrittenReport:
 def run_evaluation(
     reference: Path,
     samples: Sequence[Path],
+    choices: Choices = Choices(),
     *,
-    geometry: Geometry | str | None = None,
-    quick: bool = False,
-    classifiers: bool = True,
-    floor_reference: Path | None = None,
-    bundle: Path | None = None,
-    prior_showers: int = ROWS,
-    names: Sequence[str] | None = None,
-    settings: EvaluationSettings | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    announce: Announce | None = None,
+    progress: Progress = lambda _stage, _share: None,
+    announce: Announce = lambda _line: None,
 ) -> Evaluation:
-    """Compute everything that ``evaluate`` reports, and write nothing. ``settings`` overrides ``quick``."""
-    tell = announce or (lambda _line: None)
-    watch = progress or (lambda _stage, _share: None)
-    priors = bundle is not None and prior_showers > 0
+    """Compute everything that ``evaluate`` reports, and write nothing."""
+    priors, floor_reference, seed = choices.priors, choices.floor_reference, choices.seed
     if not 1 <= len(samples) + priors <= MOST_SAMPLES:
         raise InvalidInputError("samples", len(samples), f"1 to {MOST_SAMPLES} files")
-    labels = _labels(samples, names)
-    base = settings or (QUICK_SETTINGS if quick else PUBLISHED_SETTINGS)
-    chosen = replace(base, classifiers=classifiers and base.classifiers, seed=seed)
+    labels = _labels(samples, choices.names)
+    chosen = choices.thoroughness
 
-    with open_showers(reference, geometry, allow_negative=True) as file:
+    with open_showers(reference, choices.geometry, allow_negative=True) as file:
         layout = file.geometry
         slices = energy_slices(layout, file.energies_mev())
     for path in (*samples, *([floor_reference] if floor_reference else [])):
@@ -179,7 +178,7 @@ def run_evaluation(
             edges=edges,
             keep=keep,
             seed=seed,
-            progress=lambda share: watch(f"{name}: reading", share),
+            progress=lambda share: progress(f"{name}: reading", share),
         )
 
     reference_set = load(reference, "reference", None)
@@ -194,23 +193,23 @@ def run_evaluation(
         sample = load(path, name, edges)
         loaded.append((sample, check_sample(reference_set, sample)))
         for finding in loaded[-1][1]:
-            tell(f"{name}: warning: {finding.text}")
+            announce(f"{name}: warning: {finding.text}")
     given = len(loaded)
     ablation = None
-    if bundle is not None and priors:
+    if choices.bundle is not None and priors:
         ablation, sets = ablate(
-            load_bundle(bundle),
+            load_bundle(choices.bundle),
             reference_set,
             slices,
             edges,
-            rows=prior_showers,
-            keep=min(keep, prior_showers),
+            rows=choices.prior_showers,
+            keep=min(keep, choices.prior_showers),
             seed=seed,
-            progress=watch,
+            progress=progress,
         )
         loaded += [(showers, ()) for showers in sets]
         aucs = ", ".join(f"{PRIORS[key]} {auc.value:.3f} ± {auc.error:.3f}" for key, auc in ablation.auc.items())
-        tell(f"AUC by latents: {aucs}; couplings between free spins {ablation.coupling_nats.value:.2f} nats")
+        announce(f"AUC by latents: {aucs}; couplings between free spins {ablation.coupling_nats.value:.2f} nats")
     floor_pair, floor_kind = _floor_pair(reference_set, floor_reference, load, edges)
     smallest = min(len(reference_set), *(len(sample) for sample, _ in loaded))
     floor_count = None if floor_pair is None else min(smallest, *(len(half) for half in floor_pair))
@@ -218,18 +217,25 @@ def run_evaluation(
     floor = None
     if floor_pair is not None:
         first, second = floor_pair
-        floor = compare(first, replace(second, name="floor"), specs, slices, chosen, progress=watch)
-        tell(_early("floor (reference against reference)", floor))
+        floor = compare(first, replace(second, name="floor"), specs, slices, chosen, progress=progress)
+        announce(_early("floor (reference against reference)", floor))
     comparisons = []
     for index, (sample, findings) in enumerate(loaded):
         # Boosted trees judge the priors: ten trainings of four networks for each of them would take a day of a core.
         used = chosen if index < given else replace(chosen, classifiers=False)
         comparisons.append(
             compare(
-                reference_set, sample, specs, slices, used, findings=findings, floor_count=floor_count, progress=watch
+                reference_set,
+                sample,
+                specs,
+                slices,
+                used,
+                findings=findings,
+                floor_count=floor_count,
+                progress=progress,
             )
         )
-        tell(_early(sample.name, comparisons[-1]))
+        announce(_early(sample.name, comparisons[-1]))
     sets = tuple(sample for sample, _ in loaded)
     multiclass = None
     files = sets[:given]
@@ -239,13 +245,13 @@ def run_evaluation(
             files,
             chosen.classifier,
             seed=seed,
-            progress=lambda share: watch("multi-class classifier", share),
+            progress=lambda share: progress("multi-class classifier", share),
         )
     cost = None
-    if bundle is not None:
-        watch("cost of the bundle", 0.0)
-        cost = measure_cost(bundle, (1, 100) if quick else (1, 100, 10_000), seed)
-        watch("cost of the bundle", 1.0)
+    if choices.bundle is not None:
+        progress("cost of the bundle", 0.0)
+        cost = measure_cost(choices.bundle, (1, 100) if choices.quick else (1, 100, 10_000), seed)
+        progress("cost of the bundle", 1.0)
     return Evaluation(
         geometry=layout,
         reference=reference_set,
@@ -262,7 +268,7 @@ def run_evaluation(
         ablation=ablation,
         cost=cost,
         settings=chosen,
-        quick=quick,
+        quick=choices.quick,
         device=str(device()),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -201,21 +201,22 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
 ) -> None:
     """Judge showers against a reference, the CaloChallenge's way."""
-    from qshower.service.commands.evaluate import Choice, run
+    from qshower.evaluation.report import Choices
+    from qshower.service.commands.evaluate import bundle_folder, run
     from qshower.service.commands.options import check_flags
 
     check_flags(prior_showers=prior_showers, evaluation_seed=seed)
-    choice = Choice(
+    choices = Choices(
         geometry=geometry,
         quick=quick,
         classifiers=classifiers,
         floor_reference=floor_reference,
-        bundle=bundle,
+        bundle=None if bundle is None else bundle_folder(bundle),
         prior_showers=prior_showers,
         names=name or None,
         seed=seed,
     )
-    run(reference, samples or [], output, choice)
+    run(reference, samples or [], output, choices)
 
 
 @app.command(epilog="Example: qshower samplers --url http://127.0.0.1:8000")

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.progress import TaskID
 from rich.table import Table
 
-from qshower.evaluation.ablation import ROWS
-from qshower.evaluation.report import evaluate
+from qshower.evaluation.report import Choices, evaluate
 from qshower.model.bundle import find_bundles
 from qshower.service.commands.terminal import console, progress, say
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The flags of ``qshower evaluate`` beside its files."""
-
-    geometry: str | None = None
-    quick: bool = False
-    classifiers: bool = True
-    floor_reference: Path | None = None
-    bundle: str | None = None
-    prior_showers: int = ROWS
-    names: Sequence[str] | None = None
-    seed: int = 0
-
-
-def run(reference: Path, samples: Sequence[Path], output: Path, choice: Choice) -> None:
+def run(reference: Path, samples: Sequence[Path], output: Path, choices: Choices) -> None:
     """Write the report and print its summary; figures are told as soon as they are known."""
     with progress("percent") as bar:
         tasks: dict[str, TaskID] = {}
@@ -39,21 +23,8 @@ def run(reference: Path, samples: Sequence[Path], output: Path, choice: Choice) 
                 tasks[stage] = bar.add_task(stage, total=1.0)
             bar.update(tasks[stage], completed=share, visible=share < 1.0)
 
-        written = evaluate(
-            reference,
-            samples,
-            output,
-            geometry=choice.geometry,
-            quick=choice.quick,
-            classifiers=choice.classifiers,
-            floor_reference=choice.floor_reference,
-            bundle=None if choice.bundle is None else _bundle_folder(choice.bundle),
-            prior_showers=choice.prior_showers,
-            names=choice.names,
-            seed=choice.seed,
-            progress=reached,
-            announce=bar.console.print if not bar.disable else say,
-        )
+        announce = bar.console.print if not bar.disable else say
+        written = evaluate(reference, samples, output, choices, progress=reached, announce=announce)
     header, *rows = written.summary
     # One column for each sample keeps the figures whole on a narrow terminal.
     table = Table(header[0], *(row[0] for row in rows))
@@ -63,7 +34,7 @@ def run(reference: Path, samples: Sequence[Path], output: Path, choice: Choice) 
     say(f"wrote {written.index} and {written.report}")
 
 
-def _bundle_folder(text: str) -> Path:
+def bundle_folder(text: str) -> Path:
     """A folder, or that of a bundle that comes with the package."""
     folder = Path(text)
     return folder if folder.is_dir() else find_bundles().get(text, folder)

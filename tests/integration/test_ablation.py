@@ -11,7 +11,7 @@ import pytest
 from qshower.evaluation.boosted_auc import paired_scores
 from qshower.evaluation.model_card import write_card
 from qshower.evaluation.priors import PRIORS, draw_latents, streams_of
-from qshower.evaluation.report import evaluate
+from qshower.evaluation.report import Choices, evaluate
 from qshower.model.bundle import Bundle, load_bundle, save_bundle
 from qshower.model.manifest import read_manifest
 from qshower.model.showers_writer import write_showers
@@ -62,9 +62,7 @@ def test_a_machine_that_decides_the_showers_is_seen(untrained_bundles: Path, tmp
         tmp_path / "geant4.hdf5",
         [],
         tmp_path / "report",
-        quick=True,
-        classifiers=False,
-        bundle=bundle.path,
+        Choices(quick=True, classifiers=False, bundle=bundle.path),
         announce=lines.append,
     )
     found = written.data["ablation"]
@@ -122,6 +120,6 @@ def test_bundles_that_do_not_fit_are_refused(untrained_bundles: Path, toy_shower
     bundle = load_bundle(untrained_bundles / "test-zephyr")
     write_showers(tmp_path / "few.hdf5", *toy_showers(bundle.geometry, 60, 1))
     with pytest.raises(InvalidInputError, match="100 or more for the priors"):
-        evaluate(tmp_path / "few.hdf5", [], tmp_path / "r", quick=True, bundle=bundle.path)
+        evaluate(tmp_path / "few.hdf5", [], tmp_path / "r", Choices(quick=True, bundle=bundle.path))
     with pytest.raises(InvalidInputError, match="samples: 0"):
-        evaluate(tmp_path / "few.hdf5", [], tmp_path / "r", quick=True, bundle=bundle.path, prior_showers=0)
+        evaluate(tmp_path / "few.hdf5", [], tmp_path / "r", Choices(quick=True, bundle=bundle.path, prior_showers=0))

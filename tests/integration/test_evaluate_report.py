@@ -19,7 +19,7 @@ from qshower.evaluation import comparison, report
 from qshower.evaluation.classifiers import ClassifierSettings
 from qshower.evaluation.comparison import QUICK_SETTINGS
 from qshower.evaluation.distances import FpdSettings, KpdSettings
-from qshower.evaluation.report import evaluate
+from qshower.evaluation.report import Choices, evaluate
 from qshower.model.geometry import named_geometry
 from qshower.model.showers_writer import write_showers
 from qshower.sampler.errors import InvalidInputError, ShowerFileError
@@ -94,7 +94,7 @@ def test_the_whole_report(make_file: MakeFile, tmp_path: Path) -> None:
         make_file("geant4", 1),
         [make_file("good", 2, attributes={"provenance": provenance}), make_file("small", 3, 200)],
         tmp_path / "out" / "report",
-        quick=True,
+        Choices(quick=True),
         progress=lambda stage, share: stages.append((stage, share)),
         announce=lines.append,
     )
@@ -146,7 +146,7 @@ def test_the_whole_report(make_file: MakeFile, tmp_path: Path) -> None:
 
 def test_dataset_2_has_a_three_dimensional_classifier(make_file: MakeFile, tmp_path: Path) -> None:
     written = evaluate(
-        make_file("g", 1, 120, "2"), [make_file("s", 2, 120, "2")], tmp_path / "r", quick=True, names=["mine"]
+        make_file("g", 1, 120, "2"), [make_file("s", 2, 120, "2")], tmp_path / "r", Choices(quick=True, names=["mine"])
     )
     sample = written.data["samples"][0]
     assert sample["name"] == "mine"
@@ -159,7 +159,7 @@ def test_dataset_2_has_a_three_dimensional_classifier(make_file: MakeFile, tmp_p
 @pytest.mark.parametrize("count", [1, 3, 10, 30])
 def test_few_showers_give_what_can_be_computed(count: int, make_file: MakeFile, tmp_path: Path) -> None:
     written = evaluate(
-        make_file("g", 1, count, "1-pions"), [make_file("s", 2, count, "1-pions")], tmp_path / "r", quick=True
+        make_file("g", 1, count, "1-pions"), [make_file("s", 2, count, "1-pions")], tmp_path / "r", Choices(quick=True)
     )
     sample = written.data["samples"][0]
     assert sample["classifiers"] == {}
@@ -176,21 +176,19 @@ def test_a_second_reference_is_the_floor(make_file: MakeFile, tmp_path: Path) ->
         reference,
         [make_file("s", 2)],
         tmp_path / "r",
-        quick=True,
-        classifiers=False,
-        floor_reference=make_file("g2", 3),
+        Choices(quick=True, classifiers=False, floor_reference=make_file("g2", 3)),
     )
     assert written.data["floor"]["kind"] == "file"
     assert written.data["samples"][0]["fpd"]["floor"]["count"] == 400
     assert written.data["samples"][0]["fpd"]["at_floor_count"] is None
     assert written.data["samples"][0]["classifiers"] == {}
     with pytest.raises(ShowerFileError, match="the same showers as the reference"):
-        evaluate(reference, [make_file("s", 2)], tmp_path / "r", quick=True, floor_reference=reference)
+        evaluate(reference, [make_file("s", 2)], tmp_path / "r", Choices(quick=True, floor_reference=reference))
 
 
 def test_the_same_seed_gives_the_same_report(make_file: MakeFile, tmp_path: Path) -> None:
     reference, sample = make_file("g", 1, 150), make_file("s", 2, 150)
-    reports = [evaluate(reference, [sample], tmp_path / name, quick=True, seed=4).data for name in ("a", "b")]
+    reports = [evaluate(reference, [sample], tmp_path / name, Choices(quick=True, seed=4)).data for name in ("a", "b")]
     for data in reports:
         del data["created"]
     assert reports[0] == reports[1]
@@ -214,7 +212,7 @@ def test_bad_files_are_explained_and_nothing_is_written(make_file: MakeFile, tmp
         (tmp_path / "none.hdf5", "none.hdf5: 'no such file'"),
     ):
         with pytest.raises(ShowerFileError, match=message) as caught:
-            evaluate(reference, [good, bad], output, quick=True, classifiers=False)
+            evaluate(reference, [good, bad], output, Choices(quick=True, classifiers=False))
         assert "\n" not in str(caught.value)
     assert not output.exists()
 
@@ -225,16 +223,16 @@ def test_arguments_that_do_not_fit_are_refused(make_file: MakeFile, tmp_path: Pa
         evaluate(reference, [], tmp_path / "r")
     for names in (["a", "b"], ["reference"]):
         with pytest.raises(InvalidInputError, match="names"):
-            evaluate(reference, [good], tmp_path / "r", names=names)
+            evaluate(reference, [good], tmp_path / "r", Choices(names=names))
     with pytest.raises(InvalidInputError, match="geometry"):
-        evaluate(reference, [good], tmp_path / "r", geometry="9")
+        evaluate(reference, [good], tmp_path / "r", Choices(geometry="9"))
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(InvalidInputError, match=r"output: .*file"):
-        evaluate(reference, [good], blocked, quick=True, classifiers=False)
+        evaluate(reference, [good], blocked, Choices(quick=True, classifiers=False))
 
 
 def test_samples_of_one_name_stay_apart(make_file: MakeFile, tmp_path: Path) -> None:
     sample = make_file("s", 2, 60)
-    written = evaluate(make_file("g", 1, 60), [sample, sample], tmp_path / "r", quick=True, classifiers=False)
+    written = evaluate(make_file("g", 1, 60), [sample, sample], tmp_path / "r", Choices(quick=True, classifiers=False))
     assert [entry["name"] for entry in written.data["samples"]] == ["s", "s #2"]

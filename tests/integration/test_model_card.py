@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qshower.evaluation.model_card import main, write_card
-from qshower.evaluation.report import evaluate
+from qshower.evaluation.report import Choices, evaluate
 from qshower.model.bundle import load_bundle
 from qshower.model.geometry import named_geometry
 from qshower.model.showers_writer import write_showers
@@ -36,7 +36,7 @@ def test_a_card_shows_the_figures_of_the_report(
     for name, seed in (("geant4", 1), ("mine", 2)):
         write_showers(tmp_path / f"{name}.hdf5", *toy_showers(named_geometry("2"), 60, seed))
     written = evaluate(
-        tmp_path / "geant4.hdf5", [tmp_path / "mine.hdf5"], tmp_path / "report", quick=True, classifiers=False
+        tmp_path / "geant4.hdf5", [tmp_path / "mine.hdf5"], tmp_path / "report", Choices(quick=True, classifiers=False)
     )
     main([str(bundle_folder), str(written.report)])
     told = json.loads(capsys.readouterr().out)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from qshower.evaluation.classifiers import ClassifierSettings
 from qshower.evaluation.comparison import QUICK_SETTINGS, Comparison
 from qshower.evaluation.distances import FpdSettings, KpdSettings
-from qshower.evaluation.report import run_evaluation
+from qshower.evaluation.report import Choices, run_evaluation
 from qshower.model.geometry import Geometry, Layer
 from qshower.model.showers_writer import write_showers
 
@@ -74,10 +74,7 @@ def judged(toy_showers: Toy, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     for name, values in samples.items():
         write_showers(folder / f"{name}.hdf5", other_energies, values.reshape(COUNT, -1))
     result = run_evaluation(
-        folder / "geant4.hdf5",
-        [folder / f"{name}.hdf5" for name in samples],
-        geometry=TOY,
-        settings=SETTINGS,
+        folder / "geant4.hdf5", [folder / f"{name}.hdf5" for name in samples], Choices(geometry=TOY, settings=SETTINGS)
     )
     assert result.floor is not None
     assert result.multiclass is not None
