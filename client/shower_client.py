@@ -157,11 +157,11 @@ class ShowerClient:
             ShowerServiceError: see client.client_errors; InvalidRequestError for a sampler that bills nothing.
         """
         body = {"sampler": "qpu", **_body(incident_energies_mev, choices), "dry_run": True}
-        told = self._document(self._send("POST", "/generate", JSON, body), "the dry run").get("estimate")
+        answered = self._document(self._send("POST", "/generate", JSON, body), "the dry run").get("estimate")
         try:
-            return Estimate(**{one.name: _number_or_text(told, one) for one in fields(Estimate)})
+            return Estimate(**{one.name: _number_or_text(answered, one) for one in fields(Estimate)})
         except (KeyError, TypeError) as error:
-            raise BadAnswerError(f"the dry run did not answer with an estimate: {told!r}") from error
+            raise BadAnswerError(f"the dry run did not answer with an estimate: {answered!r}") from error
 
     def save(
         self,
@@ -310,9 +310,9 @@ def _body(incident_energies_mev: ArrayLike, choices: Choices) -> dict[str, Any]:
     return {"incident_energies_mev": energies.tolist(), **given}
 
 
-def _number_or_text(told: Any, wanted: Field[Any]) -> Any:
+def _number_or_text(answered: Any, wanted: Field[Any]) -> Any:
     """The value of a field of an estimate; KeyError or TypeError if it is missing or of another type."""
-    value: Any = told[wanted.name]
+    value: Any = answered[wanted.name]
     kinds: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float)}
     kind = kinds[str(wanted.type)]
     fits = isinstance(value, kind) and not isinstance(value, bool)

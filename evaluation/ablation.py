@@ -117,7 +117,7 @@ def ablate(
         rows: showers of each prior, at most.
         keep: how many showers of each prior keep their voxels.
         seed: of every draw.
-        progress: told the stage and the share of it that is done.
+        progress: called with the stage and the share of it that is done.
 
     Raises:
         InvalidInputError: another geometry than the reference's, or fewer than 100 real showers in the domain.

@@ -136,7 +136,7 @@ def compare(
         settings: how thoroughly.
         findings: of the checks, to be carried along.
         floor_count: N of the floor: FPD and KPD are repeated at it if the sample's N is larger.
-        progress: told the stage and the share of it that is done.
+        progress: called with the stage and the share of it that is done.
     """
     pairs = []
     for index, spec in enumerate(specs):

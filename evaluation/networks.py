@@ -58,7 +58,7 @@ class ResidualBlock(nn.Module):
 
 
 class ShowerResNet(nn.Module):
-    """A 3D ResNet-18 over (layer, angle, radius) that is also told the incident energy.
+    """A 3D ResNet-18 over (layer, angle, radius) that also gets the incident energy.
 
     ``width`` is the number of channels of the first stage: 64 in ResNet-18. The stem halves the block, as there.
     """

@@ -119,7 +119,7 @@ def load_shower_set(
         keep: how many showers, drawn at random, keep their voxels.
         edges: of the voxel-energy histogram; None to take them from this file, as for the reference.
         seed: of that draw.
-        progress: told the share that is done.
+        progress: called with the share that is done.
 
     Raises:
         ShowerFileError: the file is unreadable, mis-shaped or holds values that are not finite.

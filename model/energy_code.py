@@ -1,7 +1,7 @@
 """Energy codes: from an incident energy to the spins of the condition (partition 0).
 
 ``ThermometerCode`` is a finite alphabet: the logarithm of the energy in K levels. A batch of any size then needs at
-most K different conditions, so that one QPU programming, or one warm chain, serves many showers. The decoder gets the
+most K different conditions, so that one QPU problem, or one warm chain, serves many showers. The decoder gets the
 exact energy besides. ``BitCode`` is the published code of the reference (arXiv:2410.22870): nearly every energy is a
 condition of its own.
 """

@@ -91,7 +91,7 @@ class AnnealingSampler(Closing):
 
         Raises:
             InvalidInputError: an option other than ``sweeps`` is set, or ``sweeps`` is out of range.
-            SamplerTimeoutError: the deadline passed; it is looked at between rows, and every 1024 sweeps within one.
+            SamplerTimeoutError: the deadline passed; it is checked between rows, and every 1024 sweeps within one.
             SamplerUnavailableError: the sampler is closed.
         """
         start_s = time.monotonic()

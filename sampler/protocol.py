@@ -31,7 +31,7 @@ class SamplerCapabilities:
         threads: how many draws may run at the same time.
         warm_up_rows: rows to draw from each model at start-up, so that no request waits for compilers; 0 for none.
         sweeps_from_model: a request without ``sweeps`` is drawn with the number measured for the model.
-        how_to_configure: what to tell a user where it is not configured; "" if it always is.
+        how_to_configure: advice to a user where it is not configured; "" if it always is.
     """
 
     reproducible: bool

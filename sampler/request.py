@@ -54,7 +54,7 @@ class SamplerOptions:
 
     Attributes:
         sweeps: updates of every free node before a state is returned (gibbs, annealing, tempering).
-        num_reads: reads of each QPU programming, all its gauges together.
+        num_reads: reads of each QPU problem, all its gauges together.
         annealing_time_us: QPU anneal time.
         gauges: number of spin-reversal gauges averaged over.
         refine_sweeps: Gibbs sweeps over the whole machine after a QPU draw.
@@ -109,7 +109,7 @@ class LatentRequest:
             its own stream, condition and options alone, never on the other rows.
         options: choices of this request.
         deadline_s: seconds from the call in which the draw must end, None for no limit.
-        account: who pays for QPU time; empty where nobody is told apart.
+        account: who pays for QPU time; empty where callers have no keys.
     """
 
     machine: BoltzmannMachine

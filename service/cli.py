@@ -30,7 +30,7 @@ EnergiesMev = Annotated[Optional[str], typer.Option(help="Incident energies, wit
 LogUniformMev = Annotated[Optional[str], typer.Option(help="LOW:HIGH, energies uniform in the logarithm.")]
 Solver = Annotated[Optional[str], typer.Option(help="QPU solver by name, or pegasus / zephyr.")]
 Model = Annotated[Optional[str], typer.Option(help="Name of a bundle.")]
-NumReads = Annotated[Optional[int], typer.Option(help="qpu: reads of each programming.")]
+NumReads = Annotated[Optional[int], typer.Option(help="qpu: reads of each problem.")]
 AnnealingTimeUs = Annotated[Optional[float], typer.Option(help="qpu: anneal time.")]
 Gauges = Annotated[Optional[int], typer.Option(help="qpu: gauges averaged over.")]
 RefineSweeps = Annotated[Optional[int], typer.Option(help="qpu: Gibbs sweeps after the draw.")]

@@ -100,7 +100,7 @@ class _LatentCacheCollector(Collector):
         """Their metrics now."""
         labels = ("sampler", "model")
         states: list[tuple[str, str, Mapping[str, Any]]] = []
-        # What cannot be told must not take the whole page along, nor what was told before it.
+        # What cannot be read must not take the whole page along, nor what was read before it.
         with suppress(QShowerError):
             states.extend(self._status())
         for name, text, field in (

@@ -25,7 +25,7 @@ from qshower.service.generation.sampler_status import SamplerStatus
 from qshower.service.generation.selection import Selection
 from qshower.service.latent_cache.latent_caches import LatentCaches
 from qshower.service.metrics import Metrics
-from qshower.service.sampler_table import build_registry, qpu_ledger_path, qpu_of
+from qshower.service.sampler_table import build_registry, qpu_of, qpu_usage_path
 from qshower.service.settings import Settings
 from qshower.service.warmup import warm_up
 
@@ -111,7 +111,7 @@ async def running_service(
                 None if caches.queue is None else caches.queue.status,
             )
         selection = Selection(catalogue, registry)
-        quotas = Accounts({} if keys is None else keys.budgets_us, qpu_ledger_path(settings))
+        quotas = Accounts({} if keys is None else keys.budgets_us, qpu_usage_path(settings))
         generator = Generator(
             selection,
             engine,

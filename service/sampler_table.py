@@ -116,7 +116,7 @@ def build_registry(settings: Settings) -> SamplerRegistry:
     return SamplerRegistry([row.build(_load(row.kind), settings) for row in wanted])
 
 
-def qpu_ledger_path(settings: Settings) -> Path:
+def qpu_usage_path(settings: Settings) -> Path:
     """The file in which the QPU sampler keeps what was used."""
     return settings.on_qpu.of_sampler().state_folder / "qpu_budget.json"
 

@@ -53,7 +53,7 @@ class GenerateOptions(StrictModel):
         None, ge=1, le=1_000_000, description="gibbs, annealing, tempering: updates of every free spin."
     )
     num_reads: int | None = Field(
-        None, ge=1, le=100_000, description="qpu: reads of each programming, all its gauges together."
+        None, ge=1, le=100_000, description="qpu: reads of each problem, all its gauges together."
     )
     annealing_time_us: float | None = Field(None, gt=0, description="qpu: anneal time.")
     gauges: int | None = Field(None, ge=1, le=1000, description="qpu: spin-reversal gauges averaged over.")

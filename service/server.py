@@ -61,7 +61,7 @@ def serve(settings: Settings) -> None:
     with bind(settings) as listener:
         host, port = listener.getsockname()[:2]
         _log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        # Only now, so that a port in use is told at once and not after seconds of loading.
+        # Only now, so that a port in use is reported at once and not after seconds of loading.
         import uvicorn
 
         from qshower.service.app import create_app

@@ -166,7 +166,7 @@ class MachineFit:
         return FitState(0, h, j, zeros, zeros, zeros, 0, opened, free, ())
 
     def step(self, state: FitState) -> tuple[FitState, dict[str, float]]:
-        """The state after one more step, and its figures; ``state`` is spent: its chains move on."""
+        """The state after one more step, and its figures; ``state`` is not to be used again: its chains move on."""
         schedule, lattice, coded = self.schedule, self.lattice, self.coded
         rng = np.random.default_rng((schedule.seed, 1, state.step))
         done = state.step / schedule.steps

@@ -62,18 +62,18 @@ def train(
         trainer.restore(config.output)
     latest: dict[str, float] = {}
 
-    def told(step: int, figures: dict[str, float]) -> None:
+    def reported(step: int, figures: dict[str, float]) -> None:
         latest.update(figures)
         if report is not None:
             report(step, figures)
 
-    trainer.run(config.output, told)
+    trainer.run(config.output, reported)
     command = f"qshower train {Path(config_path).name}"
     if isinstance(trainer, CodedTrainer):
         target = _export_coded(trainer, command)
     else:
         target = _export(trainer, trainer.validate(), command)
-    _measure(target, config.schedule.threads, lambda sweeps: told(trainer.step, {**latest, "sweeps_tried": sweeps}))
+    _measure(target, config.schedule.threads, lambda sweeps: reported(trainer.step, {**latest, "sweeps_tried": sweeps}))
     return target
 
 

@@ -1,6 +1,6 @@
 """Gibbs chains on the CPU: rows split over threads, each row a function of its own stream alone.
 
-The rows of a call are cut into pieces that worker threads of one shared pool take in turn (the kernels release the
+The rows of a call are cut into slices that worker threads of one shared pool take in turn (the kernels release the
 GIL). Integer arithmetic makes the cut invisible in the result.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qshower.sampler.cores import usable_cores
 from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError
 from qshower.sampler.gibbs.kernels.run_block import block_type, run_block_many, run_block_reference, run_one
-from qshower.sampler.gibbs.kernels.workers import each_piece
+from qshower.sampler.gibbs.kernels.workers import each_slice
 from qshower.sampler.gibbs.program import Program, program_of
 from qshower.sampler.gibbs.schedule import ramp_and_hold
 from qshower.sampler.gibbs.streams import DRAW, REFINE, scatter_start, stream_keys
@@ -144,7 +144,7 @@ def run(
     state_type = block_type(share)
     alone = share <= FEW and not program.wide
 
-    def piece(rows: slice) -> None:
+    def run_rows(rows: slice) -> None:
         if program.wide:
             run_block_reference(program, spins[rows], betas, keys[rows], on_time=on_time)
         elif alone:
@@ -152,4 +152,4 @@ def run(
         else:
             run_block_many(program, spins[rows], betas, keys[rows], state_type, on_time=on_time)
 
-    each_piece(piece, spins.shape[0], 1 if alone else 8 * np.dtype(state_type).itemsize, workers)
+    each_slice(run_rows, spins.shape[0], 1 if alone else 8 * np.dtype(state_type).itemsize, workers)

@@ -146,10 +146,10 @@ class Program:
         """Parameters (h, j) on ``graph``, for schedules that end at ``beta``."""
         bias = h[graph.order].astype(np.float64)
         weight, held = j[graph.edge_ids].astype(np.float64), j[graph.held_edge_ids].astype(np.float64)
-        pull = _row_sums(np.abs(weight), graph.indptr) + _row_sums(np.abs(held), graph.held_indptr)
-        reach = pull + DECIDED_FIELD / max(beta, 1.0 / DECIDED_FIELD)
+        strength = _row_sums(np.abs(weight), graph.indptr) + _row_sums(np.abs(held), graph.held_indptr)
+        reach = strength + DECIDED_FIELD / max(beta, 1.0 / DECIDED_FIELD)
         bias = np.clip(bias, -reach, reach)
-        bound = max(float((np.abs(bias) + pull).max(initial=0.0)), 1.0)
+        bound = max(float((np.abs(bias) + strength).max(initial=0.0)), 1.0)
         room = (graph.degree + 2) / 2
         wide = bound * beta / NARROW_LIMIT > NARROW_QUANTUM
         scale = ((WIDE_LIMIT if wide else NARROW_LIMIT) - room) / bound

@@ -15,7 +15,7 @@ _log = structlog.get_logger("qshower.service")
 
 
 class Named(Protocol):
-    """A piece of work."""
+    """One item of work."""
 
     @property
     def name(self) -> str:
@@ -26,15 +26,15 @@ Piece = TypeVar("Piece", bound=Named)
 
 
 class BackgroundTask(Generic[Piece]):
-    """Does one piece of work after another, in a thread of its own, whenever some is due.
+    """Does one item of work after another, in a thread of its own, whenever some is due.
 
     A failure is logged and shown, and the next attempt waits: as long as the error says, and at least ``pauses_s[0]``,
     twice as long after each further failure, up to ``pauses_s[1]``.
 
     Args:
         name: the work, in the log and as the thread's name.
-        due: the piece that is due now, None if none is. A failure of it is shown, and asked again.
-        work: does a piece.
+        due: the item that is due now, None if none is. A failure of it is shown, and asked again.
+        work: does an item.
         poll_s: how often to ask whether some is due.
         pauses_s: see above.
         clock: seconds.
@@ -66,31 +66,31 @@ class BackgroundTask(Generic[Piece]):
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin no more. The piece under way goes on."""
+        """Begin no more. The item under way goes on."""
         self._stopped.set()
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Stop, and wait for the piece under way, ``timeout_s`` at most. Idempotent."""
+        """Stop, and wait for the item under way, ``timeout_s`` at most. Idempotent."""
         self.stop()
         if self._thread is not None:
             self._thread.join(timeout_s)
 
     def check(self) -> str | None:
-        """Do the piece that is due, if it may be done now; its name, None if nothing was done.
+        """Do the item that is due, if it may be done now; its name, None if nothing was done.
 
         Blocks. A failure is not raised: ``status`` has it.
         """
         if self._clock() < self._next_at:
             return None
-        piece = self._due()
-        if piece is None:
+        item = self._due()
+        if item is None:
             return None
         with self._lock:
-            self._running = piece.name
+            self._running = item.name
         try:
-            self._work(piece)
+            self._work(item)
         except Exception as error:  # whatever it is, the service goes on as before
-            self._note_failure(piece.name, error)
+            self._note_failure(item.name, error)
             return None
         finally:
             with self._lock:
@@ -99,7 +99,7 @@ class BackgroundTask(Generic[Piece]):
             self._done += 1
             self._last_done_at = datetime.now(UTC).isoformat(timespec="seconds")
             self._last_error, self._pause_s = None, self._pauses_s[0]
-        return piece.name
+        return item.name
 
     def status(self) -> dict[str, Any]:
         """For a health page: what is under way, how many were done and failed, the last error and the next attempt."""
@@ -114,14 +114,14 @@ class BackgroundTask(Generic[Piece]):
                 "next_attempt_in_s": wait_s,
             }
 
-    def _note_failure(self, piece: str, error: Exception) -> None:
+    def _note_failure(self, item: str, error: Exception) -> None:
         after_s = getattr(error, "retry_after_s", None) or 0.0
         with self._lock:
             self._failed += 1
             self._last_error = f"{type(error).__name__}: {error}"
             self._next_at = self._clock() + max(self._pause_s, after_s)
             self._pause_s = min(2.0 * self._pause_s, self._pauses_s[1])
-        _log.warning(f"{self._name} failed", model=piece, error=self._last_error)
+        _log.warning(f"{self._name} failed", model=item, error=self._last_error)
 
     def _run(self) -> None:
         while not self._stopped.is_set():

@@ -37,11 +37,11 @@ class IdleTracking:
             self._at_qpu += 1
             request.future.add_done_callback(lambda _: self._left_qpu())
 
-    def batch_drawn(self, key: DrawKey, rows: int, seconds: float) -> None:  # noqa: ARG002 - what an observer is told
+    def batch_drawn(self, key: DrawKey, rows: int, seconds: float) -> None:  # noqa: ARG002 - what an observer gets
         """The latents of a batch are there, and are decoded now."""
         self._decoding += key.elsewhere
 
-    def batch_decoded(self, key: DrawKey, rows: int, seconds: float) -> None:  # noqa: ARG002 - what an observer is told
+    def batch_decoded(self, key: DrawKey, rows: int, seconds: float) -> None:  # noqa: ARG002 - what an observer gets
         """Its showers are there."""
         self._decoding = max(0, self._decoding - key.elsewhere)
 

@@ -14,7 +14,7 @@ from qshower.service.commands.terminal import console, progress, say
 
 
 def run(reference: Path, samples: Sequence[Path], output: Path, choices: Choices) -> None:
-    """Write the report and print its summary; figures are told as soon as they are known."""
+    """Write the report and print its summary; figures are shown as soon as they are known."""
     with progress("percent") as bar:
         tasks: dict[str, TaskID] = {}
 

@@ -48,7 +48,7 @@ class _Lane:
 
 
 class EngineObserver(Protocol):
-    """Who is told what the engine does."""
+    """Observes what the engine does."""
 
     def queued(self, request: QueuedRequest) -> None:
         """A request was taken in."""
@@ -218,7 +218,7 @@ class Engine:
             for observer in self._observers:
                 observer.batch_decoded(key, rows, decoded_s)
             deliver(slices, showers, latents, drawn_s, decoded_s)
-        except Exception as error:  # whatever went wrong is told to every request of the batch
+        except Exception as error:  # whatever went wrong ends every request of the batch
             for part in slices:
                 fail(part.request, error)
         finally:

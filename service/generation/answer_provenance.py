@@ -32,19 +32,19 @@ def provenance_json(origin: Origin, parts: Iterable[DrawnRows], elapsed_s: dict[
     """The provenance of an answer made of ``parts``.
 
     Where the parts agree on a field it stands at the top; where they differ it is null there and stands under
-    ``groups``, with the rows of each. A QPU programming shared with other requests counts by this one's share.
+    ``groups``, with the rows of each. A QPU problem shared with other requests counts by this one's share.
     """
     ordered = sorted(parts, key=lambda part: part.start)
     # Cached rows between drawn ones make many parts of few draws, and a draw's cost counts once.
     draws = {id(part.provenance): part.provenance for part in ordered}
-    told = {key: asdict(provenance) for key, provenance in draws.items()}
-    documents = list(told.values())
+    by_draw = {key: asdict(provenance) for key, provenance in draws.items()}
+    documents = list(by_draw.values())
     first = documents[0]
     differing = [
         name for name in first if name not in _APART and any(document[name] != first[name] for document in documents)
     ]
     merged = {name: None if name in differing else value for name, value in first.items() if name not in _APART}
-    shares = [sum(part.share for part in ordered if id(part.provenance) == key) for key in told]
+    shares = [sum(part.share for part in ordered if id(part.provenance) == key) for key in by_draw]
     stages = dict(elapsed_s)
     for document in documents:
         for stage, seconds in document["elapsed_s"].items():
@@ -54,7 +54,7 @@ def provenance_json(origin: Origin, parts: Iterable[DrawnRows], elapsed_s: dict[
     notes = dict.fromkeys([*origin.notes, *(note for document in documents for note in document["notes"])])
     access = _summed([document["qpu_access_time_us"] for document in documents], shares)
     if access is not None and min(shares) < 1.0 - 1e-9:
-        notes["QPU programmings shared with other requests: times are this request's share"] = None
+        notes["QPU problems shared with other requests: times are this request's share"] = None
     sampler = merged.pop("sampler")
     answer: dict[str, Any] = {
         "model": origin.model,
@@ -73,7 +73,7 @@ def provenance_json(origin: Origin, parts: Iterable[DrawnRows], elapsed_s: dict[
         "elapsed_s": {stage: round(seconds, 6) for stage, seconds in stages.items()},
     }
     if differing:
-        values = {key: {name: _listed(document[name]) for name in differing} for key, document in told.items()}
+        values = {key: {name: _listed(document[name]) for name in differing} for key, document in by_draw.items()}
         answer["groups"] = _groups(ordered, [values[id(part.provenance)] for part in ordered])
     return answer
 
@@ -96,18 +96,18 @@ def _groups(parts: list[DrawnRows], values: list[dict[str, Any]]) -> list[dict[s
 
 def merged_parts(parts: Iterable[DrawnRows]) -> list[DrawnRows]:
     """``parts``, neighbours of one and the same sampler answer made into one: what a long run keeps of its batches."""
-    kept: list[DrawnRows] = []
+    merged: list[DrawnRows] = []
     for part in parts:
-        last = kept[-1] if kept else None
+        last = merged[-1] if merged else None
         if last is not None and last.stop == part.start and _plain(last.provenance) == _plain(part.provenance):
             stages = dict(last.provenance.elapsed_s)
             for stage, seconds in part.provenance.elapsed_s.items():
                 stages[stage] = stages.get(stage, 0.0) + seconds
             fields = {**_fields(last.provenance), "elapsed_s": stages}
-            kept[-1] = DrawnRows(last.start, part.stop, 1.0, Provenance(**fields))
+            merged[-1] = DrawnRows(last.start, part.stop, 1.0, Provenance(**fields))
         else:
-            kept.append(part)
-    return kept
+            merged.append(part)
+    return merged
 
 
 def _fields(provenance: Provenance) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _fields(provenance: Provenance) -> dict[str, Any]:
 
 
 def _plain(provenance: Provenance) -> dict[str, Any] | object:
-    """What must agree for two parts to be told as one; a QPU answer is never merged."""
+    """What must agree for two parts to be reported as one; a QPU answer is never merged."""
     if provenance.problem_ids is not None or provenance.qpu_access_time_us is not None:
         return object()
     return {name: value for name, value in _fields(provenance).items() if name != "elapsed_s"}

@@ -74,7 +74,7 @@ class Generator:
             check_options(request, names, registry)
             named = self.selection.catalogue.get(request.model)
             if not any(name in registry for name in names):
-                # Nothing can be drawn; a wrong request is told so all the same.
+                # Nothing can be drawn; a wrong request is refused all the same.
                 request.check(named, self._max_response_bytes)
             for name in names:
                 try:
@@ -125,7 +125,7 @@ class Generator:
         if sampler.capabilities.billed and (found := await self._cached_whole(name, attempt)) is not None:
             bundle, claim = found
             return await self._draw(attempt, bundle, self._cached_key(name, bundle, request), sampler, claim=claim)
-        # The values are checked before the sampler's state, so that a wrong request is told so whatever is down.
+        # The values are checked before the sampler's state, so that a wrong request is a 422 whatever is down.
         # (The domain of energies may depend on which model the solver's topology calls for.)
         bundle, availability = await self.selection.model(sampler, request)
         request.check(bundle, self._max_response_bytes)

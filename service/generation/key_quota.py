@@ -21,16 +21,16 @@ from qshower.service.engine.batches import Draws
 class Accounts:
     """QPU budgets of API keys, by the keys' names.
 
-    What a key has used is read from the QPU sampler's own ledger, so that it outlives the process.
+    What a key has used is read from the QPU sampler's own file of usage, so that it outlives the process.
 
     Args:
         budgets_us: most QPU access time of one UTC day for each key that has a limit, in µs.
-        ledger_path: file of that ledger.
+        usage_path: that file.
     """
 
-    def __init__(self, budgets_us: Mapping[str, float], ledger_path: Path) -> None:
+    def __init__(self, budgets_us: Mapping[str, float], usage_path: Path) -> None:
         self._budgets_us = dict(budgets_us)
-        self._ledger = Quota(ledger_path, None, None)
+        self._usage = Quota(usage_path, None, None)
         self._locks = {name: threading.Lock() for name in budgets_us}
 
     def billed(self, sampler: Draws, name: str) -> Draws:
@@ -38,13 +38,13 @@ class Accounts:
         return _Billed(sampler, self, name)
 
     def state(self, name: str) -> dict[str, Any]:
-        """What the key has used today and what is left, in µs; None where it has no limit, or the ledger is unreadable.
+        """What the key has used today and what is left, in µs; None where it has no limit, or the file is unreadable.
 
-        What is wrong with the ledger is told by the sampler, which cannot be used without.
+        What is wrong with the file the sampler says, which cannot be used without.
         """
         budget, used = self._budgets_us.get(name), None
         with suppress(QShowerError):
-            used = self._ledger.used_by(name)
+            used = self._usage.used_by(name)
         left = None if budget is None or used is None else max(0.0, budget - used)
         return {"name": name, "used_today_us": used, "daily_budget_us": budget, "left_today_us": left}
 
@@ -67,7 +67,7 @@ class Accounts:
                 lock.release()
 
     def _within(self, budget: float, sampler: Draws, name: str, request: LatentRequest) -> LatentBatch:
-        left = max(0.0, budget - self._ledger.used_by(name))
+        left = max(0.0, budget - self._usage.used_by(name))
         if left == 0.0:
             raise BudgetExceededError(f"nothing is left of {_of(name, budget)}", retry_after_s=until_midnight_s())
         asked = request.options.max_qpu_access_time_us

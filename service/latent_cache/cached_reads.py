@@ -75,7 +75,7 @@ class CachedReads:
         return None not in known.values()
 
     def _holds(self, provenance: Provenance) -> bool | None:
-        """Whether reads drawn so would be drawn in the same way now; None if that cannot be told."""
+        """Whether reads drawn so would be drawn in the same way now; None if that is not known."""
         try:
             return self._qpu.still_holds(self.machine, provenance)
         except QShowerError:

@@ -23,7 +23,7 @@ MOST_ROWS = 2**17
 """Most chains in one launch (their fields take 4 bytes for each update)."""
 
 CHUNK = 256
-"""Sweeps between two looks at the clock."""
+"""Sweeps between two checks of the deadline."""
 
 
 def missing() -> str | None:

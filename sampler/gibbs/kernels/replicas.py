@@ -23,14 +23,14 @@ from qshower.sampler.gibbs.kernels import simd
 from qshower.sampler.gibbs.kernels.many_chains import exponent_factors, run_many_chains
 from qshower.sampler.gibbs.kernels.reference import run_reference
 from qshower.sampler.gibbs.kernels.run_block import block_fields, block_states, block_type, fold_plain, pack, unpack
-from qshower.sampler.gibbs.kernels.workers import each_piece
+from qshower.sampler.gibbs.kernels.workers import each_slice
 from qshower.sampler.gibbs.program import Program
 from qshower.sampler.gibbs.streams import generator_states, scatter_start, start_word, stream_keys
 from qshower.sampler.jit.kernel import kernel
 from qshower.sampler.jit.vectors import VectorType, intrinsic
 
 SWEEPS_BETWEEN_LOOKS = 4096
-"""Sweeps of all replicas together between two looks at the clock."""
+"""Sweeps of all replicas together between two checks of the deadline."""
 
 MOST_UPDATES = 65_535
 """Free spins whose energies, in units of the fields, surely fit in 32 bits."""
@@ -69,11 +69,11 @@ def run_tempering(
     width = 8 * np.dtype(state_type).itemsize
     counts = np.zeros((-(-rows // width), betas.shape[0] - 1), dtype=np.int64)
 
-    def piece(part: slice) -> None:
+    def run(part: slice) -> None:
         replicas = _ReferenceReplicas(program, betas) if plain else _ManyChainReplicas(program, betas, state_type)
         counts[part.start // width] = replicas.run(spins[part], rounds, keys[part], on_time)
 
-    each_piece(piece, rows, width, workers)
+    each_slice(run, rows, width, workers)
     total: NDArray[np.int64] = counts.sum(axis=0)
     return total
 

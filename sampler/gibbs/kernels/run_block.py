@@ -21,7 +21,7 @@ BLOCK_TYPES = (np.uint8, np.uint32, np.uint64)
 
 
 CHUNK = 1024
-"""Sweeps between two looks at the clock."""
+"""Sweeps between two checks of the deadline."""
 
 
 def block_type(rows: int) -> type[np.unsignedinteger[Any]]:

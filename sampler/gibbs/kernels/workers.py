@@ -9,17 +9,17 @@ from functools import cache
 from qshower.sampler.cores import usable_cores
 
 
-def each_piece(work: Callable[[slice], None], rows: int, size: int, threads: int | None) -> None:
+def each_slice(work: Callable[[slice], None], rows: int, size: int, threads: int | None) -> None:
     """Call ``work`` on slices of at most ``size`` rows, on up to ``threads`` threads of the shared pool."""
-    pieces = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
-    workers = min(threads if threads is not None else usable_cores(), len(pieces))
+    slices = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+    workers = min(threads if threads is not None else usable_cores(), len(slices))
     if workers <= 1:
-        for part in pieces:
+        for part in slices:
             work(part)
         return
 
     def lane(number: int) -> None:
-        for part in pieces[number::workers]:
+        for part in slices[number::workers]:
             work(part)
 
     futures = [_pool().submit(lane, number) for number in range(workers)]
