@@ -14,6 +14,7 @@ from benchmarks.baselines import DwaveFixedBeta, TorchDense
 from qshower.sampler.gibbs.chains import draw
 from qshower.sampler.gibbs.gibbs_sampler import warm_up
 from qshower.sampler.lattice import compact_lattice
+from qshower.sampler.request import streams_of
 
 COUPLING_DEVIATION = 0.3
 """Standard deviation of the Gaussian h and J of the machines measured, in kT."""
@@ -74,7 +75,7 @@ def _row(family: str, chains: int, sweeps: int, repeats: int, told: Callable[[st
     )
     conditions = np.where(random.random((chains, lattice.condition_nodes.shape[0])) < 0.5, -1, 1).astype(np.int8)
     dense, fixed = TorchDense(machine), DwaveFixedBeta(machine, conditions[0])
-    streams = np.stack([np.full(chains, 1), np.arange(chains)], axis=1).astype(np.uint64)
+    streams = streams_of(1, chains)
     calls: dict[str, Callable[[int], object]] = {
         "gibbs": lambda seed: draw(machine, conditions, streams + np.uint64(seed), sweeps, threads=1),
         "torch": lambda seed: dense.draw(conditions, sweeps, seed),

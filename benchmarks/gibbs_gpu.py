@@ -15,6 +15,7 @@ from qshower.sampler.gibbs.kernels import cuda
 from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.gibbs.streams import DRAW, stream_keys
 from qshower.sampler.lattice import compact_lattice
+from qshower.sampler.request import streams_of
 
 CHAINS = (1024, 32_768, 131_072)
 SWEEPS = 1024
@@ -54,7 +55,7 @@ def _row(family: str, chains: int, repeats: int, told: Callable[[str], None]) ->
     )
     program = program_of(machine)
     spins = np.where(random.random((chains, machine.node_count)) < 0.5, -1, 1).astype(np.int8)
-    keys = stream_keys(np.stack([np.full(chains, 1), np.arange(chains)], axis=1).astype(np.uint64), DRAW)
+    keys = stream_keys(streams_of(1, chains), DRAW)
     cuda.run_on_device(program, spins, np.ones(2), keys)
     seconds = []
     for _ in range(repeats):

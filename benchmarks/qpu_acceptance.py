@@ -50,7 +50,7 @@ from qshower.sampler.qpu.planning.planner import Planner
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.quota import Quota
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 BUNDLES = {"zephyr:12": "electron-zephyr", "pegasus:16": "electron-pegasus"}
 CONDITIONS = 4
@@ -151,7 +151,7 @@ def refined(
 
 def request_of(bundle: Bundle, energies: NDArray[np.float64], seed: int, options: SamplerOptions) -> LatentRequest:
     """A request for showers of these energies."""
-    streams = np.stack([np.full(energies.size, seed), np.arange(energies.size)], axis=1).astype(np.uint64)
+    streams = streams_of(seed, energies.size)
     return LatentRequest(bundle.machine, bundle.conditions(energies), streams, options, deadline_s=1200.0)
 
 

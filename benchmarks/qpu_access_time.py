@@ -23,7 +23,7 @@ from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 DOMAIN_MEV = (1_000.0, 1_000_000.0)
 
@@ -61,7 +61,7 @@ def batch(machine: BoltzmannMachine, code: ThermometerCode, showers: int, seed: 
     """A request for log-uniform energies."""
     low, high = np.log(DOMAIN_MEV)
     energies = np.exp(np.random.default_rng(seed).uniform(low, high, showers))
-    streams = np.stack([np.full(showers, seed), np.arange(showers)], axis=1).astype(np.uint64)
+    streams = streams_of(seed, showers)
     return LatentRequest(machine, code.conditions(energies), streams, SamplerOptions(), deadline_s=900.0)
 
 

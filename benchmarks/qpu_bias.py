@@ -34,7 +34,7 @@ from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 MADE_UP = {"random": 0.2, "strong": 0.3}
 """Standard deviation of the couplings (kT) of machines made for this; the pretrained ones' is about 0.002."""
@@ -126,7 +126,7 @@ def request_of(
 ) -> LatentRequest:
     """``rows`` rows of each condition, side by side."""
     total = rows * len(conditions)
-    streams = np.stack([np.full(total, seed), np.arange(total)], axis=1).astype(np.uint64)
+    streams = streams_of(seed, total)
     return LatentRequest(machine, np.repeat(conditions, rows, axis=0), streams, options, deadline_s=1800.0)
 
 

@@ -5,7 +5,6 @@ The report's neural classifiers are the challenge's own measure.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
+from qshower.sampler.cores import usable_cores
 from qshower.sampler.errors import InvalidInputError
 
 LEAST_SHOWERS = 20
@@ -107,7 +107,7 @@ def paired_scores(
             for index, rows in enumerate((reference, sample)):
                 scores[index, test] = model.predict_proba(rows[test])[:, 1]
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         list(pool.map(score, range(folds)))
     return PairedScores(scores[0], scores[1])
 

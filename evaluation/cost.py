@@ -21,7 +21,7 @@ import numpy as np
 
 from qshower.model.bundle import load_bundle
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 BATCHES = (1, 100, 10_000)
 REPEATS = {1: 20, 100: 5}
@@ -80,7 +80,7 @@ def _measure(path: Path, batches: Sequence[int], seed: int) -> Cost:
         repeats = REPEATS.get(batch, 1)
         for repeat in range(repeats):
             energies = np.exp(rng.uniform(np.log(low), np.log(high), batch)).clip(low, high)
-            streams = np.stack([np.full(batch, seed), np.arange(batch) + repeat * batch], axis=1).astype(np.uint64)
+            streams = streams_of(seed, batch, repeat * batch)
             begun, begun_cpu = perf_counter(), process_time()
             request = LatentRequest(
                 bundle.machine, bundle.conditions(energies), streams, SamplerOptions(sweeps=bundle.default_sweeps)

@@ -20,7 +20,6 @@ which gives the same sums for less work.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from scipy.linalg.blas import dsyrk
 from scipy.optimize import curve_fit
 from threadpoolctl import threadpool_limits
 
+from qshower.sampler.cores import usable_cores
 from qshower.sampler.errors import DefectError
 
 Matrix = NDArray[np.float64]
@@ -216,7 +216,7 @@ def _workers() -> Iterator[ThreadPoolExecutor]:
     Draws are independent, so this scales better than threads inside each small product, does not wait for descheduled
     helpers on a busy machine, and keeps every sum's order, hence the result to the bit, whatever the number of workers.
     """
-    with threadpool_limits(1), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(usable_cores()) as pool:
         yield pool
 
 

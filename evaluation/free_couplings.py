@@ -22,9 +22,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.evaluation.priors import between_free, streams_of
+from qshower.evaluation.priors import between_free
 from qshower.sampler.gibbs.gibbs_sampler import refine
 from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.request import streams_of
 
 STEPS = 256
 CHAINS = 32

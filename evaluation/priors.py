@@ -24,7 +24,7 @@ from qshower.evaluation.posterior import Posterior, encode_showers
 from qshower.model.bundle import Bundle
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 PRIORS = {
     "codes": "real codes",
@@ -103,11 +103,6 @@ def draw_latents(bundle: Bundle, energies_mev: Array, showers_mev: NDArray[np.fl
     if posterior is not None:
         spins["codes"] = posterior.spins
     return Latents({key: spins[key] for key in PRIORS if key in spins}, posterior, conditions, level, draws, decoding)
-
-
-def streams_of(seed: int, rows: int, first: int = 0) -> NDArray[np.uint64]:
-    """Streams (rows, 2): (seed, first), (seed, first + 1) and so on."""
-    return np.stack([np.full(rows, seed), np.arange(first, first + rows)], axis=1).astype(np.uint64)
 
 
 def between_free(machine: BoltzmannMachine) -> NDArray[np.bool_]:

@@ -8,7 +8,6 @@ thread each, and draws from each shower's own stream.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -44,6 +43,7 @@ from qshower.model.real_codes import latents_of_codes
 from qshower.model.scaling import ScalingKind
 from qshower.model.shower_code import ShowerCode
 from qshower.model.symmetry import canonical_elements, group_order, turn
+from qshower.sampler.cores import usable_cores
 from qshower.sampler.errors import BundleError, InvalidInputError
 from qshower.sampler.files import replacing_folder, why, write_file
 from qshower.sampler.machine import BoltzmannMachine
@@ -199,8 +199,9 @@ class Bundle:
 @cache
 def _decoding_threads() -> ThreadPoolExecutor:
     """One single-threaded worker per core: the sum order inside a matrix product must not depend on the load."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(workers, thread_name_prefix="decode", initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(
+        usable_cores(), thread_name_prefix="decode", initializer=torch.set_num_threads, initargs=(1,)
+    )
 
 
 def load_bundle(path: Path | str) -> Bundle:

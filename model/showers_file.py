@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from qshower.model.geometry import Geometry, geometry_of_voxel_count, named_geometry
+from qshower.sampler.closing import Closing
 from qshower.sampler.errors import InvalidInputError, ShowerFileError
 from qshower.sampler.hdf5_reading import HDF5_ERRORS, find_dataset, one_line, open_hdf5, refuse_missing_values
 
@@ -29,7 +29,7 @@ LAYOUT = f"datasets {ENERGIES} and {SHOWERS}, as the CaloChallenge has them"
 Chunk = tuple[NDArray[np.float64], NDArray[np.float32]]
 
 
-class ShowersFile:
+class ShowersFile(Closing):
     """A shower file open for reading. Use it as a context manager; ``open_showers`` makes one.
 
     Attributes:
@@ -51,14 +51,6 @@ class ShowersFile:
         except BaseException:
             self._file.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file. Closing twice is fine."""

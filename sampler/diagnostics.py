@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from qshower.sampler.errors import DefectError, InvalidInputError
 from qshower.sampler.machine import PARTITION_COUNT, BoltzmannMachine
-from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions, streams_of
 
 Draw = Callable[[LatentRequest], LatentBatch]
 """A sampler's ``sample``."""
@@ -173,10 +173,7 @@ def chain_autocorrelation_times(
     rows = level.shape[0]
 
     def streams(step: int) -> NDArray[np.uint64]:
-        found = np.empty((rows, 2), dtype=np.uint64)
-        found[:, 0] = seed
-        found[:, 1] = np.arange(rows * step, rows * (step + 1), dtype=np.uint64)
-        return found
+        return streams_of(seed, rows, rows * step)
 
     start = draw(LatentRequest(machine, level, streams(0), SamplerOptions(sweeps=sweeps))).spins
     return autocorrelation_times(
@@ -258,10 +255,7 @@ def calibrate_sweeps(
     numbers = itertools.count()
 
     def streams(rows: int) -> NDArray[np.uint64]:
-        found = np.empty((rows, 2), dtype=np.uint64)
-        found[:, 0] = seed
-        found[:, 1] = np.arange(max(sizes), dtype=np.uint64)[:rows] + np.uint64(max(sizes) * next(numbers))
-        return found
+        return streams_of(seed, rows, max(sizes) * next(numbers))
 
     def drawn(sample: Draw, conditions: NDArray[np.int8], sweeps: int) -> NDArray[np.int8]:
         options = SamplerOptions(sweeps=sweeps)

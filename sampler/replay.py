@@ -33,7 +33,7 @@ from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.packed_spins import pack_spins, rows_by_key
 from qshower.sampler.protocol import Availability, Sampler, SamplerCapabilities
 from qshower.sampler.provenance import merged_provenance, provenance_to_json
-from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions, streams_of
 
 __all__ = ["BankInfo", "ReplayOrder", "ReplaySampler", "bank_info", "draw_bank"]
 
@@ -76,9 +76,7 @@ def draw_bank(
     if partial is not None and partial.exists():
         raise DefectError(str(partial), "the file exists", "a new name")
     rows = conditions.shape[0]
-    streams = np.empty((rows, 2), dtype=np.uint64)
-    streams[:, 0] = seed
-    streams[:, 1] = np.arange(rows, dtype=np.uint64)
+    streams = streams_of(seed, rows)
     packed = np.empty((rows, -(-machine.node_count // 8)), dtype=np.uint8)
     draw = np.zeros(rows, dtype=np.uint32)
     provenances: list[str] = []

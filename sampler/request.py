@@ -26,6 +26,18 @@ def checked_sweeps(sweeps: int, *, least: int, field: str = "sweeps") -> int:
     return int(sweeps)
 
 
+def streams_of(seed: int, rows: int, first: int = 0) -> NDArray[np.uint64]:
+    """Random streams (rows, 2): (seed, first), (seed, first + 1) and so on.
+
+    >>> streams_of(7, 2, first=5).tolist()
+    [[7, 5], [7, 6]]
+    """
+    streams = np.empty((rows, 2), dtype=np.uint64)
+    streams[:, 0] = seed
+    streams[:, 1] = np.uint64(first) + np.arange(rows, dtype=np.uint64)
+    return streams
+
+
 def check_streams(streams: NDArray[np.uint64], rows: int) -> None:
     """InvalidInputError unless ``streams`` holds a random stream for each of ``rows`` rows."""
     if streams.shape != (rows, 2) or streams.dtype != np.uint64:

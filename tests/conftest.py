@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from qshower.model.geometry import Geometry
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 pytest_plugins = ["tests.judge"]
 
@@ -98,9 +98,7 @@ def latent_request(
 ) -> LatentRequest:
     """A request whose row i has stream (seed, first_index + i)."""
     rows = conditions.shape[0]
-    streams = np.empty((rows, 2), dtype=np.uint64)
-    streams[:, 0] = seed
-    streams[:, 1] = np.arange(first_index, first_index + rows, dtype=np.uint64)
+    streams = streams_of(seed, rows, first_index)
     return LatentRequest(machine, conditions, streams, options or SamplerOptions(), deadline_s)
 
 

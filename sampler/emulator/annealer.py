@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from qshower.sampler.gibbs.chains import refine
 from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.request import streams_of
 
 RAMP_START = 0.05
 RAMP_STAGES = 16
@@ -41,13 +42,11 @@ def draw(
     for start in range(0, reads, _ROWS):
         rows = min(_ROWS, reads - start)
         spins = np.where(rng.random((rows, machine.node_count), dtype=np.float32) < 0.5, -1, 1).astype(np.int8)
-        streams = np.empty((rows, 2), dtype=np.uint64)
-        streams[:, 1] = np.arange(start, start + rows, dtype=np.uint64)
         for (beta, steps), stage_seed in zip(stages, stage_seeds, strict=True):
             if stop():
                 raise StoppedError
             # A stream must not be used twice: each stage has a seed of its own.
-            streams[:, 0] = stage_seed
+            streams = streams_of(int(stage_seed), rows, start)
             spins = refine(machine, spins, steps, streams, beta=beta, free_condition=True)
         result[start : start + rows] = spins
     return result

@@ -18,7 +18,7 @@ from qshower.sampler.provenance import Provenance
 from qshower.sampler.qpu.drawing.drawer import PartReads
 from qshower.sampler.qpu.drawing.postprocess import assemble
 from qshower.sampler.qpu.ocean.runner import Usage
-from qshower.sampler.request import LatentRequest
+from qshower.sampler.request import LatentRequest, streams_of
 
 MOST_ROWS = 8192
 """Most unused reads handed over after one draw: they take memory until they are refined."""
@@ -113,7 +113,7 @@ def _as_unused_reads(request: LatentRequest, parts: Sequence[PartReads], provena
             count += extra
     if not chosen:
         return None
-    streams = np.stack([np.full(count, secrets.randbits(64), dtype=np.uint64), np.arange(count, dtype=np.uint64)], 1)
+    streams = streams_of(secrets.randbits(64), count)
     own = replace(request, conditions=np.concatenate(conditions), streams=streams, deadline_s=None)
     return UnusedReads(own, tuple(chosen), provenance)
 

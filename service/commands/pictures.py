@@ -16,7 +16,7 @@ from qshower.model.showers_file import ShowersFile
 from qshower.sampler.errors import DefectError
 from qshower.sampler.files import replaceable, write_file
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 SHOWERS_PICTURE, MACHINE_PICTURE = "showers.svg", "machine.svg"
 MOST_SHOWERS = 10_000
@@ -53,7 +53,7 @@ def draw_bundle(bundle: Bundle, folder: Path) -> list[Path]:
 
 
 def _generated(bundle: Bundle, sampler: GibbsSampler, energies: NDArray[np.float64]) -> NDArray[np.float32]:
-    streams = np.stack([np.zeros(energies.shape[0]), np.arange(energies.shape[0])], axis=1).astype(np.uint64)
+    streams = streams_of(0, energies.shape[0])
     options = SamplerOptions(sweeps=bundle.default_sweeps)
     batch = sampler.sample(LatentRequest(bundle.machine, bundle.conditions(energies), streams, options))
     return bundle.decode(batch.spins, energies, streams, bundle.geometry.threshold_mev)

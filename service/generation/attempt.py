@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.errors import BankExhaustedError, SamplerUnavailableError
+from qshower.sampler.request import streams_of
 from qshower.service.generation.answer_provenance import Origin
 from qshower.service.generation.shower_request import ShowerRequest
 from qshower.service.service_errors import DeadlineError
@@ -55,10 +56,8 @@ class Attempt:
     def streams(self) -> NDArray[np.uint64]:
         """(rows, 2) random streams of its showers; without a seed, of one that nobody knows."""
         request = self.request
-        streams = np.empty((request.rows, 2), dtype=np.uint64)
-        streams[:, 0] = secrets.randbits(64) if request.seed is None else request.seed
-        streams[:, 1] = np.arange(request.first_row, request.first_row + request.rows, dtype=np.uint64)
-        return streams
+        seed = secrets.randbits(64) if request.seed is None else request.seed
+        return streams_of(seed, request.rows, request.first_row)
 
     def origin(self, bundle: Bundle, threshold_mev: float, notes: tuple[str, ...]) -> Origin:
         """What the provenance of its showers says beside what the sampler says."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qshower.sampler.latent_cache import LatentCache
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.protocol import Sampler
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 from qshower.service.background.background_task import BackgroundTask
 
 FILL_S = 0.05
@@ -61,8 +61,7 @@ class FilledCache:
         """Draw what the emptiest bins are short of, as much as takes about ``FILL_S``; how many states that was."""
         conditions = self.conditions[emptiest(self._short(), min(self._rows, self.cache.room))]
         rows = conditions.shape[0]
-        indices = np.arange(self._drawn, self._drawn + rows, dtype=np.uint64)
-        streams = np.stack([np.full(rows, self._seed, dtype=np.uint64), indices], axis=1)
+        streams = streams_of(self._seed, rows, self._drawn)
         self._drawn += rows
         request = LatentRequest(self.machine, conditions, streams, self.options, DEADLINE_S)
         begun = monotonic()

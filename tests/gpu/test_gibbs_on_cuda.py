@@ -11,16 +11,12 @@ from qshower.sampler.gibbs.kernels import cuda
 from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.gibbs.schedule import ramp_and_hold
 from qshower.sampler.gibbs.streams import DRAW, stream_keys
-from qshower.sampler.request import SamplerOptions
+from qshower.sampler.request import SamplerOptions, streams_of
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(cuda.missing() is not None, reason=str(cuda.missing())),
 ]
-
-
-def streams_of(seed, rows):
-    return np.stack([np.full(rows, seed), np.arange(rows)], axis=1).astype(np.uint64)
 
 
 @pytest.mark.parametrize("coupling", [0.3, 2.0, 60.0])

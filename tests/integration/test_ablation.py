@@ -10,14 +10,14 @@ import pytest
 
 from qshower.evaluation.boosted_auc import paired_scores
 from qshower.evaluation.model_card import write_card
-from qshower.evaluation.priors import PRIORS, draw_latents, streams_of
+from qshower.evaluation.priors import PRIORS, draw_latents
 from qshower.evaluation.report import Choices, evaluate
 from qshower.model.bundle import Bundle, load_bundle, save_bundle
 from qshower.model.manifest import read_manifest
 from qshower.model.showers_writer import write_showers
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 ROWS = 400
 SWEEPS = 256

@@ -25,6 +25,7 @@ from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.quota import Quota
+from qshower.sampler.request import streams_of
 from qshower.service.catalogue import load_catalogue
 from qshower.service.generation.generator import Generator
 from qshower.service.settings import load_settings
@@ -412,7 +413,7 @@ def test_chunks_have_a_bank_in_its_order_however_long_one_takes(qshower, environ
     bundle = load_catalogue(load_settings()).get(None)
     content = open_bank(bank)
     spins = unpack_spins(content.packed, bundle.machine.node_count)
-    streams = np.stack([np.full(25, 1), np.arange(25)], axis=1).astype(np.uint64)
+    streams = streams_of(1, 25)
     expected = bundle.decode(spins, np.full(25, 2000.0), streams, bundle.geometry.threshold_mev)
     assert np.array_equal(read(out_path)[1], expected)
 

@@ -17,6 +17,7 @@ from qshower.model.training.coded_loop import CodedTrainer
 from qshower.model.training.config import read_config
 from qshower.model.training.data import load_training_showers
 from qshower.model.training.run import train
+from qshower.sampler.request import streams_of
 
 GEOMETRY = named_geometry("2")
 GRID = Grid.of(GEOMETRY)
@@ -115,7 +116,7 @@ def test_a_coded_bundle_decodes_and_knows_its_code(tmp_path: Path, monkeypatch: 
     rng = np.random.default_rng(1)
     energies = np.exp(rng.uniform(np.log(1e3), np.log(1e5), 5))
     spins = rng.choice(np.array([-1, 1], dtype=np.int8), (5, bundle.machine.node_count))
-    streams = np.stack([np.full(5, 4), np.arange(5)], axis=1).astype(np.uint64)
+    streams = streams_of(4, 5)
     showers = bundle.decode(spins, energies, streams, GEOMETRY.threshold_mev)
     assert np.isfinite(showers).all()
     assert (showers.sum(axis=1) > 0).all()

@@ -32,7 +32,7 @@ from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 TOKEN = "TEST-0123456789abcdef-secret"
 DEADLINE_S = 2.5
@@ -95,7 +95,7 @@ def make_sampler(emulator: EmulatorServer, tmp_path: Path) -> Iterator[Callable[
 
 def request_of(machine: BoltzmannMachine, rows: int = 4, deadline_s: float | None = DEADLINE_S, **options: object):
     conditions = np.ones((rows, 4), dtype=np.int8)
-    streams = np.stack([np.zeros(rows), np.arange(rows)], axis=1).astype(np.uint64)
+    streams = streams_of(0, rows)
     return LatentRequest(machine, conditions, streams, SamplerOptions(**options), deadline_s)  # type: ignore[arg-type]
 
 

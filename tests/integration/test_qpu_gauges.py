@@ -15,7 +15,7 @@ from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.unused_reads import UnusedReads
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 ERROR_KT = 4.0 * 0.08
 
@@ -61,7 +61,7 @@ def request_of(machine: BoltzmannMachine, groups: list[int], **options: object) 
     rng = np.random.default_rng(3)
     levels = rng.choice(np.array([-1, 1], dtype=np.int8), size=(len(groups), machine.condition_nodes.size))
     conditions = np.repeat(levels, groups, axis=0)
-    streams = np.stack([np.full(len(conditions), 3), np.arange(len(conditions))], axis=1).astype(np.uint64)
+    streams = streams_of(3, len(conditions))
     return LatentRequest(machine, conditions, streams, SamplerOptions(**options), 120.0)  # type: ignore[arg-type]
 
 

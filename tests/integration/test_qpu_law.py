@@ -14,7 +14,7 @@ from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 ROWS = 4000
 BETA = 3.0
@@ -31,7 +31,7 @@ def small_machine(family: str, seed: int = 1) -> BoltzmannMachine:
 
 def request_of(machine: BoltzmannMachine, conditions: np.ndarray, **options: object) -> LatentRequest:
     rows = len(conditions)
-    streams = np.stack([np.full(rows, 3), np.arange(rows)], axis=1).astype(np.uint64)
+    streams = streams_of(3, rows)
     return LatentRequest(machine, conditions.astype(np.int8), streams, SamplerOptions(**options), 120.0)  # type: ignore[arg-type]
 
 

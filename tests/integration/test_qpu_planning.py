@@ -15,7 +15,7 @@ from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 ANNEAL_US = 2000.0
 
@@ -27,7 +27,7 @@ def machine_of(per_partition: int, chip_size: int) -> BoltzmannMachine:
 
 
 def request_of(machine: BoltzmannMachine, rows: int, **options: object) -> LatentRequest:
-    streams = np.stack([np.full(rows, 2), np.arange(rows)], axis=1).astype(np.uint64)
+    streams = streams_of(2, rows)
     conditions = np.ones((rows, machine.condition_nodes.size), dtype=np.int8)
     return LatentRequest(machine, conditions, streams, SamplerOptions(**options), 120.0)  # type: ignore[arg-type]
 

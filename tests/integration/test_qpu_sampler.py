@@ -26,7 +26,7 @@ from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.quota import billed_to
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 
 def machine_of(family: str, per_partition: int, spread: float = 0.3, size: int | None = None) -> BoltzmannMachine:
@@ -38,7 +38,7 @@ def machine_of(family: str, per_partition: int, spread: float = 0.3, size: int |
 def request_of(machine: BoltzmannMachine, rows: int = 6, levels: int = 3, **options: object) -> LatentRequest:
     rng = np.random.default_rng(1)
     conditions = rng.choice(np.array([-1, 1], dtype=np.int8), size=(levels, machine.condition_nodes.size))
-    streams = np.stack([np.full(rows, 2), np.arange(rows)], axis=1).astype(np.uint64)
+    streams = streams_of(2, rows)
     return LatentRequest(machine, conditions[np.arange(rows) % levels], streams, SamplerOptions(**options), 120.0)  # type: ignore[arg-type]
 
 

@@ -19,7 +19,7 @@ from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.shims.couplers import CouplerOffsets, measure_couplers
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 ROWS = 3000
 
@@ -42,7 +42,7 @@ def sampler(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QpuSampl
 
 def request_of(machine: BoltzmannMachine, **options: object) -> LatentRequest:
     conditions = np.ones((ROWS, machine.condition_nodes.size), dtype=np.int8)
-    streams = np.stack([np.zeros(ROWS), np.arange(ROWS)], axis=1).astype(np.uint64)
+    streams = streams_of(0, ROWS)
     return LatentRequest(machine, conditions, streams, SamplerOptions(**options), 120.0)  # type: ignore[arg-type]
 
 

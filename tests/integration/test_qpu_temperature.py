@@ -19,7 +19,7 @@ from qshower.sampler.qpu.calibration.calibrator import DRIFT_PAUSE_S
 from qshower.sampler.qpu.calibration.scale import Calibration, CalibrationStore
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 BETA = 4.0
 
@@ -35,7 +35,7 @@ def machine_of(per_partition: int = 12, field: float = 0.4) -> BoltzmannMachine:
 def request_of(machine: BoltzmannMachine, rows: int, levels: int = 1, **options: object) -> LatentRequest:
     rng = np.random.default_rng(4)
     conditions = rng.choice(np.array([-1, 1], dtype=np.int8), size=(levels, machine.condition_nodes.size))
-    streams = np.stack([np.full(rows, 3), np.arange(rows)], axis=1).astype(np.uint64)
+    streams = streams_of(3, rows)
     return LatentRequest(machine, conditions[np.arange(rows) % levels], streams, SamplerOptions(**options), 120.0)  # type: ignore[arg-type]
 
 

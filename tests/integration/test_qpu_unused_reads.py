@@ -19,7 +19,7 @@ from qshower.sampler.qpu.ocean.problems import Collector, Submission, submit
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.unused_reads import MOST_ROWS, UnusedReads
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 LEVELS = np.array([[1, 1, -1, 1], [-1, 1, -1, -1]], dtype=np.int8)
 
@@ -39,7 +39,7 @@ def emulator() -> Iterator[EmulatorServer]:
 
 def request_of(machine: BoltzmannMachine, rows: list[int], **options: object) -> LatentRequest:
     conditions = np.repeat(LEVELS, rows, axis=0)
-    streams = np.stack([np.full(len(conditions), 3), np.arange(len(conditions))], axis=1).astype(np.uint64)
+    streams = streams_of(3, len(conditions))
     return LatentRequest(machine, conditions, streams, SamplerOptions(**options), 120.0)  # type: ignore[arg-type]
 
 

@@ -17,7 +17,7 @@ from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.packed_spins import unpack_spins
 from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.replay import ReplaySampler, draw_bank
-from qshower.sampler.request import SamplerOptions
+from qshower.sampler.request import SamplerOptions, streams_of
 from qshower.sampler.tempering import TemperingSampler
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue
@@ -106,7 +106,7 @@ def test_a_request_of_several_batches_has_the_bank_in_order(on_service, catalogu
     answer = on_service(work, bank=bank)
     bundle = catalogue.get(None)
     spins = unpack_spins(open_bank(bank).packed[FEW:], bundle.machine.node_count)
-    streams = np.stack([np.full(MANY, 1), np.arange(MANY)], axis=1).astype(np.uint64)
+    streams = streams_of(1, MANY)
     energies = np.full(MANY, MANY_MEV)
     assert np.array_equal(answer.showers_mev, bundle.decode(spins, energies, streams, bundle.geometry.threshold_mev))
 

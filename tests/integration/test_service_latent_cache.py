@@ -16,7 +16,7 @@ from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.latent_cache import LatentCache
 from qshower.sampler.registry import SamplerRegistry
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 from qshower.service.app import create_app
 from qshower.service.background.idle_tracking import IdleTracking
 from qshower.service.catalogue import Catalogue
@@ -320,7 +320,7 @@ def test_drawn_and_cached_latents_go_to_the_rows_they_are_for(catalogue):
             return bundle.decode(spins, energies, streams, threshold_mev)
 
     energies = np.array([2e3, 5e5, 2e3, 2e3, 5e5])
-    streams = np.stack([np.full(5, 3), np.arange(5)], axis=1).astype(np.uint64)
+    streams = streams_of(3, 5)
     cache = LatentCache(bundle.machine, 10_000)
     with AnnealingSampler(1) as other:
         ahead = other.sample(LatentRequest(bundle.machine, bundle.conditions(energies[[0, 0]]), streams[:2]))

@@ -16,7 +16,7 @@ from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 CAP_US = 400_000.0
 
@@ -60,7 +60,7 @@ def sampler(family: str, machine: BoltzmannMachine, tmp_path_factory: pytest.Tem
 def request_of(machine: BoltzmannMachine, rows: int, **options: object) -> LatentRequest:
     rng = np.random.default_rng(2)
     conditions = rng.choice(np.array([-1, 1], dtype=np.int8), size=(2, machine.condition_nodes.size))
-    streams = np.stack([np.zeros(rows), np.arange(rows)], axis=1).astype(np.uint64)
+    streams = streams_of(0, rows)
     return LatentRequest(machine, conditions[np.arange(rows) % 2], streams, SamplerOptions(**options), 600.0)  # type: ignore[arg-type]
 
 

@@ -13,10 +13,7 @@ from qshower.sampler.gibbs.chains import draw
 from qshower.sampler.gibbs.gibbs_sampler import refine
 from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.machine import BoltzmannMachine
-
-
-def streams_of(seed, rows):
-    return np.stack([np.full(rows, seed), np.arange(rows)], axis=1).astype(np.uint64)
+from qshower.sampler.request import streams_of
 
 
 def isolated(fields):

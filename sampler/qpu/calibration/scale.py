@@ -19,6 +19,7 @@ from qshower.sampler.qpu.drawing.drawer import PartReads, programming_of_reads, 
 from qshower.sampler.qpu.embedding.gauges import GAUGES_OF_A_SET
 from qshower.sampler.qpu.quota import utc_now
 from qshower.sampler.qpu.state_files import altered, known_fields, locked, read_json, write_json
+from qshower.sampler.request import streams_of
 
 _CHAIN_SWEEPS = 256
 _CHAINS = 600
@@ -188,7 +189,7 @@ def matched_scale(
         drawn = []
         for reads, machine in zip(parts, machines, strict=True):
             # Streams of their own for each copy: with the same ones, chains of like machines go the same way.
-            streams = np.stack([np.full(_CHAINS, seed), np.arange(_CHAINS) + call * _CHAINS], axis=1).astype(np.uint64)
+            streams = streams_of(seed, _CHAINS, call * _CHAINS)
             call += 1
             conditions = np.ones((_CHAINS, machine.condition_nodes.size), dtype=np.int8)
             states = draw(machine, conditions, streams, _CHAIN_SWEEPS, beta=r, deadline=deadline)

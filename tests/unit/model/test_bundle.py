@@ -25,6 +25,7 @@ from qshower.model.layers import DecoderShape
 from qshower.model.manifest import MANIFEST, EnergyCodeSpec, Manifest, lattice_of
 from qshower.sampler.errors import BundleError, InvalidInputError
 from qshower.sampler.lattice import compact_lattice
+from qshower.sampler.request import streams_of
 
 
 def write_bundle(folder: Path, *, geometry: str = "2", likelihood: str = "sampled", name: str = "small") -> Path:
@@ -58,7 +59,7 @@ def arguments(bundle: Bundle, rows: int) -> tuple[np.ndarray, np.ndarray, np.nda
     rng = np.random.default_rng(1)
     spins = rng.choice([-1, 1], (rows, bundle.machine.node_count)).astype(np.int8)
     energies = np.exp(rng.uniform(np.log(1e3), np.log(1e6), rows))
-    streams = np.stack([np.full(rows, 7), np.arange(rows)], axis=1).astype(np.uint64)
+    streams = streams_of(7, rows)
     return spins, energies, streams
 
 

@@ -3,6 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qshower.model.philox import philox_block, uniforms
+from qshower.sampler.request import streams_of
 
 
 def test_generator_gives_the_known_answers() -> None:
@@ -30,7 +31,7 @@ def test_a_row_depends_on_its_stream_alone(seed: int, index: int, count: int) ->
 
 def test_numbers_are_uniform_and_rows_independent() -> None:
     """|z| < 5 for the mean, and for the correlation of neighbouring rows: false alarm below 2e-6."""
-    streams = np.stack([np.full(64, 9), np.arange(64)], axis=1).astype(np.uint64)
+    streams = streams_of(9, 64)
     numbers = uniforms(streams, 4000).astype(np.float64)
     z = (numbers.mean() - 0.5) * np.sqrt(12 * numbers.size)
     assert abs(z) < 5

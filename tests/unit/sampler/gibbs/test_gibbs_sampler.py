@@ -17,7 +17,7 @@ from qshower.sampler.gibbs.chains import draw
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler, refine, warm_up
 from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.request import DEFAULT_SWEEPS, SamplerOptions
+from qshower.sampler.request import DEFAULT_SWEEPS, SamplerOptions, streams_of
 from qshower.sampler.tempering import temper
 
 PINNED = ["596707e0", "547848f0", "9785a070"]
@@ -49,11 +49,6 @@ def splits(draw_, most=150):
     return [batch for batch in np.split(np.array(rows), cuts) if batch.size]
 
 
-def streams_of(seed, first, rows):
-    """Consecutive streams; indices go on at 0 past the last one."""
-    return np.stack([np.full(rows, seed, np.uint64), np.uint64(first) + np.arange(rows, dtype=np.uint64)], axis=1)
-
-
 WORDS = st.integers(0, 2**64 - 1)
 WIDE = 400.0
 """Factor of the couplings that takes the machine's fields out of 16 bits."""
@@ -74,7 +69,7 @@ def test_row_is_the_same_alone_in_any_batch_and_on_any_threads(
 ):
     scaled = machine.with_parameters(machine.h, machine.j * np.float32(strength))
     assert program_of(scaled).wide == (strength == WIDE)
-    streams = streams_of(seed, first, 150)
+    streams = streams_of(seed, 150, first)
     together = draw(scaled, conditions, streams, sweeps, beta=beta, threads=1)
     for rows in batches:
         apart = draw(scaled, conditions[rows], streams[rows], sweeps, beta=beta, threads=threads)
@@ -96,7 +91,7 @@ def test_refined_row_is_the_same_alone_in_any_batch_and_on_any_threads(
     machine, whole, seed, first, strength, sweeps, beta, batches, threads, free
 ):
     scaled = machine.with_parameters(machine.h, machine.j * np.float32(strength))
-    streams = streams_of(seed, first, 150)
+    streams = streams_of(seed, 150, first)
     together = refine(scaled, whole, sweeps, streams, beta=beta, free_condition=free, threads=1)
     for rows in batches:
         apart = refine(scaled, whole[rows], sweeps, streams[rows], beta=beta, free_condition=free, threads=threads)
@@ -117,7 +112,7 @@ def test_tempered_row_is_the_same_alone_in_any_batch_and_on_any_threads(
     machine, conditions, seed, first, strength, sweeps, betas, batches, threads
 ):
     scaled = machine.with_parameters(machine.h, machine.j * np.float32(strength))
-    streams, ladder = streams_of(seed, first, 40), np.sort(betas)
+    streams, ladder = streams_of(seed, 40, first), np.sort(betas)
     together, _ = temper(scaled, conditions[:40], streams, sweeps, ladder, threads=1)
     for rows in batches:
         apart, _ = temper(scaled, conditions[rows], streams[rows], sweeps, ladder, threads=threads)
@@ -129,7 +124,7 @@ def test_tempered_row_is_the_same_alone_in_any_batch_and_on_any_threads(
 def test_no_two_streams_share_their_spins(machine, conditions, seed, first, rows, condition):
     """Neighbours in index and in seed; 39 nearly free spins are the same by chance in fewer than 1e-6 of examples."""
     loose = machine.with_parameters(machine.h * np.float32(0), machine.j * np.float32(0.1))
-    streams = np.concatenate([streams_of(seed, first, rows), streams_of(seed ^ 1, first, rows)])
+    streams = np.concatenate([streams_of(seed, rows, first), streams_of(seed ^ 1, rows, first)])
     spins = draw(loose, np.repeat(conditions[[condition]], 2 * rows, axis=0), streams, 3)
     assert len(np.unique(spins, axis=0)) == 2 * rows
 
@@ -178,7 +173,7 @@ folder = sys.argv[1]
 a = np.load(folder + "/machine.npz")
 machine = BoltzmannMachine(h=a["h"], j=a["j"], edges=a["e"], partitions=a["p"], qubits=a["q"], topology="zephyr:12")
 for rows in (200, 40, 1, 6, 9):
-    streams = np.stack([np.full(rows, 8), np.arange(rows)], axis=1).astype(np.uint64)
+    streams = streams_of(8, rows)
     streams.flags.writeable = False
     conditions = np.resize(a["conditions"], (rows, a["conditions"].shape[1]))
     request = LatentRequest(machine, conditions, streams, SamplerOptions(sweeps=23))
@@ -232,7 +227,7 @@ def test_without_a_place_for_the_cache_kernels_are_compiled_and_it_is_said(caplo
 def test_refine_holds_the_condition_and_leaves_its_input(machine, random_spins, rows):
     start = random_spins(np.random.default_rng(1), (rows, machine.node_count))
     kept = start.copy()
-    streams = np.stack([np.full(rows, 2), np.arange(rows)], axis=1).astype(np.uint64)
+    streams = streams_of(2, rows)
     refined = refine(machine, start, 3, streams)
     assert np.array_equal(start, kept)
     assert np.array_equal(refined[:, machine.condition_nodes], start[:, machine.condition_nodes])
@@ -252,7 +247,7 @@ def test_refine_does_not_repeat_the_draw_of_the_same_stream(machine, conditions,
 
 
 def test_strided_and_read_only_input(machine, whole, random_spins):
-    streams = np.stack([np.full(150, 2), np.arange(150)], axis=1).astype(np.uint64)
+    streams = streams_of(2, 150)
     frozen = whole.copy()
     frozen.flags.writeable = False
     expected = refine(machine, whole, 2, streams)

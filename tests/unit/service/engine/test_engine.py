@@ -10,7 +10,7 @@ import pytest
 from qshower.model.bundle import load_bundle
 from qshower.sampler.errors import SamplerAnswerError, SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
-from qshower.sampler.request import SamplerOptions
+from qshower.sampler.request import SamplerOptions, streams_of
 from qshower.service.engine.batches import DrawKey, Work
 from qshower.service.engine.engine import Engine, Limits
 from qshower.service.metrics import Metrics
@@ -62,7 +62,7 @@ class Bench:
         self.engine = Engine(limits, self.metrics)
 
     def submit(self, rows, seed=1, *, threshold=0.0, options=OPTIONS, deadline_at=None):
-        streams = np.stack([np.full(rows, seed), np.arange(rows)], axis=1).astype(np.uint64)
+        streams = streams_of(seed, rows)
         key = DrawKey(self.bundle.name, "gibbs", options, threshold)
         return self.submit_of(key, self.bundle, streams, deadline_at)
 

@@ -14,13 +14,7 @@ from qshower.sampler.gibbs.program import GibbsGraph, Program, graph_of, program
 from qshower.sampler.gibbs.schedule import RAMP_START, ramp_and_hold
 from qshower.sampler.gibbs.streams import DRAW, REFINE, further_bits, generator_states, stream_keys
 from qshower.sampler.machine import BoltzmannMachine
-
-
-def streams_of(seed, rows, first=0):
-    streams = np.empty((rows, 2), dtype=np.uint64)
-    streams[:, 0] = seed
-    streams[:, 1] = np.arange(first, first + rows)
-    return streams
+from qshower.sampler.request import streams_of
 
 
 @pytest.mark.parametrize("free_condition", [False, True])

@@ -8,6 +8,7 @@ import pytest
 from qshower.sampler.errors import SamplerTimeoutError
 from qshower.sampler.gibbs.kernels.replicas import run_tempering
 from qshower.sampler.gibbs.program import program_of
+from qshower.sampler.request import streams_of
 from qshower.sampler.tempering import temper
 
 BETAS = np.array([0.2, 0.4, 0.7, 1.0])
@@ -62,7 +63,7 @@ def test_strong_fields_and_no_rows(machine, random_spins):
 def test_replicas_of_one_beta_always_exchange(machine, random_spins):
     """A gain of 0 is always taken, so that counts tell how many exchanges there were: even pairs, then odd ones."""
     conditions = random_spins(np.random.default_rng(4), (10, 24))
-    streams = np.stack([np.zeros(10), np.arange(10)], axis=1).astype(np.uint64)
+    streams = streams_of(0, 10)
     _, accepted = temper(machine, conditions, streams, 5, np.ones(4))
     assert accepted.tolist() == [1.0, 1.0, 1.0]
 

@@ -18,7 +18,7 @@ from qshower.sampler.qpu.ocean.problems import Problem, ising_energies, verified
 from qshower.sampler.qpu.ocean.solver import SolverInfo, solver_info
 from qshower.sampler.qpu.planning.draw_options import check_options
 from qshower.sampler.qpu.qpu_settings import QpuSettings
-from qshower.sampler.request import SamplerOptions
+from qshower.sampler.request import SamplerOptions, streams_of
 from qshower.sampler.tiling import best_placements
 
 TIMING = {
@@ -117,7 +117,7 @@ def test_a_hole_is_drawn_from_its_conditional_and_from_its_own_stream() -> None:
     machine = small_machine(2, 0.5)
     hole = int(machine.free_nodes[4])
     spins = np.tile(some_states(machine, 1), (20_000, 1))
-    streams = np.stack([np.full(20_000, 9), np.arange(20_000)], axis=1).astype(np.uint64)
+    streams = streams_of(9, 20_000)
     drawn = spins.copy()
     draw_holes(machine, drawn, np.array([hole]), streams)
     up, down = spins[:1].copy(), spins[:1].copy()

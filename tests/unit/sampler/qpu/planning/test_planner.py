@@ -23,7 +23,7 @@ from qshower.sampler.qpu.planning.planner import (
     total_cost_us,
 )
 from qshower.sampler.qpu.qpu_settings import QpuSettings
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def request_of(machine: BoltzmannMachine, sizes: list[int], **options: object) -
     width = machine.condition_nodes.size
     codes = 2 * ((np.arange(len(sizes))[:, None] >> np.arange(width)) & 1) - 1
     rows = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
-    streams = np.stack([np.full(rows.size, 2), np.arange(rows.size)], axis=1).astype(np.uint64)
+    streams = streams_of(2, rows.size)
     return LatentRequest(machine, codes.astype(np.int8)[rows], streams, SamplerOptions(**options), 60.0)  # type: ignore[arg-type]
 
 
