@@ -5,6 +5,8 @@ twice the biases of the spins that are down and twice the couplings of the pairs
 all rows of a block at each node and edge.
 """
 
+# ruff: noqa: ARG001, ARG005 - what emits code has one signature, used or not
+
 from __future__ import annotations
 
 from typing import Any
@@ -15,7 +17,7 @@ from numba.core import types
 from numpy.typing import NDArray
 
 from qshower.sampler.jit.kernel import kernel
-from qshower.sampler.jit.vectors import VectorType, address_of, intrinsic, splatted
+from qshower.sampler.jit.vectors import VectorType, address_of, emitted, splatted, store
 
 _FEW = 8
 """Rows up to which a narrow block is the faster one."""
@@ -41,46 +43,31 @@ def ising_energies(
     return values[:rows]
 
 
-@intrinsic
-def _nothing(context: Any, bits: Any) -> Any:  # noqa: ARG001
+@emitted(lambda bits: VectorType(64, bits.bitwidth))
+def _nothing(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     """A float64 of 0 for each bit of an unsigned integer."""
-    result = VectorType(64, bits.bitwidth)
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
-        return ir.Constant(ir.VectorType(ir.IntType(64), signature.return_type.lanes), None)
-
-    return result(bits), emit
+    return ir.Constant(ir.VectorType(ir.IntType(64), signature.return_type.lanes), None)
 
 
-@intrinsic
-def _add_where(context: Any, totals: Any, bits: Any, value: Any) -> Any:  # noqa: ARG001
+@emitted(lambda totals, bits, value: totals)
+def _add_where(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     """``totals``, float64 kept as their bits, plus ``value`` in the lanes whose bit of ``bits`` is set."""
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        lanes = signature.args[0].lanes
-        floats = ir.VectorType(ir.DoubleType(), lanes)
-        added = splatted(builder, context.cast(builder, arguments[2], signature.args[2], types.float64), lanes)
-        before = builder.bitcast(arguments[0], floats)
-        bits = arguments[1] if arguments[1].type.width == lanes else builder.trunc(arguments[1], ir.IntType(lanes))
-        chosen = builder.bitcast(bits, ir.VectorType(ir.IntType(1), lanes))
-        after = builder.select(chosen, builder.fadd(before, added), before)
-        return builder.bitcast(after, arguments[0].type)
-
-    return totals(totals, bits, value), emit
+    lanes = signature.args[0].lanes
+    floats = ir.VectorType(ir.DoubleType(), lanes)
+    added = splatted(builder, context.cast(builder, arguments[2], signature.args[2], types.float64), lanes)
+    before = builder.bitcast(arguments[0], floats)
+    bits = arguments[1] if arguments[1].type.width == lanes else builder.trunc(arguments[1], ir.IntType(lanes))
+    chosen = builder.bitcast(bits, ir.VectorType(ir.IntType(1), lanes))
+    after = builder.select(chosen, builder.fadd(before, added), before)
+    return builder.bitcast(after, arguments[0].type)
 
 
-@intrinsic
-def _store(context: Any, totals: Any, target: Any, start: Any) -> Any:  # noqa: ARG001
+@emitted(lambda totals, target, start: types.none)
+def _store(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     """Write ``totals`` to a float64 array from index ``start``."""
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kinds = signature.args
-        address = address_of(context, builder, kinds[1], arguments[1], arguments[2], kinds[2])
-        stored = builder.store(arguments[0], builder.bitcast(address, arguments[0].type.as_pointer()))
-        stored.align = 1
-        return context.get_dummy_value()
-
-    return types.none(totals, target, start), emit
+    kinds = signature.args
+    address = address_of(context, builder, kinds[1], arguments[1], arguments[2], kinds[2])
+    return store(context, builder, arguments[0], address)
 
 
 @kernel()

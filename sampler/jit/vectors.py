@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba.core import types
 from numba.core.datamodel import models
-from numba.extending import intrinsic as _intrinsic
-from numba.extending import register_model
+from numba.extending import intrinsic, register_model
 
 
-def intrinsic(typing: Callable[..., Any]) -> Any:
-    """Numba's decorator, untyped: it replaces the signature (context, ...) by that of the function it emits."""
-    return _intrinsic(typing)
+def emitted(result: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Decorator: a function for kernels, of the code that the decorated (context, builder, signature, arguments) emits.
+
+    ``result`` gives the type of the function's value from those of its arguments.
+    """
+
+    def decorate(emit: Callable[..., Any]) -> Any:
+        def typing(context: Any, *kinds: Any) -> Any:  # noqa: ARG001 - numba's signature
+            return result(*kinds)(*kinds), emit
+
+        typing.__name__, typing.__doc__ = emit.__name__, emit.__doc__
+        # numba goes by the names of the arguments, of which a * has none.
+        context, *_ = inspect.signature(typing).parameters.values()
+        typing.__signature__ = inspect.Signature([context, *inspect.signature(result).parameters.values()])  # type: ignore[attr-defined]
+        return intrinsic(typing)
+
+    return decorate
 
 
 I1, I16, I32 = ir.IntType(1), ir.IntType(16), ir.IntType(32)
@@ -73,3 +87,9 @@ def unaligned(builder: ir.IRBuilder, address: Any, vector: ir.VectorType) -> Any
     loaded = builder.load(builder.bitcast(address, vector.as_pointer()))
     loaded.align = 1
     return loaded
+
+
+def store(context: Any, builder: ir.IRBuilder, vector: Any, address: Any) -> Any:
+    """Store a vector at an address of any alignment; the value of a function that returns nothing."""
+    builder.store(vector, builder.bitcast(address, vector.type.as_pointer())).align = 1
+    return context.get_dummy_value()

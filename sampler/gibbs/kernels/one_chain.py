@@ -135,7 +135,7 @@ def run_one_chain(
             total_field = simd32.load_words32(kind, fields, position)
             for entry in range(simd.at(starts, piece) * LANES, simd.at(starts, piece + 1) * LANES, LANES):
                 states_there = simd32.gather(up, simd32.load_words32(kind, neighbours, entry))
-                total_field = simd.add(total_field, simd32.both(states_there, simd32.load_words32(kind, steps, entry)))
+                total_field = simd.add(total_field, simd.both(states_there, simd32.load_words32(kind, steps, entry)))
             field = simd32.low_words(total_field)
             own = simd32.low_words(simd32.load_words32(kind, bits, position))
             size = simd.smaller(simd.absolute(field), simd.field_words(kind, scratch, 0))

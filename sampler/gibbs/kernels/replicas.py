@@ -9,6 +9,8 @@ any order. With every free spin down first, turning up those that are up, one af
 field that each has at that moment, so E is known from half of the couplings.
 """
 
+# ruff: noqa: ARG001, ARG005 - what emits code has one signature, used or not
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -27,7 +29,7 @@ from qshower.sampler.gibbs.kernels.workers import each_slice
 from qshower.sampler.gibbs.program import Program
 from qshower.sampler.gibbs.streams import generator_states, scatter_start, start_word, stream_keys
 from qshower.sampler.jit.kernel import kernel
-from qshower.sampler.jit.vectors import VectorType, intrinsic
+from qshower.sampler.jit.vectors import VectorType, emitted
 
 SWEEPS_BETWEEN_LOOKS = 4096
 """Sweeps of all replicas together between two checks of the deadline."""
@@ -194,27 +196,18 @@ class _ReferenceReplicas:
         return accepted
 
 
-@intrinsic
-def _no_energy(context: Any, state: Any) -> Any:  # noqa: ARG001
+@emitted(lambda state: VectorType(32, state.dtype.bitwidth))
+def _no_energy(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     """A 32-bit 0 for each bit of the state's integers."""
-    result = VectorType(32, state.dtype.bitwidth)
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
-        return ir.Constant(ir.VectorType(ir.IntType(32), signature.return_type.lanes), None)
-
-    return result(state), emit
+    return ir.Constant(ir.VectorType(ir.IntType(32), signature.return_type.lanes), None)
 
 
-@intrinsic
-def _add_wide_where(context: Any, totals: Any, words: Any, bits: Any) -> Any:  # noqa: ARG001
+@emitted(lambda totals, words, bits: totals)
+def _add_wide_where(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     """``totals`` of 32 bits plus the signed 16-bit ``words`` in the lanes whose bit of ``bits`` is set."""
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
-        wide = builder.sext(arguments[1], arguments[0].type)
-        chosen = builder.bitcast(arguments[2], ir.VectorType(ir.IntType(1), signature.args[0].lanes))
-        return builder.select(chosen, builder.add(arguments[0], wide), arguments[0])
-
-    return totals(totals, words, bits), emit
+    wide = builder.sext(arguments[1], arguments[0].type)
+    chosen = builder.bitcast(arguments[2], ir.VectorType(ir.IntType(1), signature.args[0].lanes))
+    return builder.select(chosen, builder.add(arguments[0], wide), arguments[0])
 
 
 @kernel()
