@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Self
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from qshower.model.shower_code import OBSERVABLES, Observable
 from qshower.model.symmetry import Symmetry
-from qshower.model.training.sections import DataSection, LatentSection
+from qshower.model.training.sections import RunConfig, Section
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CodeSection(_Section):
+class CodeSection(Section):
     """The fixed code: one bit of each layer for each observable, of the layer and ``reach`` layers on either side."""
 
     observables: tuple[Observable, ...] = Field(default=OBSERVABLES, min_length=1)
     reach: int = Field(default=1, ge=0)
 
 
-class MachineSection(_Section):
+class MachineSection(Section):
     """Placement and fit of the machine; ``training.machine_fit.FitSchedule`` explains most.
 
     ``swaps`` of bits are tried when they are placed. ``fills`` drafts of each shower's missing bits, after
@@ -41,7 +34,7 @@ class MachineSection(_Section):
     fill_sweeps: int = Field(default=40, ge=1)
 
 
-class DepthSection(_Section):
+class DepthSection(Section):
     """Sizes of ``model.depth_decoder``."""
 
     symmetry: Symmetry = "dihedral"
@@ -55,7 +48,7 @@ class DepthSection(_Section):
     profile_memory: int = Field(default=3, ge=1)
 
 
-class DepthSchedule(_Section):
+class DepthSchedule(Section):
     """Optimisation of the decoder. ``flips`` is the share of bits that are turned in each draw of a training shower."""
 
     seed: int = 0
@@ -69,15 +62,9 @@ class DepthSchedule(_Section):
     threads: int = Field(default=1, ge=1)
 
 
-class CodedConfig(_Section):
-    """A whole run: code, then machine, then decoder. Relative paths are relative to the configuration file."""
+class CodedConfig(RunConfig):
+    """A whole run: code, then machine, then decoder."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
-    description: str = ""
-    default: bool = False
-    output: Path
-    data: DataSection
-    latent: LatentSection = LatentSection()
     code: CodeSection
     machine: MachineSection
     network: DepthSection = DepthSection()
@@ -87,10 +74,3 @@ class CodedConfig(_Section):
     def total_steps(self) -> int:
         """Steps of the machine and of the decoder."""
         return self.machine.steps + self.schedule.steps
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        low, high = self.data.domain_mev
-        if not 0 < low < high:
-            raise ValueError(f"data.domain_mev {self.data.domain_mev} must be 0 < low < high")
-        return self

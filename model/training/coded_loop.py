@@ -11,7 +11,6 @@ that was killed and started again ends with the same result as one that was not.
 from __future__ import annotations
 
 import math
-import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,12 @@ from qshower.model.energy_code import build_energy_code
 from qshower.model.grid import Grid
 from qshower.model.layers import DecoderShape
 from qshower.model.shower_code import ShowerCode
+from qshower.model.training.checkpoint import read_checkpoint, write_checkpoint
 from qshower.model.training.coded_config import CodedConfig
 from qshower.model.training.data import TrainingShowers
-from qshower.model.training.loop import CHECKPOINT, GRADIENT_NORM, WARM_UP_STEPS, Report
+from qshower.model.training.loop import GRADIENT_NORM, WARM_UP_STEPS, Report
 from qshower.model.training.machine_fit import Coded, FitSchedule, FitState, MachineFit
-from qshower.sampler.errors import DefectError, InvalidInputError
-from qshower.sampler.files import replacing
+from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.lattice import compact_lattice
 
 VALIDATION_ROWS = 768
@@ -122,27 +121,14 @@ class CodedTrainer:
             "averages": self.averages,
             "best": self.best,
             "best_figures": self.best_figures,
-            "config": self.config.model_dump_json(),
         }
-        with replacing(folder / CHECKPOINT) as temporary:
-            torch.save(state, temporary)
+        write_checkpoint(folder, self.config, state)
 
     def restore(self, folder: Path) -> bool:
         """Go on from the folder's checkpoint, if there is one; InvalidInputError if it is of another configuration."""
-        file = folder / CHECKPOINT
-        if not file.exists():
+        state = read_checkpoint(folder, self.config)
+        if state is None:
             return False
-        try:
-            state: dict[str, Any] = torch.load(file, weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-            reason = f"unreadable ({type(error).__name__})"
-            raise DefectError(str(file), reason, "a readable checkpoint; delete it to start anew") from error
-        if state["config"] != self.config.model_dump_json():
-            raise DefectError(
-                str(file),
-                "a checkpoint of another configuration",
-                "the same configuration; delete it to start anew, or choose another output",
-            )
         self.fitted = MachineFit.restored({name: value.numpy() for name, value in state["fitted"].items()})
         self.decoder.load_state_dict(state["decoder"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -6,23 +6,19 @@ from pathlib import Path
 from typing import Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from qshower.model.field_errors import field_errors, invalid_input
 from qshower.model.geometry import GEOMETRIES
 from qshower.model.scaling import ScalingKind
 from qshower.model.symmetry import Symmetry
 from qshower.model.training.coded_config import CodedConfig
-from qshower.model.training.sections import DataSection, LatentSection
+from qshower.model.training.sections import RunConfig, Section
 from qshower.sampler.errors import DefectError
 from qshower.sampler.files import why
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NetworkSection(_Section):
+class NetworkSection(Section):
     """Encoder and decoder. ``likelihood: squared_error`` is the reference's loss; ``high`` and ``low`` its a and b."""
 
     likelihood: Literal["sampled", "squared_error"] = "sampled"
@@ -41,7 +37,7 @@ class NetworkSection(_Section):
     level_hidden: int = 256
 
 
-class ScheduleSection(_Section):
+class ScheduleSection(Section):
     """Optimisation.
 
     ``autoencoder_steps`` train everything; then the autoencoder is frozen and ``prior_steps`` train the machine
@@ -72,15 +68,9 @@ class ScheduleSection(_Section):
     threads: int = Field(default=1, ge=1)
 
 
-class TrainingConfig(_Section):
-    """A whole run. Relative paths are relative to the configuration file."""
+class TrainingConfig(RunConfig):
+    """A whole run."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
-    description: str = ""
-    default: bool = False
-    output: Path
-    data: DataSection
-    latent: LatentSection = LatentSection()
     network: NetworkSection = NetworkSection()
     schedule: ScheduleSection
     start_from: Path | None = None
@@ -91,10 +81,7 @@ class TrainingConfig(_Section):
         return self.schedule.autoencoder_steps + self.schedule.prior_steps
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        low, high = self.data.domain_mev
-        if not 0 < low < high:
-            raise ValueError(f"data.domain_mev {self.data.domain_mev} must be 0 < low < high")
+    def _weights(self) -> Self:
         if (self.network.high is None) != (self.network.low is None):
             raise ValueError("network.high and network.low are given together or not at all")
         return self

@@ -7,7 +7,6 @@ killed and started again ends with the same result as one that was not.
 from __future__ import annotations
 
 import math
-import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -28,10 +27,10 @@ from qshower.model.layers import DecoderShape
 from qshower.model.losses import divergence
 from qshower.model.point_decoder import PointDecoder
 from qshower.model.rbm import RBM
+from qshower.model.training.checkpoint import read_checkpoint, write_checkpoint
 from qshower.model.training.config import TrainingConfig
 from qshower.model.training.data import TrainingShowers
-from qshower.sampler.errors import DefectError, InvalidInputError
-from qshower.sampler.files import replacing
+from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.gibbs.chains import refine
 from qshower.sampler.lattice import compact_lattice
 
@@ -40,7 +39,6 @@ WARM_UP_STEPS = 200
 GRADIENT_NORM = 200.0
 # Chains cannot follow a machine that moves as fast as the networks do.
 JOINT_PRIOR_PACE = 0.05
-CHECKPOINT = "checkpoint.pt"
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -137,27 +135,14 @@ class Trainer:
             "network_optimizer": self.network_optimizer.state_dict(),
             "prior_optimizer": self.prior_optimizer.state_dict(),
             "chains": torch.from_numpy(self.chains),
-            "config": self.config.model_dump_json(),
         }
-        with replacing(folder / CHECKPOINT) as temporary:
-            torch.save(state, temporary)
+        write_checkpoint(folder, self.config, state)
 
     def restore(self, folder: Path) -> bool:
         """Go on from the folder's checkpoint, if there is one; InvalidInputError if it is of another configuration."""
-        file = folder / CHECKPOINT
-        if not file.exists():
+        state = read_checkpoint(folder, self.config)
+        if state is None:
             return False
-        try:
-            state: dict[str, Any] = torch.load(file, weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-            reason = f"unreadable ({type(error).__name__})"
-            raise DefectError(str(file), reason, "a readable checkpoint; delete it to start anew") from error
-        if state["config"] != self.config.model_dump_json():
-            raise DefectError(
-                str(file),
-                "a checkpoint of another configuration",
-                "the same configuration; delete it to start anew, or choose another output",
-            )
         self.model.load_state_dict(state["model"])
         self.network_optimizer.load_state_dict(state["network_optimizer"])
         self.prior_optimizer.load_state_dict(state["prior_optimizer"])

@@ -9,11 +9,12 @@ from typing import Any
 from qshower.model.bundle import DEFAULT_SWEEPS, load_bundle, save_bundle
 from qshower.model.manifest import MANIFEST, EnergyCodeSpec, Manifest, lattice_of
 from qshower.model.sweep_calibration import keep_failure, keep_sweeps, measure_sweeps
+from qshower.model.training.checkpoint import CHECKPOINT
 from qshower.model.training.coded_config import CodedConfig
 from qshower.model.training.coded_loop import CodedTrainer
 from qshower.model.training.config import read_config
 from qshower.model.training.data import TrainingShowers, load_training_showers
-from qshower.model.training.loop import CHECKPOINT, Report, Trainer, decoder_fields
+from qshower.model.training.loop import Report, Trainer, decoder_fields
 from qshower.sampler.errors import InvalidInputError, SamplerError
 from qshower.sampler.files import replaceable, replaceable_folder
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
