@@ -184,7 +184,7 @@ def run_evaluation(
     reference_set = load(reference, "reference", None)
     reference_findings = check_reference(reference_set)
     for finding in reference_findings:
-        tell(f"reference: warning: {finding.text}")
+        announce(f"reference: warning: {finding.text}")
     edges = voxel_edges(layout.threshold_mev, reference_set.tallies.largest_voxel_mev)
     specs = histogram_specs(reference_set.features, slices, reference_set.tallies.largest_voxel_mev)
 

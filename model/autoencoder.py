@@ -6,6 +6,7 @@ ln p(shower | E) ≥ E_q[ln p(shower | s, E)] − KL(q(s_free | shower, E) ‖ P
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,19 @@ from qshower.model.layers import energy_features
 from qshower.model.losses import squared_error_loss
 from qshower.model.point_decoder import PointDecoder
 from qshower.model.rbm import RBM
+
+
+class Batch(NamedTuple):
+    """Showers (rows, L, A, R) and incident energies (rows,) in MeV, with what the networks see of them.
+
+    ``features`` (rows, ·) are the encoder's input, ``conditions`` (rows, condition nodes) ±1.
+    """
+
+    features: Tensor
+    showers: Tensor
+    energies: Tensor
+    view: ShowerView
+    conditions: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +75,9 @@ class Autoencoder(nn.Module):
         spins, logits = self.encoder(features, energy_features(self.decoder.shape, energies), noise, beta, hard=hard)
         return spins, logits
 
-    def forward(
-        self,
-        features: Tensor,
-        showers: Tensor,
-        energies: Tensor,
-        view: ShowerView,
-        conditions: Tensor,
-        noise: Tensor,
-        *,
-        beta: float,
-        hard: bool,
-    ) -> Bound:
-        """Bound of showers (rows, L, A, R) and energies (rows,) in MeV with conditions (rows, condition nodes)."""
+    def forward(self, batch: Batch, noise: Tensor, beta: float, *, hard: bool) -> Bound:
+        """Bound of a batch; ``noise``, ``beta`` and ``hard`` as of ``Encoder.forward``."""
+        features, showers, energies, view, conditions = batch
         latent, logits = self.encode(features, energies, noise, beta, hard=hard)
         if isinstance(self.decoder, SampledDecoder):
             likelihood = self.decoder.log_likelihood(latent, energies, view)

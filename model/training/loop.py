@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qshower.model.autoencoder import Autoencoder, Bound
+from qshower.model.autoencoder import Autoencoder, Batch, Bound
 from qshower.model.bundle import load_bundle, load_encoder_state
 from qshower.model.decoder import SampledDecoder
 from qshower.model.encoder import Encoder, EncoderShape, bernoulli_entropy
@@ -175,16 +175,8 @@ class Trainer:
         )
         done = min(1.0, self.step / max(1, self.schedule.autoencoder_steps))
         start, end = self.schedule.relaxation_start, self.schedule.relaxation_end
-        bound: Bound = self.model(
-            self.showers.features[rows],
-            showers,
-            energies,
-            view,
-            conditions,
-            noise,
-            beta=start * (end / start) ** done,
-            hard=self.schedule.hard,
-        )
+        batch = Batch(self.showers.features[rows], showers, energies, view, conditions)
+        bound: Bound = self.model(batch, noise, start * (end / start) ** done, hard=self.schedule.hard)
         return bound
 
     def _autoencoder_step(self) -> dict[str, float]:

@@ -174,7 +174,7 @@ class MachineFit:
         streams = rng.integers(0, 2**63, size=(len(state.free), 2), dtype=np.uint64)
         free = self._advance(lattice.with_parameters(state.h, state.j), state.free, schedule.sweeps, streams)
         rows = self._stratified(rng)
-        data = self.fill(state.h, state.j, state.open[rows], coded.bits[rows], schedule.open_sweeps, rng)
+        data = self.fill((state.h, state.j), state.open[rows], coded.bits[rows], schedule.open_sweeps, rng)
         state.open[rows] = data
         slope_h = (data.mean(axis=0) - free.mean(axis=0)) * (lattice.partitions != 0)
         slope_j = (pair_means(data, lattice.edges) - pair_means(free, lattice.edges)) * self._fitted
@@ -212,12 +212,14 @@ class MachineFit:
         h, j = (mean / state.averaged for mean in state.means)
         return self.lattice.with_parameters(h.astype(np.float32), j.astype(np.float32))
 
-    def fill(self, h: Floats, j: Floats, spins: Spins, bits: Spins, sweeps: int, rng: np.random.Generator) -> Spins:
-        """``spins`` (rows, nodes), those that ``bits`` (rows, bits; 0 where missing) leave open swept."""
+    def fill(
+        self, law: tuple[Floats, Floats], spins: Spins, bits: Spins, sweeps: int, rng: np.random.Generator
+    ) -> Spins:
+        """``spins`` (rows, nodes), those that ``bits`` (rows, bits; 0 where missing) leave open swept by law (h, J)."""
         held = np.zeros(spins.shape, dtype=np.bool_)
         held[:, self.lattice.condition_nodes] = True
         held[:, self.coded.nodes] = bits != 0
-        return sweep_open(self._graph, h, j, spins, held, sweeps, rng)
+        return sweep_open(self._graph, *law, spins, held, sweeps, rng)
 
     def _stratified(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """As many rows as chains, spread evenly over the weighted energies."""
