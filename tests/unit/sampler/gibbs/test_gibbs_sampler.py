@@ -164,7 +164,7 @@ from qshower.sampler.gibbs import chains, streams
 from qshower.sampler.gibbs.kernels import run_block, many_chains, reference, replicas, one_chain
 from qshower.sampler.gibbs import gibbs_sampler
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 modules = (run_block, chains, energy, many_chains, reference, replicas, one_chain, streams)
 kernels = {k for m in modules for k in vars(m).values() if isinstance(k, Dispatcher)}
 gibbs_sampler.warm_up()
