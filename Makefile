@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: serve test lint docs settings-page bench statistical image clean
+.PHONY: serve test lint docs settings bench statistical image clean
 
 $(STAMP): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
@@ -31,7 +31,7 @@ test: lint
 	$(PYTEST)
 
 # The tables of the settings' page, from the settings.
-settings-page: $(STAMP)
+settings: $(STAMP)
 	$(BIN)/python -m qshower.service.settings_page docs/settings.md
 
 bench: $(STAMP)

@@ -95,7 +95,7 @@ def test_anything_else_in_the_port_is_a_setting(monkeypatch, value):
 def test_the_page_has_the_tables_of_today():
     text = PAGE.read_text(encoding="utf-8")
     assert f"`QSHOWER_PORT` | `{load_settings().port}` | 0 to 65535 |" in text
-    assert page(text) == text, "make settings-page"
+    assert page(text) == text, "make settings"
 
 
 def test_a_dozen_settings_come_first_and_no_two_have_one_variable():
