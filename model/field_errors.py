@@ -85,6 +85,11 @@ def invalid_input(prefix: str, faults: Sequence[FieldError]) -> InvalidInputErro
     return InvalidInputError(f"{prefix}: {first.path}", first.value, first.allowed, message=message)
 
 
+def range_of(field: FieldInfo) -> str:
+    """The numbers that a field may have, "" without limits."""
+    return _range(_limits(field)).strip()
+
+
 def _meant(fault: FieldError) -> str:
     parent, _, name = fault.path.rpartition(".")
     known = fault.allowed.split(", ")

@@ -8,10 +8,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from qshower.model.field_errors import range_of
 from qshower.service.settings import variables
 
 BEGIN, END = "<!-- tables: python -m qshower.service.settings_page docs/settings.md -->", "<!-- end of tables -->"
@@ -50,14 +50,7 @@ def _allowed(info: FieldInfo) -> str:
     for kind in kinds:
         if get_origin(kind) is Literal:
             return ", ".join(f"`{value}`" for value in get_args(kind))
-    low = next((_number(bound.ge) for bound in info.metadata if isinstance(bound, Ge)), None)
-    high = next((_number(bound.le) for bound in info.metadata if isinstance(bound, Le)), None)
-    above = next((f"> {_number(bound.gt)}" for bound in info.metadata if isinstance(bound, Gt)), "")
-    return f"{low} to {high}" if high is not None else f"≥ {low}" if low is not None else above
-
-
-def _number(value: Any) -> str:
-    return f"{value:.15g}"
+    return range_of(info)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def test_anything_else_in_the_port_is_a_setting(monkeypatch, value):
 
 def test_the_page_has_the_tables_of_today():
     text = PAGE.read_text(encoding="utf-8")
-    assert f"`QSHOWER_PORT` | `{load_settings().port}` | 0 to 65535 |" in text
+    assert f"`QSHOWER_PORT` | `{load_settings().port}` | from 0 to 65535 |" in text
     assert page(text) == text, "make settings"
 
 
