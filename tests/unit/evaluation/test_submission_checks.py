@@ -149,7 +149,7 @@ def test_orders_are_permutations(geometry: Geometry) -> None:
 def test_negative_and_empty_samples_are_refused(desk: Desk) -> None:
     negative = desk.showers.copy()
     negative[[7, 9], 3] = -0.5
-    with pytest.raises(ShowerFileError, match=r"row 7: 'negative voxel energies in 2 of 400 showers'"):
+    with pytest.raises(ShowerFileError, match=r"row 7: negative voxel energies in 2 of 400 showers"):
         desk.codes(desk.energies, negative)
     with pytest.raises(ShowerFileError, match="no voxel above 0 in any shower"):
         desk.codes(desk.energies, np.zeros_like(desk.showers))
