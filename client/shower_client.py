@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import json
+import logging
 import os
 import secrets
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +36,8 @@ NPZ = "application/x-npz"
 HDF5 = "application/x-hdf5"
 FIRST_PAUSE_S = 0.2
 READ_BYTES = 1 << 20
+
+_log = logging.getLogger("qshower.client")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,14 +103,18 @@ class Choices(TypedDict, total=False):
 class ShowerClient:
     """Talks to one service over one pool of connections. A context manager; safe to use from several threads.
 
-    Waits and tries again where the service says when (429, 503 with Retry-After) and where no connection could be
-    made; never after a request has been sent and lost, since a QPU draw may then be billed twice.
+    Waits and tries again where the service says when (429, 503 with Retry-After), and, if asked to, where no connection
+    can be made; never after a request has been sent and lost, since a QPU draw may then be billed twice. Each pause is
+    logged (``qshower.client``, a warning) and counted in ``retries``.
 
     Args:
         url: of the service, such as ``http://127.0.0.1:8000``.
         api_key: sent as a bearer token; None where the service asks for none.
         timeout_s: longest silence of the server while it works on an answer.
-        longest_wait_s: longest time, all pauses of one call together, to wait before trying again; 0 never retries.
+        longest_wait_s: longest time, all pauses of one call together, to wait where the service says when to try again;
+            0 never waits.
+        connect_wait_s: the same where nobody listens at ``url``, such as a service that is being started; 0, the
+            default, fails at once.
         http: an httpx2 client to use instead of an own one; it is not closed.
         sleep: called with the seconds of each pause.
     """
@@ -117,15 +126,22 @@ class ShowerClient:
         *,
         timeout_s: float = 600.0,
         longest_wait_s: float = 60.0,
+        connect_wait_s: float = 0.0,
         http: httpx2.Client | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._longest_wait_s = longest_wait_s
+        self._longest_wait_s, self._connect_wait_s = longest_wait_s, connect_wait_s
         self._sleep = sleep
+        self._retries, self._counting = 0, threading.Lock()
         self._owns = http is None
         self._http = http or httpx2.Client(timeout=httpx2.Timeout(timeout_s, connect=10.0))
+
+    @property
+    def retries(self) -> int:
+        """How often a request was sent again so far, all calls together."""
+        return self._retries
 
     def generate(self, incident_energies_mev: ArrayLike, **choices: Unpack[Choices]) -> Showers:
         """Draw a shower (or ``showers_per_energy``) for each energy; ``choices`` are those of ``POST /generate``.
@@ -247,24 +263,32 @@ class ShowerClient:
         self, method: str, path: str, accept: str, body: dict[str, Any] | None, sink: _Sink | None = None
     ) -> httpx2.Response:
         """Send until it is answered, refused for good, or the waiting is over."""
-        waited, pause = 0.0, FIRST_PAUSE_S
-        while True:
+        waited, pause = {"service": 0.0, "connection": 0.0}, FIRST_PAUSE_S
+        longest = {"service": self._longest_wait_s, "connection": self._connect_wait_s}
+        for attempt in itertools.count(1):
             error: ConnectionFailedError | RefusedError
             try:
                 return self._once(method, path, accept, body, sink)
             except RefusedError as refused:
                 if refused.status not in (429, 503) or refused.retry_after_s is None:
                     raise
-                wait, error = refused.retry_after_s, refused
-            except httpx2.ConnectError as failed:
-                wait, error = pause, ConnectionFailedError(f"no connection to {self._url}: {failed}")
+                cause, wait, error = "service", refused.retry_after_s, refused
+            except (httpx2.ConnectError, httpx2.ConnectTimeout) as failed:
+                tried = f", {attempt} times tried" if attempt > 1 else ""
+                why = str(failed) or "timed out"
+                said = f"no connection to {self._url}{tried}: {why}; does `qshower serve` run there?"
+                cause, wait, error = "connection", pause, ConnectionFailedError(said)
                 pause *= 2
             except httpx2.TransportError as failed:
                 raise ConnectionFailedError(f"{self._url} gave no whole answer: {failed!r}") from failed
-            if waited + wait > self._longest_wait_s:
+            if waited[cause] + wait > longest[cause]:
                 raise error
+            waited[cause] += wait
+            with self._counting:
+                self._retries += 1
+            _log.warning("attempt %d failed (%s); the next one in %g s", attempt, error, wait)
             self._sleep(wait)
-            waited += wait
+        raise AssertionError("the attempts never end by themselves")
 
     def _once(
         self, method: str, path: str, accept: str, body: dict[str, Any] | None, sink: _Sink | None

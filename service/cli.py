@@ -35,6 +35,7 @@ AnnealingTimeUs = Annotated[Optional[float], typer.Option(help="qpu: anneal time
 Gauges = Annotated[Optional[int], typer.Option(help="qpu: gauges averaged over.")]
 RefineSweeps = Annotated[Optional[int], typer.Option(help="qpu: Gibbs sweeps after the draw.")]
 ConditionMode = Annotated[Optional[str], typer.Option(help="qpu: fold or flux_bias.")]
+ConnectWaitS = Annotated[float, typer.Option(help="Seconds to wait for --url where nobody listens yet.")]
 MaxQpuAccessTimeUs = Annotated[Optional[float], typer.Option(help="qpu: refuse if the estimate is above.")]
 
 
@@ -133,6 +134,7 @@ def generate(
     ] = None,
     url: Annotated[Optional[str], typer.Option(help="Ask this server instead of drawing in process.")] = None,
     api_key: Annotated[Optional[str], typer.Option(envvar="QSHOWER_API_KEY", help="Key for --url.")] = None,
+    connect_wait_s: ConnectWaitS = 0.0,
 ) -> None:
     """Write showers to a file."""
     from qshower.service.commands.generate import Request, run
@@ -148,7 +150,14 @@ def generate(
         max_qpu_access_time_us=max_qpu_access_time_us,
     )
     checked = check_choice(
-        sampler, fallback, seed=seed, threshold_mev=threshold_mev, count=count, solver=solver, model=model
+        sampler,
+        fallback,
+        seed=seed,
+        threshold_mev=threshold_mev,
+        count=count,
+        solver=solver,
+        model=model,
+        connect_wait_s=connect_wait_s,
     )
     run(
         Request(
@@ -166,6 +175,7 @@ def generate(
             threshold_mev=threshold_mev,
             url=url,
             api_key=api_key,
+            connect_wait_s=connect_wait_s,
         )
     )
 
@@ -223,12 +233,15 @@ def evaluate(
 def samplers(
     url: Annotated[Optional[str], typer.Option(help="Ask this server instead of this machine.")] = None,
     api_key: Annotated[Optional[str], typer.Option(envvar="QSHOWER_API_KEY", help="Key for --url.")] = None,
+    connect_wait_s: ConnectWaitS = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Show which samplers can be used now, and why not."""
+    from qshower.service.commands.options import check_flags
     from qshower.service.commands.samplers import run
 
-    run(url, api_key, as_json=as_json)
+    check_flags(connect_wait_s=connect_wait_s)
+    run(url, api_key, connect_wait_s=connect_wait_s, as_json=as_json)
 
 
 @app.command(epilog="Example: qshower inspect out.hdf5 -o pictures/")

@@ -21,7 +21,7 @@ from qshower.model.showers_writer import write_showers
 from qshower.sampler.errors import DefectError, InvalidInputError
 from qshower.sampler.files import replaceable
 from qshower.sampler.protocol import Sampler, StoredSampler
-from qshower.service.commands.terminal import numbers, progress, say
+from qshower.service.commands.terminal import numbers, progress, say, show_warnings
 from qshower.service.engine.batches import DrawnRows
 from qshower.service.generation.answer_provenance import Origin, merged_parts, provenance_json
 from qshower.service.generation.shower_request import ShowerAnswer, ShowerRequest
@@ -59,6 +59,7 @@ class Request:
     threshold_mev: float | None = None
     url: str | None = None
     api_key: str | None = None
+    connect_wait_s: float = 0.0
 
     @property
     def sampler_options(self) -> dict[str, Any]:
@@ -121,7 +122,10 @@ def _log_uniform(text: str, count: int | None, seed: int | None) -> NDArray[np.f
 
 
 def _from_server(request: Request, url: str, energies: NDArray[np.float64]) -> str:
-    client = ShowerClient(url, request.api_key, longest_wait_s=LONGEST_WAIT_S, sleep=time.sleep)
+    show_warnings()
+    client = ShowerClient(
+        url, request.api_key, longest_wait_s=LONGEST_WAIT_S, connect_wait_s=request.connect_wait_s, sleep=time.sleep
+    )
     with client, progress("bytes") as bar:
         task = bar.add_task("receiving", total=None)
 

@@ -22,6 +22,7 @@ class OtherFlags(StrictModel):
     count: Annotated[int, Field(ge=1, le=MOST_SHOWERS)] | None = None
     evaluation_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     prior_showers: Annotated[int, Field(ge=0, le=MOST_SHOWERS)] | None = None
+    connect_wait_s: Annotated[float, Field(ge=0, le=86_400)] | None = None
     tolerance: Annotated[float, Field(ge=0.01, le=1.0)] | None = None
 
 

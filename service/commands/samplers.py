@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import orjson
@@ -9,7 +10,7 @@ from rich.table import Table
 
 from qshower.client import ShowerClient
 from qshower.service.catalogue import load_catalogue
-from qshower.service.commands.terminal import console
+from qshower.service.commands.terminal import console, show_warnings
 from qshower.service.generation.sampler_status import SamplerStatus
 from qshower.service.generation.selection import Selection
 from qshower.service.logs import configure_logs
@@ -17,9 +18,9 @@ from qshower.service.sampler_table import SAMPLERS, build_registry
 from qshower.service.settings import load_settings
 
 
-def run(url: str | None, api_key: str | None, *, as_json: bool) -> None:
+def run(url: str | None, api_key: str | None, *, connect_wait_s: float = 0.0, as_json: bool) -> None:
     """Print the state of every sampler, of this machine or of a server."""
-    states = _of_server(url, api_key) if url is not None else _of_this_machine()
+    states = _of_server(url, api_key, connect_wait_s) if url is not None else _of_this_machine()
     if as_json:
         print(orjson.dumps({"samplers": states}, option=orjson.OPT_INDENT_2).decode())
         return
@@ -31,8 +32,9 @@ def run(url: str | None, api_key: str | None, *, as_json: bool) -> None:
     console().print(table)
 
 
-def _of_server(url: str, api_key: str | None) -> list[dict[str, Any]]:
-    with ShowerClient(url, api_key, longest_wait_s=0.0) as client:
+def _of_server(url: str, api_key: str | None, connect_wait_s: float) -> list[dict[str, Any]]:
+    show_warnings()
+    with ShowerClient(url, api_key, longest_wait_s=0.0, connect_wait_s=connect_wait_s, sleep=time.sleep) as client:
         return client.samplers()
 
 

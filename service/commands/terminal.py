@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,11 @@ def two_columns() -> Table:
 def say(text: str) -> None:
     """A remark on standard error, so that standard output stays what was asked for."""
     Console(stderr=True, soft_wrap=True, highlight=False).print(text, markup=False)
+
+
+def show_warnings() -> None:
+    """Print what libraries warn of on standard error, a line each."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
 
 
 @contextmanager

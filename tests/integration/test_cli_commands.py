@@ -148,12 +148,20 @@ def test_generate_without_what_it_needs(fails, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_generate_from_a_server_that_is_not_there(fails, environment, tmp_path):
+@pytest.mark.parametrize("command", ["generate", "samplers"])
+def test_a_server_that_is_not_there(fails, qshower, environment, tmp_path, command):
     pauses = []
-    environment.setattr("qshower.service.commands.generate.time.sleep", pauses.append)
-    flags = ("generate", "--energies-mev", "2000", "-o", tmp_path / "out.hdf5", "--url", "http://127.0.0.1:9")
-    assert "http://127.0.0.1:9" in fails(1, *flags)
-    assert 0 < sum(pauses) <= 10
+    environment.setattr(f"qshower.service.commands.{command}.time.sleep", pauses.append)
+    needed = ("--energies-mev", "2000", "-o", tmp_path / "out.hdf5") if command == "generate" else ()
+    flags = (command, *needed, "--url", "http://127.0.0.1:9")
+    assert "no connection to http://127.0.0.1:9: " in fails(1, *flags)
+    assert pauses == []
+    code, out, err = qshower(*flags, "--connect-wait-s", 1)
+    assert (code, out, pauses) == (1, "", [0.2, 0.4])
+    first, second, last = err.splitlines()
+    assert "attempt 1 failed (no connection to http://127.0.0.1:9" in first
+    assert "attempt 2 failed" in second
+    assert "3 times tried" in last
     assert list(tmp_path.iterdir()) == []
 
 

@@ -123,11 +123,12 @@ def test_the_key_is_sent():
     assert sent == ["Bearer k"]
 
 
-def test_it_waits_as_long_as_it_is_told():
+def test_it_waits_as_long_as_it_is_told(caplog):
     answers = [httpx2.Response(429, headers={"retry-after": "7"}), httpx2.Response(503, headers={"retry-after": "2"})]
     client, pauses = answering(lambda _: answers.pop(0) if answers else npz(1))
     assert client.generate([1.0]).showers_mev.shape == (1, 2)
     assert pauses == [7.0, 2.0]
+    assert client.retries == len(caplog.records) == 2
 
 
 def test_it_does_not_wait_for_ever():
@@ -145,15 +146,46 @@ def test_it_does_not_repeat_what_cannot_help():
     assert (len(calls), pauses) == (1, [])
 
 
-def test_connections_are_tried_again_and_lost_requests_are_not():
+@pytest.mark.parametrize("kind", [httpx2.ConnectError, httpx2.ConnectTimeout])
+def test_where_nobody_listens_it_fails_at_once(kind, caplog):
+    def refuse(request):
+        raise kind("refused", request=request)
+
+    client, pauses = answering(refuse)
+    with pytest.raises(ConnectionFailedError, match=f"no connection to {URL}: refused; does `qshower serve` run there"):
+        client.generate([1.0])
+    with pytest.raises(ConnectionFailedError):
+        client.models()
+    assert (pauses, client.retries, caplog.records) == ([], 0, [])
+
+
+def test_waiting_for_a_server_is_asked_for_logged_and_counted(caplog):
     def refuse(request):
         raise httpx2.ConnectError("refused", request=request)
 
-    client, pauses = answering(refuse, longest_wait_s=1.0)
-    with pytest.raises(ConnectionFailedError, match="refused"):
+    client, pauses = answering(refuse, connect_wait_s=1.0, longest_wait_s=0.0)
+    with pytest.raises(ConnectionFailedError, match="3 times tried: refused"):
         client.generate([1.0])
-    assert pauses == [0.2, 0.4]
+    assert (pauses, client.retries) == ([0.2, 0.4], 2)
+    assert [record.name for record in caplog.records] == ["qshower.client"] * 2
+    assert "attempt 2 failed" in caplog.records[1].getMessage()
+    assert caplog.records[1].getMessage().endswith("the next one in 0.4 s")
 
+
+def test_a_server_that_is_being_started_is_reached(caplog):
+    refusals = [httpx2.ConnectError("refused"), httpx2.ConnectError("refused")]
+
+    def answer(request):
+        if refusals:
+            raise refusals.pop()
+        return npz(1)
+
+    client, _ = answering(answer, connect_wait_s=1.0)
+    assert client.generate([1.0]).showers_mev.shape == (1, 2)
+    assert client.retries == len(caplog.records) == 2
+
+
+def test_requests_that_are_lost_are_never_sent_again():
     calls = []
 
     def cut(request):
