@@ -26,7 +26,6 @@ from copy import copy
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, product
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -41,15 +40,16 @@ from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.gibbs.chains import refine
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.protocol import Sampler
-from qshower.sampler.qpu.drawing.drawer import Drawer, DrawOptions, PartReads, programming_of_reads
+from qshower.sampler.qpu import operations
+from qshower.sampler.qpu.access import QpuAccess
+from qshower.sampler.qpu.drawing.draw import draw
+from qshower.sampler.qpu.drawing.part_reads import PartReads
 from qshower.sampler.qpu.embedding.gauges import GAUGES_OF_A_SET
-from qshower.sampler.qpu.ocean.ocean_client import OceanClient
-from qshower.sampler.qpu.ocean.runner import Runner, Usage
+from qshower.sampler.qpu.planning.gauge_shares import gauge_of_reads
 from qshower.sampler.qpu.planning.packing import Part, Programming
-from qshower.sampler.qpu.planning.planner import Planner
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
-from qshower.sampler.qpu.quota import Quota
+from qshower.sampler.qpu.usage import Usage
 from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 BUNDLES = {"zephyr:12": "electron-zephyr", "pegasus:16": "electron-pegasus"}
@@ -168,28 +168,23 @@ def best_fit(
 
     ``reads`` reads in each gauge, gauges of ``rng``, until the relative error is ``error``.
     """
-    link = OceanClient(settings)
+    access = QpuAccess(settings)
     try:
-        planner = Planner(settings)
         streams = np.zeros((len(conditions), 2), dtype=np.uint64)
-        request = LatentRequest(bundle.machine, conditions, streams)
-        info = link.find(None, bundle.machine.topology_family, 60.0)
-        plan = planner.plan(request, info)
-        sites = planner.sites(request, info, place_condition=False).copies
-        measured, _ = planner.calibration(plan, sites)
+        request = LatentRequest(bundle.machine, conditions, streams, deadline_s=1200.0)
+        info = access.find(request, access.terms(request).deadline)
+        plan = access.planner.calibration(request, info).measurement
+        (measured,) = plan.programmings
         total = GAUGES_AT_ONCE * reads
         parts = tuple(Part(part.condition, part.copy, np.arange(total)) for part in measured.parts)
-        programming = [Programming(parts, total)]
-        ledger = Quota(settings.state_folder / "qpu_budget.json", None, None)
-        options = DrawOptions(plan.options.annealing_time_us, gauges=GAUGES_AT_ONCE)
+        options = replace(plan.options, gauges=GAUGES_AT_ONCE)
+        plan = replace(plan, programmings=(Programming(parts, total),), options=options)
         sets: list[PullCounts] = []
-        with link.borrow(info) as connection:
-            drawer = Drawer(Runner(link, connection, info, ledger, settings), settings)
+        with access.session(info, access.terms(request), Usage()) as session:
             while True:
-                deadline = monotonic() + 1200.0
-                drawn = drawer.draw(programming, sites, plan.conditions, beta, options, deadline, rng, Usage())
+                drawn = draw(replace(session, terms=access.terms(request), rng=rng), plan, beta).whole()
                 pulls = [pulls_of(part) for part in drawn]
-                belongs_to = programming_of_reads(total, GAUGES_AT_ONCE) // GAUGES_OF_A_SET
+                belongs_to = gauge_of_reads(total, GAUGES_AT_ONCE) // GAUGES_OF_A_SET
                 sets += [
                     PullCounts.of([one[belongs_to == number] for one in pulls]) for number in np.unique(belongs_to)
                 ]
@@ -197,7 +192,7 @@ def best_fit(
                 if spread <= error * scale or len(sets) * GAUGES_OF_A_SET >= MOST_GAUGES:
                     return beta * scale, beta * spread, len(sets) * GAUGES_OF_A_SET
     finally:
-        link.close()
+        access.close()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -226,7 +221,7 @@ class PullCounts:
 
 def pulls_of(part: PartReads) -> NDArray[np.float32]:
     """(reads, n) −2 s_i f_i of one part."""
-    felt = part.site.layout.local_fields(part.fields, part.spins)
+    felt = part.embedding.layout.local_fields(part.fields, part.spins)
     return (-2.0 * part.factor * part.spins * felt).astype(np.float32)
 
 
@@ -258,7 +253,7 @@ def calibrate(
     with tempfile.TemporaryDirectory() as folder, EmulatorServer(config) as emulator:
         settings = settings_for(emulator, folder)
         with QpuSampler(settings) as sampler:
-            found = sampler.calibrate(bundle.machine, conditions, deadline_s=1200.0)
+            found = operations.calibrate(sampler.access, bundle.machine, conditions, deadline_s=1200.0)
             used_us = sampler.availability(bundle.machine).detail["budget"]["used_today_us"]
         target = (hidden, 0.0, 0) if fit is None else fit
         if error and fit is None:

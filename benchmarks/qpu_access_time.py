@@ -21,6 +21,7 @@ from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu import operations
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
@@ -86,7 +87,7 @@ def measure(topology: str, levels: int, sizes: list[int], defects: float, copies
         )
         with QpuSampler(settings) as sampler:
             first = batch(machine, code, 4, seed)
-            sampler.calibrate(machine, first.conditions)
+            operations.calibrate(sampler.access, machine, first.conditions)
             alone = sampler.sample(batch(machine, code, 1, seed)).provenance.qpu_access_time_us
             for showers in sizes:
                 request = batch(machine, code, showers, seed + showers)

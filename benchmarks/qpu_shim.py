@@ -38,6 +38,7 @@ from qshower.sampler.emulator.problem import Problem, RunParameters
 from qshower.sampler.emulator.timing import DEFAULT_ANNEALING_TIME_US
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu import operations
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.shims.flux_bias import Shim
 from qshower.sampler.request import SamplerOptions
@@ -137,11 +138,13 @@ def measure(topology: str, planted: str, targets: list[Target], arguments: argpa
             shim = None
             if kind != "none":
                 couplers = kind != "qubits"
-                shim = sampler.shim(targets[0].machine, reads=arguments.shim_reads, couplers=couplers)
+                shim = operations.shim(
+                    sampler.access, targets[0].machine, reads=arguments.shim_reads, couplers=couplers
+                )
             off = None if shim is None else shim.couplers
             qubits_kt, couplers_off = static_offsets(config, emulator.backend.chip, shim)
             for target in targets:
-                found = sampler.calibrate(target.machine, target.conditions)
+                found = operations.calibrate(sampler.access, target.machine, target.conditions)
                 request = request_of(
                     target.machine, target.conditions, arguments.rows, 5, SamplerOptions(refine_sweeps=0)
                 )

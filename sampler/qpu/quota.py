@@ -7,9 +7,7 @@ not known, because its answer never came, keeps its reservation: it may well hav
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,22 +19,6 @@ from qshower.sampler.qpu.state_files import altered, locked, read_json, write_js
 
 NO_KEY = ""
 _DAYS_KEPT = 32
-_billing_key: ContextVar[str] = ContextVar("qshower_billing_key", default=NO_KEY)
-
-
-@contextmanager
-def billed_to(key: str) -> Iterator[None]:
-    """Charge what this context draws to ``key`` (a name or a hash; it is written to disk)."""
-    token = _billing_key.set(key)
-    try:
-        yield
-    finally:
-        _billing_key.reset(token)
-
-
-def current_key() -> str:
-    """The key that draws are charged to now."""
-    return _billing_key.get()
 
 
 def utc_now() -> datetime:

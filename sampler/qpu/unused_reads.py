@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.provenance import Provenance
-from qshower.sampler.qpu.drawing.drawer import PartReads
-from qshower.sampler.qpu.drawing.postprocess import assemble
-from qshower.sampler.qpu.ocean.runner import Usage
+from qshower.sampler.qpu.drawing.assemble import assemble
+from qshower.sampler.qpu.drawing.part_reads import PartReads
 from qshower.sampler.request import LatentRequest, streams_of
 
 MOST_ROWS = 8192
@@ -49,8 +48,7 @@ class UnusedReads:
         Nobody else is given them. SamplerTimeoutError if that takes more than ``deadline_s``.
         """
         deadline = math.inf if deadline_s is None else monotonic() + deadline_s
-        # Notes about these states' flux biases say nothing new: a bill of their own.
-        return assemble(self.request, self.parts, self.provenance.refine_sweeps or 0, deadline, Usage())
+        return assemble(self.request, self.parts, self.provenance.refine_sweeps or 0, deadline)
 
     def slices(self, most_rows: int) -> Iterator[UnusedReads]:
         """The same in slices of up to ``most_rows``."""

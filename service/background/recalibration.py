@@ -60,7 +60,9 @@ class Recalibration:
         self.task.close(CLOSE_S)
 
     def _calibrate(self, bundle: Bundle) -> None:
-        found = self._qpu.calibrate(bundle.machine, calibration_conditions(bundle), counted=False)
+        from qshower.sampler.qpu.operations import calibrate  # loads Ocean, which takes seconds
+
+        found = calibrate(self._qpu.access, bundle.machine, calibration_conditions(bundle), counted=False)
         _log.info(
             "calibrated", model=bundle.name, solver=found.solver, beta=round(found.beta, 4), error=found.beta_error
         )

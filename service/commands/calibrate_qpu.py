@@ -16,7 +16,7 @@ from qshower.service.settings import Settings
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
     from qshower.sampler.qpu.calibration.scale import Calibration
-    from qshower.sampler.qpu.planning.planner import QpuEstimate
+    from qshower.sampler.qpu.planning.estimate import QpuEstimate
     from qshower.sampler.qpu.qpu_sampler import QpuSampler
     from qshower.sampler.qpu.shims.flux_bias import Shim
 
@@ -45,18 +45,21 @@ def run(
     with build_registry(settings) as registry:
         if (qpu := qpu_of(registry)) is None:
             raise SamplerUnavailableError(CAPABILITIES.how_to_configure)
+        from qshower.sampler.qpu import operations  # loads Ocean, which takes seconds
+
         bundle = catalogue.get(model) if model is not None else _by_default(catalogue, qpu, solver)
         machine, conditions = bundle.machine, calibration_conditions(bundle)
-        steps = {"shim": qpu.estimate_shim(machine, options, couplers=True)} if shim else {}
+        steps = {"shim": operations.estimate_shim(qpu.access, machine, options, couplers=True)} if shim else {}
         if dry_run or shim:
-            steps["calibration"] = qpu.estimate_calibration(machine, conditions, options)
+            steps["calibration"] = operations.estimate_calibration(qpu.access, machine, conditions, options)
         if dry_run:
             _print_estimate(bundle, steps)
             return
         if shim:
             _check_budget(qpu, steps)
-            _print_shim(qpu.shim(machine, options, deadline_s=SHIM_DEADLINE_S, couplers=True))
-        _print_calibration(bundle, qpu.calibrate(machine, conditions, options))
+            found = operations.shim(qpu.access, machine, options, deadline_s=SHIM_DEADLINE_S, couplers=True)
+            _print_shim(found)
+        _print_calibration(bundle, operations.calibrate(qpu.access, machine, conditions, options))
 
 
 def _by_default(catalogue: Catalogue, qpu: QpuSampler, solver: str | None) -> Bundle:
@@ -71,7 +74,7 @@ def _by_default(catalogue: Catalogue, qpu: QpuSampler, solver: str | None) -> Bu
 
 def _check_budget(qpu: QpuSampler, steps: dict[str, QpuEstimate]) -> None:
     """BudgetExceededError if what is left of the day does not last for all of ``steps``."""
-    total_us, left_us = _total_us(steps), qpu.figures([]).left_today_us
+    total_us, left_us = _total_us(steps), qpu.state.figures([]).left_today_us
     if left_us is not None and total_us > left_us:
         raise BudgetExceededError(
             f"{' and '.join(steps)} would take {_ms(total_us)} of QPU access time; {_ms(left_us)} are left until "

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any
 
 from qshower.sampler.errors import BudgetExceededError, QShowerError, SamplerTimeoutError
-from qshower.sampler.qpu.quota import Quota, billed_to, utc_now
+from qshower.sampler.qpu.quota import Quota, utc_now
 from qshower.sampler.request import LatentBatch, LatentRequest
 from qshower.service.engine.batches import Draws
 
@@ -51,20 +51,20 @@ class Accounts:
     def sample(self, sampler: Draws, name: str, request: LatentRequest) -> LatentBatch:
         """Draw ``request`` at the expense of the key ``name``."""
         budget = self._budgets_us.get(name)
-        with billed_to(name):
-            if budget is None:
-                return sampler.sample(request)
-            # One draw of a key at a time: two together could each fit into what is left, and not both.
-            lock, begun = self._locks[name], monotonic()
-            if not lock.acquire(timeout=-1 if request.deadline_s is None else request.deadline_s):
-                raise SamplerTimeoutError(f"other draws of the key {name!r} were under way until the deadline")
-            try:
-                waited = monotonic() - begun
-                if request.deadline_s is not None:
-                    request = replace(request, deadline_s=max(request.deadline_s - waited, 1e-3))
-                return self._within(budget, sampler, name, request)
-            finally:
-                lock.release()
+        request = replace(request, account=name)
+        if budget is None:
+            return sampler.sample(request)
+        # One draw of a key at a time: two together could each fit into what is left, and not both.
+        lock, begun = self._locks[name], monotonic()
+        if not lock.acquire(timeout=-1 if request.deadline_s is None else request.deadline_s):
+            raise SamplerTimeoutError(f"other draws of the key {name!r} were under way until the deadline")
+        try:
+            waited = monotonic() - begun
+            if request.deadline_s is not None:
+                request = replace(request, deadline_s=max(request.deadline_s - waited, 1e-3))
+            return self._within(budget, sampler, name, request)
+        finally:
+            lock.release()
 
     def _within(self, budget: float, sampler: Draws, name: str, request: LatentRequest) -> LatentBatch:
         left = max(0.0, budget - self._usage.used_by(name))

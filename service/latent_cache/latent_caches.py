@@ -73,7 +73,7 @@ class LatentCaches:
                 reads = CachedReads(qpu, bundle, max_bytes=each, max_age_s=max_age_s)
                 self._reads[qpu.name, bundle.name] = reads
             self.queue = UnusedReadsQueue(list(self._reads.values()))
-            qpu.hand_unused_reads_to(self.queue.receive)
+            qpu.access.receiver = self.queue.receive
         self._filling = IdleFilling(list(self._filled.values()), idle)
 
     def claim(self, sampler: str, bundle: str, conditions: NDArray[np.int8], *, whole: bool = False) -> Claim | None:

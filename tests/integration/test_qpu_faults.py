@@ -30,6 +30,7 @@ from qshower.sampler.errors import (
 )
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu import operations
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
@@ -341,7 +342,7 @@ def test_the_breaker_opens_and_one_probe_closes_it(
     emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
 ) -> None:
     sampler, now = make_sampler(breaker_failures=3, breaker_cooldown_s=15.0, solver_check_s=60.0), [0.0]
-    sampler._breaker.clock = lambda: now[0]
+    sampler.access.breaker.clock = lambda: now[0]
     sampler.sample(request_of(machine, deadline_s=30.0))
     emulator.arm("problem_failed")
     for _ in range(3):
@@ -409,13 +410,13 @@ def test_calibrations_and_shims_are_measured_on_todays_graph(work: str, tmp_path
     with EmulatorServer(config) as emulator:
         settings = settings_for(emulator.endpoint, tmp_path, solver_check_s=600.0, max_hole_fraction=0.3)
         with QpuSampler(settings) as sampler:
-            before = sampler.calibrate(machine, np.ones((1, 4), dtype=np.int8)).graph_id
+            before = operations.calibrate(sampler.access, machine, np.ones((1, 4), dtype=np.int8)).graph_id
             # A new graph, of which the sampler does not know yet.
             emulator.backend.start_maintenance()
             if work == "shim":
-                found = sampler.shim(machine, reads=50).graph_id
+                found = operations.shim(sampler.access, machine, reads=50).graph_id
             else:
-                found = sampler.calibrate(machine, np.ones((1, 4), dtype=np.int8)).graph_id
+                found = operations.calibrate(sampler.access, machine, np.ones((1, 4), dtype=np.int8)).graph_id
     assert found == emulator.graph_id != before
 
 
@@ -429,7 +430,7 @@ def test_the_token_reaches_no_log_and_no_repr(
     emulator.arm("submit_403")
     with pytest.raises(SamplerUnavailableError):
         sampler.sample(request_of(machine))
-    shown = "".join(map(repr, (sampler, sampler._link, sampler._settings, batch.provenance)))
+    shown = "".join(map(repr, (sampler, sampler.access.client, sampler.access.settings, batch.provenance)))
     assert TOKEN not in shown + caplog.text + "".join(capfd.readouterr())
     assert TOKEN not in repr(sampler.availability(machine))
 
@@ -486,7 +487,7 @@ def test_problems_refused_because_there_were_too_many_are_sent_again(
     assert len(provenance.problem_ids or ()) == 4
     assert emulator.backend.state()["submitted"] == jobs + 4
     used_us += provenance.qpu_access_time_us or 0.0
-    assert sampler._ledger.state()["used_today_us"] == pytest.approx(used_us)
+    assert sampler.access.quota.state()["used_today_us"] == pytest.approx(used_us)
 
 
 @pytest.mark.parametrize("fault", ["submit_429", "submit_400", "submit_refused"])
@@ -495,10 +496,10 @@ def test_whatever_the_solver_refuses_is_not_charged(
 ) -> None:
     sampler = make_sampler(gauges=4)
     sampler.sample(request_of(machine, deadline_s=30.0))
-    used_us = sampler._ledger.state()["used_today_us"]
+    used_us = sampler.access.quota.state()["used_today_us"]
     emulator.arm(fault)
     assert type(error_of(sampler, request_of(machine, deadline_s=PATIENT_S))) is TABLE[fault]
-    assert sampler._ledger.state()["used_today_us"] == pytest.approx(used_us)
+    assert sampler.access.quota.state()["used_today_us"] == pytest.approx(used_us)
 
 
 def test_closing_in_mid_draw_cancels_its_problems_and_says_so(
@@ -523,7 +524,7 @@ def test_closing_in_mid_draw_cancels_its_problems_and_says_so(
     assert type(error) is SamplerUnavailableError
     assert "closed" in str(error)
     assert len(error.problem_ids) == 1
-    assert sampler._breaker.detail()["failures"] == 0
+    assert sampler.access.breaker.detail()["failures"] == 0
     with pytest.raises(SamplerUnavailableError, match="closed"):
         sampler.sample(request)
 
@@ -532,14 +533,22 @@ def test_a_client_that_is_built_while_the_sampler_closes_is_closed_too(
     make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampler = make_sampler()
+<<<<<<< HEAD
     build, built = sampler._link._connector._build, []
+=======
+    build, built = sampler.access.client._build, []
+>>>>>>> 288de58 (One session for each QPU draw; plans are finished before it is opened)
 
     def slow_build() -> object:
         built.append(build())
         sampler.close()
         return built[0]
 
+<<<<<<< HEAD
     monkeypatch.setattr(sampler._link._connector, "_build", slow_build)
+=======
+    monkeypatch.setattr(sampler.access.client, "_build", slow_build)
+>>>>>>> 288de58 (One session for each QPU draw; plans are finished before it is opened)
     error = error_of(sampler, request_of(machine, deadline_s=PATIENT_S))
     assert "closed" in str(error)
     ends_at = time.monotonic() + HANG_S
@@ -569,9 +578,13 @@ def test_a_request_may_wait_longer_than_the_deadline_of_others(
 ) -> None:
     """Ocean's own limit on a problem's age is not in the way."""
     sampler = make_sampler(deadline_s=30.0)
+<<<<<<< HEAD
     connection = sampler._link._connector._build()
     connection.client.close(wait=False)
     assert connection.client.config.polling_timeout > 3000
+=======
+    assert sampler.access.client._build().config.polling_timeout > 3000
+>>>>>>> 288de58 (One session for each QPU draw; plans are finished before it is opened)
 
 
 def open_sockets() -> int:

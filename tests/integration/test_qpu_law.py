@@ -12,6 +12,7 @@ from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu import operations
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
@@ -102,7 +103,7 @@ def test_the_raw_draw_has_the_energy_of_the_law_without_refinement(
     mean = law.mean(law.energies)
     variance = law.mean(law.energies**2) - mean**2
     # d<E>/dr = −Var(E), and beta_eff is known to about one percent; five standard deviations of both.
-    (calibration,) = [one for one in sampler.calibrations() if one.graph_id == emulator.graph_id][:1]
+    (calibration,) = [one for one in operations.calibrations(sampler.access) if one.graph_id == emulator.graph_id][:1]
     slack = 5 * np.sqrt(variance / ROWS + (variance * calibration.beta_error / calibration.beta) ** 2)
     assert abs(batch.energies.mean() - mean) < slack
     assert slack < 0.1 * np.sqrt(variance) * 3
@@ -138,16 +139,16 @@ def test_calibration_recovers_the_hidden_beta(beta: float, tmp_path: Path) -> No
             QpuSettings(endpoint=server.endpoint, token="any", state_dir=tmp_path, calibration_reads=3000)
         ) as sampler,
     ):
-        calibration = sampler.calibrate(machine, conditions)
-        assert sampler.calibrations() == (calibration,)
+        calibration = operations.calibrate(sampler.access, machine, conditions)
+        assert operations.calibrations(sampler.access) == (calibration,)
         assert calibration.methods_agree
         # Five standard errors: a false alarm in two million, for each of the two methods.
         assert abs(calibration.beta - beta) < 5 * calibration.beta_error
         assert abs(calibration.beta_pseudolikelihood - beta) < 5 * calibration.beta_pseudolikelihood_error
         assert calibration.beta_error < 0.03 * beta
-        longer = sampler.calibrate(machine, conditions, SamplerOptions(annealing_time_us=200.0))
+        longer = operations.calibrate(sampler.access, machine, conditions, SamplerOptions(annealing_time_us=200.0))
         assert longer.beta > calibration.beta
-        assert len(sampler.calibrations()) == 2
+        assert len(operations.calibrations(sampler.access)) == 2
 
 
 def test_a_drift_is_noticed_and_a_new_calibration_ends_it(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,9 @@ from qshower.sampler.errors import (
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu import operations
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
-from qshower.sampler.qpu.quota import billed_to
 from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
 
@@ -145,12 +146,10 @@ def test_budgets_hold_over_a_restart_and_name_their_figures(
     assert caught.value.retry_after_s is not None
     assert 0 < caught.value.retry_after_s <= 86400
     keyed = make_sampler(key_budget_us=1.5 * estimate)
-    with billed_to("alice"):
-        keyed.sample(request_of(machine))
-        with pytest.raises(BudgetExceededError, match="per day and key"):
-            keyed.sample(request_of(machine))
-    with billed_to("bob"):
-        keyed.sample(request_of(machine))
+    keyed.sample(replace(request_of(machine), account="alice"))
+    with pytest.raises(BudgetExceededError, match="per day and key"):
+        keyed.sample(replace(request_of(machine), account="alice"))
+    keyed.sample(replace(request_of(machine), account="bob"))
 
 
 def test_a_failed_problem_gives_no_reservation_back_and_a_refused_one_does(
@@ -269,7 +268,7 @@ def test_many_threads_share_one_client(make_sampler: Callable[..., QpuSampler], 
         assert batch.spins.shape == (request.rows, machine.node_count)
         assert np.array_equal(batch.spins[:, machine.condition_nodes], request.conditions)
     assert sum("measured with" in note for batch in batches for note in batch.provenance.notes) >= 1
-    assert len(sampler.calibrations()) == 1
+    assert len(operations.calibrations(sampler.access)) == 1
 
 
 @pytest.mark.parametrize("topology", ["zephyr:12", "pegasus:16"])
@@ -287,7 +286,7 @@ def test_the_full_machine_has_the_energies_and_magnetisations_of_gibbs(topology:
         ) as sampler,
     ):
         batch = sampler.sample(request)
-        (calibration,) = sampler.calibrations()
+        (calibration,) = operations.calibrations(sampler.access)
     assert batch.provenance.holes
     # The temperature that fits best: errors of h and J make it a little hotter than the hidden one.
     assert abs(calibration.beta / 4.4 - 1) < 0.02 + 5 * calibration.beta_error / 4.4

@@ -16,6 +16,7 @@ from qshower.sampler.errors import BudgetExceededError, InvalidInputError, Sampl
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu import operations
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.shims.couplers import CouplerOffsets, measure_couplers
@@ -68,10 +69,10 @@ def correlation_error(machine: BoltzmannMachine, sampler: QpuSampler) -> float:
 @pytest.mark.parametrize("sampler", [{"flux_offset_phi0": 6e-5}], indirect=True)
 def test_a_shim_removes_planted_flux_offsets(sampler: QpuSampler, machine: BoltzmannMachine) -> None:
     before = magnetisation_error(machine, sampler)
-    shim = sampler.shim(machine, reads=4000)
+    shim = operations.shim(sampler.access, machine, reads=4000)
     assert shim.offset_before_kt > 0.3
     assert shim.offset_after_kt < 0.15 * shim.offset_before_kt
-    sampler.calibrate(machine, request_of(machine).conditions[:1])
+    operations.calibrate(sampler.access, machine, request_of(machine).conditions[:1])
     after = magnetisation_error(machine, sampler)
     assert before > 0.15
     assert after < 0.3 * before
@@ -83,12 +84,12 @@ def test_a_shim_removes_planted_flux_offsets(sampler: QpuSampler, machine: Boltz
 @pytest.mark.parametrize("sampler", [{"control_error_j": 0.04, "systematic_share": 1.0}], indirect=True)
 def test_a_coupler_shim_removes_planted_offsets(sampler: QpuSampler, machine: BoltzmannMachine) -> None:
     before = correlation_error(machine, sampler)
-    shim = sampler.shim(machine, reads=3000, couplers=True)
+    shim = operations.shim(sampler.access, machine, reads=3000, couplers=True)
     assert shim.couplers is not None
     assert shim.couplers.beta == pytest.approx(4.0, rel=0.03)
     assert shim.couplers.before == pytest.approx(0.04, rel=0.1)
     assert shim.couplers.after < 0.15 * shim.couplers.before
-    sampler.calibrate(machine, request_of(machine).conditions[:1])
+    operations.calibrate(sampler.access, machine, request_of(machine).conditions[:1])
     after = correlation_error(machine, sampler)
     # Offsets of 0.04 at a beta of 4 are 0.16 kT, and so are the errors of correlations.
     assert before > 0.1
@@ -101,7 +102,7 @@ def test_a_coupler_shim_removes_planted_offsets(sampler: QpuSampler, machine: Bo
 def test_a_shim_takes_away_more_than_it_adds(machine: BoltzmannMachine, tmp_path: Path, level: str) -> None:
     config = EmulatorConfig(topology="zephyr:4", defects=0.0, beta=4.4, seed=3, sweeps=64).with_noise(level)
     with EmulatorServer(config) as server, sampler_on(server, tmp_path) as built:
-        shim = built.shim(machine, couplers=True)
+        shim = operations.shim(built.access, machine, couplers=True)
         off = shim.couplers
         assert off is not None
         qubits, couplers = static_offsets(config, server.backend.chip, None)
@@ -121,7 +122,7 @@ def test_a_shim_takes_away_more_than_it_adds(machine: BoltzmannMachine, tmp_path
 
 @pytest.mark.parametrize("sampler", [{"control_error_h": 0.05, "systematic_share": 1.0}], indirect=True)
 def test_gauges_average_systematic_errors_away(sampler: QpuSampler, machine: BoltzmannMachine) -> None:
-    sampler.calibrate(machine, request_of(machine).conditions[:1], SamplerOptions(gauges=1))
+    operations.calibrate(sampler.access, machine, request_of(machine).conditions[:1], SamplerOptions(gauges=1))
     one, many = (magnetisation_error(machine, sampler, gauges=gauges) for gauges in (1, 24))
     assert one > 0.08
     assert many < 0.5 * one
@@ -142,12 +143,14 @@ def test_the_estimate_of_a_shim_submits_nothing_and_is_the_bill(
     emulator: EmulatorServer, machine: BoltzmannMachine, tmp_path: Path, couplers: bool
 ) -> None:
     with sampler_on(emulator, tmp_path) as built:
-        estimate = built.estimate_shim(machine, SamplerOptions(annealing_time_us=50.0), 60, couplers=couplers)
+        estimate = operations.estimate_shim(
+            built.access, machine, SamplerOptions(annealing_time_us=50.0), 60, couplers=couplers
+        )
         assert emulator.backend.state()["submitted"] == 0
-        assert built.figures([]).used_today_us == 0.0
-        shim = built.shim(machine, SamplerOptions(annealing_time_us=50.0), 60, couplers=couplers)
+        assert built.state.figures([]).used_today_us == 0.0
+        shim = operations.shim(built.access, machine, SamplerOptions(annealing_time_us=50.0), 60, couplers=couplers)
         assert emulator.backend.state()["submitted"] == estimate.problems
-        assert built.figures([]).used_today_us == pytest.approx(estimate.access_time_us, rel=0.02)
+        assert built.state.figures([]).used_today_us == pytest.approx(estimate.access_time_us, rel=0.02)
     assert (estimate.solver, estimate.graph_id) == (shim.solver, shim.graph_id)
     assert estimate.reads == shim.reads + (0 if shim.couplers is None else shim.couplers.reads)
     assert (shim.couplers is not None) == couplers
@@ -158,13 +161,13 @@ def test_a_shim_is_refused_as_a_whole(
     emulator: EmulatorServer, machine: BoltzmannMachine, tmp_path: Path, limit: str
 ) -> None:
     with sampler_on(emulator, tmp_path) as built:
-        total_us = built.estimate_shim(machine, reads=60, couplers=True).access_time_us
+        total_us = operations.estimate_shim(built.access, machine, reads=60, couplers=True).access_time_us
 
     def shim_within(most_us: float) -> None:
         changes = {"daily_budget_us": most_us} if limit == "day" else {}
         options = SamplerOptions(max_qpu_access_time_us=most_us) if limit == "cap" else SamplerOptions()
         with sampler_on(emulator, tmp_path, **changes) as built:
-            built.shim(machine, options, 60, couplers=True)
+            operations.shim(built.access, machine, options, 60, couplers=True)
 
     with pytest.raises(BudgetExceededError, match=f"would take {total_us / 1000:.1f} ms"):
         shim_within(0.999 * total_us)
@@ -186,20 +189,20 @@ def test_what_was_measured_outlives_a_failure_at_the_couplers(
 
     with sampler_on(emulator, tmp_path, calibration_reads=40) as built:
         with monkeypatch.context() as patched:
-            patched.setattr("qshower.sampler.qpu.qpu_sampler.measure_couplers", failing)
+            patched.setattr("qshower.sampler.qpu.operations.measure_couplers", failing)
             with pytest.raises(SamplerUnavailableError, match="Internal error"):
-                built.shim(machine, reads=60, couplers=True)
+                operations.shim(built.access, machine, reads=60, couplers=True)
             emulator.faults.clear()
         (first,) = shims_of_a_draw(built)
         assert first.startswith("flux-bias shim of")
         assert built.availability(machine).detail["shim"]["couplers_measured_at"] is None
-        at = built.shim(machine, reads=60, couplers=True).measured_at
+        at = operations.shim(built.access, machine, reads=60, couplers=True).measured_at
         assert built.availability(machine).detail["shim"] == {"measured_at": at, "couplers_measured_at": at}
         assert shims_of_a_draw(built) == [f"flux-bias shim of {at}", f"coupler shim of {at}"]
         with monkeypatch.context() as patched:
-            patched.setattr("qshower.sampler.qpu.qpu_sampler.measure_couplers", failing)
+            patched.setattr("qshower.sampler.qpu.operations.measure_couplers", failing)
             with pytest.raises(SamplerUnavailableError, match="Internal error"):
-                built.shim(machine, reads=60, couplers=True)
+                operations.shim(built.access, machine, reads=60, couplers=True)
             emulator.faults.clear()
         # The qubits' offsets are new, and those of the couplers are still there.
         qubits, couplers = shims_of_a_draw(built)
@@ -223,14 +226,14 @@ def test_reads_that_no_problem_can_have_are_refused(
 ) -> None:
     options = SamplerOptions(annealing_time_us=annealing_time_us)
     with sampler_on(emulator, tmp_path) as built:
-        for ask in (built.shim, built.estimate_shim):
+        for ask in (operations.shim, operations.estimate_shim):
             with pytest.raises(InvalidInputError) as refused:
-                ask(machine, options, reads)
+                ask(built.access, machine, options, reads)
             error = refused.value
             assert (error.field, error.value) == ("reads", reads)
             allowed = re.search(r"an integer from 2 to (\d+), on " + emulator.solver_name, error.allowed)
             assert allowed is not None
             assert int(allowed[1]) == pytest.approx(most, rel=0.05)
         assert emulator.backend.state()["submitted"] == 0
-        built.shim(machine, options, min(int(allowed[1]), 500))
+        operations.shim(built.access, machine, options, min(int(allowed[1]), 500))
         assert emulator.backend.state()["submitted"] == 4

@@ -17,6 +17,7 @@ from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
+from qshower.sampler.qpu import operations
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.quota import Quota
@@ -389,7 +390,7 @@ def test_reads_of_another_calibration_are_forgotten(emulator, service_on, catalo
     settings = QpuSettings(endpoint=emulator.endpoint, token="any", state_dir=tmp_path / "state")
     bundle = catalogue.get(None)
     with QpuSampler(settings) as other:
-        found = other.calibrate(bundle.machine, bundle.conditions(np.array([LOW, HIGH])))
+        found = operations.calibrate(other.access, bundle.machine, bundle.conditions(np.array([LOW, HIGH])))
     assert cache_of(client)["ready"] == 0
     second = ask(client, UNEVEN)["provenance"]
     assert (second["beta"], second["beta_calibrated_at"]) == (found.beta, found.calibrated_at)

@@ -14,6 +14,7 @@ from qshower.model.bundle import find_bundles, load_bundle
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.qpu import operations
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.quota import Quota
@@ -85,7 +86,7 @@ def test_the_first_model_without_a_calibration_gets_one(qpu_of, catalogue, clock
     qpu = qpu_of()
     recalibration = Recalibration(qpu, catalogue, DAY_S, clock)
     assert recalibration.task.check() == "test-zephyr"
-    assert len(qpu.calibrations()) == 1
+    assert len(operations.calibrations(qpu.access)) == 1
     assert recalibration.task.check() is None
     status = recalibration.status()
     assert (status["done"], status["failed"], status["last_error"], status["running"]) == (1, 0, None, None)
@@ -100,12 +101,12 @@ def test_an_old_calibration_is_renewed(qpu_of, catalogue, clock, tmp_path):
     qpu = qpu_of()
     recalibration = Recalibration(qpu, catalogue, DAY_S, clock)
     recalibration.task.check()
-    (first,) = qpu.calibrations()
+    (first,) = operations.calibrations(qpu.access)
     aged(tmp_path, 0.9 * DAY_S)
     assert recalibration.task.check() is None
     aged(tmp_path, 0.2 * DAY_S)
     assert recalibration.task.check() == "test-zephyr"
-    (second,) = qpu.calibrations()
+    (second,) = operations.calibrations(qpu.access)
     assert second.beta != first.beta
     assert recalibration.task.check() is None
 
@@ -114,9 +115,9 @@ def test_a_drift_is_followed(qpu_of, catalogue, clock):
     qpu = qpu_of()
     recalibration = Recalibration(qpu, catalogue, DAY_S, clock)
     recalibration.task.check()
-    (kept,) = qpu.calibrations()
+    (kept,) = operations.calibrations(qpu.access)
     # As if the solver had been a third colder when it was calibrated.
-    store = qpu._thermometer.store
+    store = qpu.access.calibrator.store
     store.put(replace(kept, beta=1.5 * kept.beta, beta_pseudolikelihood=1.5 * kept.beta_pseudolikelihood))
     bundle = catalogue.get(None)
     conditions = np.repeat(calibration_conditions(bundle), 50, axis=0)
@@ -125,14 +126,14 @@ def test_a_drift_is_followed(qpu_of, catalogue, clock):
     assert qpu.availability(bundle.machine).detail["calibration"]["drift"] < -0.1
     assert recalibration.task.check() == "test-zephyr"
     assert qpu.availability(bundle.machine).detail["calibration"]["drift"] is None
-    assert qpu.calibrations()[0].beta == pytest.approx(kept.beta, rel=0.2)
+    assert operations.calibrations(qpu.access)[0].beta == pytest.approx(kept.beta, rel=0.2)
 
 
 def test_a_failure_changes_nothing_and_is_tried_again_later(qpu_of, catalogue, clock, emulator, tmp_path):
     qpu = qpu_of(breaker_failures=1)
     recalibration = Recalibration(qpu, catalogue, DAY_S, clock)
     recalibration.task.check()
-    (kept,) = qpu.calibrations()
+    (kept,) = operations.calibrations(qpu.access)
     aged(tmp_path, 2 * DAY_S)
     emulator.arm("problem_failed")
     pause_s, clock.now = FIRST_PAUSE_S, 1.0
@@ -161,7 +162,9 @@ def test_a_failure_changes_nothing_and_is_tried_again_later(qpu_of, catalogue, c
 
 def test_budgets_hold(qpu_of, catalogue, clock, emulator):
     bundle = catalogue.get(None)
-    price = qpu_of().estimate_calibration(bundle.machine, calibration_conditions(bundle)).access_time_us
+    price = operations.estimate_calibration(
+        qpu_of().access, bundle.machine, calibration_conditions(bundle)
+    ).access_time_us
     recalibration = Recalibration(qpu_of(daily_budget_us=0.9 * price), catalogue, DAY_S, clock)
     assert recalibration.task.check() is None
     assert emulator.backend.state()["submitted"] == 0
@@ -169,7 +172,7 @@ def test_budgets_hold(qpu_of, catalogue, clock, emulator):
     assert recalibration.status()["next_attempt_in_s"] >= FIRST_PAUSE_S
     within = qpu_of(daily_budget_us=1.1 * price)
     assert Recalibration(within, catalogue, DAY_S, clock).task.check() == "test-zephyr"
-    used = within.figures([]).billed_us
+    used = within.state.figures([]).billed_us
     assert used == pytest.approx(price, rel=0.1)
 
 
@@ -178,7 +181,7 @@ def test_an_open_circuit_is_left_alone(qpu_of, catalogue, clock, emulator):
     bundle = catalogue.get(None)
     emulator.arm("problem_failed:1")
     with pytest.raises(Exception, match="failed the problem"):
-        qpu.calibrate(bundle.machine, calibration_conditions(bundle))
+        operations.calibrate(qpu.access, bundle.machine, calibration_conditions(bundle))
     before = emulator.backend.state()["submitted"]
     recalibration = Recalibration(qpu, catalogue, DAY_S, clock)
     assert recalibration.task.check() is None

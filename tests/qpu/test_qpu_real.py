@@ -14,6 +14,7 @@ import pytest
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu import operations
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
@@ -73,7 +74,7 @@ def test_the_estimate_is_close_to_the_bill(sampler: QpuSampler, machine: Boltzma
 
 
 def test_the_two_methods_of_calibration_agree(sampler: QpuSampler, machine: BoltzmannMachine) -> None:
-    calibration = sampler.calibrate(machine, request_of(machine, 2).conditions)
+    calibration = operations.calibrate(sampler.access, machine, request_of(machine, 2).conditions)
     assert 0.5 < calibration.beta < 50
     assert abs(calibration.beta_pseudolikelihood / calibration.beta - 1) < 0.25
 

@@ -7,6 +7,7 @@ import pytest
 
 from qshower.sampler.emulator.emulator_config import NOISE_LEVELS, EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
+from qshower.sampler.qpu import operations
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import SamplerOptions
@@ -29,7 +30,7 @@ def drawn(request, rng, base_seed, tmp_path, lattice_machine, random_spins, late
             settings = QpuSettings(endpoint=server.endpoint, token="any", state_dir=tmp_path, calibration_reads=10_000)
             with QpuSampler(settings) as sampler:
                 batch = sampler.sample(latent_request(machine, conditions, seed=base_seed, options=options))
-                calibration = sampler.calibrations()[0]
+                calibration = operations.calibrations(sampler.access)[0]
         assert batch.provenance.problem_ids
         assert batch.provenance.refine_sweeps == options.refine_sweeps
         assert batch.provenance.beta == calibration.beta

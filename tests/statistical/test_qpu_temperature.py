@@ -7,7 +7,6 @@ that control errors add.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from time import monotonic
 
 import numpy as np
 import pytest
@@ -19,16 +18,16 @@ from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu import operations
+from qshower.sampler.qpu.access import QpuAccess
 from qshower.sampler.qpu.calibration.scale import Calibration
-from qshower.sampler.qpu.drawing.drawer import Drawer, DrawOptions, programming_of_reads
+from qshower.sampler.qpu.drawing.draw import draw
 from qshower.sampler.qpu.embedding.gauges import GAUGES_OF_A_SET
-from qshower.sampler.qpu.ocean.ocean_client import OceanClient
-from qshower.sampler.qpu.ocean.runner import Runner, Usage
+from qshower.sampler.qpu.planning.gauge_shares import gauge_of_reads
 from qshower.sampler.qpu.planning.packing import Part, Programming
-from qshower.sampler.qpu.planning.planner import Planner
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
-from qshower.sampler.qpu.quota import Quota
+from qshower.sampler.qpu.usage import Usage
 from qshower.sampler.request import LatentRequest
 
 SWEEPS = 96
@@ -70,7 +69,7 @@ def calibrated(bench: Bench, seed: int, folder, **changes) -> Calibration:
         EmulatorServer(chip_of(bench, seed)) as server,
         QpuSampler(settings_on(server, folder / str(seed), **changes)) as sampler,
     ):
-        return sampler.calibrate(bench.machine, bench.conditions)
+        return operations.calibrate(sampler.access, bench.machine, bench.conditions)
 
 
 def chip_of(bench: Bench, seed: int) -> EmulatorConfig:
@@ -87,40 +86,28 @@ def best_fit(bench: Bench, seeds, folder, rng: np.random.Generator) -> tuple[flo
     beta = bench.chip.beta
     for seed in seeds:
         with EmulatorServer(chip_of(bench, seed)) as server:
-            settings = settings_on(server, folder / f"fit {seed}")
-            link = OceanClient(settings)
+            access = QpuAccess(settings_on(server, folder / f"fit {seed}"))
             try:
-                planner = Planner(settings)
                 streams = np.zeros((CONDITIONS, 2), dtype=np.uint64)
-                request = LatentRequest(bench.machine, bench.conditions, streams)
-                info = link.find(None, bench.machine.topology_family, 30.0)
-                plan = planner.plan(request, info)
-                sites = planner.sites(request, info, place_condition=False).copies
-                measured, _ = planner.calibration(plan, sites)
+                request = LatentRequest(bench.machine, bench.conditions, streams, deadline_s=120.0)
+                terms = access.terms(request)
+                info = access.find(request, terms.deadline)
+                plan = access.planner.calibration(request, info).measurement
                 total = FIT_GAUGES * FIT_READS
+                (measured,) = plan.programmings
                 parts = tuple(Part(part.condition, part.copy, np.arange(total)) for part in measured.parts)
-                ledger = Quota(settings.state_folder / "qpu_budget.json", None, None)
-                options = DrawOptions(plan.options.annealing_time_us, gauges=FIT_GAUGES)
-                with link.borrow(info) as connection:
-                    drawer = Drawer(Runner(link, connection, info, ledger, settings), settings)
-                    drawn = drawer.draw(
-                        [Programming(parts, total)],
-                        sites,
-                        plan.conditions,
-                        beta,
-                        options,
-                        monotonic() + 120.0,
-                        rng,
-                        Usage(),
-                    )
+                options = replace(plan.options, gauges=FIT_GAUGES)
+                plan = replace(plan, programmings=(Programming(parts, total),), options=options)
+                with access.session(info, terms, Usage()) as session:
+                    drawn = draw(replace(session, rng=rng), plan, beta).whole()
             finally:
-                link.close()
+                access.close()
         for part in drawn:
-            felt = part.factor * part.site.layout.local_fields(part.fields, part.spins)
+            felt = part.factor * part.embedding.layout.local_fields(part.fields, part.spins)
             pulls = -2.0 * part.spins * felt
             edges = np.linspace(-np.abs(pulls).max(), np.abs(pulls).max(), 2049)
             middles = (edges[1:] + edges[:-1]) / 2
-            belongs_to = programming_of_reads(total, FIT_GAUGES) // GAUGES_OF_A_SET
+            belongs_to = gauge_of_reads(total, FIT_GAUGES) // GAUGES_OF_A_SET
             sums += [(middles, np.histogram(pulls[belongs_to == one], edges)[0]) for one in np.unique(belongs_to)]
 
     def loss(r: float) -> float:

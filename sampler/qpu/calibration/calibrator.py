@@ -12,40 +12,32 @@ from typing import Any
 import numpy as np
 
 from qshower.sampler.errors import SamplerTimeoutError
-from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.calibration.drift import DriftWatch, Look
-from qshower.sampler.qpu.calibration.estimators import combined
-from qshower.sampler.qpu.calibration.random_fields import correction, field_variance
+from qshower.sampler.qpu.calibration.measurement import Measurement, calibrate
 from qshower.sampler.qpu.calibration.scale import (
-    SPINS_MEASURED,
     SPINS_WATCHED,
     Calibration,
     CalibrationKey,
     CalibrationStore,
-    amplifications,
-    apparent_scale,
-    matched_scale,
     pulls_of,
 )
-from qshower.sampler.qpu.drawing.drawer import Drawer, DrawOptions, PartReads, programming_of_reads, spread_reads
-from qshower.sampler.qpu.embedding.embedding import Embedding
-from qshower.sampler.qpu.ocean.runner import Usage
-from qshower.sampler.qpu.planning.packing import Programming
-from qshower.sampler.qpu.planning.planner import Plan
+from qshower.sampler.qpu.drawing.part_reads import PartReads
+from qshower.sampler.qpu.planning.gauge_shares import gauge_of_reads, spread_reads
+from qshower.sampler.qpu.planning.planner import CalibrationPlan, Plan
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.quota import timestamp
+from qshower.sampler.qpu.session import QpuSession
+from qshower.sampler.qpu.shims.flux_bias import Shim
 
-_DOUBT = 0.1
-"""Share of a correction for random fields that it may be off by; see docs/qpu-how-it-works.md."""
 DRIFT_PAUSE_S = 3600.0
 """A calibration made because of a drift is not made anew for another one before this: if the alarm is a false one that
 keeps coming back, it must not cost a calibration with each request."""
 
 
-def calibration_key(machine: BoltzmannMachine, plan: Plan) -> CalibrationKey:
+def calibration_key(plan: Plan) -> CalibrationKey:
     """What a calibration for ``plan`` belongs to."""
     return CalibrationKey(
-        plan.info.name, plan.info.graph.graph_id, machine.fingerprint(), plan.options.annealing_time_us
+        plan.info.name, plan.info.graph.graph_id, plan.machine.fingerprint(), plan.options.annealing_time_us
     )
 
 
@@ -57,7 +49,6 @@ class Calibrator:
         self._settings = settings
         self._measuring = Lock()
         self._drift = DriftWatch(settings.drift_tolerance)
-        self._rng = np.random.default_rng()
 
     def kept(self, key: CalibrationKey) -> Calibration | None:
         """The calibration to draw with, unless it has to be measured anew."""
@@ -67,92 +58,46 @@ class Calibrator:
         return calibration if self._pausing(calibration) else None
 
     def measure(
-        self,
-        key: CalibrationKey,
-        programmings: tuple[Programming, Programming],
-        sites: Sequence[Embedding],
-        plan: Plan,
-        drawer: Drawer,
-        deadline: float,
-        bill: Usage,
-        *,
-        gauges: int,
-        unless_kept: bool,
-    ) -> Calibration:
-        """Measure beta_eff with two programmings, the second in several gauges; keep and return it.
+        self, session: QpuSession, plan: CalibrationPlan, shim: Shim | None, *, unless_kept: bool
+    ) -> Measurement:
+        """Measure beta_eff as planned; keep and return it.
 
         Args:
-            key: what it is measured for.
-            programmings: a short one to get near, and the one that counts, each part with the same number of reads.
-            sites: the copies they use, the condition folded.
-            plan: conditions and annealing time.
-            drawer: what draws.
-            deadline: instant of ``time.monotonic``.
-            bill: what is used is added to it.
-            gauges: gauges of the second programming.
+            session: on what, and at whose expense.
+            plan: what to program.
+            shim: what makes up for the chip's own offsets, as in the draws to come.
             unless_kept: return the calibration another thread has made in the meantime, if there is one.
         """
-        with self._turn(deadline):
+        key = calibration_key(plan.measurement)
+        with self._turn(session.terms.deadline):
             kept = self.kept(key)
             if unless_kept and kept is not None:
-                return kept
-            options = DrawOptions(key.annealing_time_us, condition_mode="fold", cap_us=plan.options.cap_us)
+                return Measurement(kept, ())
             earlier = self.store.get(key)
             beta = self._settings.initial_beta if earlier is None else earlier.beta
-            beta = max(beta, drawer.least_beta(sites, plan.conditions))
-            first = drawer.draw([programmings[0]], sites, plan.conditions, beta, options, deadline, self._rng, bill)
-            beta *= apparent_scale(first).value
-            # Hot enough to be programmed without rescaling; the estimates below are relative to it anyway.
-            beta = max(beta, drawer.least_beta(sites, plan.conditions))
-            strengths = [
-                max(1.0, min(wanted, beta / drawer.least_beta([part.site], plan.conditions[[part.part.condition]])))
-                for part, wanted in zip(first, amplifications(first, self._settings.calibration_spread_kt), strict=True)
-            ]
-            gauged = replace(options, gauges=gauges)
-            reads = drawer.draw(
-                [programmings[1]], sites, plan.conditions, beta, gauged, deadline, self._rng, bill, strengths
-            )
-            by_pull = apparent_scale(reads, SPINS_MEASURED, gauges)
-            by_energy = matched_scale(reads, by_pull.value, int(self._rng.integers(2**62)), deadline, gauges)
-            couplers = plan.info.graph.couplers
-            factor = correction(reads, couplers, by_pull.value, strengths, gauges)
-            best, pull, energy = (
-                scale.estimate.times(factor, _DOUBT) for scale in (combined(by_pull, by_energy), by_pull, by_energy)
-            )
-            calibration = Calibration(
-                solver=key.solver,
-                graph_id=key.graph_id,
-                machine=key.machine,
-                annealing_time_us=key.annealing_time_us,
-                beta=beta * best.value,
-                beta_error=beta * best.error,
-                beta_pseudolikelihood=beta * pull.value,
-                beta_pseudolikelihood_error=beta * pull.error,
-                reads=sum(part.spins.shape[0] for part in reads),
+            found = calibrate(session, plan, beta, shim)
+            calibration = replace(
+                found.calibration,
                 calibrated_at=timestamp(self.store.now()),
-                method="pseudolikelihood and energy matching, by inverse variance",
-                beta_energies=beta * energy.value,
-                beta_energies_error=beta * energy.error,
-                gauges=gauges,
-                amplification=max(strengths),
-                correction=factor.value,
-                field_variance=field_variance(reads, couplers, by_pull.value, strengths, gauges),
                 after_drift=earlier is not None and self._drift_of(earlier) is not None,
             )
             self.store.put(calibration)
-            return calibration
+            return replace(found, calibration=calibration)
 
-    def watch(self, parts: Sequence[PartReads], calibration: Calibration, bill: Usage, gauges: int = 1) -> None:
-        """Note a stale calibration, methods that disagree, or reads that look hotter or colder than they did then.
+    def watch(self, parts: Sequence[PartReads], calibration: Calibration, gauges: int = 1) -> tuple[str, ...]:
+        """Look at the reads of a draw, each of ``parts`` drawn in ``gauges``.
 
-        Each of ``parts`` was drawn in ``gauges`` programmings.
+        Returns:
+            Notes of a stale calibration, of methods that disagree, of reads that look hotter or colder than they did at
+            the calibration.
         """
+        notes = []
         age_s = calibration.age_s(self.store.now())
         if age_s > self._settings.calibration_max_age_s:
-            bill.note(f"stale calibration: beta_eff was measured {age_s / 86400:.1f} days ago")
+            notes.append(f"stale calibration: beta_eff was measured {age_s / 86400:.1f} days ago")
         if not calibration.methods_agree:
             by_energies = calibration.beta_energies or calibration.beta
-            bill.note(
+            notes.append(
                 f"the two estimates of beta_eff disagree: {by_energies:.3f} by energies, "
                 f"{calibration.beta_pseudolikelihood:.3f} by pseudolikelihood"
             )
@@ -163,12 +108,13 @@ class Calibrator:
             str(calibration.key), calibration.calibrated_at, looks, before, error, calibration.field_variance
         )
         if change is not None:
-            bill.note(f"drift: the solver looks {change:+.1%} in beta_eff against its calibration; calibrate again")
+            notes.append(f"drift: the solver looks {change:+.1%} in beta_eff against its calibration; calibrate again")
             if self._settings.recalibrate_on_drift and self._pausing(calibration):
-                bill.note(
+                notes.append(
                     f"beta_eff was not measured again: a drift has had it measured {age_s / 60:.0f} minutes ago, and "
                     f"will not again within {DRIFT_PAUSE_S / 60:.0f} minutes"
                 )
+        return tuple(notes)
 
     def detail(self, key: CalibrationKey) -> dict[str, Any] | None:
         """What users want to know of the calibration of ``key``, None if there is none.
@@ -212,7 +158,7 @@ class Calibrator:
 def _looks(reads: PartReads, r: float, gauges: int) -> Iterator[Look]:
     """What each programming of a part says at the scale ``r``; of many reads, some of each."""
     count = reads.spins.shape[0]
-    programming = programming_of_reads(count, gauges)
+    programming = gauge_of_reads(count, gauges)
     picked = spread_reads(count, gauges, max(1, SPINS_WATCHED // reads.spins.shape[1]))
     pulls = pulls_of(reads, picked)
     for number in np.unique(programming[picked]):

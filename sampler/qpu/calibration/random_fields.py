@@ -40,7 +40,8 @@ from scipy.optimize import nnls
 from scipy.sparse import csr_array
 
 from qshower.sampler.qpu.calibration.estimators import Estimate, slopes_and_curves
-from qshower.sampler.qpu.drawing.drawer import PartReads, programming_of_reads
+from qshower.sampler.qpu.drawing.part_reads import PartReads
+from qshower.sampler.qpu.planning.gauge_shares import gauge_of_reads
 
 _POINTS, _WEIGHTS = np.polynomial.hermite_e.hermegauss(11)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
@@ -101,8 +102,8 @@ class _Seen:
             ValueError: the parts differ in their number of reads.
         """
         spins = np.concatenate([part.spins for part in parts], axis=1)
-        felt = [part.factor * part.site.layout.local_fields(part.fields, part.spins) for part in parts]
-        qubits = np.concatenate([part.site.layout.qubits for part in parts])
+        felt = [part.factor * part.embedding.layout.local_fields(part.fields, part.spins) for part in parts]
+        qubits = np.concatenate([part.embedding.layout.qubits for part in parts])
         column = np.full(1 + int(max(qubits.max(), couplers.max(initial=0))), -1)
         column[qubits] = np.arange(qubits.size)
         ends = column[couplers]
@@ -110,7 +111,7 @@ class _Seen:
         rows, columns = np.concatenate([one, other]), np.concatenate([other, one])
         adjacency = csr_array((np.ones(rows.size), (rows, columns)), shape=(qubits.size, qubits.size))
         copies = np.repeat(np.arange(len(parts)), [part.spins.shape[1] for part in parts])
-        return cls(spins, np.concatenate(felt, axis=1), copies, programming_of_reads(len(spins), gauges), adjacency)
+        return cls(spins, np.concatenate(felt, axis=1), copies, gauge_of_reads(len(spins), gauges), adjacency)
 
     @property
     def fields(self) -> NDArray[np.float64]:

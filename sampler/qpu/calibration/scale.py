@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from qshower.sampler.gibbs.chains import draw
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.calibration.estimators import Blocks, Scale, energy_scale, pseudolikelihood_scale
-from qshower.sampler.qpu.drawing.drawer import PartReads, programming_of_reads, spread_reads
+from qshower.sampler.qpu.drawing.part_reads import PartReads
 from qshower.sampler.qpu.embedding.gauges import GAUGES_OF_A_SET
+from qshower.sampler.qpu.planning.gauge_shares import gauge_of_reads, spread_reads
 from qshower.sampler.qpu.quota import utc_now
 from qshower.sampler.qpu.state_files import altered, known_fields, locked, read_json, write_json
 from qshower.sampler.request import streams_of
@@ -165,7 +166,7 @@ def pulls_of(reads: PartReads, picked: NDArray[np.int64] | None = None) -> NDArr
 
     0 for spins that the condition holds.
     """
-    layout = reads.site.layout
+    layout = reads.embedding.layout
     spins = reads.spins if picked is None else reads.spins[picked]
     pulls: NDArray[np.float64] = -2.0 * reads.factor * spins * layout.local_fields(reads.fields, spins)
     pulls[:, layout.machine.partitions[layout.nodes] == 0] = 0.0
@@ -193,7 +194,7 @@ def matched_scale(
             call += 1
             conditions = np.ones((_CHAINS, machine.condition_nodes.size), dtype=np.int8)
             states = draw(machine, conditions, streams, _CHAIN_SWEEPS, beta=r, deadline=deadline)
-            drawn.append(_energies(reads, states[:, reads.site.layout.nodes]))
+            drawn.append(_energies(reads, states[:, reads.embedding.layout.nodes]))
         return np.stack(drawn)
 
     # Two Newton steps: the start is the estimate by pseudolikelihood, a percent or so away.
@@ -213,7 +214,7 @@ def amplifications(parts: Sequence[PartReads], energy_spread_kt: float) -> tuple
     found = []
     for reads in parts:
         spread = float(_energies(reads).std())
-        field = float(np.sqrt(2.0 * np.square(reads.factor * reads.site.layout.j).sum() / reads.spins.shape[1]))
+        field = float(np.sqrt(2.0 * np.square(reads.factor * reads.embedding.layout.j).sum() / reads.spins.shape[1]))
         most = min(MOST_AMPLIFIED, MOST_FIELD_KT / max(field, 1e-6))
         found.append(max(1.0, min(energy_spread_kt / max(spread, 1e-6), most)))
     return tuple(found)
@@ -221,7 +222,7 @@ def amplifications(parts: Sequence[PartReads], energy_spread_kt: float) -> tuple
 
 def programmed_machine(reads: PartReads) -> BoltzmannMachine:
     """The machine that was really programmed: holes and missing couplers left out, the condition folded in."""
-    layout = reads.site.layout
+    layout = reads.embedding.layout
     h = np.zeros(layout.machine.node_count)
     h[layout.nodes] = reads.fields * reads.factor
     j = np.zeros(layout.machine.j.shape[0])
@@ -234,7 +235,7 @@ def _blocks(reads: int, gauges: int, copies: int) -> NDArray[np.int64]:
 
     What one gauge of a set is off by is partly made up for by the others: only whole sets differ by chance.
     """
-    programming = programming_of_reads(reads, gauges)
+    programming = gauge_of_reads(reads, gauges)
     for block in (programming // GAUGES_OF_A_SET, programming):
         if copies * int(block.max(initial=0)) >= _LEAST_FREEDOM:
             return block
@@ -244,7 +245,7 @@ def _blocks(reads: int, gauges: int, copies: int) -> NDArray[np.int64]:
 def _energies(reads: PartReads, spins: NDArray[np.int8] | None = None) -> NDArray[np.float64]:
     """(reads,) programmed energies in kT at the assumed beta_eff."""
     states = reads.spins if spins is None else spins
-    layout = reads.site.layout
+    layout = reads.embedding.layout
     products = states[:, layout.ends[:, 0]] * states[:, layout.ends[:, 1]]
     energies: NDArray[np.float64] = reads.factor * (states @ reads.fields + products @ layout.j)
     return energies

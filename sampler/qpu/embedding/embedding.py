@@ -1,4 +1,4 @@
-"""Homes of a machine on a solver, kept for as long as its graph_id stays the same."""
+"""Embeddings of a machine on a solver, kept for as long as its graph_id stays the same."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Embedding:
 
     @classmethod
     def of(cls, info: SolverInfo, layout: Layout) -> Embedding:
-        """The site of a layout on ``info``."""
+        """The embedding of a layout on ``info``."""
         return cls(layout, CouplingLimits.of(info, layout.qubits[layout.ends]))
 
     @property
@@ -48,7 +48,7 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embeddings:
-    """Where a machine can be drawn: ``choices`` are one site, two disjoint ones, three, … as many as there are.
+    """Where a machine can be drawn: ``choices`` are one embedding, two disjoint ones, three, … as many as there are.
 
     The more there are, the more holes the worst of them has.
     """
@@ -57,7 +57,7 @@ class Embeddings:
 
     @property
     def single(self) -> Embedding:
-        """The best single site."""
+        """The best single embedding."""
         return self.choices[0][0]
 
     @property

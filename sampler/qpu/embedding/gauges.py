@@ -64,8 +64,7 @@ class Gauges:
 
 
 def draw_gauges(
-    info: SolverInfo,
-    sites: Sequence[Embedding],
+    embeddings: Sequence[Embedding],
     ends: NDArray[np.int64],
     j: NDArray[np.float64],
     count: int,
@@ -74,26 +73,26 @@ def draw_gauges(
     """``count`` gauges that keep ``j`` (m,), already within the ranges, within them, in sets of four.
 
     Args:
-        info: the solver.
-        sites: the copies programmed side by side; spins and couplings are theirs, one copy after the other.
+        embeddings: the copies programmed side by side; spins and couplings are theirs, one copy after the other.
         ends: (m, 2) int64, the spins each coupling joins, counted over all copies.
         j: (m,) float64, programmed couplings.
         count: how many.
         rng: where the flips come from.
     """
+    info = embeddings[0].limits.info
     low, high = info.j_range
-    links = _links(info, np.concatenate([site.layout.qubits for site in sites]))
+    links = _links(info, np.concatenate([embedding.layout.qubits for embedding in embeddings]))
     signs: list[NDArray[np.int8]] = []
     together = (-j > high) | (-j < low)
     grown = True
     while len(signs) * GAUGES_OF_A_SET < count:
         if grown:
-            tied = _tied(sites, ends[together])
-            column = _columns(sites, tied, links)[tied]
+            tied = _tied(embeddings, ends[together])
+            column = _columns(embeddings, tied, links)[tied]
         base = rng.choice(np.array([-1, 1], dtype=np.int8), size=int(tied.max(initial=-1)) + 1)
         turned: NDArray[np.int8] = base[tied] * _PATTERNS[:, column]
         # Each turn finds couplings that were turned, and were not tied therefore: some time it finds none.
-        overturned = _overturned(info, sites, j, turned[:, ends[:, 0]] * turned[:, ends[:, 1]])
+        overturned = _overturned(info, embeddings, j, turned[:, ends[:, 0]] * turned[:, ends[:, 1]])
         grown = bool(overturned.any())
         if grown:
             together |= overturned
@@ -111,22 +110,22 @@ def _links(info: SolverInfo, qubits: NDArray[np.int64]) -> NDArray[np.int64]:
     return links[(links >= 0).all(axis=1)]
 
 
-def _tied(sites: Sequence[Embedding], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+def _tied(embeddings: Sequence[Embedding], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """(spins,) number of the group of tied spins that each is in, given the ``pairs`` (pairs, 2) tied."""
-    count = sum(site.layout.qubits.size for site in sites)
+    count = sum(embedding.layout.qubits.size for embedding in embeddings)
     groups: NDArray[np.int64] = connected_components(_matrix(pairs, count), directed=False)[1].astype(np.int64)
     return groups
 
 
-def _columns(sites: Sequence[Embedding], tied: NDArray[np.int64], links: NDArray[np.int64]) -> NDArray[np.int64]:
+def _columns(embeddings: Sequence[Embedding], tied: NDArray[np.int64], links: NDArray[np.int64]) -> NDArray[np.int64]:
     """(groups,) column of each group of ``tied`` spins, so that few ``links`` join two of one column."""
-    colours = np.concatenate([site.layout.colours for site in sites]).astype(np.int64)
-    copies = np.repeat(np.arange(len(sites)), [site.layout.qubits.size for site in sites])
+    colours = np.concatenate([embedding.layout.colours for embedding in embeddings]).astype(np.int64)
+    copies = np.repeat(np.arange(len(embeddings)), [embedding.layout.qubits.size for embedding in embeddings])
     between = _matrix(links[copies[links[:, 0]] != copies[links[:, 1]]], colours.size)
     # Copies whose turn has not come yet are in nobody's way.
     column = np.where(copies == 0, colours, 0)
     for _ in range(_ROUNDS):
-        for copy in range(1, len(sites)):
+        for copy in range(1, len(embeddings)):
             mine = copies == copy
             met = np.zeros((4, 4))
             np.add.at(met, colours[mine], (between @ np.eye(4)[column])[mine])
@@ -157,7 +156,7 @@ def _improved(column: NDArray[np.int64], matrix: csr_array) -> NDArray[np.int64]
 
 
 def _overturned(
-    info: SolverInfo, sites: Sequence[Embedding], j: NDArray[np.float64], products: NDArray[np.int8]
+    info: SolverInfo, embeddings: Sequence[Embedding], j: NDArray[np.float64], products: NDArray[np.int8]
 ) -> NDArray[np.bool_]:
     """(m,) couplings that some of ``products`` (gauges, m) of their ends' signs drive a sum out of its range by."""
     found = np.zeros(j.size, dtype=np.bool_)
@@ -165,8 +164,8 @@ def _overturned(
         return found
     low, high = info.sum_range
     start = 0
-    for site in sites:
-        limits, stop = site.limits, start + len(site.layout.ends)
+    for embedding in embeddings:
+        limits, stop = embedding.limits, start + len(embedding.layout.ends)
         given, mine = j[start:stop], found[start:stop]
         largest = limits.sums(np.abs(given)).max(initial=0.0)
         for product in products[:, start:stop] if largest >= min(high, -low) else ():

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from qshower.sampler.errors import ProblemRangeError
 from qshower.sampler.qpu.ocean.solver import Range, SolverInfo
-from qshower.sampler.qpu.qpu_settings import RangePolicy
+from qshower.sampler.qpu.qpu_settings import QpuSettings
 
 _ROOM = 1e-9
 """Relative room left to a limit when values are brought within it: a solver adds up in an order of its own, and grants
@@ -22,11 +22,13 @@ class CouplingLimits:
     """The limits on J that belong to one layout: which of its couplings add up in which group.
 
     Attributes:
+        info: the solver whose limits they are.
         group: (entries,) int64, group of each entry, 0..groups − 1.
         coupling: (entries,) int64, position of the coupling in the layout.
         groups: number of groups.
     """
 
+    info: SolverInfo
     group: NDArray[np.int64]
     coupling: NDArray[np.int64]
     groups: int
@@ -44,7 +46,7 @@ class CouplingLimits:
         entry = position[info.groups[:, 1]]
         kept = entry >= 0
         used, group = np.unique(info.groups[kept, 0], return_inverse=True)
-        return cls(group.astype(np.int64), entry[kept], int(used.size))
+        return cls(info, group.astype(np.int64), entry[kept], int(used.size))
 
     def sums(self, j: NDArray[np.float64]) -> NDArray[np.float64]:
         """(groups,) sums of the couplings ``j`` (m,)."""
@@ -53,15 +55,12 @@ class CouplingLimits:
         return sums
 
 
-def fitting_factor(
-    info: SolverInfo, limits: CouplingLimits, h: NDArray[np.float64], j: NDArray[np.float64]
-) -> tuple[float, str]:
+def fitting_factor(limits: CouplingLimits, h: NDArray[np.float64], j: NDArray[np.float64]) -> tuple[float, str]:
     """Largest factor up to 1 that brings (h, J), in programmed units, into every range, and what is outside.
 
     The second value is empty if nothing is, by more than rounding explains.
     """
-    outside = []
-    factor = 1.0
+    info, outside, factor = limits.info, [], 1.0
     checks: list[tuple[str, NDArray[np.float64], Range, float]] = [
         ("h", h, info.h_range, 0.0),
         ("J", j, info.j_range, 0.0),
@@ -79,36 +78,31 @@ def fitting_factor(
     return factor, ", ".join(outside)
 
 
-def widest_beta(info: SolverInfo, limits: CouplingLimits, h: NDArray[np.float64], j: NDArray[np.float64]) -> float:
+def widest_beta(limits: CouplingLimits, h: NDArray[np.float64], j: NDArray[np.float64]) -> float:
     """Smallest beta_eff at which (h, J)/beta_eff, for h and J in kT, is within every range."""
-    return 1e-6 / fitting_factor(info, limits, 1e6 * h, 1e6 * j)[0]
+    return 1e-6 / fitting_factor(limits, 1e6 * h, 1e6 * j)[0]
 
 
 def checked_factor(
-    info: SolverInfo,
-    limits: CouplingLimits,
-    h: NDArray[np.float64],
-    j: NDArray[np.float64],
-    beta: float,
-    policy: RangePolicy,
-    least: float,
+    limits: CouplingLimits, h: NDArray[np.float64], j: NDArray[np.float64], beta: float, settings: QpuSettings
 ) -> tuple[float, str | None]:
     """The factor to apply to (h, J)/beta, and a note if it differs from 1 by more than rounding.
 
     Raises:
-        ProblemRangeError: the policy is to refuse, or the factor is below ``least``, or a value is not finite.
+        ProblemRangeError: the settings' ``range_policy`` is to refuse, or the factor is below their ``min_rescale``, or
+            a value is not finite.
     """
     if not (np.isfinite(h).all() and np.isfinite(j).all()):
         raise ProblemRangeError("h or J to be programmed is not finite")
-    factor, outside = fitting_factor(info, limits, h, j)
+    factor, outside = fitting_factor(limits, h, j)
     if not outside:
         return factor, None
-    message = f"at beta_eff = {beta:.4g} on {info.name}: {outside}"
-    if policy == "refuse":
+    message = f"at beta_eff = {beta:.4g} on {limits.info.name}: {outside}"
+    if settings.range_policy == "refuse":
         raise ProblemRangeError(f"(h, J)/beta_eff leaves the solver's ranges {message}")
-    if factor < least:
+    if factor < settings.min_rescale:
         raise ProblemRangeError(
             f"(h, J)/beta_eff leaves the solver's ranges {message}; they would fit scaled by {factor:.3f}, "
-            f"less than the {least:g} allowed"
+            f"less than the {settings.min_rescale:g} allowed"
         )
     return factor, f"(h, J) scaled by {factor:.3f}, so drawn {1 / factor:.3f} times hotter before refinement, {message}"

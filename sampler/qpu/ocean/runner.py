@@ -1,10 +1,9 @@
-"""Running a list of problems: paid for, submitted, collected, entered on a bill."""
+"""Running a list of problems: paid for, submitted, collected, entered in what the call has used."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 from qshower.sampler.errors import SamplerError, SamplerUnavailableError
@@ -13,38 +12,12 @@ from qshower.sampler.qpu.ocean.ocean_client import OceanClient
 from qshower.sampler.qpu.ocean.problems import Answer, Collector, Problem, Submission, submit
 from qshower.sampler.qpu.ocean.solver import SolverInfo
 from qshower.sampler.qpu.qpu_settings import QpuSettings
-from qshower.sampler.qpu.quota import Quota, current_key
+from qshower.sampler.qpu.quota import Quota
+from qshower.sampler.qpu.usage import Terms, Usage
 
 _LOG = logging.getLogger(__name__)
 _PAUSES_S = (0.25, 0.5, 1.0, 2.0)
 """Before a problem is sent again that was refused because there were too many: that is certain not to be billed."""
-
-
-@dataclass(slots=True)
-class Usage:
-    """What a draw used. ``doubtful_us`` is what problems may cost that were sent, and whose answers never came."""
-
-    problem_ids: list[str] = field(default_factory=list)
-    reads: int = 0
-    access_time_us: float = 0.0
-    doubtful_us: float = 0.0
-    timing_us: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def enter(self, answer: Answer, reads: int, estimate_us: float) -> None:
-        """Add one answered problem."""
-        self.problem_ids.append(answer.problem_id)
-        self.reads += reads
-        if "qpu_access_time" not in answer.timing_us:
-            self.note("the solver sent no timing for some problems: their access time is an estimate")
-        self.access_time_us += answer.timing_us.get("qpu_access_time", estimate_us)
-        for name, value in answer.timing_us.items():
-            self.timing_us[name] = self.timing_us.get(name, 0.0) + value
-
-    def note(self, text: str | None) -> None:
-        """Add a remark once."""
-        if text and text not in self.notes:
-            self.notes.append(text)
 
 
 class Runner:
@@ -60,29 +33,35 @@ class Runner:
     def run(
         self,
         problems: Sequence[Problem],
-        cap_us: float | None,
-        deadline: float,
-        bill: Usage,
-        answers: dict[int, Answer] | None = None,
-    ) -> list[Answer]:
-        """The verified answers of ``problems``, all by the instant ``deadline`` of ``time.monotonic``.
+        terms: Terms,
+        usage: Usage,
+        answers: dict[int, Answer],
+    ) -> None:
+        """Enter the verified answers of ``problems`` in ``answers``, by the problems' numbers.
 
-        They are entered in ``answers`` by the problems' numbers, one by one: if a problem fails, what there is of the
-        others is found there, and was paid for.
+        They are entered one by one, and in ``usage`` too: if a problem fails, what there is of the others is found
+        there, and was paid for.
 
         Raises:
-            BudgetExceededError: before anything is submitted.
+            BudgetExceededError: what is left of the cap, or of the quota, is not enough; nothing was submitted.
             SamplerError: a problem failed; the others were cancelled.
         """
         info = self.info
         estimates_us = [info.access_time_us(one.qubits.size, one.reads, one.annealing_time_us) for one in problems]
-        reservation = self._ledger.reserve(sum(estimates_us), cap_us, current_key())
+        before_us = usage.access_time_us
+        left_us = None if terms.cap_us is None else terms.cap_us - before_us
+        reservation = self._ledger.reserve(sum(estimates_us), left_us, terms.account)
         spent = _Spending(estimates_us)
-        before_us = bill.access_time_us
+
+        def enter(number: int, answer: Answer) -> None:
+            spent.answered(number, answer.timing_us.get("qpu_access_time"))
+            usage.enter(answer.problem_id, problems[number].reads, answer.timing_us, spent.estimate_us(number))
+            answers[number] = answer
+
         try:
-            return self._run(problems, deadline, spent, bill, {} if answers is None else answers)
+            self._run(problems, terms.deadline, spent, enter)
         except BaseException:
-            bill.doubtful_us += max(0.0, spent.billed_us() - (bill.access_time_us - before_us))
+            usage.doubtful_us += max(0.0, spent.billed_us() - (usage.access_time_us - before_us))
             raise
         finally:
             try:
@@ -92,17 +71,11 @@ class Runner:
                 _LOG.warning("the bill of a QPU draw could not be entered: %s", error)
 
     def _run(
-        self, problems: Sequence[Problem], deadline: float, spent: _Spending, bill: Usage, answers: dict[int, Answer]
-    ) -> list[Answer]:
+        self, problems: Sequence[Problem], deadline: float, spent: _Spending, enter: Callable[[int, Answer], None]
+    ) -> None:
         collector = Collector(self._link, self._connection, self._settings, deadline)
         under_way: dict[int, Submission] = {}
         sent = 0
-
-        def enter(number: int, answer: Answer) -> None:
-            spent.answered(number, answer.timing_us.get("qpu_access_time"))
-            bill.enter(answer, problems[number].reads, spent.estimate_us(number))
-            answers[number] = answer
-
         try:
             for number in range(len(problems)):
                 while sent < len(problems) and len(under_way) < self._settings.max_in_flight:
@@ -120,7 +93,6 @@ class Runner:
                     enter(number, answer)
                 elif submission.was_refused():
                     spent.refused(number)
-        return [answers[number] for number in range(len(problems))]
 
     def _collected(
         self, collector: Collector, under_way: dict[int, Submission], number: int, deadline: float

@@ -1,4 +1,4 @@
-"""Checking what a request asks of the QPU."""
+"""What a request asks of the QPU, checked, and what it leaves to the defaults."""
 
 from __future__ import annotations
 
@@ -11,11 +11,26 @@ from numpy.typing import NDArray
 
 from qshower.sampler.errors import DefectError, InvalidInputError
 from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.provenance import ConditionMode
 from qshower.sampler.qpu.capabilities import CAPABILITIES
-from qshower.sampler.qpu.drawing.drawer import DrawOptions
 from qshower.sampler.qpu.ocean.solver import SolverInfo
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import LatentRequest, SamplerOptions
+
+
+@dataclass(frozen=True, slots=True)
+class DrawOptions:
+    """How to draw: what a request asked for, or the defaults.
+
+    Attributes:
+        annealing_time_us: anneal time of each read.
+        gauges: spin-reversal gauges each programming is repeated in.
+        condition_mode: how the condition is held.
+    """
+
+    annealing_time_us: float
+    gauges: int = 1
+    condition_mode: ConditionMode = "fold"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +87,17 @@ def draw_options(asked: SamplerOptions, settings: QpuSettings, info: SolverInfo)
     mode = asked.condition_mode or settings.condition_mode
     if mode == "flux_bias" and not info.takes_flux_biases:
         raise InvalidInputError("options.condition_mode", mode, f"fold: {info.name} takes no flux biases")
-    caps = [cap for cap in (asked.max_qpu_access_time_us, settings.request_cap_us) if cap is not None]
     return DrawOptions(
         annealing_time_us=float(anneal),
         gauges=settings.gauges if asked.gauges is None else asked.gauges,
         condition_mode=mode,
-        cap_us=min(caps) if caps else None,
     )
+
+
+def cap_us_of(asked: SamplerOptions, settings: QpuSettings) -> float | None:
+    """Most QPU access time of a request, None for no cap: the lower one of its own cap and the settings'."""
+    caps = [cap for cap in (asked.max_qpu_access_time_us, settings.request_cap_us) if cap is not None]
+    return min(caps, default=None)
 
 
 def _check_number(name: str, value: Any, limits: _Number) -> None:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from qshower.sampler.errors import DefectError, SamplerAnswerError
 from qshower.sampler.qpu.embedding.ranges import CouplingLimits
 from qshower.sampler.qpu.ocean.problems import Problem
-from qshower.sampler.qpu.ocean.runner import Runner, Usage
 from qshower.sampler.qpu.ocean.solver import SolverInfo
+from qshower.sampler.qpu.session import QpuSession
 
 _PROBE_J = 0.03
 """Weak enough for the graph to stay far from freezing at any beta_eff seen, strong enough to tell beta_eff."""
@@ -66,33 +66,25 @@ class CouplerOffsets:
 
 
 def measure_couplers(
-    runner: Runner,
+    session: QpuSession,
     annealing_time_us: float,
     reads: int,
     flux_phi0: NDArray[np.float64] | None,
-    cap_us: float | None,
-    deadline: float,
-    bill: Usage,
-    rng: np.random.Generator,
-    now: str,
+    measured_at: str,
 ) -> CouplerOffsets:
     """Measure the offsets of all couplers: eight programmings of ``reads`` reads, and two that measure what is left.
 
     Args:
-        runner: what runs problems.
+        session: on what, and at whose expense.
         annealing_time_us: anneal time.
         reads: reads of each programming; below some 50 for each coupler of a qubit offsets drown in noise.
         flux_phi0: (nominal qubits,) flux biases that make up for the qubits' own offsets, or None.
-        cap_us: most QPU access time.
-        deadline: instant of ``time.monotonic``.
-        bill: what is used is added to it.
-        rng: the probes' signs.
-        now: UTC, ISO 8601.
+        measured_at: UTC, ISO 8601.
 
     Raises:
         SamplerAnswerError: the couplers do not respond.
     """
-    info = runner.info
+    info = session.solver
     qubits = info.graph.qubits
     couplers = info.graph.couplers[np.argsort(_keys(info, info.graph.couplers))]
     ends = np.searchsorted(qubits, couplers)
@@ -101,25 +93,23 @@ def measure_couplers(
     def problem(j: NDArray[np.float64]) -> Problem:
         return Problem(qubits, np.zeros(qubits.size), ends, j, reads, annealing_time_us, flux_phi0)
 
-    signs = rng.choice(np.array([-1.0, 1.0]), size=(_PAIRS_OF_PROBES, len(couplers)))
+    signs = session.rng.choice(np.array([-1.0, 1.0]), size=(_PAIRS_OF_PROBES, len(couplers)))
     nothing = np.zeros(len(couplers))
-    probes = np.stack([permitted(info, limits, nothing, _PROBE_J * j) for j in np.concatenate([signs, -signs])])
-    answers = runner.run(
-        [problem(permitted(info, limits, np.zeros(len(j)), j)) for j in probes], cap_us, deadline, bill
-    )
+    probes = np.stack([permitted(limits, nothing, _PROBE_J * j) for j in np.concatenate([signs, -signs])])
+    answers = session.run([problem(permitted(limits, np.zeros(len(j)), j)) for j in probes])
     found = np.stack([fitted_couplings(answer.spins, ends) for answer in answers])
     beta = float((found * probes).sum() / np.square(probes).sum())
     if not beta > 0:
         raise SamplerAnswerError(
-            f"the couplers of {info.name} do not respond to J", problem_ids=tuple(bill.problem_ids)
+            f"the couplers of {info.name} do not respond to J", problem_ids=tuple(session.usage.problem_ids)
         )
     off = found / beta - probes
     offsets = off.mean(axis=0)
     seen = float(np.square(offsets).mean())
     own = max(0.0, seen - float(off.var(axis=0, ddof=1).mean()) / len(probes))
     offsets *= own / seen
-    left = permitted(info, limits, nothing, -offsets)
-    answers = runner.run([problem(left)] * _CHECKS, cap_us, deadline, bill)
+    left = permitted(limits, nothing, -offsets)
+    answers = session.run([problem(left)] * _CHECKS)
     one, other = (fitted_couplings(answer.spins, ends) / beta for answer in answers)
     return CouplerOffsets(
         offsets=offsets.round(6).tolist(),
@@ -128,7 +118,7 @@ def measure_couplers(
         # Two independent looks at the same rest: what differs between them is noise and drops out.
         after=_root(float((one * other).mean())),
         reads=reads * (len(probes) + _CHECKS),
-        measured_at=now,
+        measured_at=measured_at,
     )
 
 
@@ -159,10 +149,9 @@ def fitted_couplings(spins: NDArray[np.int8], ends: NDArray[np.int64]) -> NDArra
     return couplings
 
 
-def permitted(
-    info: SolverInfo, limits: CouplingLimits, j: NDArray[np.float64], change: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def permitted(limits: CouplingLimits, j: NDArray[np.float64], change: NDArray[np.float64]) -> NDArray[np.float64]:
     """``j`` + ``change`` (m,) but where that would leave a range in which ``j`` alone is: there ``j`` stays."""
+    info = limits.info
     low, high = info.j_range
     changed = np.where((j + change < low) | (j + change > high), j, j + change)
     if info.sum_range is not None:

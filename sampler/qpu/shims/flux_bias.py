@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from qshower.sampler.errors import InvalidInputError, SamplerAnswerError
 from qshower.sampler.qpu.ocean.problems import Problem
-from qshower.sampler.qpu.ocean.runner import Runner, Usage
 from qshower.sampler.qpu.ocean.solver import SolverInfo
 from qshower.sampler.qpu.quota import timestamp, utc_now
+from qshower.sampler.qpu.session import QpuSession
 from qshower.sampler.qpu.shims.couplers import COUPLER_PROGRAMMINGS, CouplerOffsets
 from qshower.sampler.qpu.state_files import altered, known_fields, locked, read_json, write_json
 
@@ -128,15 +128,13 @@ class ShimStore:
         return timestamp(self._clock())
 
 
-def measure_shim(
-    runner: Runner, annealing_time_us: float, reads: int, cap_us: float | None, deadline: float, bill: Usage, now: str
-) -> Shim:
+def measure_shim(session: QpuSession, annealing_time_us: float, reads: int, measured_at: str) -> Shim:
     """Measure the offsets of all working qubits, four programmings of ``reads`` reads each, as ``shim_cost`` allows.
 
     Raises:
         SamplerAnswerError: the qubits do not respond to flux biases.
     """
-    info = runner.info
+    info = session.solver
     qubits = info.graph.qubits
 
     def problem(flux_phi0: NDArray[np.float64]) -> Problem:
@@ -148,11 +146,11 @@ def measure_shim(
     biases, seen, left = np.zeros(qubits.size), [], 0.0
     for _ in range(_PAIRS_OF_PROBES):
         probes = [problem(biases + sign * _PROBE_PHI0) for sign in (1.0, -1.0)]
-        up, down = (_offsets(answer.spins) for answer in runner.run(probes, cap_us, deadline, bill))
+        up, down = (_offsets(answer.spins) for answer in session.run(probes))
         response = float((up - down).mean()) / (2 * _PROBE_PHI0)
         if not response < 0:
             raise SamplerAnswerError(
-                f"the qubits of {info.name} do not respond to flux biases", problem_ids=tuple(bill.problem_ids)
+                f"the qubits of {info.name} do not respond to flux biases", problem_ids=tuple(session.usage.problem_ids)
             )
         offsets, own, left = _expected(up, down, reads)
         seen.append(own)
@@ -166,7 +164,7 @@ def measure_shim(
         offset_before_kt=seen[0],
         offset_after_kt=left,
         reads=_QUBIT_PROGRAMMINGS * reads,
-        measured_at=now,
+        measured_at=measured_at,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qshower.sampler.errors import BudgetExceededError, SamplerUnavailableError
-from qshower.sampler.qpu.quota import Quota, billed_to, current_key
+from qshower.sampler.qpu.quota import Quota
 from qshower.sampler.qpu.state_files import locked
 
 NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
@@ -57,18 +57,16 @@ def test_the_cap_of_a_request(tmp_path: Path) -> None:
 
 def test_each_key_has_its_own_limit_and_is_not_shown(tmp_path: Path) -> None:
     ledger = Quota(tmp_path / "budget.json", 1000.0, 400.0, lambda: NOON)
-    with billed_to("alice"):
-        ledger.reserve(400.0, None, current_key())
-        with pytest.raises(BudgetExceededError, match="per day and key"):
-            ledger.reserve(1.0, None, current_key())
-    with billed_to("bob"):
-        ledger.reserve(400.0, None, current_key())
-    ledger.reserve(200.0, None, current_key())
+    ledger.reserve(400.0, None, "alice")
+    with pytest.raises(BudgetExceededError, match="per day and key"):
+        ledger.reserve(1.0, None, "alice")
+    ledger.reserve(400.0, None, "bob")
+    ledger.reserve(200.0, None)
     assert ledger.used_by("alice") == 400.0
     assert ledger.state()["keys_today"] == 2
     assert "alice" not in str(ledger.state())
     with pytest.raises(BudgetExceededError, match="per day "):
-        ledger.reserve(1.0, None, current_key())
+        ledger.reserve(1.0, None)
 
 
 def test_threads_cannot_overdraw(tmp_path: Path) -> None:

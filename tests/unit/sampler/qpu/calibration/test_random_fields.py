@@ -17,10 +17,11 @@ from qshower.sampler.qpu.calibration.random_fields import (
     field_variance,
     random_fields,
 )
-from qshower.sampler.qpu.drawing.drawer import PartReads, programming_of_reads
+from qshower.sampler.qpu.drawing.part_reads import PartReads
 from qshower.sampler.qpu.embedding.embedding import Embedding
 from qshower.sampler.qpu.embedding.layout import Layout
 from qshower.sampler.qpu.embedding.ranges import CouplingLimits
+from qshower.sampler.qpu.planning.gauge_shares import gauge_of_reads
 from qshower.sampler.qpu.planning.packing import Part
 
 GAUGES, READS = 60, 40
@@ -45,15 +46,24 @@ def reads_of(error_h: float, error_j: float, seed: int, jitter: float = 0.0) -> 
     noise = spread * rng.standard_normal((GAUGES, felt.size))
     count = GAUGES * READS
     shaken = (felt + noise) * rng.normal(1.0, jitter, (GAUGES, 1))
-    up = rng.random((count, felt.size)) < 1 / (1 + np.exp(2 * shaken[programming_of_reads(count, GAUGES)]))
+    up = rng.random((count, felt.size)) < 1 / (1 + np.exp(2 * shaken[gauge_of_reads(count, GAUGES)]))
     spins = np.where(up, 1, -1).astype(np.int8)
     part = Part(0, 0, np.arange(count))
-    return PartReads(part, Embedding(layout, CouplingLimits(nothing, nothing, 0)), felt, 1.0, spins)
+    return PartReads(
+        part,
+        Embedding(
+            layout,
+            CouplingLimits(None, nothing, nothing, 0),  # type: ignore[arg-type]
+        ),
+        felt,
+        1.0,
+        spins,
+    )
 
 
 def couplers_of(reads: PartReads) -> NDArray[np.int64]:
     """The pairs of qubits that are coupled."""
-    return reads.site.layout.qubits[reads.site.layout.ends]
+    return reads.embedding.layout.qubits[reads.embedding.layout.ends]
 
 
 def score_variance(reads: PartReads) -> float:

@@ -13,18 +13,23 @@ from numpy.typing import NDArray
 from qshower.sampler.emulator.chip import build_chip
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.qpu.drawing.drawer import Drawer, DrawOptions, PartReads, programming_of_reads, spread_reads
+from qshower.sampler.qpu.drawing.draw import draw
+from qshower.sampler.qpu.drawing.part_reads import Drawn
 from qshower.sampler.qpu.embedding.embedding import Embedding
 from qshower.sampler.qpu.embedding.gauges import GAUGES_OF_A_SET, Gauges, draw_gauges
 from qshower.sampler.qpu.embedding.layout import Layout
 from qshower.sampler.qpu.embedding.ranges import checked_factor
 from qshower.sampler.qpu.ocean.problems import Answer, Problem, ising_energies
-from qshower.sampler.qpu.ocean.runner import Usage
 from qshower.sampler.qpu.ocean.solver import SolverInfo, solver_info
+from qshower.sampler.qpu.planning.draw_options import DrawOptions
+from qshower.sampler.qpu.planning.gauge_shares import gauge_of_reads, spread_reads
 from qshower.sampler.qpu.planning.packing import Part, Programming
+from qshower.sampler.qpu.planning.planner import Plan
 from qshower.sampler.qpu.qpu_settings import QpuSettings
+from qshower.sampler.qpu.session import QpuSession
 from qshower.sampler.qpu.shims.flux_bias import Shim
 from qshower.sampler.qpu.unused_reads import unused
+from qshower.sampler.qpu.usage import Terms, Usage
 from qshower.sampler.tiling import best_placements
 
 TOPOLOGIES = ("zephyr:4", "pegasus:5")
@@ -84,7 +89,7 @@ def test_a_gauge_keeps_energies_and_every_range(topology: str) -> None:
     machine = lattice.with_parameters(rng.normal(0, 1, lattice.node_count), rng.uniform(-2, 1, len(lattice.edges)))
     (site,) = sites_of(machine, info)
     layout, j = site.layout, 0.7 * site.layout.j
-    gauges = draw_gauges(info, [site], layout.ends, j, 30, np.random.default_rng(0))
+    gauges = draw_gauges([site], layout.ends, j, 30, np.random.default_rng(0))
     assert gauges.signs.shape == (30, layout.nodes.size)
     turns = products(gauges, layout.ends)
     assert_within_ranges(info, site, j, turns)
@@ -104,7 +109,7 @@ def test_a_set_of_gauges_cancels_errors_of_the_chip(topology: str) -> None:
     lattice, info = lattice_on(topology, 8), info_of(topology)
     machine = lattice.with_parameters(lattice.h, rng.uniform(-0.3, 0.3, len(lattice.edges)))
     (site,) = sites_of(machine, info)
-    gauges = draw_gauges(info, [site], site.layout.ends, site.layout.j, 3 * GAUGES_OF_A_SET, rng)
+    gauges = draw_gauges([site], site.layout.ends, site.layout.j, 3 * GAUGES_OF_A_SET, rng)
     assert not np.array_equal(gauges.signs[0], gauges.signs[GAUGES_OF_A_SET])
     assert not sums_over_sets(gauges.signs).any()
     assert not sums_over_sets(products(gauges, site.layout.ends)).any()
@@ -119,7 +124,7 @@ def test_spins_of_strong_couplings_are_turned_together_and_nearly_all_else_cance
     j[rng.random(j.size) < 0.05] = -1.5
     (site,) = sites_of(lattice.with_parameters(lattice.h, j), info)
     ends, j = site.layout.ends, site.layout.j
-    gauges = draw_gauges(info, [site], ends, j, 40, rng)
+    gauges = draw_gauges([site], ends, j, 40, rng)
     turns = products(gauges, ends)
     assert_within_ranges(info, site, j, turns)
     strong = j < -1
@@ -148,13 +153,13 @@ def test_a_sum_that_had_to_be_scaled_down_to_its_limit_leaves_gauges(seed: int) 
     j[mine] = rng.uniform(-1.9, -1.35, int(mine.sum()))
     (site,) = sites_of(lattice.with_parameters(lattice.h, j), info, place_condition=True)
     layout = site.layout
-    factor, note = checked_factor(info, site.limits, np.zeros(layout.nodes.size), layout.j, 1.0, "rescale", 0.5)
+    factor, note = checked_factor(site.limits, np.zeros(layout.nodes.size), layout.j, 1.0, QpuSettings(min_rescale=0.5))
     assert note is not None
     assert "sums of J outside" in note
     j = factor * layout.j
     assert info.sum_range is not None
     assert info.sum_range[0] < site.limits.sums(j).min() < info.sum_range[0] * (1 - 1e-8)
-    gauges = draw_gauges(info, [site], layout.ends, j, 8, rng)
+    gauges = draw_gauges([site], layout.ends, j, 8, rng)
     assert_within_ranges(info, site, j, products(gauges, layout.ends))
     assert not sums_over_sets(gauges.signs[:, layout.colours != 0]).any()
     # All but the hub and its neighbours are as free as ever.
@@ -174,11 +179,12 @@ def test_a_sum_that_turning_would_bring_out_of_its_range_is_left_as_it_is() -> N
     largest = float(np.abs(site.limits.sums(j)).max())
     assert largest < float(site.limits.sums(np.abs(j)).max())
     tight = replace(info, sum_range=(-largest, largest))
-    gauges = draw_gauges(tight, [site], ends, j, 16, rng)
+    tightened = replace(site, limits=replace(site.limits, info=tight))
+    gauges = draw_gauges([tightened], ends, j, 16, rng)
     turns = products(gauges, ends)
     assert_within_ranges(tight, site, j, turns)
     assert not sums_over_sets(gauges.signs).any()
-    loose = products(draw_gauges(info, [site], ends, j, 16, np.random.default_rng(3)), ends)
+    loose = products(draw_gauges([site], ends, j, 16, np.random.default_rng(3)), ends)
     assert max(np.abs(site.limits.sums(j * turn)).max() for turn in loose) > largest
 
 
@@ -186,7 +192,7 @@ def test_idle_couplers_between_copies_cancel_but_for_some() -> None:
     lattice, info = lattice_on("zephyr:6", 60), info_of("zephyr:6")
     sites = sites_of(lattice, info, copies=4)
     ends, j = side_by_side(sites)
-    gauges = draw_gauges(info, sites, ends, j, GAUGES_OF_A_SET, np.random.default_rng(0))
+    gauges = draw_gauges(sites, ends, j, GAUGES_OF_A_SET, np.random.default_rng(0))
     assert not sums_over_sets(gauges.signs).any()
     assert not sums_over_sets(products(gauges, ends)).any()
     spin = np.full(info.num_qubits, -1)
@@ -213,9 +219,7 @@ class Downhill:
         self.info, self.period = info, period
         self.problems: list[Problem] = []
 
-    def run(
-        self, problems: list[Problem], cap_us: float | None, deadline: float, bill: Usage, answers: dict[int, Answer]
-    ) -> None:
+    def run(self, problems: list[Problem], terms: Terms, usage: Usage, answers: dict[int, Answer]) -> None:
         self.problems = problems
         for number, problem in enumerate(problems):
             spins = -np.sign(problem.h) * np.where(np.arange(problem.h.size) % self.period == number, -1, 1)
@@ -226,18 +230,16 @@ def drawn(
     runner: Downhill,
     sites: list[Embedding],
     rows: list[int],
-    reads: int,
     conditions: NDArray[np.int8],
     shim: Shim | None = None,
-    bill: Usage | None = None,
     **options: object,
-) -> list[PartReads]:
+) -> Drawn:
+    """A draw of so many rows on each site, as many reads as the first."""
     parts = tuple(Part(0, copy, np.arange(some)) for copy, some in enumerate(rows))
-    drawer = Drawer(runner, QpuSettings(), shim)  # type: ignore[arg-type]
-    asked = DrawOptions(20.0, **options)  # type: ignore[arg-type]
-    return drawer.draw(
-        [Programming(parts, reads)], sites, conditions, 1.0, asked, 0.0, np.random.default_rng(0), bill or Usage()
-    )
+    machine, asked = sites[0].layout.machine, DrawOptions(20.0, **options)  # type: ignore[arg-type]
+    plan = Plan(machine, runner.info, tuple(sites), (Programming(parts, rows[0]),), conditions, asked, 0.0)
+    session = QpuSession(runner, runner.info, QpuSettings(), Terms(0.0), np.random.default_rng(0), Usage())  # type: ignore[arg-type]
+    return draw(session, plan, 1.0, shim)
 
 
 def test_every_part_and_what_it_leaves_is_shared_out_over_all_gauges() -> None:
@@ -246,19 +248,19 @@ def test_every_part_and_what_it_leaves_is_shared_out_over_all_gauges() -> None:
     machine = lattice.with_parameters(rng.normal(0, 0.3, lattice.node_count), rng.normal(0, 0.1, len(lattice.edges)))
     sites, runner = sites_of(machine, info, copies=2), Downhill(info, machine.free_nodes.size)
     conditions = np.ones((1, 8), dtype=np.int8)
-    reads = drawn(runner, sites, [23, 9], 23, conditions, gauges=5)
+    reads = drawn(runner, sites, [23, 9], conditions, gauges=5).whole()
     assert [problem.reads for problem in runner.problems] == [5, 5, 5, 4, 4]
     assert len({problem.h.tobytes() for problem in runner.problems}) == 5
     for part in reads:
         uphill = part.spins == np.sign(part.fields)
         assert (uphill.sum(axis=1) == 1).all()
         assert uphill.argmax(axis=1).tolist() == [read % 5 for read in range(23)]
-    assert programming_of_reads(23, 5).tolist() == [read % 5 for read in range(23)]
+    assert gauge_of_reads(23, 5).tolist() == [read % 5 for read in range(23)]
     nothing, left = unused(reads)
     assert nothing.spins.size == 0
     assert np.array_equal(left.spins, reads[1].spins[9:])
     # Fewer reads than gauges: as many gauges as reads.
-    assert [len(part.spins) for part in drawn(runner, sites, [3, 1], 3, conditions, gauges=5)] == [3, 3]
+    assert [len(part.spins) for part in drawn(runner, sites, [3, 1], conditions, gauges=5).whole()] == [3, 3]
     assert [problem.reads for problem in runner.problems] == [1, 1, 1]
 
 
@@ -271,9 +273,8 @@ def test_a_draw_says_where_gauges_leave_errors(strong: float, told: bool) -> Non
     machine = lattice.with_parameters(np.full(lattice.node_count, 0.1), j)
     conditions = np.ones((1, machine.condition_nodes.size), dtype=np.int8)
     for gauges in (1, 4):
-        bill = Usage()
-        drawn(Downhill(info, 32), sites_of(machine, info), [8], 8, conditions, bill=bill, gauges=gauges)
-        assert any("do not cancel" in note for note in bill.notes) == (told and gauges > 1)
+        notes = drawn(Downhill(info, 32), sites_of(machine, info), [8], conditions, gauges=gauges).notes
+        assert any("do not cancel" in note for note in notes) == (told and gauges > 1)
 
 
 @pytest.mark.parametrize("gauges", [1, 4])
@@ -286,7 +287,7 @@ def test_flux_biases_are_turned_with_the_spins_and_the_shim_is_not(gauges: int) 
     shim = Shim("emulated", "g", 20.0, info.graph.qubits.tolist(), own.tolist(), 0.0, 0.0, 1, "2020-01-01T00:00:00Z")
     ordinary = lattice.with_parameters(rng.normal(0, 0.3, lattice.node_count), rng.normal(0, 0.1, len(lattice.edges)))
     sites = [Embedding.of(info, Layout.of(ordinary, site.layout.placement)) for site in sites]
-    reads = drawn(runner, sites, [8, 8], 8, conditions, shim=shim, gauges=gauges, condition_mode="flux_bias")
+    reads = drawn(runner, sites, [8, 8], conditions, shim, gauges=gauges, condition_mode="flux_bias").parts
     flipped = 0
     for problem in runner.problems:
         assert problem.flux_biases is not None
@@ -294,7 +295,7 @@ def test_flux_biases_are_turned_with_the_spins_and_the_shim_is_not(gauges: int) 
         left[info.graph.qubits] -= own
         start = 0
         for part in reads:
-            layout = part.site.layout
+            layout = part.embedding.layout
             gauge = np.sign(problem.h[start : start + layout.nodes.size] * part.fields)
             start += layout.nodes.size
             held = layout.colours == 0
@@ -308,7 +309,7 @@ def test_flux_biases_are_turned_with_the_spins_and_the_shim_is_not(gauges: int) 
 
 @pytest.mark.parametrize(("reads", "gauges"), [(1, 1), (1, 4), (3, 8), (8, 8), (101, 4), (960, 20), (1000, 1)])
 def test_reads_are_shared_out_evenly_whatever_their_number(reads: int, gauges: int) -> None:
-    programming = programming_of_reads(reads, gauges)
+    programming = gauge_of_reads(reads, gauges)
     used = min(reads, gauges)
     assert programming.shape == (reads,)
     for most in (1, 7, 40, 500, 2000):

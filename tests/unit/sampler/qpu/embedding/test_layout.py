@@ -156,20 +156,20 @@ def test_values_outside_the_ranges_are_rescaled_with_a_note_or_refused() -> None
     layout = layout_of(machine, info)
     limits = CouplingLimits.of(info, layout.qubits[layout.ends])
     h = layout.fields(np.ones((1, 4), dtype=np.int8))[0]
-    least = widest_beta(info, limits, h, layout.j)
+    least = widest_beta(limits, h, layout.j)
     within = (h / (1.001 * least), layout.j / (1.001 * least), 1.001 * least)
     beyond = (h / (0.8 * least), layout.j / (0.8 * least), 0.8 * least)
-    assert checked_factor(info, limits, *within, "refuse", 0.5) == (1.0, None)
-    factor, note = checked_factor(info, limits, *beyond, "rescale", 0.5)
+    assert checked_factor(limits, *within, QpuSettings(range_policy="refuse")) == (1.0, None)
+    factor, note = checked_factor(limits, *beyond, QpuSettings(min_rescale=0.5))
     assert factor == pytest.approx(0.8)
     assert note is not None
     assert "1.250 times hotter" in note
     with pytest.raises(ProblemRangeError, match="outside"):
-        checked_factor(info, limits, *beyond, "refuse", 0.5)
+        checked_factor(limits, *beyond, QpuSettings(range_policy="refuse"))
     with pytest.raises(ProblemRangeError, match=r"less than the 0\.9"):
-        checked_factor(info, limits, *beyond, "rescale", 0.9)
+        checked_factor(limits, *beyond, QpuSettings(min_rescale=0.9))
     with pytest.raises(ProblemRangeError, match="not finite"):
-        checked_factor(info, limits, np.full(h.size, np.nan), layout.j, 1.0, "rescale", 0.5)
+        checked_factor(limits, np.full(h.size, np.nan), layout.j, 1.0, QpuSettings(min_rescale=0.5))
 
 
 @pytest.mark.parametrize("beyond", ["h", "J", "sums of J"])
@@ -189,7 +189,8 @@ def test_what_was_scaled_into_a_range_is_strictly_within_it(beyond: str, seed: i
     else:
         most = 0.7 * float(np.abs(limits.sums(j)).max())
         info = replace(info, sum_range=(-most, most))
-    factor, note = checked_factor(info, limits, h, j, 1.0, "rescale", 0.5)
+        limits = replace(limits, info=info)
+    factor, note = checked_factor(limits, h, j, 1.0, QpuSettings(min_rescale=0.5))
     assert note is not None
     assert beyond in note
     assert info.sum_range is not None
@@ -200,7 +201,10 @@ def test_what_was_scaled_into_a_range_is_strictly_within_it(beyond: str, seed: i
     ):
         assert low * (1 - 1e-10) < values.min()
         assert values.max() < high * (1 - 1e-10)
-    assert checked_factor(info, limits, factor * h, factor * j, 1.0, "refuse", 0.5) == (1.0, None)
+    assert checked_factor(limits, factor * h, factor * j, 1.0, QpuSettings(range_policy="refuse")) == (
+        1.0,
+        None,
+    )
 
 
 def test_what_is_outside_by_rounding_is_brought_in_without_a_word() -> None:
@@ -210,12 +214,12 @@ def test_what_is_outside_by_rounding_is_brought_in_without_a_word() -> None:
     limits = CouplingLimits.of(info, layout.qubits[layout.ends])
     h, j = np.zeros(layout.nodes.size), layout.j.copy()
     j[0] = np.nextafter(1.0, 2.0)
-    factor, note = checked_factor(info, limits, h, j, 1.0, "refuse", 0.5)
+    factor, note = checked_factor(limits, h, j, 1.0, QpuSettings(range_policy="refuse"))
     assert note is None
     assert 1.0 - 1e-8 < factor < 1.0
     assert factor * j[0] < 1.0
     j[0] = 1.0
-    assert checked_factor(info, limits, h, j, 1.0, "refuse", 0.5) == (1.0, None)
+    assert checked_factor(limits, h, j, 1.0, QpuSettings(range_policy="refuse")) == (1.0, None)
 
 
 def good_answer(problem: Problem) -> dict[str, object]:

@@ -12,16 +12,11 @@ from qshower.sampler.emulator.chip import Chip, build_chip
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
-from qshower.sampler.qpu.drawing.drawer import DrawOptions, programming_cost_us
 from qshower.sampler.qpu.embedding.embedding import EmbeddingCache
 from qshower.sampler.qpu.ocean.solver import SolverInfo, solver_info
-from qshower.sampler.qpu.planning.planner import (
-    COPIES_MUST_SAVE,
-    Planner,
-    legal_reads,
-    most_reads,
-    total_cost_us,
-)
+from qshower.sampler.qpu.planning.costs import legal_reads, most_reads, programming_cost_us, total_cost_us
+from qshower.sampler.qpu.planning.draw_options import DrawOptions
+from qshower.sampler.qpu.planning.planner import COPIES_MUST_SAVE, Planner
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
@@ -64,12 +59,12 @@ def test_equal_conditions_take_two_sizes_of_parts(machine: BoltzmannMachine, inf
 def test_each_gauge_has_the_reads_of_a_problem_of_its_own(machine: BoltzmannMachine, info: SolverInfo) -> None:
     planner = Planner(QpuSettings())
     plan = planner.plan(request_of(machine, [4000], gauges=4, annealing_time_us=2000.0), info)
-    assert planner.estimate(plan, 0.0).problems == 4
-    assert planner.estimate(plan, 0.0).reads == 1000
-    per_gauge = info.most_reads(sum(site.layout.qubits.size for site in plan.sites), 2000.0)
+    assert plan.problems == 4
+    assert plan.reads == 1000
+    per_gauge = info.most_reads(sum(site.layout.qubits.size for site in plan.embeddings), 2000.0)
     assert 250 <= per_gauge < 1000
     plan = planner.plan(request_of(machine, [40_000], gauges=4), info)
-    assert planner.estimate(plan, 0.0).problems == 4
+    assert plan.problems == 4
 
 
 def test_the_more_gauges_the_fewer_programmings(machine: BoltzmannMachine, info: SolverInfo) -> None:
@@ -78,7 +73,7 @@ def test_the_more_gauges_the_fewer_programmings(machine: BoltzmannMachine, info:
     plain = planner.plan(request_of(machine, [2000, 300, 300]), info)
     gauged = planner.plan(request_of(machine, [2000, 300, 300], gauges=16), info)
     assert len(gauged.programmings) < len(plain.programmings)
-    regauged_us = total_cost_us(info, plain.programmings, plain.sites, gauged.options)
+    regauged_us = total_cost_us(info, plain.programmings, plain.embeddings, gauged.options)
     assert gauged.access_time_us < regauged_us
 
 
@@ -100,7 +95,7 @@ def test_what_is_legal_is_what_a_solver_takes(chip: Chip, info: SolverInfo, anne
 
 def test_reads_that_were_asked_for_are_made_or_refused(machine: BoltzmannMachine, info: SolverInfo) -> None:
     planner = Planner(QpuSettings())
-    single = planner.sites(request_of(machine, [1]), info, place_condition=False).single
+    single = planner.embeddings(machine, info, place_condition=False).single
     options = {"annealing_time_us": 400.0}
     legal = legal_reads(info, single.layout.qubits.size, DrawOptions(400.0))
     assert info.most_reads(single.layout.qubits.size, 400.0) < legal < info.num_reads_range[1]
@@ -135,7 +130,7 @@ def test_more_copies_are_used_where_they_save_a_tenth(machine: BoltzmannMachine,
     assert used >= {1, 2, 3, 4}
 
 
-def test_sites_are_kept_for_some_numbers_of_copies(info: SolverInfo) -> None:
+def test_embeddings_are_kept_for_some_numbers_of_copies(info: SolverInfo) -> None:
     rng = np.random.default_rng(2)
     lattice = compact_lattice("zephyr", 4, chip_size=4)
     small = lattice.with_parameters(rng.normal(0, 0.3, lattice.node_count), rng.normal(0, 0.3, len(lattice.edges)))
@@ -153,7 +148,7 @@ def test_missing_couplers_are_counted(machine: BoltzmannMachine, info: SolverInf
     lacking = replace(lacking, groups=lacking.groups[lacking.groups[:, 1] < len(kept)])
     request = request_of(machine, [10] * 4)
     folded = Planner(QpuSettings()).plan(request, lacking)
-    missing = [site.layout.placement.missing_edges.size for site in folded.sites]
+    missing = [site.layout.placement.missing_edges.size for site in folded.embeddings]
     assert folded.missing_couplers == max(missing[: folded.copies]) > 0
     for site in EmbeddingCache(1, 0.2).of(machine, lacking, place_condition=True).copies:
         ends = machine.edges[site.layout.placement.missing_edges]
