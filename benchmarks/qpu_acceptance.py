@@ -88,7 +88,6 @@ class CalibrationRow:
     gauges: int
     access_time_ms: float
     amplification: float
-    correction: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +276,6 @@ def calibrate(
         gauges=found.gauges,
         access_time_ms=used_us / 1000.0,
         amplification=found.amplification,
-        correction=found.correction,
     )
 
 

@@ -6,7 +6,7 @@ with one of qubits and couplers; each time after a calibration. A row says
 * what the qubits (kT) and the couplers (share of J = 1) are off by in every programming, root mean square: the
   emulator's own figures, which no client sees, with what the shim programs added;
 * the shim's own figures of the same, after it was applied;
-* the bias of the reads as they are, in the figures of ``benchmarks.qpu_bias``.
+* the bias of the reads, as they are and after refinement sweeps, in the figures of ``benchmarks.qpu_bias``.
 
 ``flux`` plants flux offsets alone; ``errors`` adds control errors, half of whose variance is the chip's own and half
 new with each programming, which no shim can mend; the rest are noise levels of the emulator.
@@ -21,6 +21,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.qpu_acceptance import BUNDLES, settings_for
+from benchmarks.qpu_acceptance import BUNDLES, refined, settings_for
 from benchmarks.qpu_bias import FIGURES, Reference, machine_of, request_of
 from qshower.sampler.emulator.chip import Chip
 from qshower.sampler.emulator.emulator_config import NOISE_LEVELS, EmulatorConfig
@@ -52,9 +53,10 @@ SHIMS = ("none", "qubits", "qubits and couplers")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One chip, machine and shim; see the module's docstring."""
+    """One chip, machine, shim, number of gauges and of refinement sweeps; see the module's docstring."""
 
     topology: str
+    seed: int
     machine: str
     planted: str
     flux_offset_phi0: float
@@ -67,6 +69,8 @@ class Row:
     qubits_off_reported_kt: float | None
     couplers_off_reported: float | None
     beta: float
+    gauges: int
+    sweeps: int
     energy_shift: float
     energy_shift_error: float
     magnetisation_error: float
@@ -125,9 +129,11 @@ def static_offsets(config: EmulatorConfig, chip: Chip, shim: Shim | None) -> tup
     return float(np.sqrt(np.square(left.h).mean())), float(np.sqrt(np.square(left.j).mean())) / beta
 
 
-def measure(topology: str, planted: str, targets: list[Target], arguments: argparse.Namespace) -> Iterator[Row]:
+def measure(
+    topology: str, planted: str, seed: int, targets: list[Target], arguments: argparse.Namespace
+) -> Iterator[Row]:
     """Rows of one emulated chip: every shim, every machine."""
-    plain = EmulatorConfig(topology=topology, defects=0.03, beta=4.4, seed=3, sweeps=256)
+    plain = EmulatorConfig(topology=topology, defects=0.03, beta=4.4, seed=seed, sweeps=256)
     config = replace(plain, **PLANTED[planted])
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -145,26 +151,30 @@ def measure(topology: str, planted: str, targets: list[Target], arguments: argpa
             qubits_kt, couplers_off = static_offsets(config, emulator.backend.chip, shim)
             for target in targets:
                 found = operations.calibrate(sampler.access, target.machine, target.conditions)
-                request = request_of(
-                    target.machine, target.conditions, arguments.rows, 5, SamplerOptions(refine_sweeps=0)
-                )
-                figures = target.reference.compare(sampler.sample(request).spins)
-                yield Row(
-                    topology=topology,
-                    machine=target.name,
-                    planted=planted,
-                    flux_offset_phi0=config.flux_offset_phi0,
-                    control_error=config.control_error_j,
-                    readout_flip=config.readout_flip,
-                    shim=kind,
-                    shim_reads=0 if shim is None else arguments.shim_reads,
-                    qubits_off_kt=qubits_kt,
-                    couplers_off=couplers_off,
-                    qubits_off_reported_kt=None if shim is None else shim.offset_after_kt,
-                    couplers_off_reported=None if off is None else off.after,
-                    beta=found.beta,
-                    **dict(zip(FIGURES, figures, strict=True)),
-                )
+                for gauges in arguments.gauges:
+                    options = SamplerOptions(refine_sweeps=0, gauges=gauges)
+                    request = request_of(target.machine, target.conditions, arguments.rows, 5, options)
+                    drawn = sampler.sample(request).spins
+                    for sweeps, states in refined(request, drawn, arguments.sweeps):
+                        yield Row(
+                            topology=topology,
+                            seed=seed,
+                            machine=target.name,
+                            planted=planted,
+                            flux_offset_phi0=config.flux_offset_phi0,
+                            control_error=config.control_error_j,
+                            readout_flip=config.readout_flip,
+                            shim=kind,
+                            shim_reads=0 if shim is None else arguments.shim_reads,
+                            qubits_off_kt=qubits_kt,
+                            couplers_off=couplers_off,
+                            qubits_off_reported_kt=None if shim is None else shim.offset_after_kt,
+                            couplers_off_reported=None if off is None else off.after,
+                            beta=found.beta,
+                            gauges=gauges,
+                            sweeps=sweeps,
+                            **dict(zip(FIGURES, target.reference.compare(states), strict=True)),
+                        )
 
 
 def main() -> None:
@@ -176,22 +186,26 @@ def main() -> None:
     parser.add_argument("--shim-reads", type=int, default=1000, help="reads of each of a shim's programmings")
     parser.add_argument("--rows", type=int, default=400, help="rows of each condition")
     parser.add_argument("--conditions", type=int, default=4)
+    parser.add_argument("--seed", type=int, nargs="+", default=[3], help="of the chips")
+    parser.add_argument("--gauges", type=int, nargs="+", default=[1])
+    parser.add_argument("--sweeps", type=int, nargs="+", default=[0], help="refinement sweeps, ascending")
     parser.add_argument("--reference-sweeps", type=int, default=1024)
     parser.add_argument("-o", "--output", type=Path, help="write the rows as JSON")
     arguments = parser.parse_args()
     print(
         f"{'topology':11}{'planted':8}{'machine':8}{'shim':20}{'qubits kT':>10}{'couplers':>10}{'beta':>7}"
-        f"{'energy shift':>17}{'rms dm':>8}{'rms dc':>8}{'TV of E':>9}"
+        f"{'gauges':>7}{'sweeps':>7}{'energy shift':>17}{'rms dm':>8}{'rms dc':>8}{'TV of E':>9}"
     )
     rows = []
     for topology in arguments.topology:
         targets = [Target.of(name, topology, arguments) for name in arguments.machine]
-        for planted in arguments.planted:
-            for row in measure(topology, planted, targets, arguments):
+        for planted, seed in product(arguments.planted, arguments.seed):
+            for row in measure(topology, planted, seed, targets, arguments):
                 rows.append(asdict(row))
                 print(
                     f"{topology:11}{planted:8}{row.machine[-7:]:8}{row.shim:20}{row.qubits_off_kt:10.3f}"
-                    f"{row.couplers_off:10.2%}{row.beta:7.3f}{row.energy_shift:9.3f} ± {row.energy_shift_error:.3f}"
+                    f"{row.couplers_off:10.2%}{row.beta:7.3f}{row.gauges:7d}"
+                    f"{row.sweeps:7d}{row.energy_shift:9.3f} ± {row.energy_shift_error:.3f}"
                     f"{row.magnetisation_error:8.4f}{row.correlation_error:8.4f}{row.energy_variation:9.3f}",
                     flush=True,
                 )

@@ -93,7 +93,7 @@ class QpuSettings:
         variable=True,
     )
     calibration_spread_kt: float = _set(
-        "Spread of energies that weak machines are amplified to in a calibration, up to eight times, in kT; 0: never.",
+        "Spread of energies that weak machines are amplified to in a calibration, up to three times, in kT; 0: never.",
         14.0,
         0.0,
         1e3,

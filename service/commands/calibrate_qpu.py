@@ -129,7 +129,6 @@ def _print_calibration(bundle: Bundle, found: Calibration) -> None:
     table.add_row("methods agree", "yes" if found.methods_agree else "no")
     table.add_row("reads", f"{found.reads} in {found.gauges} gauges")
     table.add_row("amplification", f"{found.amplification:.2f}")
-    table.add_row("correction", f"{found.correction:.4f}")
     table.add_row("at", found.calibrated_at)
     console().print(table)
 

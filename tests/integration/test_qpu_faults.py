@@ -533,22 +533,14 @@ def test_a_client_that_is_built_while_the_sampler_closes_is_closed_too(
     make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampler = make_sampler()
-<<<<<<< HEAD
-    build, built = sampler._link._connector._build, []
-=======
-    build, built = sampler.access.client._build, []
->>>>>>> 288de58 (One session for each QPU draw; plans are finished before it is opened)
+    build, built = sampler.access.client._connector._build, []
 
     def slow_build() -> object:
         built.append(build())
         sampler.close()
         return built[0]
 
-<<<<<<< HEAD
-    monkeypatch.setattr(sampler._link._connector, "_build", slow_build)
-=======
-    monkeypatch.setattr(sampler.access.client, "_build", slow_build)
->>>>>>> 288de58 (One session for each QPU draw; plans are finished before it is opened)
+    monkeypatch.setattr(sampler.access.client._connector, "_build", slow_build)
     error = error_of(sampler, request_of(machine, deadline_s=PATIENT_S))
     assert "closed" in str(error)
     ends_at = time.monotonic() + HANG_S
@@ -578,13 +570,9 @@ def test_a_request_may_wait_longer_than_the_deadline_of_others(
 ) -> None:
     """Ocean's own limit on a problem's age is not in the way."""
     sampler = make_sampler(deadline_s=30.0)
-<<<<<<< HEAD
-    connection = sampler._link._connector._build()
+    connection = sampler.access.client._connector._build()
     connection.client.close(wait=False)
     assert connection.client.config.polling_timeout > 3000
-=======
-    assert sampler.access.client._build().config.polling_timeout > 3000
->>>>>>> 288de58 (One session for each QPU draw; plans are finished before it is opened)
 
 
 def open_sockets() -> int:

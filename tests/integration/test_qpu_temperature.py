@@ -202,8 +202,8 @@ def test_a_change_of_ten_percent_is_seen_within_some_hundred_reads(change: float
     """On a chip with control errors of 1 %, that gets hotter or colder at once; 100 reads a draw, 25 of each level.
 
     The energies of the machine spread by 6 kT: within 800 reads the change is known to 0.9 %. The emulator draws the
-    same errors in the same problems, so it is the same five or six draws that show it each time, out of as many
-    gauges of the calibration; with other errors it took up to fourteen.
+    same errors in the same problems; what differs are the gauges of the calibration, which move β_eff by their errors.
+    Five to ten draws show it.
     """
     machine = machine_of(24, 0.9)
     hours = [0.0]
@@ -230,6 +230,6 @@ def test_a_change_of_ten_percent_is_seen_within_some_hundred_reads(change: float
         draws = 0
         while not starting(sampler.sample(request).provenance, "drift"):
             draws += 1
-            assert draws < 8
+            assert draws < 15
         seen = sampler.availability(machine).detail["calibration"]["drift"]
         assert 0.05 <= seen * np.sign(change) < 0.15

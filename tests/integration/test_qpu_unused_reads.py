@@ -222,7 +222,7 @@ def test_reads_are_kept_if_there_is_no_time_left_to_refine_them(
     receiver = Listed()
     with QpuSampler(programmings_of(emulator, tmp_path), receiver) as sampler:
         sampler.sample(request_of(machine, [1, 1]))
-        monkeypatch.setattr("qshower.sampler.qpu.qpu_sampler.assemble", too_late)
+        monkeypatch.setattr("qshower.sampler.qpu.sampling.assemble", too_late)
         with pytest.raises(SamplerTimeoutError, match="no time left"):
             sampler.sample(request_of(machine, [30, 20]))
     (unused,) = receiver.given

@@ -1,7 +1,6 @@
 """The QPU's calibrations on emulated chips: right to a percent, and as good as they say.
 
-Small chips, and a machine as weakly coupled as trained ones, so that calibrations amplify it and correct for the heat
-that control errors add.
+Small chips, and a machine as weakly coupled as trained ones, so that calibrations amplify it.
 """
 
 from __future__ import annotations
@@ -141,15 +140,14 @@ def test_calibrations_are_right_to_one_percent(family, base_seed, rng, tmp_path)
     assert not right(1.025 * betas.mean())
     assert not right(0.975 * betas.mean())
     # They were measured as those of trained machines are, and with what that takes.
-    assert all(one.amplification > 3.0 for one in found)
-    assert np.mean([one.correction for one in found]) > 1.002
+    assert all(one.amplification == pytest.approx(3.0, abs=0.5) for one in found)
 
 
 def test_calibrations_scatter_by_no_more_than_they_say(base_seed, rng, tmp_path):
     """24 chips with control errors of 3 % at a β of 6, five sets of gauges on each of four copies.
 
-    Deviations from their mean in units of each one's error follow a t law of 16 degrees of freedom, or a narrower one,
-    as errors hold some doubt of the correction: their root mean square is 1.07 ± 0.18 at most.
+    Deviations from their mean in units of each one's error follow a t law of 16 degrees of freedom, or a narrower one:
+    their root mean square is 1.07 ± 0.18 at most.
     """
     bench = bench_of("zephyr", 6.0, 0.03, rng, base_seed)
     found = [calibrated(bench, seed, tmp_path, calibration_gauges=20, calibration_reads=960) for seed in range(24)]

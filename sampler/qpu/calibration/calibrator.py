@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from qshower.sampler.errors import SamplerTimeoutError
-from qshower.sampler.qpu.calibration.drift import DriftWatch, Look
+from qshower.sampler.qpu.calibration.drift import DriftWatch, Observation, Reference
 from qshower.sampler.qpu.calibration.measurement import Measurement, calibrate
 from qshower.sampler.qpu.calibration.scale import (
     SPINS_WATCHED,
@@ -85,7 +85,7 @@ class Calibrator:
             return replace(found, calibration=calibration)
 
     def watch(self, parts: Sequence[PartReads], calibration: Calibration, gauges: int = 1) -> tuple[str, ...]:
-        """Look at the reads of a draw, each of ``parts`` drawn in ``gauges``.
+        """Observation at the reads of a draw, each of ``parts`` drawn in ``gauges``.
 
         Returns:
             Notes of a stale calibration, of methods that disagree, of reads that look hotter or colder than they did at
@@ -103,10 +103,11 @@ class Calibrator:
             )
         before = calibration.beta_pseudolikelihood / calibration.beta
         error = calibration.beta_pseudolikelihood_error / calibration.beta
-        looks = [look for part in parts for look in _looks(part, before, gauges)]
-        change = self._drift.see(
-            str(calibration.key), calibration.calibrated_at, looks, before, error, calibration.field_variance
+        observations = [one for part in parts for one in _observations(part, before, gauges)]
+        reference = Reference(
+            str(calibration.key), calibration.calibrated_at, before, error, calibration.field_variance
         )
+        change = self._drift.see(reference, observations)
         if change is not None:
             notes.append(f"drift: the solver looks {change:+.1%} in beta_eff against its calibration; calibrate again")
             if self._settings.recalibrate_on_drift and self._pausing(calibration):
@@ -155,7 +156,7 @@ class Calibrator:
             self._measuring.release()
 
 
-def _looks(reads: PartReads, r: float, gauges: int) -> Iterator[Look]:
+def _observations(reads: PartReads, r: float, gauges: int) -> Iterator[Observation]:
     """What each programming of a part says at the scale ``r``; of many reads, some of each."""
     count = reads.spins.shape[0]
     programming = gauge_of_reads(count, gauges)
@@ -163,4 +164,4 @@ def _looks(reads: PartReads, r: float, gauges: int) -> Iterator[Look]:
     pulls = pulls_of(reads, picked)
     for number in np.unique(programming[picked]):
         mine = pulls[programming[picked] == number]
-        yield Look.at(mine, r, reads.part.copy if gauges == 1 else None)
+        yield Observation.at(mine, r, reads.part.copy if gauges == 1 else None)

@@ -20,7 +20,7 @@ READS = 600
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Observation:
     """What the reads of one part of one programming say.
 
     Attributes:
@@ -39,7 +39,7 @@ class Look:
     curve: float
 
     @classmethod
-    def at(cls, pulls: NDArray[np.float64], r: float, place: int | None) -> Look:
+    def at(cls, pulls: NDArray[np.float64], r: float, place: int | None) -> Observation:
         """From ``pulls`` (reads, n) = a, in kT at the calibration's temperature, 0 where there is no free spin.
 
         ``r`` is the scale at which the calibration's own reads were likeliest.
@@ -48,12 +48,31 @@ class Look:
         return cls(place, len(pulls), float(slopes.sum()), float((slopes * slopes).sum()), float(curves.sum()))
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the reads of a calibration were like.
+
+    Attributes:
+        key: what was calibrated.
+        calibrated_at: when.
+        scale: the scale at which its reads were likeliest; observations are made at it.
+        error: its standard error.
+        field_variance: v, in kT².
+    """
+
+    key: str
+    calibrated_at: str
+    scale: float
+    error: float
+    field_variance: float
+
+
 @dataclass(slots=True)
 class _Seen:
-    """Looks at draws since one calibration, draw by draw, and the change they tell of."""
+    """Observations at draws since one calibration, draw by draw, and the change they tell of."""
 
     calibrated_at: str
-    draws: deque[Sequence[Look]] = field(default_factory=deque)
+    draws: deque[Sequence[Observation]] = field(default_factory=deque)
     change: float | None = None
 
 
@@ -65,14 +84,14 @@ class DriftWatch:
     true r. The statistic is Σ g / sqrt(Σ g² + V + (c·e)²), c the curvature of all reads, e the error of the
     calibration. V is what control errors add. They move the scores of all n reads of one programming together, on one
     set of qubits with a variance of v n C, C the curvature of these reads; v was found by the calibration
-    (``calibration.random_fields``). Part of them are the chip's own, and come again with the next programming
-    there, in whatever condition: so looks at one place are taken to be moved as one, and so are draws, whatever places
-    they have. That is the most it can be: V = v (Σ_draws sqrt(Σ_places (Σ_looks sqrt(n C))²))². Places of one draw are
-    independent of each other, and all that was drawn in spin-reversal gauges is.
+    (``calibration.score_variance``). Part of them are the chip's own, and come again with the next programming
+    there, in whatever condition: so observations at one place are taken to be moved as one, and so are draws, whatever
+    places they have. That is the most it can be: V = v (Σ_draws sqrt(Σ_places (Σ_observations sqrt(n C))²))². Places of
+    one draw are independent of each other, and all that was drawn in spin-reversal gauges is.
 
     False alarms: the statistic is at least as narrow as a normal one, and above 5 with a probability below 6e-7 for
     each draw looked at. Whatever v is, it never exceeds the square root of the number of reads, so that fewer than 25
-    raise no alarm; and without control errors, where g is as likely as −g, one look in 130,000 at most raises a false
+    raise no alarm; and without control errors, where g is as likely as −g, one one in 130,000 at most raises a false
     one (Hoeffding), however few the reads are. Assumed are normal control errors, as large as at the calibration, and
     a β_eff that is the same for all conditions and places; a change of the errors' size of itself is a change of the
     apparent temperature, and meant to be seen.
@@ -87,34 +106,23 @@ class DriftWatch:
         self._lock = Lock()
         self._seen: dict[str, _Seen] = {}
 
-    def see(
-        self, key: str, calibrated_at: str, looks: Sequence[Look], r: float, error: float, field_variance: float
-    ) -> float | None:
-        """Take in the ``looks`` at one draw; the relative change of beta_eff now believed, None if none is.
-
-        Args:
-            key: what was calibrated.
-            calibrated_at: when.
-            looks: as above.
-            r: what they were made at.
-            error: standard error of ``r``.
-            field_variance: v, in kT².
-        """
+    def see(self, reference: Reference, observations: Sequence[Observation]) -> float | None:
+        """Take in one draw; the relative change of beta_eff since ``reference`` now believed, None if none is."""
         with self._lock:
-            seen = self._seen.get(key)
-            if seen is None or seen.calibrated_at != calibrated_at:
-                seen = self._seen[key] = _Seen(calibrated_at)
-            seen.draws.append(tuple(looks))
+            seen = self._seen.get(reference.key)
+            if seen is None or seen.calibrated_at != reference.calibrated_at:
+                seen = self._seen[reference.key] = _Seen(reference.calibrated_at)
+            seen.draws.append(tuple(observations))
             while sum(_reads(draw) for draw in seen.draws) - _reads(seen.draws[0]) >= READS:
                 seen.draws.popleft()
-            together = [look for draw in seen.draws for look in draw]
-            slope = sum(look.slope for look in together)
-            curve = max(sum(look.curve for look in together), 1e-12)
-            variance = sum(look.square for look in together) + field_variance * _moved(seen.draws)
-            change = max(slope / curve / r, -0.99)
+            together = [one for draw in seen.draws for one in draw]
+            slope = sum(one.slope for one in together)
+            curve = max(sum(one.curve for one in together), 1e-12)
+            variance = sum(one.square for one in together) + reference.field_variance * _moved(seen.draws)
+            change = max(slope / curve / reference.scale, -0.99)
             if abs(change) < self._tolerance:
                 seen.change = None
-            elif abs(slope) > SIGMAS * np.sqrt(variance + (curve * error) ** 2):
+            elif abs(slope) > SIGMAS * np.sqrt(variance + (curve * reference.error) ** 2):
                 seen.change = change
             return seen.change
 
@@ -125,19 +133,19 @@ class DriftWatch:
             return None if seen is None or seen.calibrated_at != calibrated_at else seen.change
 
 
-def _reads(looks: Sequence[Look]) -> int:
-    return sum(look.reads for look in looks)
+def _reads(observations: Sequence[Observation]) -> int:
+    return sum(one.reads for one in observations)
 
 
-def _moved(draws: Iterable[Sequence[Look]]) -> float:
+def _moved(draws: Iterable[Sequence[Observation]]) -> float:
     """V/v: what control errors add to the variance of the sum of all slopes."""
     alone = together = 0.0
     for draw in draws:
         places: defaultdict[int, float] = defaultdict(float)
-        for look in draw:
-            if look.place is None:
-                alone += look.reads * look.curve
+        for one in draw:
+            if one.place is None:
+                alone += one.reads * one.curve
             else:
-                places[look.place] += math.sqrt(look.reads * look.curve)
+                places[one.place] += math.sqrt(one.reads * one.curve)
         together += math.sqrt(sum(one * one for one in places.values()))
     return alone + together * together

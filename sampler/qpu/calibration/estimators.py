@@ -31,11 +31,6 @@ class Estimate:
     value: float
     error: float
 
-    def times(self, factor: Estimate, share_in_doubt: float) -> Estimate:
-        """Multiplied by ``factor``, of whose distance from 1 that share is uncertain too."""
-        doubt = float(np.hypot(factor.error, (factor.value - 1.0) * share_in_doubt))
-        return Estimate(self.value * factor.value, float(np.hypot(self.error * factor.value, self.value * doubt)))
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Blocks:

@@ -5,23 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qshower.sampler.qpu.calibration.estimators import combined
-from qshower.sampler.qpu.calibration.random_fields import correction, field_variance
 from qshower.sampler.qpu.calibration.scale import (
     SPINS_MEASURED,
+    UNKNOWN_FIELD_VARIANCE,
     Calibration,
     amplifications,
     apparent_scale,
     matched_scale,
 )
+from qshower.sampler.qpu.calibration.score_variance import score_variance
 from qshower.sampler.qpu.drawing.draw import draw
 from qshower.sampler.qpu.drawing.problem_builder import least_beta
 from qshower.sampler.qpu.planning.planner import CalibrationPlan
 from qshower.sampler.qpu.quota import timestamp, utc_now
 from qshower.sampler.qpu.session import QpuSession
 from qshower.sampler.qpu.shims.flux_bias import Shim
-
-_DOUBT = 0.1
-"""Share of a correction for random fields that it may be off by; see docs/qpu.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +56,8 @@ def calibrate(session: QpuSession, plan: CalibrationPlan, beta: float, shim: Shi
     reads, gauges = drawn.whole(), measurement.options.gauges
     by_pull = apparent_scale(reads, SPINS_MEASURED, gauges)
     by_energy = matched_scale(reads, by_pull.value, int(session.rng.integers(2**62)), session.terms.deadline, gauges)
-    couplers = session.solver.graph.couplers
-    factor = correction(reads, couplers, by_pull.value, strengths, gauges)
-    best, pull, energy = (
-        scale.estimate.times(factor, _DOUBT) for scale in (combined(by_pull, by_energy), by_pull, by_energy)
-    )
+    best = combined(by_pull, by_energy)
+    moved = score_variance(reads, by_pull.value, gauges)
     calibration = Calibration(
         solver=session.solver.name,
         graph_id=session.solver.graph.graph_id,
@@ -70,16 +65,15 @@ def calibrate(session: QpuSession, plan: CalibrationPlan, beta: float, shim: Shi
         annealing_time_us=measurement.options.annealing_time_us,
         beta=beta * best.value,
         beta_error=beta * best.error,
-        beta_pseudolikelihood=beta * pull.value,
-        beta_pseudolikelihood_error=beta * pull.error,
+        beta_pseudolikelihood=beta * by_pull.value,
+        beta_pseudolikelihood_error=beta * by_pull.error,
         reads=sum(part.spins.shape[0] for part in reads),
         calibrated_at=timestamp(utc_now()),
         method="pseudolikelihood and energy matching, by inverse variance",
-        beta_energies=beta * energy.value,
-        beta_energies_error=beta * energy.error,
+        beta_energies=beta * by_energy.value,
+        beta_energies_error=beta * by_energy.error,
         gauges=gauges,
         amplification=max(strengths),
-        correction=factor.value,
-        field_variance=field_variance(reads, couplers, by_pull.value, strengths, gauges),
+        field_variance=UNKNOWN_FIELD_VARIANCE if moved is None else moved,
     )
     return Measurement(calibration, (*rough.notes, *drawn.notes))

@@ -26,8 +26,11 @@ _CHAIN_SWEEPS = 256
 _CHAINS = 600
 _LEAST_FREEDOM = 10
 """Gauges, or sets of them, of fewer degrees of freedom, all copies together, do not show how much they differ."""
-MOST_AMPLIFIED = 8.0
+MOST_AMPLIFIED = 3.0
+"""Control errors heat an amplified machine more than a draw. At three times its strength that stays below a percent
+with control errors of 2 %; at eight times it does not (docs/qpu-measurements.md)."""
 MOST_FIELD_KT = 1.0
+UNKNOWN_FIELD_VARIANCE = 0.1
 SPINS_WATCHED = 200_000
 """Spins of each part that a draw's apparent temperature is estimated from; more would only cost time."""
 SPINS_MEASURED = 3_000_000
@@ -64,10 +67,9 @@ class Calibration:
         beta_energies_error: its standard error.
         gauges: programmings behind it, each with gauges of its own.
         amplification: what (h, J) was multiplied by in them, beside what a draw programs: the largest of the copies.
-        correction: what the estimates were multiplied by for the heat that control errors add to an amplified machine.
         field_variance: of the random fields that control errors act as, in kT²: how much the score of one programming
-            differs from that of another, as ``random_fields.field_variance`` has it. Files that do
-            not say are taken to be of a noisy chip.
+            differs from that of another, as ``score_variance`` has it. Calibrations that do not tell are taken to be of
+            a noisy chip.
         after_drift: whether it was made because reads had drifted away from the one before.
     """
 
@@ -86,8 +88,7 @@ class Calibration:
     beta_energies_error: float | None = None
     gauges: int = 1
     amplification: float = 1.0
-    correction: float = 1.0
-    field_variance: float = 0.1
+    field_variance: float = UNKNOWN_FIELD_VARIANCE
     after_drift: bool = False
 
     @property

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 
-from qshower.sampler.qpu.calibration.drift import READS, DriftWatch, Look
-from qshower.sampler.qpu.calibration.random_fields import attenuation
+from qshower.sampler.qpu.calibration.drift import READS, DriftWatch, Observation, Reference
 
 SPINS = 60
 
@@ -17,7 +17,7 @@ def pulls_of(rng, reads, r, fields=None, noise=0.0):
 
 
 def see(watch, pulls, *, calibrated_at="then", error=0.01, variance=0.0, place=0):
-    return watch.see("key", calibrated_at, [Look.at(pulls, 1.0, place)], 1.0, error, variance)
+    return watch.see(Reference("key", calibrated_at, 1.0, error, variance), [Observation.at(pulls, 1.0, place)])
 
 
 def test_small_draws_raise_no_false_alarm(rng):
@@ -85,9 +85,9 @@ def test_random_fields_that_all_reads_of_a_programming_share_are_no_drift(rng, c
                 noise = FIELD_ERROR * rng.standard_normal(SPINS)
             # Averaged over the errors, reads look hotter: the calibration has seen that too.
             pulls = pulls_of(rng, 300, 1.0, fields, noise)
-            look = Look.at(pulls, apparent(fields), 0)
+            seen = Observation.at(pulls, apparent(fields), 0)
             for one, variance in ((watch, variance_of(fields)), (credulous, 0.0)):
-                one.see("key", "then", [look], apparent(fields), 0.0, variance)
+                one.see(Reference("key", "then", apparent(fields), 0.0, variance), [seen])
         believed += watch.of("key", "then") is not None
         naive += credulous.of("key", "then") is not None
     assert believed == 0
@@ -95,8 +95,10 @@ def test_random_fields_that_all_reads_of_a_programming_share_are_no_drift(rng, c
 
 
 def apparent(fields):
-    """The scale that reads of ``fields`` look like on average over the random fields."""
-    return attenuation(fields, np.full(SPINS, FIELD_ERROR**2))
+    """The r that solves Σ x ⟨tanh(x + n)⟩ = Σ x tanh(r x): what reads look like on average over the random fields."""
+    points, weights = np.polynomial.hermite_e.hermegauss(11)
+    noisy = np.tanh(fields[:, None] + FIELD_ERROR * points) @ (weights / weights.sum())
+    return brentq(lambda r: fields @ (noisy - np.tanh(r * fields)), 0.3, 1.5)
 
 
 def test_places_and_gauges_of_their_own_average_random_fields_out(rng):
@@ -105,8 +107,8 @@ def test_places_and_gauges_of_their_own_average_random_fields_out(rng):
     drawn = [pulls_of(rng, 100, 1.1, fields, 0.15 * rng.standard_normal(SPINS)) for _ in range(64)]
     changes = {}
     for name, places in {"one place": [0] * 64, "places": range(64), "gauges": [None] * 64}.items():
-        looks = [Look.at(pulls, 1.0, place) for pulls, place in zip(drawn, places, strict=True)]
-        changes[name] = DriftWatch(0.05).see("key", "then", looks, 1.0, 0.005, 0.15**2)
+        seen = [Observation.at(pulls, 1.0, place) for pulls, place in zip(drawn, places, strict=True)]
+        changes[name] = DriftWatch(0.05).see(Reference("key", "then", 1.0, 0.005, 0.15**2), seen)
     assert changes["one place"] is None
     # 1.5 kT² a spin and 60 of them: 64 programmings of 100 reads know the change to 1 %.
     assert changes["places"] == changes["gauges"] == pytest.approx(0.08, abs=0.04)
@@ -119,7 +121,7 @@ def test_draws_on_the_same_copy_are_moved_as_one_whatever_it_is_called(rng):
     for places in ([0] * 24, range(24)):
         watch = DriftWatch(0.0)
         for pulls, place in zip(drawn, places, strict=True):
-            assert watch.see("key", "then", [Look.at(pulls, 1.0, place)], 1.0, 0.005, 0.15**2) is None
+            assert see(watch, pulls, error=0.005, variance=0.15**2, place=place) is None
 
 
 @pytest.mark.parametrize("sign", [-1, 1])

@@ -11,7 +11,6 @@ import pytest
 from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.qpu.calibration.estimators import (
     Blocks,
-    Estimate,
     Scale,
     combined,
     energy_scale,
@@ -119,13 +118,6 @@ def test_the_better_of_two_estimates_weighs_more() -> None:
     assert opposed.error == pytest.approx(0.9 * 0.01 - 0.1 * 0.03)
     chains = combined(one, Scale(4.1, blocks, np.zeros(2), apart=0.03))
     assert chains.error == pytest.approx(np.hypot(0.9 * 0.01, 0.1 * 0.03))
-
-
-def test_a_correction_is_in_doubt_by_a_share_of_itself() -> None:
-    corrected = Estimate(2.0, 0.03).times(Estimate(1.1, 0.0), 0.2)
-    assert (corrected.value, corrected.error) == (pytest.approx(2.2), pytest.approx(np.hypot(0.033, 0.04)))
-    uncertain = Estimate(2.0, 0.03).times(Estimate(1.1, 0.05), 0.0)
-    assert uncertain.error == pytest.approx(np.hypot(0.033, 0.1))
 
 
 def scattered(copies: int, blocks: int, reads: int, spread: float, seed: int) -> tuple[np.ndarray, Blocks, np.ndarray]:

@@ -21,6 +21,7 @@ from qshower.sampler.errors import (
     SolverConfigurationError,
 )
 from qshower.sampler.lattice import compact_lattice
+from qshower.sampler.qpu import operations
 from qshower.sampler.qpu.ocean.configuration import NOT_USED, VARIABLES, ocean_configuration
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
@@ -134,7 +135,7 @@ def test_a_user_of_the_sampler_is_told_which_variable_it_is(
         for _ in range(5):
             # However often it is tried: the circuit breaker is for faults of the QPU.
             with pytest.raises(SolverConfigurationError, match=f"^{variable}: "):
-                sampler.calibrate(machine, np.ones((1, 4), dtype=np.int8))
+                operations.calibrate(sampler.access, machine, np.ones((1, 4), dtype=np.int8))
     assert not answer.available
     assert (answer.reason or "").startswith(f"{variable}: ")
     assert answer.detail["retry_after_s"] is None
