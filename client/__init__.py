@@ -3,6 +3,7 @@
 from qshower.client.client_errors import (
     BadAnswerError,
     BusyError,
+    ClientConfigurationError,
     ConnectionFailedError,
     DeadlineError,
     InvalidRequestError,
@@ -17,6 +18,7 @@ from qshower.client.shower_client import Estimate, ShowerClient, Showers
 __all__ = [
     "BadAnswerError",
     "BusyError",
+    "ClientConfigurationError",
     "ConnectionFailedError",
     "DeadlineError",
     "Estimate",

@@ -3,6 +3,7 @@
 ::
 
     ShowerServiceError
+    ├── ClientConfigurationError the URL, the API key or the environment's proxy cannot be used
     ├── ConnectionFailedError    no answer: refused, cut or timed out
     ├── BadAnswerError           an answer that is not what was asked for
     └── RefusedError             the service said no: status, title, detail
@@ -22,6 +23,10 @@ from typing import Any
 
 class ShowerServiceError(Exception):
     """Root of the tree."""
+
+
+class ClientConfigurationError(ShowerServiceError, ValueError):
+    """What the client was given, or the environment's proxy or certificates, cannot be used; nothing was sent."""
 
 
 class ConnectionFailedError(ShowerServiceError):

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qshower.client.client_errors import BY_STATUS, BadAnswerError, ConnectionFailedError, RefusedError
+from qshower.client.http_setup import checked_url, headers_of, open_http, proxy_variable
 
 JSON = "application/json"
 NPZ = "application/x-npz"
@@ -117,6 +118,9 @@ class ShowerClient:
             default, fails at once.
         http: an httpx2 client to use instead of an own one; it is not closed.
         sleep: called with the seconds of each pause.
+
+    Raises:
+        ClientConfigurationError: ``url``, ``api_key`` or a proxy that the environment names cannot be used.
     """
 
     def __init__(
@@ -130,13 +134,12 @@ class ShowerClient:
         http: httpx2.Client | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._url, self._headers = checked_url(url), headers_of(api_key)
         self._longest_wait_s, self._connect_wait_s = longest_wait_s, connect_wait_s
         self._sleep = sleep
         self._retries, self._counting = 0, threading.Lock()
         self._owns = http is None
-        self._http = http or httpx2.Client(timeout=httpx2.Timeout(timeout_s, connect=10.0))
+        self._http = http or open_http(timeout_s)
 
     @property
     def retries(self) -> int:
@@ -276,7 +279,9 @@ class ShowerClient:
             except (httpx2.ConnectError, httpx2.ConnectTimeout) as failed:
                 tried = f", {attempt} times tried" if attempt > 1 else ""
                 why = str(failed) or "timed out"
-                said = f"no connection to {self._url}{tried}: {why}; does `qshower serve` run there?"
+                proxy = proxy_variable(self._url) if self._owns else None
+                doubt = f"it goes through the proxy of {proxy}" if proxy else "does `qshower serve` run there?"
+                said = f"no connection to {self._url}{tried}: {why}; {doubt}"
                 cause, wait, error = "connection", pause, ConnectionFailedError(said)
                 pause *= 2
             except httpx2.TransportError as failed:

@@ -41,14 +41,14 @@ MaxQpuAccessTimeUs = Annotated[Optional[float], typer.Option(help="qpu: refuse i
 
 def main() -> None:
     """Run the command line. Errors are one line on standard error; exit code 2 for what was given, 1 for the rest."""
-    from qshower.client.client_errors import InvalidRequestError, ShowerServiceError
+    from qshower.client.client_errors import ClientConfigurationError, InvalidRequestError, ShowerServiceError
     from qshower.sampler.errors import InvalidInputError, QShowerError
     from qshower.sampler.files import stopping
 
     try:
         with stopping():
             app()
-    except (InvalidInputError, InvalidRequestError) as error:
+    except (InvalidInputError, InvalidRequestError, ClientConfigurationError) as error:
         _end(error, 2)
     except (QShowerError, ShowerServiceError) as error:
         _end(error, 1)
