@@ -3,6 +3,7 @@
 ::
 
     ShowerServiceError
+    ├── InvalidArgumentError     an argument that cannot be sent: a mask hides it, or JSON has no such value
     ├── ClientConfigurationError the URL, the API key or the environment's proxy cannot be used
     ├── ConnectionFailedError    no answer: refused, cut or timed out
     ├── BadAnswerError           an answer that is not what was asked for
@@ -27,6 +28,10 @@ class ShowerServiceError(Exception):
 
 class ClientConfigurationError(ShowerServiceError, ValueError):
     """What the client was given, or the environment's proxy or certificates, cannot be used; nothing was sent."""
+
+
+class InvalidArgumentError(ShowerServiceError, ValueError):
+    """An argument that cannot be sent; nothing was."""
 
 
 class ConnectionFailedError(ShowerServiceError):

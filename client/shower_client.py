@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qshower.client.client_errors import BY_STATUS, BadAnswerError, ConnectionFailedError, RefusedError
 from qshower.client.http_setup import checked_url, headers_of, open_http, proxy_variable
+from qshower.client.request_body import request_body
 
 JSON = "application/json"
 NPZ = "application/x-npz"
@@ -88,7 +89,10 @@ class Estimate:
 
 
 class Choices(TypedDict, total=False):
-    """The fields of ``POST /generate`` beside the energies; what is left out or None is the service's choice."""
+    """The fields of ``POST /generate`` beside the energies; what is left out or None is the service's choice.
+
+    Scalars of numpy and torch are taken as the numbers that they hold.
+    """
 
     showers_per_energy: int
     sampler: str
@@ -149,10 +153,12 @@ class ShowerClient:
     def generate(self, incident_energies_mev: ArrayLike, **choices: Unpack[Choices]) -> Showers:
         """Draw a shower (or ``showers_per_energy``) for each energy; ``choices`` are those of ``POST /generate``.
 
+        Energies may be a number, a list, an array (N,) or (N, 1), or a column of pandas or torch.
+
         Raises:
             ShowerServiceError: see client.client_errors.
         """
-        body = _body(incident_energies_mev, choices)
+        body = request_body(incident_energies_mev, choices)
         response = self._send("POST", "/generate", NPZ, body)
         try:
             with np.load(io.BytesIO(response.content), allow_pickle=False) as arrays:
@@ -164,7 +170,7 @@ class ShowerClient:
                 )
         except (ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
             raise BadAnswerError(f"the answer is no npz file of showers: {error}") from error
-        _check_count(showers, len(body["incident_energies_mev"]) * choices.get("showers_per_energy", 1))
+        _check_count(showers, len(body["incident_energies_mev"]) * body.get("showers_per_energy", 1))
         return showers
 
     def estimate(self, incident_energies_mev: ArrayLike, **choices: Unpack[Choices]) -> Estimate:
@@ -175,7 +181,7 @@ class ShowerClient:
         Raises:
             ShowerServiceError: see client.client_errors; InvalidRequestError for a sampler that bills nothing.
         """
-        body = {"sampler": "qpu", **_body(incident_energies_mev, choices), "dry_run": True}
+        body = {"sampler": "qpu", **request_body(incident_energies_mev, choices), "dry_run": True}
         answered = self._document(self._send("POST", "/generate", JSON, body), "the dry run").get("estimate")
         try:
             return Estimate(**{one.name: _number_or_text(answered, one) for one in fields(Estimate)})
@@ -198,7 +204,7 @@ class ShowerClient:
             ShowerServiceError: see client.client_errors.
             OSError: the file cannot be written, or is a device or pipe; what stood there before still does.
         """
-        body = _body(incident_energies_mev, choices)
+        body = request_body(incident_energies_mev, choices)
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "not a regular file; nothing else is replaced", str(path))
         path = path.resolve()
@@ -326,17 +332,6 @@ class _Sink:
             seen += len(block)
             if self.progress is not None:
                 self.progress(seen, total)
-
-
-def _body(incident_energies_mev: ArrayLike, choices: Choices) -> dict[str, Any]:
-    energies = np.atleast_1d(np.asarray(incident_energies_mev, dtype=np.float64)).reshape(-1)
-    if not np.isfinite(energies).all():
-        # JSON has no NaN; sent as it is, the service would say no in less clear words.
-        raise ValueError("incident_energies_mev: allowed: finite numbers > 0")
-    given = {name: value for name, value in choices.items() if value is not None}
-    if "fallback" in choices:
-        given["fallback"] = list(choices["fallback"])
-    return {"incident_energies_mev": energies.tolist(), **given}
 
 
 def _number_or_text(answered: Any, wanted: Field[Any]) -> Any:

@@ -37,6 +37,7 @@ from qshower.model.manifest import (
     read_manifest,
     shape_from_dict,
 )
+from qshower.model.masks import unmasked
 from qshower.model.philox import uniforms
 from qshower.model.point_decoder import PointDecoder
 from qshower.model.real_codes import latents_of_codes
@@ -125,7 +126,7 @@ class Bundle:
 
     def conditions(self, incident_energies_mev: NDArray[np.float64]) -> NDArray[np.int8]:
         """Condition (rows, condition nodes) of each energy (rows,); InvalidInputError outside the domain."""
-        energies = np.asarray(incident_energies_mev, dtype=np.float64)
+        energies = np.asarray(unmasked("incident_energies_mev", incident_energies_mev), dtype=np.float64)
         low, high = self.domain_mev
         outside = ~((energies >= low) & (energies <= high))
         if outside.any():

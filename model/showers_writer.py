@@ -16,6 +16,7 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import ArrayLike, NDArray
 
+from qshower.model.masks import unmasked
 from qshower.model.showers_file import ENERGIES, SHOWERS
 from qshower.sampler.errors import DefectError, InvalidInputError, ShowerFileError
 from qshower.sampler.files import WriteGuard, replacing_hdf5, uninterrupted
@@ -48,7 +49,7 @@ def write_showers(
         InvalidInputError: shapes that do not fit together, or values that no shower has.
         ShowerFileError: the file cannot be written, for example because the disk is full. Nothing is left behind.
     """
-    energies = np.asarray(incident_energies_mev, dtype=np.float64)
+    energies = np.asarray(unmasked("incident_energies_mev", incident_energies_mev), dtype=np.float64)
     energies = energies[:, 0] if energies.ndim == 2 and energies.shape[1] == 1 else energies
     if energies.ndim != 1 or energies.size == 0:
         raise DefectError("incident_energies_mev", f"shape {energies.shape}", "shape (N,) with N >= 1")
@@ -93,7 +94,7 @@ def _write_hdf5(
         showers: _CompressedRows | None = None
         row = 0
         for chunk in chunks:
-            block = np.ascontiguousarray(chunk, dtype=np.float32)
+            block = np.ascontiguousarray(unmasked("showers_mev", chunk), dtype=np.float32)
             _check_block(block, row, count, None if showers is None else showers.voxels)
             with uninterrupted():
                 if showers is None:

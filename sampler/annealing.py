@@ -23,8 +23,8 @@ from dwave.samplers.sa.simulated_annealing import simulated_annealing
 from numpy.typing import NDArray
 
 from qshower.sampler.closing import Closing
-from qshower.sampler.cores import usable_cores
-from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.cores import checked_threads, usable_cores
+from qshower.sampler.errors import SamplerTimeoutError, SamplerUnavailableError
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.protocol import Availability, SamplerCapabilities
 from qshower.sampler.provenance import Provenance
@@ -74,9 +74,7 @@ class AnnealingSampler(Closing):
     capabilities = SamplerCapabilities(reproducible=True, options=frozenset({"sweeps"}), auto_rank=2, cacheable=True)
 
     def __init__(self, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise InvalidInputError("threads", threads, "an integer of at least 1, or None")
-        self._threads = threads if threads is not None else usable_cores()
+        self._threads = checked_threads(threads) or usable_cores()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="annealing")
         self._closed = False
 

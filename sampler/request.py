@@ -84,6 +84,12 @@ class SamplerOptions:
     max_qpu_access_time_us: float | None = None
     solver: str | None = None
 
+    def __post_init__(self) -> None:
+        # As Python's own numbers, so that provenance can hold them.
+        for name, value in self.given().items():
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
+
     def sweeps_or(self, default: int, sampler: str) -> int:
         """The sweeps asked for, ``default`` if none are, for a sampler that takes no other option.
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.closing import Closing
-from qshower.sampler.errors import DefectError, InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.cores import checked_threads
+from qshower.sampler.errors import DefectError, SamplerTimeoutError, SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import refine
 from qshower.sampler.gibbs.kernels.replicas import run_tempering
 from qshower.sampler.gibbs.program import LastUsed, program_of
@@ -106,9 +107,7 @@ class TemperingSampler(Closing):
     capabilities = SamplerCapabilities(reproducible=True, options=frozenset({"sweeps"}), cacheable=True)
 
     def __init__(self, threads: int | None = None) -> None:
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise InvalidInputError("threads", threads, "an integer of at least 1, or None")
-        self._threads = threads
+        self._threads = checked_threads(threads)
         self._ladders: LastUsed[NDArray[np.float64]] = LastUsed()
         self._closed = False
 

@@ -8,7 +8,7 @@ from time import monotonic
 import numpy as np
 
 from qshower.sampler.closing import Closing
-from qshower.sampler.cores import usable_cores
+from qshower.sampler.cores import checked_threads, usable_cores
 from qshower.sampler.errors import InvalidInputError, SamplerUnavailableError
 from qshower.sampler.gibbs.chains import Device, draw, refine
 from qshower.sampler.gibbs.kernels.replicas import run_tempering
@@ -70,10 +70,8 @@ class GibbsSampler(Closing):
     def __init__(self, device: Device = "cpu", threads: int | None = None) -> None:
         if device not in ("cpu", "cuda"):
             raise InvalidInputError("device", device, "cpu or cuda")
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise InvalidInputError("threads", threads, "a positive integer")
         self.device: Device = device
-        self.threads = threads
+        self.threads = checked_threads(threads)
         if device == "cuda":
             self.capabilities = replace(self.capabilities, batch_rows=GPU_BATCH_ROWS)
 

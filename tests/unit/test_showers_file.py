@@ -339,3 +339,15 @@ def test_a_full_disk_leaves_nothing_behind(
     assert "\n" not in str(caught.value)
     assert good.read_bytes() == before
     assert [entry.name for entry in good.parent.iterdir()] == ["good.hdf5"]
+
+
+def test_masked_values_are_not_written(tmp_path):
+    path, energies, showers = tmp_path / "out.hdf5", np.array([1e3, 2e3]), np.ones((2, 10), dtype=np.float32)
+    hidden = [True, False]
+    with pytest.raises(InvalidInputError, match="incident_energies_mev: a mask hides 1 values; expected: compressed"):
+        write_showers(path, np.ma.masked_array(energies, hidden), showers)
+    with pytest.raises(InvalidInputError, match="showers_mev: a mask hides 10 values"):
+        write_showers(path, energies, np.ma.masked_array(showers, np.broadcast_to(np.array(hidden)[:, None], (2, 10))))
+    assert not path.exists()
+    write_showers(path, np.ma.masked_array(energies), np.ma.masked_array(showers))
+    assert path.exists()

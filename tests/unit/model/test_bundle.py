@@ -141,6 +141,8 @@ def test_energies_outside_the_domain_are_named(tmp_path: Path) -> None:
         bundle.conditions(np.array([1e3, 999.0]))
     with pytest.raises(InvalidInputError, match="nan"):
         bundle.conditions(np.array([np.nan]))
+    with pytest.raises(InvalidInputError, match="incident_energies_mev: a mask hides 1 values"):
+        bundle.conditions(np.ma.masked_array([1e3, 2e3], mask=[True, False]))
 
 
 @pytest.mark.parametrize("name", [DECODER_FILE, PRIOR_FILE])

@@ -28,7 +28,7 @@ def test_bad_sweeps_are_refused(rng, random_machine, random_spins, latent_reques
     assert caught.value.value == sweeps
 
 
-@pytest.mark.parametrize("threads", [0, -2])
+@pytest.mark.parametrize("threads", [0, -2, True, 1.5, "2"])
 def test_bad_thread_count_is_refused(threads):
     with pytest.raises(InvalidInputError, match="threads"):
         AnnealingSampler(threads=threads)

@@ -52,3 +52,10 @@ def test_sweeps_out_of_range_are_refused(sweeps: object) -> None:
 def test_another_option_is_refused_by_name() -> None:
     with pytest.raises(InvalidInputError, match=r"options\.gauges.*annealing takes only sweeps"):
         SamplerOptions(sweeps=9, gauges=4).sweeps_or(256, "annealing")
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_options_of_numpy_are_python_s_numbers(kind):
+    options = SamplerOptions(sweeps=kind(8), num_reads=kind(3), annealing_time_us=np.float64(20.0))
+    assert [type(value) for value in options.given().values()] == [int, int, float]
+    assert options == SamplerOptions(sweeps=8, num_reads=3, annealing_time_us=20.0)
