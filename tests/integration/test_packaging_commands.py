@@ -81,6 +81,10 @@ def test_request_bodies_of_the_readme_are_valid() -> None:
     assert set(asked) == {"gibbs", "annealing", "qpu"}
 
 
+def test_the_readme_is_short() -> None:
+    assert (ROOT / "README.md").read_text(encoding="utf-8").count("\n") < 180
+
+
 def test_the_configuration_of_the_readme_is_valid(tmp_path: Path) -> None:
     (example,) = code_of(ROOT / "README.md", "yaml")
     file = tmp_path / "mine.yaml"

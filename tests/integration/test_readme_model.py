@@ -1,4 +1,4 @@
-"""The README's section "A model of one's own": train it, name its folder, and get showers of it."""
+"""The README's section "Your own model": train it, name its folder, and get showers of it."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from qshower.service.catalogue import load_catalogue
 from qshower.service.service_errors import SettingsError
 from qshower.service.settings import load_settings
 
-SECTION = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split("## A model of one's own")[1]
+SECTION = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split("## Your own model")[1]
 
 
 @pytest.fixture
