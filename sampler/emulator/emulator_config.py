@@ -85,6 +85,7 @@ class EmulatorConfig:
         queue_s: seconds each problem waits before it is run.
         maintenance_s: how long the fault ``maintenance`` keeps the solver offline.
         slow_s: delay that the ``…_slow`` faults add to an answer.
+        retry_after_s: the ``Retry-After`` of every HTTP 429 and 503.
         faults: names from ``qshower.sampler.emulator.fault_injection.FAULTS``, each as ``name`` (until cleared) or
         ``name:count``.
     """
@@ -111,6 +112,7 @@ class EmulatorConfig:
     queue_s: float = 0.0
     maintenance_s: float = 2.0
     slow_s: float = 2.0
+    retry_after_s: int = 1
     faults: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -140,6 +142,7 @@ class EmulatorConfig:
             ("queue_s", 0.0, 3600.0),
             ("maintenance_s", 0.0, 86400.0),
             ("slow_s", 0.0, 3600.0),
+            ("retry_after_s", 0, 86400),
         ):
             value = getattr(self, name)
             if not (math.isfinite(value) and low <= value <= high):

@@ -24,6 +24,7 @@ _ACTIONS = {
     "429": "HTTP 429, too many requests",
     "500": "HTTP 500",
     "503": "HTTP 503",
+    "page": "HTTP 502 with a page of HTML, as a proxy in front of the API answers",
     "hang": "the request is read and never answered",
     "drop": "the connection is closed without an answer",
     "truncated": "the body ends half way, then the connection is closed",

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 API_PATH = "/sapi/v2/"
 VERSION = "3.0.0"
 MAX_BODY_BYTES = 64 * 2**20
+ERROR_PAGE = b"""<!DOCTYPE html>
+<html><head><title>502 Bad Gateway</title></head>
+<body><h1>502 Bad Gateway</h1><p>upstream solver-api-7.internal did not answer</p></body></html>
+"""
+"""What a proxy in front of the API answers with when the API is down."""
 
 
 class ApiHandler(BaseHTTPRequestHandler):
@@ -70,8 +75,11 @@ class ApiHandler(BaseHTTPRequestHandler):
             else:
                 raise ReplyError(404)
         except ReplyError as error:
-            message = {"error_code": error.status, "error_msg": str(error)}
-            self._send(error.status, orjson.dumps(message), "application/json")
+            if error.page:
+                self._send(error.status, ERROR_PAGE, "text/html; charset=utf-8")
+            else:
+                message = {"error_code": error.status, "error_msg": str(error)}
+                self._send(error.status, orjson.dumps(message), "application/json")
 
     def _check_token(self) -> None:
         given, wanted = self.headers.get("X-Auth-Token", ""), self.backend.config.token
@@ -160,8 +168,8 @@ class ApiHandler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(payload)))
         # A client that keeps solver definitions on disk would meet yesterday's emulator on the same port.
         self.send_header("Cache-Control", "no-store")
-        if status == 429:
-            self.send_header("Retry-After", "1")
+        if status in (429, 503):
+            self.send_header("Retry-After", str(self.backend.config.retry_after_s))
         self.end_headers()
         self.wfile.write(payload if sent is None else payload[:sent])
         self.wfile.flush()

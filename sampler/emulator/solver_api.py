@@ -26,15 +26,16 @@ _MESSAGES = {
     413: "Request too large",
     429: "Too many requests",
     500: "Internal server error",
+    502: "Bad gateway",
     503: "Service unavailable",
 }
 
 
 class ReplyError(Exception):
-    """A request that is answered with an HTTP error."""
+    """A request that is answered with an HTTP error: in the API's format or, if ``page``, with a page of HTML."""
 
-    def __init__(self, status: int, message: str | None = None) -> None:
-        self.status = status
+    def __init__(self, status: int, message: str | None = None, *, page: bool = False) -> None:
+        self.status, self.page = status, page
         super().__init__(message or _MESSAGES[status])
 
 
@@ -66,6 +67,8 @@ class SolverApi:
         action = fault.action if fault is not None else ""
         if action in _STATUS_OF_ACTION:
             raise ReplyError(_STATUS_OF_ACTION[action])
+        if action == "page":
+            raise ReplyError(502, page=True)
         if stage == "solvers":
             reply = self._solvers(unquote(parts[2]) if len(parts) > 2 else None, query, offline=action == "offline")
         elif stage == "submit":

@@ -31,6 +31,7 @@ from qshower.sampler.errors import (
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu import operations
+from qshower.sampler.qpu.ocean.connection import Connector
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
@@ -57,7 +58,8 @@ def machine() -> BoltzmannMachine:
 
 @pytest.fixture
 def emulator() -> Iterator[EmulatorServer]:
-    with EmulatorServer(EmulatorConfig(topology="zephyr:2", defects=0.0, token=TOKEN, sweeps=32)) as server:
+    config = EmulatorConfig(topology="zephyr:2", defects=0.0, token=TOKEN, sweeps=32, retry_after_s=0)
+    with EmulatorServer(config) as server:
         yield server
 
 
@@ -110,6 +112,7 @@ TABLE: dict[str, type[SamplerError]] = {
     "solvers_429": UNAVAILABLE,
     "solvers_500": UNAVAILABLE,
     "solvers_503": UNAVAILABLE,
+    "solvers_page": UNAVAILABLE,
     "solvers_hang": UNAVAILABLE,
     "solvers_drop": UNAVAILABLE,
     "solvers_truncated": UNAVAILABLE,
@@ -122,6 +125,7 @@ TABLE: dict[str, type[SamplerError]] = {
     "submit_429": UNAVAILABLE,
     "submit_500": UNAVAILABLE,
     "submit_503": UNAVAILABLE,
+    "submit_page": UNAVAILABLE,
     "submit_hang": UNAVAILABLE,
     "submit_drop": UNAVAILABLE,
     "submit_truncated": UNAVAILABLE,
@@ -131,24 +135,26 @@ TABLE: dict[str, type[SamplerError]] = {
     "poll_401": AUTHENTICATION,
     "poll_403": UNAVAILABLE,
     "poll_404": ANSWER,
-    "poll_429": UNAVAILABLE,
+    "poll_429": TIMEOUT,
     "poll_500": TIMEOUT,
     "poll_503": TIMEOUT,
+    "poll_page": TIMEOUT,
     "poll_hang": TIMEOUT,
-    "poll_drop": UNAVAILABLE,
-    "poll_truncated": UNAVAILABLE,
+    "poll_drop": TIMEOUT,
+    "poll_truncated": TIMEOUT,
     "poll_bad_json": ANSWER,
     "poll_wrong_type": ANSWER,
     "poll_omits_id": TIMEOUT,
     "answer_401": AUTHENTICATION,
     "answer_403": UNAVAILABLE,
     "answer_404": ANSWER,
-    "answer_429": UNAVAILABLE,
-    "answer_500": UNAVAILABLE,
-    "answer_503": UNAVAILABLE,
+    "answer_429": TIMEOUT,
+    "answer_500": TIMEOUT,
+    "answer_503": TIMEOUT,
+    "answer_page": TIMEOUT,
     "answer_hang": ANSWER,
-    "answer_drop": UNAVAILABLE,
-    "answer_truncated": UNAVAILABLE,
+    "answer_drop": TIMEOUT,
+    "answer_truncated": TIMEOUT,
     "answer_bad_json": ANSWER,
     "answer_wrong_type": ANSWER,
     "answer_missing": ANSWER,
@@ -166,6 +172,8 @@ TABLE: dict[str, type[SamplerError]] = {
 
 NEEDS_A_WAIT = {name for name in TABLE if name.startswith("poll_")}
 """Faults that only strike while a problem is not solved yet."""
+TO_THE_DEADLINE = {name for name, kind in TABLE.items() if kind is TIMEOUT} | {"submit_429"}
+"""Faults that may pass, so that it is tried again as long as there is time."""
 
 
 class Waiting:
@@ -232,7 +240,7 @@ def test_each_fault_is_a_typed_error_in_time(
 ) -> None:
     sampler = make_sampler()
     sampler.sample(request_of(machine, deadline_s=30.0))
-    deadline_s = DEADLINE_S if TABLE[fault] is TIMEOUT else PATIENT_S
+    deadline_s = DEADLINE_S if fault in TO_THE_DEADLINE else PATIENT_S
     if fault in NEEDS_A_WAIT:
         emulator.arm("slow_queue")
     emulator.arm(fault)
@@ -249,19 +257,143 @@ def test_each_fault_is_a_typed_error_in_time(
 
 
 @pytest.mark.parametrize(
-    "fault", ["poll_403", "poll_429", "poll_drop", "poll_500", "answer_500", "answer_drop", "answer_429"]
+    "fault",
+    [
+        "poll_403:1",
+        *(f"{stage}_{action}:2" for stage in ("poll", "answer") for action in ("429", "500", "503", "page")),
+        *(f"{stage}_{action}:2" for stage in ("poll", "answer") for action in ("drop", "truncated")),
+    ],
 )
-def test_an_answer_lost_once_on_the_way_is_fetched_without_a_second_problem(
-    fault: str, emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
+def test_an_accepted_problem_is_asked_for_until_it_answers_and_submitted_once(
+    fault: str, tmp_path: Path, machine: BoltzmannMachine
 ) -> None:
-    sampler = make_sampler()
-    sampler.sample(request_of(machine, deadline_s=30.0))
-    before = emulator.backend.state()["submitted"]
-    emulator.arm(f"{fault}:1")
-    batch = sampler.sample(request_of(machine, deadline_s=30.0))
+    config = EmulatorConfig(topology="zephyr:2", defects=0.0, token=TOKEN, sweeps=32, slow_s=2.0, retry_after_s=0)
+    with (
+        EmulatorServer(config) as emulator,
+        QpuSampler(settings_for(emulator.endpoint, tmp_path, deadline_s=HANG_S)) as sampler,
+    ):
+        sampler.sample(request_of(machine, deadline_s=HANG_S))
+        before = emulator.backend.state()["submitted"]
+        emulator.arm("slow_run:1")
+        emulator.arm(fault)
+        batch = sampler.sample(request_of(machine, deadline_s=HANG_S))
+        assert not emulator.faults.armed()
+        assert emulator.backend.state()["submitted"] == before + 1
     assert batch.provenance.problem_ids is not None
     assert len(batch.provenance.problem_ids) == 1
-    assert emulator.backend.state()["submitted"] == before + 1
+
+
+class Pauses(list[float]):
+    """What a sampler asks to wait between two attempts, without the waiting."""
+
+    def pause(self, connector: Connector, pause_s: float) -> None:
+        """In place of ``Connector.pause``."""
+        self.append(pause_s)
+        connector.refuse_if_closed()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
+    found = Pauses()
+    monkeypatch.setattr(Connector, "pause", lambda connector, pause_s: found.pause(connector, pause_s))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("fault", "asked"),
+    [
+        ("submit_429:3", [7.0, 7.0, 7.0]),
+        ("poll_429:3", [7.0, 7.0, 7.0]),
+        ("poll_503:3", [7.0, 7.0, 7.0]),
+        ("answer_503:2", [7.0, 7.0]),
+        # Without a Retry-After the pauses grow.
+        ("poll_500:6", [0.25, 0.5, 1.0, 2.0, 4.0, 5.0]),
+        ("answer_drop:3", [0.25, 0.5, 1.0]),
+    ],
+)
+def test_the_solver_api_is_asked_again_when_it_wants_to_be(
+    fault: str, asked: list[float], tmp_path: Path, machine: BoltzmannMachine, pauses: Pauses
+) -> None:
+    config = EmulatorConfig(topology="zephyr:2", defects=0.0, token=TOKEN, sweeps=32, slow_s=0.3, retry_after_s=7)
+    with (
+        EmulatorServer(config) as emulator,
+        QpuSampler(settings_for(emulator.endpoint, tmp_path, deadline_s=HANG_S)) as sampler,
+    ):
+        sampler.sample(request_of(machine, deadline_s=HANG_S))
+        emulator.arm("slow_run:1")
+        emulator.arm(fault)
+        sampler.sample(request_of(machine, deadline_s=HANG_S))
+    assert pauses == asked
+
+
+@pytest.mark.parametrize("fault", ["poll_429", "poll_hang"])
+def test_an_answer_that_is_there_at_the_deadline_is_taken(
+    fault: str, tmp_path: Path, machine: BoltzmannMachine
+) -> None:
+    """Whatever keeps it from being told of before: here the API wants to be left alone for longer than there is."""
+    config = EmulatorConfig(topology="zephyr:2", defects=0.0, token=TOKEN, sweeps=32, slow_s=0.3, retry_after_s=3600)
+    with EmulatorServer(config) as emulator:
+        settings = settings_for(emulator.endpoint, tmp_path, request_timeout_s=HANG_S, cancel_grace_s=60.0)
+        with QpuSampler(settings) as sampler:
+            sampler.sample(request_of(machine, deadline_s=HANG_S))
+            emulator.arm("slow_run:1")
+            emulator.arm(fault)
+            provenance = sampler.sample(request_of(machine, deadline_s=15.0)).provenance
+            state = emulator.backend.state()
+    assert len(provenance.problem_ids or ()) == 1
+    assert "CANCELLED" not in state["jobs"]
+
+
+@pytest.mark.parametrize("fault", ["poll_429", "poll_drop", "poll_503"])
+def test_problems_that_were_lost_sight_of_are_cancelled_at_the_deadline(
+    fault: str, emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
+) -> None:
+    sampler = make_sampler(cancel_grace_s=5.0, gauges=4)
+    sampler.sample(request_of(machine, deadline_s=60.0))
+    emulator.arm("slow_queue")
+    emulator.arm(fault)
+    with pytest.raises(SamplerTimeoutError):
+        sampler.sample(request_of(machine, deadline_s=5.0))
+    jobs = emulator.backend.state()["jobs"]
+    assert jobs["CANCELLED"] == 4
+    assert "PENDING" not in jobs
+
+
+@pytest.mark.parametrize("fault", ["solvers_429", "solvers_503", "submit_503"])
+def test_the_time_that_the_solver_api_asks_for_is_handed_on(fault: str, tmp_path: Path, machine) -> None:
+    config = EmulatorConfig(topology="zephyr:2", defects=0.0, token=TOKEN, sweeps=32, retry_after_s=77)
+    with EmulatorServer(config) as emulator, QpuSampler(settings_for(emulator.endpoint, tmp_path)) as sampler:
+        sampler.sample(request_of(machine, deadline_s=HANG_S))
+        emulator.arm(fault)
+        error = error_of(sampler, request_of(machine, deadline_s=HANG_S))
+        assert isinstance(error, SamplerUnavailableError)
+        assert error.retry_after_s == 77.0
+        if fault.startswith("solvers"):
+            # And it is left alone until then.
+            emulator.faults.clear()
+            asked = emulator.backend.state()["calls"]["solvers"]
+            again = error_of(sampler, request_of(machine, deadline_s=HANG_S))
+            assert isinstance(again, SamplerUnavailableError)
+            assert 0.0 < (again.retry_after_s or 0.0) <= 77.0
+            assert emulator.backend.state()["calls"]["solvers"] == asked
+
+
+@pytest.mark.parametrize("stage", ["solvers", "submit", "poll", "answer"])
+def test_the_page_of_a_proxy_goes_to_the_log_and_not_to_users(
+    stage: str, emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine, caplog
+) -> None:
+    sampler = make_sampler(availability_ttl_s=0.0)
+    sampler.sample(request_of(machine, deadline_s=30.0))
+    if stage == "poll":
+        emulator.arm("slow_queue")
+    emulator.arm(f"{stage}_page")
+    error = error_of(sampler, request_of(machine, deadline_s=DEADLINE_S))
+    told = f"{error} {sampler.availability(machine)}"
+    assert "HTTP 502" in str(error)
+    assert "<" not in str(error)
+    assert "solver-api-7.internal" not in told
+    assert "solver-api-7.internal" in caplog.text
+    assert TOKEN not in caplog.text
 
 
 def test_a_problem_given_up_is_not_followed_by_requests_of_ocean_s_own(
@@ -270,9 +402,9 @@ def test_a_problem_given_up_is_not_followed_by_requests_of_ocean_s_own(
     sampler = make_sampler()
     sampler.sample(request_of(machine, deadline_s=30.0))
     asked = emulator.backend.state()["calls"]["solvers"]
-    # Lost twice, which is final; its cancellation then finds the answer there.
-    emulator.arm("answer_503:2")
-    assert type(error_of(sampler, request_of(machine, deadline_s=PATIENT_S))) is UNAVAILABLE
+    emulator.arm("answer_503")
+    assert type(error_of(sampler, request_of(machine, deadline_s=DEADLINE_S))) is TIMEOUT
+    emulator.faults.clear()
     assert sampler.sample(request_of(machine, deadline_s=30.0)).spins.shape == (4, 16)
     time.sleep(0.5)
     # One for each of the two draws.
@@ -498,7 +630,8 @@ def test_whatever_the_solver_refuses_is_not_charged(
     sampler.sample(request_of(machine, deadline_s=30.0))
     used_us = sampler.access.quota.state()["used_today_us"]
     emulator.arm(fault)
-    assert type(error_of(sampler, request_of(machine, deadline_s=PATIENT_S))) is TABLE[fault]
+    deadline_s = DEADLINE_S if fault in TO_THE_DEADLINE else PATIENT_S
+    assert type(error_of(sampler, request_of(machine, deadline_s=deadline_s))) is TABLE[fault]
     assert sampler.access.quota.state()["used_today_us"] == pytest.approx(used_us)
 
 
@@ -584,8 +717,8 @@ def test_two_hundred_failures_leak_no_thread_and_no_socket(
     emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
 ) -> None:
     quick = ["problem_failed", "energies_wrong", "answer_bad_base64", "submit_403", "solvers_500", "answer_404"]
-    quick += ["submit_drop", "answer_truncated", "solvers_drop", "submit_truncated"]
-    stuck = ["answer_missing", "slow_queue", "poll_omits_id", "poll_drop"]
+    quick += ["submit_drop", "solvers_drop", "submit_truncated"]
+    stuck = ["answer_missing", "answer_truncated", "slow_queue", "poll_omits_id", "poll_drop"]
     stuck += ["submit_hang", "poll_hang", "answer_hang", "solvers_hang"]
     sampler = make_sampler(cancel_grace_s=0.1, request_timeout_s=1.5)
     sampler.sample(request_of(machine, deadline_s=30.0))

@@ -328,3 +328,18 @@ def test_a_stop_in_mid_draw_ends_it(emulator_of, service_on, monkeypatch, work):
         asking.join()
         assert ended[0].status_code == 503
         assert "shut down" in ended[0].json()["detail"]
+
+
+@pytest.mark.parametrize("fault", ["solvers_503", "solvers_page"])
+def test_a_solver_api_that_is_down_is_told_of_in_our_words_with_its_time_to_retry(emulator_of, service_on, fault):
+    emulator = emulator_of("zephyr:4", retry_after_s=77)
+    emulator.arm(fault)
+    client = service_on(emulator.endpoint)
+    response = client.post("/generate", json=BODY)
+    assert response.status_code == 503
+    assert "the solver API failed (HTTP 50" in response.json()["detail"]
+    told = response.text + client.get("/samplers").text
+    assert "upstream" not in told
+    assert "<html" not in told
+    if fault == "solvers_503":
+        assert 60 <= int(response.headers["Retry-After"]) <= 77

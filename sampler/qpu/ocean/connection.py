@@ -18,9 +18,9 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from dwave.cloud.api import exceptions as api
-from dwave.cloud.client.qpu import Client
 
 from qshower.sampler.errors import SamplerUnavailableError
+from qshower.sampler.qpu.ocean.api_replies import ApiClient
 from qshower.sampler.qpu.ocean.configuration import ocean_configuration
 from qshower.sampler.qpu.ocean.ocean_errors import RETRY_S
 from qshower.sampler.qpu.qpu_settings import QpuSettings
@@ -186,7 +186,8 @@ class Connector:
                 idle = connection.left_behind
                 self._idle.notify_all()
             if idle:
-                self._shut(connection)
+                # Nobody waits for that: the draw may be good, and its deadline near.
+                self._shut(connection, monotonic())
 
     def retire(self, connection: Connection) -> None:
         """Use this connection no more: something in it did not come to an end, or it is not what it should be."""
@@ -196,7 +197,7 @@ class Connector:
                 self._connection = None
             idle = connection.left_behind
         if idle:
-            Thread(target=self._shut, args=(connection,), name="qpu-close", daemon=True).start()
+            self._shut(connection, monotonic())
 
     def close(self) -> None:
         """Close the connection, within ``close_timeout_s``. Idempotent.
@@ -219,7 +220,7 @@ class Connector:
         settings = self._settings
         configuration = ocean_configuration(settings)
         client = configuration.connect(
-            Client,
+            ApiClient,
             request_timeout=settings.request_timeout_s,
             poll_strategy="long-polling",
             poll_wait_time=settings.poll_wait_s,

@@ -15,7 +15,7 @@ from qshower.sampler.errors import (
     SolverNotFoundHereError,
 )
 from qshower.sampler.qpu.ocean.connection import SLICE_S, Connection, Connector, closed_error
-from qshower.sampler.qpu.ocean.ocean_errors import RETRY_S, cause_of, typed_error
+from qshower.sampler.qpu.ocean.ocean_errors import RETRY_S, cause_of, told_to_wait_s, typed_error
 from qshower.sampler.qpu.ocean.solver import SolverInfo
 from qshower.sampler.qpu.ocean.solver_list import SolverList, fetch_solvers
 from qshower.sampler.qpu.qpu_settings import QpuSettings
@@ -183,7 +183,8 @@ class OceanClient:
         connection = self._connector.current
         with self._lock:
             self._failure, self._failed_at = typed, monotonic()
-            self._wait_s = min(max(self._settings.reconnect_wait_s, 2 * self._wait_s), _LONGEST_RECONNECT_S)
+            grown_s = min(max(self._settings.reconnect_wait_s, 2 * self._wait_s), _LONGEST_RECONNECT_S)
+            self._wait_s = max(grown_s, told_to_wait_s(error) or 0.0)
             self._checked_at = _NEVER
             if isinstance(typed, SamplerUnavailableError) and not isinstance(typed, _OURS_TO_MEND):
                 typed.retry_after_s = max(typed.retry_after_s or 0.0, self._wait_s)

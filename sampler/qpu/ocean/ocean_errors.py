@@ -18,6 +18,7 @@ from qshower.sampler.errors import (
     SolverConfigurationError,
     SolverNotFoundHereError,
 )
+from qshower.sampler.qpu.ocean.api_replies import RefusedByApiError, refusal, retry_after_s
 
 Phase = Literal["connect", "submit", "answer"]
 
@@ -44,9 +45,10 @@ def typed_error(error: BaseException, phase: Phase, problem_ids: tuple[str, ...]
     """The error of our tree that ``error`` amounts to. ``secret`` is kept out of its message."""
     if isinstance(error, SamplerError):
         return error
+    reply = _reply(error, secret)
+    if reply is not None:
+        return _refused(reply, phase, problem_ids, redacted(str(reply), secret))
     text = redacted(f"{type(error).__name__}: {error}", secret)
-    if isinstance(error, (ocean.SolverAuthenticationError, api.ResourceAuthenticationError)):
-        return SolverAuthenticationFailedError(f"the solver API refused the token ({text})", problem_ids=problem_ids)
     if isinstance(error, ocean.SolverOfflineError):
         return SolverNotFoundHereError(
             f"the solver is offline ({text})", retry_after_s=OFFLINE_RETRY_S, problem_ids=problem_ids
@@ -65,12 +67,6 @@ def typed_error(error: BaseException, phase: Phase, problem_ids: tuple[str, ...]
         return SamplerUnavailableError(
             f"the solver failed the problem ({text})", retry_after_s=RETRY_S, problem_ids=problem_ids
         )
-    # Every error of the API is a requests exception too, bad responses and time-outs are errors of the API: most
-    # special first.
-    if isinstance(error, api.RequestError) and not isinstance(
-        error, (api.ResourceBadResponseError, api.RequestTimeout)
-    ):
-        return _refused(error, phase, problem_ids, text)
     if isinstance(error, _LOCAL):
         return SolverConfigurationError(f"Ocean's configuration cannot be used ({text})")
     if isinstance(error, _NETWORK) and not isinstance(error, api.ResourceBadResponseError):
@@ -91,6 +87,27 @@ def refuses(error: BaseException) -> bool:
 def too_many(error: BaseException) -> bool:
     """Whether ``error`` is the API's word that there are too many requests, or problems, now."""
     return _status(error) == 429
+
+
+def is_forbidden(error: BaseException) -> bool:
+    """Whether ``error`` is the API's word that the request is forbidden."""
+    return _status(error) == 403
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether ``error``, met while an answer was waited for, may be gone when it is asked for again."""
+    code = _status(error)
+    if code is not None:
+        return code == 429 or code >= 500
+    return isinstance(error, _NETWORK) and not isinstance(error, (api.ResourceBadResponseError, *_LOCAL))
+
+
+def told_to_wait_s(error: BaseException) -> float | None:
+    """The ``Retry-After`` that came with ``error``, None if none did."""
+    if isinstance(error, RefusedByApiError):
+        return error.retry_after_s
+    response = getattr(error, "response", None)
+    return None if response is None else retry_after_s(response.headers.get("Retry-After"))
 
 
 def cause_of(typed: SamplerError, error: BaseException, secret: str | None) -> BaseException | None:
@@ -121,28 +138,43 @@ def _malformed(error: BaseException, phase: Phase, problem_ids: tuple[str, ...],
     return SamplerAnswerError(f"{message} ({text})", problem_ids=problem_ids)
 
 
-def _refused(error: BaseException, phase: Phase, problem_ids: tuple[str, ...], text: str) -> SamplerError:
-    code = _status(error)
+def _refused(reply: RefusedByApiError, phase: Phase, problem_ids: tuple[str, ...], text: str) -> SamplerError:
+    code, wait_s = reply.status, reply.retry_after_s
     if code == 401:
         return SolverAuthenticationFailedError(f"the solver API refused the token ({text})", problem_ids=problem_ids)
     if code == 429:
+        wait_s = BUSY_RETRY_S if wait_s is None else wait_s
         return SamplerUnavailableError(
-            f"the solver API takes no more requests now ({text})", retry_after_s=BUSY_RETRY_S, problem_ids=problem_ids
+            f"the solver API takes no more requests now ({text})", retry_after_s=wait_s, problem_ids=problem_ids
         )
     if code == 403:
         return SamplerUnavailableError(f"the solver API forbids this request ({text})", problem_ids=problem_ids)
-    if code is not None and 400 <= code < 500:
+    if 400 <= code < 500:
         if phase == "connect":
             return SolverNotFoundHereError(f"the solver API knows no such solver ({text})")
         if phase == "submit":
             return SamplerError(f"the solver API refused the problem ({text})")
         return SamplerAnswerError(f"the solver API no longer knows the problem ({text})", problem_ids=problem_ids)
-    return SamplerUnavailableError(f"the solver API failed ({text})", retry_after_s=RETRY_S, problem_ids=problem_ids)
+    wait_s = RETRY_S if wait_s is None else wait_s
+    return SamplerUnavailableError(f"the solver API failed ({text})", retry_after_s=wait_s, problem_ids=problem_ids)
+
+
+def _reply(error: BaseException, secret: str | None) -> RefusedByApiError | None:
+    """The API's refusal in ``error``, None if it is no such thing."""
+    if isinstance(error, RefusedByApiError):
+        return error
+    code, response = _status(error), getattr(error, "response", None)
+    if code is None:
+        return None
+    # What Ocean takes for the API's message may be a whole page.
+    return RefusedByApiError(code, None, None) if response is None else refusal(response, secret)
 
 
 def _status(error: BaseException) -> int | None:
+    if isinstance(error, RefusedByApiError):
+        return error.status
     for kind, code in (
-        (api.ResourceAuthenticationError, 401),
+        ((api.ResourceAuthenticationError, ocean.SolverAuthenticationError), 401),
         (api.ResourceAccessForbiddenError, 403),
         (api.ResourceNotFoundError, 404),
         (api.ResourceLimitsExceededError, 429),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
@@ -16,11 +16,18 @@ from qshower.sampler.errors import (
     SamplerTimeoutError,
     SamplerUnavailableError,
     SolverAuthenticationFailedError,
-    SolverNotFoundHereError,
 )
 from qshower.sampler.qpu.ocean.connection import SLICE_S, Connection, closed_error
 from qshower.sampler.qpu.ocean.ocean_client import OceanClient
-from qshower.sampler.qpu.ocean.ocean_errors import cause_of, refuses, too_many, typed_error
+from qshower.sampler.qpu.ocean.ocean_errors import (
+    cause_of,
+    is_forbidden,
+    may_pass,
+    refuses,
+    told_to_wait_s,
+    too_many,
+    typed_error,
+)
 from qshower.sampler.qpu.ocean.solver import SolverInfo
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 
@@ -72,23 +79,51 @@ class Submission:
     Attributes:
         problem: the problem.
         future: Ocean's future of it.
-        retried: whether its answer was asked for a second time.
+        earlier: futures of it that were given up for another one.
         refused: whether the API said that it does not take it, so that it is certainly not billed.
         untimely: whether it was refused only because there were too many others.
+        told_to_wait_s: the API's last ``Retry-After`` about it.
         cancelled: whether it was cancelled from here.
+        pauses_s: how long to wait before the answer is asked for again, each time.
     """
 
     problem: Problem
     future: Any
-    retried: bool = False
+    earlier: list[Any] = field(default_factory=list)
     refused: bool = False
     untimely: bool = False
+    told_to_wait_s: float | None = None
     cancelled: bool = False
+    pauses_s: Iterator[float] = field(default_factory=lambda: growing_pauses_s())
 
     @property
     def ids(self) -> tuple[str, ...]:
         """The problem's id, once it is known."""
         return (str(self.future.id),) if self.future.id else ()
+
+    @property
+    def status(self) -> str | None:
+        """The problem's status as it was last told."""
+        futures = (self.future, *reversed(self.earlier))
+        return next((str(future.remote_status) for future in futures if future.remote_status), None)
+
+    @property
+    def completed(self) -> bool:
+        """Whether its answer is here."""
+        return bool(self.future.done() and self.future.remote_status == _DONE)
+
+    @property
+    def ended(self) -> bool:
+        """Whether Ocean works on it no more."""
+        return all(future.done() for future in (self.future, *self.earlier))
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was accepted, and word of it got lost on the way."""
+        if not self.ids or not self.future.done() or self.status in ("FAILED", "CANCELLED"):
+            return False
+        error = self._error()
+        return error is not None and may_pass(error)
 
     def answer(self) -> Answer | None:
         """The verified answer, if there is one, asked for once nobody waits for it."""
@@ -103,11 +138,24 @@ class Submission:
         """Whether the API has said that it does not take it, asked once nobody waits for its answer."""
         if self.ids or not self.future.done():
             return self.refused
+        error = self._error()
+        return error is not None and refuses(error)
+
+    def _error(self) -> Exception | None:
+        """What the future, which is done, ended with, None for an answer."""
         try:
             self.future.exception()
         except Exception as error:  # that is how Ocean hands it out
-            return refuses(error)
-        return False
+            return error
+        return None
+
+
+def growing_pauses_s() -> Iterator[float]:
+    """Seconds to wait before each further attempt: 0.25, 0.5, 1, 2, 4, and 5 from then on."""
+    pause_s = 0.25
+    while True:
+        yield pause_s
+        pause_s = min(2 * pause_s, 5.0)
 
 
 def submit(info: SolverInfo, problem: Problem, secret: str | None, label: str = "qshower") -> Submission:
@@ -144,17 +192,22 @@ class Collector:
     def collect(self, submission: Submission, under_way: Iterable[Submission] = ()) -> Answer:
         """The verified answer; if it does not come in time, ``under_way`` is cancelled along with it.
 
-        A problem that is known to have been accepted, but whose answer got lost on the way, is asked for once more by
-        its id: that costs nothing. It is never submitted twice.
+        A problem that is known to have been accepted is never submitted again. If word of it gets lost on the way, it
+        is asked for by its id until the deadline, which costs nothing: with growing pauses, and not before the API
+        wants to be asked again.
 
         Raises:
             SamplerTimeoutError: no answer by the deadline; the problem was cancelled.
-            SamplerUnavailableError: among others, that the link was closed; the problem was cancelled.
+            SamplerUnavailableError: among others, that the client was closed; the problem was cancelled.
             SamplerAnswerError: the answer is not a valid draw.
             SamplerError: whatever else went wrong, with its cause.
         """
+        forbidden = 0
         while True:
             self._wait(submission, under_way)
+            if not submission.ended:
+                # A request that has an answer by now is still out: who knows what it waits for.
+                self._link.retire(self._connection)
             try:
                 return verified(submission.problem, submission.future.result(), submission.ids)
             except Exception as error:
@@ -164,21 +217,30 @@ class Collector:
                 typed = typed_error(error, phase, submission.ids, self._link.secret)  # type: ignore[arg-type]
                 submission.refused = not submission.ids and refuses(error)
                 submission.untimely = submission.refused and too_many(error)
-                if not self._ask_again(submission, typed):
+                submission.told_to_wait_s = told_to_wait_s(error)
+                forbidden += is_forbidden(error)
+                if submission.cancelled or not (submission.lost or (submission.ids and forbidden == 1)):
+                    self._cancel_if_waiting(submission, typed)
                     raise typed from cause_of(typed, error, self._link.secret)
+            self._ask_later(submission, under_way, typed)
 
     def abandon(self, submissions: Iterable[Submission]) -> None:
         """Cancel problems nobody waits for; retire the connection if that does not bring all of them to an end."""
         given_up = list(submissions)
         self._cancel(given_up)
-        if not all(one.future.done() for one in given_up):
+        if not all(one.ended for one in given_up):
             self._link.retire(self._connection)
 
     def _cancel(self, submissions: Iterable[Submission]) -> None:
-        """Cancel what is still under way, all of it at once, and wait a little for it to end."""
-        going = [one for one in submissions if not one.future.done() and not one.cancelled]
+        """Cancel what is still under way, all of it at once, and wait a little for it to end.
+
+        Of what was accepted the answer is asked for in the same breath: if there is one, it is taken.
+        """
+        going = [one for one in submissions if not one.cancelled and (one.lost or not one.future.done())]
         for one in going:
             one.cancelled = True
+            if one.ids:
+                self._ask(one)
             one.future.cancel()
         grace_s = self._settings.cancel_grace_s
         if self._link.closed:
@@ -187,25 +249,22 @@ class Collector:
         until = min(monotonic() + grace_s, self._deadline)
         for one in going:
             one.future.wait(max(0.0, until - monotonic()))
+            for future in one.earlier if not one.completed else ():
+                future.wait(max(0.0, until - monotonic()))
 
     def _wait(self, submission: Submission, under_way: Iterable[Submission]) -> None:
-        future = submission.future
         completed_at: float | None = None
-        while not future.wait(max(0.0, min(SLICE_S, self._enough - monotonic()))):
+        while not submission.future.wait(max(0.0, min(SLICE_S, self._enough - monotonic()))):
             if self._link.closed:
                 self._cancel([submission, *under_way])
                 raise closed_error(submission.ids)
             now = monotonic()
             if now >= self._enough:
                 self._cancel([submission, *under_way])
-                if future.done() and future.remote_status == _DONE:
+                if submission.completed:
                     return
-                raise SamplerTimeoutError(
-                    f"no answer from the solver by the deadline (problem {_named(submission)}, "
-                    f"last seen {future.remote_status or 'not accepted yet'}); it was cancelled",
-                    problem_ids=submission.ids,
-                )
-            if future.remote_status == _DONE:
+                raise _too_late(submission, f"last seen {submission.status or 'not accepted yet'}")
+            if submission.future.remote_status == _DONE:
                 completed_at = completed_at if completed_at is not None else now
                 if now - completed_at > self._settings.answer_wait_s:
                     self._link.retire(self._connection)
@@ -214,18 +273,28 @@ class Collector:
                         problem_ids=submission.ids,
                     )
 
-    def _ask_again(self, submission: Submission, error: SamplerError) -> bool:
-        """Whether the answer is worth asking for again by id; if so, that is under way when this returns."""
-        final = (SolverAuthenticationFailedError, SolverNotFoundHereError, SamplerAnswerError, SamplerTimeoutError)
-        lost_on_the_way = submission.future.remote_status != "FAILED" and submission.future.remote_status != "CANCELLED"
-        worth = isinstance(error, SamplerUnavailableError) and not isinstance(error, final) and lost_on_the_way
-        if submission.retried or not submission.ids or not worth:
-            if submission.ids and lost_on_the_way and not isinstance(error, SolverAuthenticationFailedError):
-                self._cancel_by_id(submission)
-            return False
-        submission.retried = True
-        submission.future = self._retrieved(submission)
-        return True
+    def _ask_later(self, submission: Submission, under_way: Iterable[Submission], why: SamplerError) -> None:
+        """Ask for the answer again after a pause, at the latest when there is just time to cancel the problem."""
+        left_s = self._enough - monotonic()
+        pause_s = max(next(submission.pauses_s), submission.told_to_wait_s or 0.0)
+        try:
+            self._link.pause(max(0.0, min(pause_s, left_s)))
+        except SamplerUnavailableError:
+            self._cancel([submission, *under_way])
+            raise closed_error(submission.ids) from None
+        if pause_s < left_s:
+            self._ask(submission)
+            return
+        self._cancel([submission, *under_way])
+        if not submission.completed:
+            raise _too_late(submission, str(why))
+
+    def _ask(self, submission: Submission) -> None:
+        """Ask for an accepted problem with another future."""
+        again = self._retrieved(submission)
+        if not submission.future.done():
+            submission.earlier.append(submission.future)
+        submission.future = again
 
     def _retrieved(self, submission: Submission) -> Any:
         """The future of an accepted problem, asked for by its id."""
@@ -234,13 +303,21 @@ class Collector:
         again.solver, again.return_matrix = submission.future.solver, True
         return again
 
-    def _cancel_by_id(self, submission: Submission) -> None:
+    def _cancel_if_waiting(self, submission: Submission, error: SamplerError) -> None:
         """Best effort: a problem whose future has failed may still wait in the solver's queue, and be billed."""
-        if submission.future.remote_status in (None, "PENDING", "IN_PROGRESS"):
+        waiting = submission.status in (None, "PENDING", "IN_PROGRESS")
+        if submission.ids and waiting and not isinstance(error, SolverAuthenticationFailedError):
             try:
                 self._retrieved(submission).cancel()
-            except Exception as error:  # the failure being reported is the one that matters
-                typed_error(error, "answer", submission.ids, self._link.secret)
+            except Exception as another:  # the failure being reported is the one that matters
+                typed_error(another, "answer", submission.ids, self._link.secret)
+
+
+def _too_late(submission: Submission, why: str) -> SamplerTimeoutError:
+    return SamplerTimeoutError(
+        f"no answer from the solver by the deadline (problem {_named(submission)}, {why}); it was cancelled",
+        problem_ids=submission.ids,
+    )
 
 
 def verified(problem: Problem, result: Any, problem_ids: tuple[str, ...]) -> Answer:

@@ -9,15 +9,13 @@ from time import monotonic
 from qshower.sampler.errors import SamplerError, SamplerUnavailableError
 from qshower.sampler.qpu.ocean.connection import Connection
 from qshower.sampler.qpu.ocean.ocean_client import OceanClient
-from qshower.sampler.qpu.ocean.problems import Answer, Collector, Problem, Submission, submit
+from qshower.sampler.qpu.ocean.problems import Answer, Collector, Problem, Submission, growing_pauses_s, submit
 from qshower.sampler.qpu.ocean.solver import SolverInfo
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.quota import Quota
 from qshower.sampler.qpu.usage import Terms, Usage
 
 _LOG = logging.getLogger(__name__)
-_PAUSES_S = (0.25, 0.5, 1.0, 2.0)
-"""Before a problem is sent again that was refused because there were too many: that is certain not to be billed."""
 
 
 class Runner:
@@ -97,15 +95,18 @@ class Runner:
     def _collected(
         self, collector: Collector, under_way: dict[int, Submission], number: int, deadline: float
     ) -> Answer:
-        """The answer to problem ``number``, which is sent again if there were too many others for it."""
-        pauses_s = iter(_PAUSES_S)
+        """The answer to problem ``number``.
+
+        It is sent again, until the deadline, if there were too many others for it: that is certain not to be billed.
+        """
+        pauses_s = growing_pauses_s()
         while True:
             submission = under_way[number]
             try:
                 return collector.collect(submission, under_way.values())
             except SamplerError:
-                pause_s = next(pauses_s, None)
-                if not submission.untimely or pause_s is None or monotonic() + pause_s >= deadline:
+                pause_s = max(next(pauses_s), submission.told_to_wait_s or 0.0)
+                if not submission.untimely or monotonic() + pause_s >= deadline:
                     raise
             self._link.pause(pause_s)
             under_way[number] = submit(self.info, submission.problem, self._link.secret)

@@ -17,6 +17,7 @@ from qshower.sampler.errors import (
     SolverAuthenticationFailedError,
     SolverNotFoundHereError,
 )
+from qshower.sampler.qpu.ocean.api_replies import RefusedByApiError
 from qshower.sampler.qpu.ocean.ocean_errors import cause_of, typed_error
 
 ERRORS = [
@@ -58,7 +59,7 @@ def test_every_exception_has_its_type_and_keeps_the_problem_id(
 
 
 def test_a_token_echoed_by_a_server_is_taken_out() -> None:
-    error = ocean.SolverError(error_msg="bad header X-Auth-Token: ABC-123 " + "x" * 1000, error_code=500)
+    error = RefusedByApiError(500, "bad header X-Auth-Token: ABC-123 " + "x" * 1000, None)
     typed = typed_error(error, "answer", (), "ABC-123")
     text = str(typed)
     assert cause_of(typed, error, "ABC-123") is None
