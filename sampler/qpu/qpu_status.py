@@ -60,7 +60,7 @@ class QpuState:
             solver is None
             or graph_id is None
             or anneal_us is None
-            or self._access.client.last_graph(solver) != graph_id
+            or not self._access.client.had_graph(solver, graph_id)
         ):
             return False
         known = self._access.calibrator.detail(CalibrationKey(solver, graph_id, machine.fingerprint(), anneal_us))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Lock, RLock
 from time import monotonic
 
@@ -36,7 +37,7 @@ class OceanClient:
         self._asking = Lock()
         self._list = SolverList()
         self._list_of: Connection | None = None
-        self._last_seen: dict[str, SolverInfo] = {}
+        self._last_seen: dict[tuple[str, str], SolverInfo] = {}
         self._checked_at = _NEVER
         self._lacking = False
         self._failure: SamplerError | None = None
@@ -83,17 +84,15 @@ class OceanClient:
             self._lacking = True
             raise
 
-    def last_graph(self, solver: str) -> str | None:
-        """The graph_id that ``solver`` had when it was last seen online; asks nobody."""
+    def had_graph(self, solver: str, graph_id: str) -> bool:
+        """Whether ``solver`` had that graph when it was last seen online; asks nobody."""
         with self._lock:
-            seen = self._last_seen.get(solver)
-            return None if seen is None else seen.graph.graph_id
+            return (solver, graph_id) in self._last_seen
 
     def last_seen(self, family: str) -> SolverInfo | None:
         """The solver that ``find`` would choose among those seen so far, None if none fits; asks nobody."""
         with self._lock:
-            now = self._list
-            seen = SolverList(dict(self._last_seen), now.unusable, now.not_for_us, now.configured, now.eligible)
+            seen = replace(self._list, solvers=dict(self._last_seen))
         try:
             return seen.choose(None, self._settings.solver, family)
         except SolverNotFoundHereError:
@@ -175,7 +174,10 @@ class OceanClient:
         with self._lock:
             self._failure, self._wait_s, self._lacking = None, 0.0, False
             self._list, self._list_of, self._checked_at = solvers, connection, monotonic()
-            self._last_seen |= solvers.solvers
+            # Under a name that is online again there may be another graph.
+            names = {name for name, _ in solvers.solvers}
+            earlier = {key: info for key, info in self._last_seen.items() if key[0] not in names}
+            self._last_seen = {**earlier, **solvers.solvers}
             return solvers
 
     def _note_failure(self, error: Exception) -> SamplerError:

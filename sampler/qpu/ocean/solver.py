@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import networkx as nx
 import numpy as np
@@ -14,6 +15,21 @@ from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.placement import WorkingGraph
 
 Range = tuple[float, float]
+Value = TypeVar("Value")
+NEEDED_PROPERTIES = (
+    "topology",
+    "qubits",
+    "couplers",
+    "num_qubits",
+    "supported_problem_types",
+    "parameters",
+    "h_range",
+    "j_range",
+    "num_reads_range",
+    "annealing_time_range",
+)
+NEEDED_PARAMETERS = ("num_reads", "annealing_time", "answer_mode", "auto_scale")
+"""What every problem sets: a raw answer, its reads in order, of h and J as they are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,41 +91,62 @@ class SolverInfo:
         return max(1, min(self.num_reads_range[1], by_duration))
 
 
+def check_definition(name: str, properties: Mapping[str, Any]) -> None:
+    """SamplerUnavailableError that names the properties and parameters that a QPU lacks, if it does."""
+    lacking = [f"the property {one}" for one in NEEDED_PROPERTIES if properties.get(one) is None]
+    if not lacking:
+        lacking = [f"the parameter {one}" for one in NEEDED_PARAMETERS if one not in properties["parameters"]]
+        if "ising" not in properties["supported_problem_types"]:
+            lacking.append("the problem type ising")
+    if lacking:
+        raise SamplerUnavailableError(f"solver {name} lacks {', '.join(lacking)}")
+
+
 def solver_info(solver: Any) -> SolverInfo:
-    """What we need of an Ocean solver; SamplerUnavailableError if it lacks something essential."""
+    """What we need of an Ocean solver with a checked definition; SamplerUnavailableError names what is no use."""
     properties = solver.properties
-    try:
-        topology = properties["topology"]
-        family, size = str(topology["type"]), int(topology["shape"][0])
-        couplers = np.sort(np.array(properties["couplers"], dtype=np.int64).reshape(-1, 2), axis=1)
-        graph = WorkingGraph(
-            family=family,
-            size=size,
-            qubits=np.sort(np.array(properties["qubits"], dtype=np.int64)),
-            couplers=couplers,
-            graph_id=str(solver.graph_id),
-        )
-        timing = properties.get("problem_timing_data") or {}
-        sums = properties.get("per_group_coupling_range") or properties.get("per_qubit_coupling_range")
-        return SolverInfo(
-            name=str(solver.name),
-            graph=graph,
-            h_range=_range(properties["h_range"]),
-            j_range=_range(properties.get("extended_j_range") or properties["j_range"]),
-            sum_range=_range(sums) if sums else None,
-            groups=_groups(graph, by_group="per_group_coupling_range" in properties),
-            num_reads_range=(int(properties["num_reads_range"][0]), int(properties["num_reads_range"][1])),
-            annealing_time_range_us=_range(properties["annealing_time_range"]),
-            default_annealing_time_us=float(
-                properties.get("default_annealing_time") or timing.get("default_annealing_time") or 20.0
-            ),
-            run_duration_us=float((properties.get("problem_run_duration_range") or (0.0, 0.0))[1]),
-            num_qubits=int(properties["num_qubits"]),
-            takes_flux_biases="flux_biases" in (properties.get("parameters") or {}),
-            solver=solver,
-        )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise SamplerUnavailableError(f"solver {solver.name} lacks a usable property: {error!r}") from error
+
+    def read(name: str, convert: Callable[[Any], Value]) -> Value:
+        try:
+            return convert(properties[name])
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            shown = f"{properties.get(name)!r:.80}"
+            raise SamplerUnavailableError(
+                f"the property {name} of solver {solver.name} cannot be used: {shown}"
+            ) from error
+
+    graph = WorkingGraph(
+        family=read("topology", lambda topology: str(topology["type"])),
+        size=read("topology", lambda topology: int(topology["shape"][0])),
+        qubits=read("qubits", lambda qubits: np.sort(np.array(qubits, dtype=np.int64))),
+        couplers=read("couplers", _couplers),
+        graph_id=str(solver.graph_id),
+    )
+    by_group = "per_group_coupling_range" in properties
+    sums = "per_group_coupling_range" if by_group else "per_qubit_coupling_range"
+    j_range = "extended_j_range" if properties.get("extended_j_range") else "j_range"
+    timing = properties.get("problem_timing_data") or {}
+    default_us = properties.get("default_annealing_time") or timing.get("default_annealing_time") or 20.0
+    duration = "problem_run_duration_range"
+    return SolverInfo(
+        name=str(solver.name),
+        graph=graph,
+        h_range=read("h_range", _range),
+        j_range=read(j_range, _range),
+        sum_range=read(sums, _range) if properties.get(sums) else None,
+        groups=_groups(graph, by_group=by_group),
+        num_reads_range=read("num_reads_range", lambda pair: (int(pair[0]), int(pair[1]))),
+        annealing_time_range_us=read("annealing_time_range", _range),
+        default_annealing_time_us=float(default_us),
+        run_duration_us=read(duration, _range)[1] if properties.get(duration) else 0.0,
+        num_qubits=read("num_qubits", int),
+        takes_flux_biases="flux_biases" in properties["parameters"],
+        solver=solver,
+    )
+
+
+def _couplers(pairs: Any) -> NDArray[np.int64]:
+    return np.sort(np.array(pairs, dtype=np.int64).reshape(-1, 2), axis=1)
 
 
 def _range(pair: Any) -> Range:

@@ -5,52 +5,67 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from dwave.cloud.api.models import SolverConfiguration
 
-from qshower.sampler.errors import (
-    SamplerUnavailableError,
-    SolverNotFoundHereError,
-)
+from qshower.sampler.errors import SolverConfigurationError, SolverNotFoundHereError
 from qshower.sampler.lattice import ideal_graph
 from qshower.sampler.qpu.ocean.connection import Connection
+from qshower.sampler.qpu.ocean.solver import NEEDED_PARAMETERS, NEEDED_PROPERTIES
 from qshower.sampler.qpu.ocean.solver_list import SolverList, fetch_solvers
 
 SESSION = "qshower.sampler.qpu.ocean.solver_list.Solvers.from_config"
 
 
-class Listed(dict[str, str]):
-    """An entry of a solver list, as Ocean's client hands it out."""
-
-    def __init__(self, name: str, graph_id: str | None, status: str = "online") -> None:
-        super().__init__(status=status)
-        version = None if graph_id is None else SimpleNamespace(graph_id=graph_id)
-        self.identity = SimpleNamespace(name=name, version=version)
+def solver(name: str, graph_id: str | None, status: str = "ONLINE", **properties: object) -> dict[str, object]:
+    """A solver's definition, as the API sends it; a property that is None is left out."""
+    graph = ideal_graph("zephyr:1")
+    every = {
+        "category": "qpu",
+        "topology": {"type": "zephyr", "shape": [1, 4]},
+        "qubits": sorted(graph),
+        "couplers": [sorted(edge) for edge in graph.edges],
+        "num_qubits": 48,
+        "supported_problem_types": ["ising", "qubo"],
+        "parameters": dict.fromkeys(["num_reads", "annealing_time", "answer_mode", "auto_scale"], ""),
+        "h_range": [-4, 4],
+        "j_range": [-1, 1],
+        "num_reads_range": [1, 100],
+        "annealing_time_range": [1, 100],
+        **properties,
+    }
+    version = {} if graph_id is None else {"version": {"graph_id": graph_id}}
+    there = {name: value for name, value in every.items() if value is not None}
+    return {"identity": {"name": name, **version}, "status": status, "properties": there}
 
 
 class Account:
-    """An account that sees a Zephyr QPU and a hybrid solver, and counts what is asked of it."""
+    """An account that sees these solvers, and counts what is asked of it."""
 
-    def __init__(self) -> None:
-        self.graph_id = "g1"
+    def __init__(self, *solvers: dict[str, object]) -> None:
+        self.solvers = list(solvers)
         self.full_fetches = 0
         self.config = SimpleNamespace(solver=None)
 
-    def list_solvers(self, **_: object) -> list[Listed]:
-        return [Listed("qpu", self.graph_id), Listed("hybrid", None), Listed("asleep", "g0", "offline")]
+    def list_solvers(self, filter: str) -> list[SolverConfiguration]:  # noqa: A002 - Ocean's name
+        full = filter.startswith("all")
+        self.full_fetches += full
+        every = [{**one, "properties": one["properties"] if full else {}} for one in self.solvers]
+        return [SolverConfiguration.model_validate(one) for one in every]
 
     def get_solvers(self, **_: object) -> list[SimpleNamespace]:
-        self.full_fetches += 1
-        graph = ideal_graph("zephyr:1")
-        properties = {
-            "topology": {"type": "zephyr", "shape": [1, 4]},
-            "qubits": sorted(graph),
-            "couplers": [sorted(edge) for edge in graph.edges],
-            "num_qubits": 48,
-            "h_range": [-4, 4],
-            "j_range": [-1, 1],
-            "num_reads_range": [1, 100],
-            "annealing_time_range": [1, 100],
-        }
-        return [SimpleNamespace(name="qpu", graph_id=self.graph_id, properties=properties, client=self)]
+        return [SimpleNamespace(name=one["identity"]["name"]) for one in self.solvers]  # type: ignore[index]
+
+
+def usual_account() -> Account:
+    """A Zephyr QPU, a hybrid solver, and a QPU that is offline."""
+    hybrid = {"identity": {"name": "hybrid"}, "status": "ONLINE", "properties": {"category": "hybrid"}}
+    return Account(solver("qpu", "g1"), hybrid, solver("asleep", "g0", "OFFLINE"))
+
+
+def found_in(account: Account, monkeypatch: pytest.MonkeyPatch, before: SolverList | None = None) -> SolverList:
+    """What is found in ``account``."""
+    monkeypatch.setattr(SESSION, lambda **_: closing_session(account))
+    return fetch_solvers(Connection(account), before or SolverList())
 
 
 def closing_session(account: Account) -> SimpleNamespace:
@@ -59,7 +74,7 @@ def closing_session(account: Account) -> SimpleNamespace:
 
 
 def test_full_definitions_are_fetched_only_when_a_graph_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
-    account = Account()
+    account = usual_account()
     closed: list[bool] = []
 
     def session_of(config: object, *, cache: bool) -> SimpleNamespace:
@@ -73,36 +88,72 @@ def test_full_definitions_are_fetched_only_when_a_graph_is_new(monkeypatch: pyte
         found = fetch_solvers(connection, found)
     assert account.full_fetches == 1
     assert len(closed) == 3
-    assert set(found.solvers) == {"qpu"}
-    account.graph_id = "g2"
+    assert set(found.solvers) == {("qpu", "g1")}
+    account.solvers[0] = solver("qpu", "g2")
     later = fetch_solvers(connection, found)
     assert account.full_fetches == 2
-    assert later.solvers["qpu"].graph.graph_id == "g2"
-    assert later.solvers["qpu"] is not found.solvers["qpu"]
+    assert set(later.solvers) == {("qpu", "g2")}
 
 
-def test_a_solver_that_lacks_a_property_hides_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    account = Account()
-    whole = account.get_solvers
-
-    def with_an_odd_one(**_: object) -> list[SimpleNamespace]:
-        (sound,) = whole()
-        odd = {name: value for name, value in sound.properties.items() if name != "h_range"}
-        return [SimpleNamespace(name="odd", graph_id="g3", properties=odd, client=account), sound]
-
-    monkeypatch.setattr(account, "get_solvers", with_an_odd_one)
-    monkeypatch.setattr(SESSION, lambda **_: closing_session(account))
-    found = fetch_solvers(Connection(account), SolverList())
-    assert set(found.solvers) == {"qpu"}
+@pytest.mark.parametrize("lacking", NEEDED_PROPERTIES)
+def test_a_solver_that_lacks_a_property_is_told_by_it_and_hides_no_other_one(
+    lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = found_in(Account(solver("odd", "g3", **{lacking: None}), solver("qpu", "g1")), monkeypatch)
     assert found.choose(None, None, "zephyr").name == "qpu"
-    with pytest.raises(SolverNotFoundHereError, match="odd lacks a usable property: KeyError\\('h_range'\\)"):
+    with pytest.raises(SolverNotFoundHereError, match=f"^solver odd lacks the property {lacking}$"):
         found.choose("odd", None, "zephyr")
     with pytest.raises(SolverNotFoundHereError, match="no pegasus solver is online; solver odd lacks"):
         found.choose(None, None, "pegasus")
 
 
+@pytest.mark.parametrize("lacking", NEEDED_PARAMETERS)
+def test_a_solver_that_lacks_a_parameter_is_told_by_it(lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = dict.fromkeys({*NEEDED_PARAMETERS} - {lacking}, "")
+    found = found_in(Account(solver("odd", "g3", parameters=others)), monkeypatch)
+    with pytest.raises(SolverNotFoundHereError, match=f"^solver odd lacks the parameter {lacking}$"):
+        found.choose("odd", None, "zephyr")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("topology", {"type": "zephyr"}),
+        ("topology", "zephyr"),
+        ("qubits", [0, "one"]),
+        ("couplers", [[0, 1, 2]]),
+        ("h_range", 4),
+        ("num_reads_range", ["few", "many"]),
+        ("extended_j_range", [1]),
+        ("per_group_coupling_range", {}),
+    ],
+)
+def test_a_property_that_is_no_use_is_told_by_its_name_and_value(
+    name: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = found_in(Account(solver("odd", "g3", **{name: value}), solver("qpu", "g1")), monkeypatch)
+    if not value:
+        # As good as not there.
+        assert set(found.solvers) == {("odd", "g3"), ("qpu", "g1")}
+        return
+    with pytest.raises(SolverNotFoundHereError, match=rf"^the property {name} of solver odd cannot be used: "):
+        found.choose("odd", None, "zephyr")
+    assert found.choose(None, None, "zephyr").name == "qpu"
+
+
+def test_of_two_solvers_of_one_name_one_is_to_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = found_in(Account(solver("twin", "g2"), solver("twin", "g1")), monkeypatch)
+    with pytest.raises(
+        SolverNotFoundHereError, match=r"^2 solvers are named twin: say which, twin;graph_id=g1 or twin;graph_id=g2$"
+    ):
+        found.choose("twin", None, "zephyr")
+    assert [found.choose(f"twin;graph_id={one}", None, "zephyr").graph.graph_id for one in ("g1", "g2")] == ["g1", "g2"]
+    with pytest.raises(SolverNotFoundHereError, match=r"^twin has the graph g1 or g2 today, not g3 as asked for$"):
+        found.choose("twin;graph_id=g3", None, "zephyr")
+
+
 def test_features_that_ocean_is_configured_with_choose_among_solvers(monkeypatch: pytest.MonkeyPatch) -> None:
-    account = Account()
+    account = usual_account()
     account.config.solver = {"num_active_qubits__gte": 4000, "order_by": "-num_active_qubits"}
     asked: list[dict[str, object]] = []
     whole = account.get_solvers
@@ -112,21 +163,17 @@ def test_features_that_ocean_is_configured_with_choose_among_solvers(monkeypatch
         return [] if "num_active_qubits__gte" in features else whole()
 
     monkeypatch.setattr(account, "get_solvers", filtered)
-    monkeypatch.setattr(SESSION, lambda **_: closing_session(account))
-    found = fetch_solvers(Connection(account), SolverList())
+    found = found_in(account, monkeypatch)
     assert asked[-1] == {"refresh": True, "order_by": None, "num_active_qubits__gte": 4000}
     with pytest.raises(SolverNotFoundHereError, match="no zephyr solver with the features that Ocean's configuration"):
         found.choose(None, None, "zephyr")
     # A request may name another one all the same.
     assert found.choose("qpu", None, "zephyr").name == "qpu"
     account.config.solver = {"num_active_qubits__about": "many"}
-    account.graph_id = "g2"
 
-    def refusing(**features: object) -> list[SimpleNamespace]:
-        if len(features) > 1:
-            raise ValueError("no such operator")
-        return whole()
+    def refusing(**_: object) -> list[SimpleNamespace]:
+        raise ValueError("no such operator")
 
     monkeypatch.setattr(account, "get_solvers", refusing)
-    with pytest.raises(SamplerUnavailableError, match=r"DWAVE_API_SOLVER: .*num_active_qubits__about.* is not allowed"):
-        fetch_solvers(Connection(account), SolverList())
+    with pytest.raises(SolverConfigurationError, match=r"DWAVE_API_SOLVER: .*__about.* is not allowed"):
+        found_in(account, monkeypatch)
