@@ -34,6 +34,7 @@ from qshower.evaluation.energy_slices import EnergySlice
 from qshower.evaluation.histograms import HistogramPair, HistogramSpec, compare_histogram
 from qshower.evaluation.neighbours import NEIGHBOURS, Prdc, log_voxels, prdc
 from qshower.evaluation.shower_set import ShowerSet
+from qshower.evaluation.submission_checks import describe_shared
 from qshower.model.shower_checks import Finding
 
 Array = NDArray[np.float64]
@@ -82,6 +83,7 @@ class Comparison:
         fpd_at_floor, kpd_at_floor: again at the floor's smaller N, where that differs.
         neighbours: precision, recall, density, coverage.
         boosted: the quick verdict on the high-level features.
+        auc_void: why there is no AUC where the two sets have showers in common; else None.
         classifiers: by kind.
         correlations: of layers.
         notes: what was cut short, and why.
@@ -102,6 +104,7 @@ class Comparison:
     boosted: BoostedAuc | None
     classifiers: tuple[ClassifierResult, ...]
     correlations: LayerCorrelations
+    auc_void: str | None = None
     notes: tuple[str, ...] = field(default=())
 
     def mean_separation(self, group: str) -> float | None:
@@ -143,6 +146,7 @@ def compare(
         pairs.append(compare_histogram(spec, reference, sample, settings.seed))
         progress(f"{sample.name}: histograms", (index + 1) / len(specs))
     pair = _Pair(reference, sample, settings, progress)
+    shared = describe_shared(reference, sample)
     distances = pair.all_distances()
     at_floor: tuple[Distance | None, Distance | None] = (None, None)
     if floor_count is not None and 2 <= floor_count < pair.count:
@@ -160,9 +164,10 @@ def compare(
         fpd_at_floor=at_floor[0],
         kpd_at_floor=at_floor[1],
         neighbours=pair.neighbours(),
-        boosted=pair.boosted(),
-        classifiers=pair.classifiers(slices),
+        boosted=None if shared else pair.boosted(),
+        classifiers=() if shared else pair.classifiers(slices),
         correlations=compare_correlations(reference.features, sample.features),
+        auc_void=shared.text if shared else None,
         notes=tuple(pair.notes),
     )
 

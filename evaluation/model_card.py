@@ -82,7 +82,7 @@ def _figures(data: dict[str, Any]) -> dict[str, Any]:
         },
         "FPD": _distance(sample["fpd"]),
         "KPD": _distance(sample["kpd"]),
-        "boosted AUC": None if boosted is None else _rounded(boosted, ("auc", "error", "floor"), 4),
+        "boosted AUC": sample.get("auc_void") if boosted is None else _rounded(boosted, ("auc", "error", "floor"), 4),
     }
     if data["ablation"]:
         header, *rows = ablation_rows(data)

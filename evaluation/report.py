@@ -24,9 +24,10 @@ from qshower.evaluation.report_html import page
 from qshower.evaluation.report_json import as_json, summary_rows
 from qshower.evaluation.results import Evaluation
 from qshower.evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
-from qshower.evaluation.submission_checks import check_reference, check_sample
+from qshower.evaluation.submission_checks import check_reference, check_sample, describe_shared, find_copies
 from qshower.model.bundle import load_bundle
 from qshower.model.geometry import Geometry
+from qshower.model.shower_checks import Finding
 from qshower.model.showers_file import open_showers
 from qshower.sampler.errors import DefectError, InvalidInputError, ShowerFileError
 from qshower.sampler.files import replaceable, why, write_file
@@ -188,10 +189,11 @@ def run_evaluation(
     edges = voxel_edges(layout.threshold_mev, reference_set.tallies.largest_voxel_mev)
     specs = histogram_specs(reference_set.features, slices, reference_set.tallies.largest_voxel_mev)
 
-    loaded = []
+    loaded: list[tuple[ShowerSet, tuple[Finding, ...]]] = []
     for path, name in zip(samples, labels, strict=True):
         sample = load(path, name, edges)
-        loaded.append((sample, check_sample(reference_set, sample)))
+        findings = check_sample(reference_set, sample)
+        loaded.append((sample, findings + find_copies([other for other, _ in loaded], sample)))
         for finding in loaded[-1][1]:
             announce(f"{name}: warning: {finding.text}")
     given = len(loaded)
@@ -238,7 +240,7 @@ def run_evaluation(
         announce(_early(sample.name, comparisons[-1]))
     sets = tuple(sample for sample, _ in loaded)
     multiclass = None
-    files = sets[:given]
+    files = _distinct(loaded[:given])
     if chosen.classifiers and len(files) > 1 and min(len(sample.kept) for sample in files) >= LEAST_ROWS:
         multiclass = multiclass_classifier(
             reference_set,
@@ -280,13 +282,18 @@ def _floor_pair(
     if path is not None:
         second = load(path, "floor", edges)
         check_sample(reference, second)
-        if reference.digests == second.digests:
-            allowed = "other showers than the reference's"
-            raise ShowerFileError(str(path), "the same showers as the reference, which makes no floor", allowed)
+        shared = describe_shared(reference, second)
+        if shared is not None:
+            raise ShowerFileError(str(path), shared.text, "other showers than the reference's, for a floor")
         return (reference, second), "file"
     if len(reference) < 2 * 2:
         return None, "halves"
     return (reference.half(0), reference.half(1)), "halves"
+
+
+def _distinct(loaded: Sequence[tuple[ShowerSet, tuple[Finding, ...]]]) -> tuple[ShowerSet, ...]:
+    """The samples that the multi-class classifier may tell from each other: none has showers of another set."""
+    return tuple(sample for sample, findings in loaded if "copies" not in {finding.code for finding in findings})
 
 
 def _labels(samples: Sequence[Path], names: Sequence[str] | None) -> tuple[str, ...]:
@@ -327,5 +334,6 @@ def _early(name: str, result: Comparison) -> str:
     parts.append(f"separation of E_tot/E_inc {response.separation:.4f}")
     if result.boosted is not None:
         parts.append(f"boosted AUC {result.boosted.auc:.3f} ± {result.boosted.error:.3f}")
+    parts += ["AUC void"] if result.auc_void else []
     parts += [f"AUC {item.kind} {item.auc:.3f}" for item in result.classifiers]
     return f"{name}: {', '.join(parts)}"

@@ -220,7 +220,10 @@ def _classifiers(data: dict[str, Any]) -> str:
             for name, item in _with_floor(data, "boosted_auc")
         ],
     )
-    text = f"<h3>Gradient boosting on the high-level features</h3>{boosted}"
+    entries = [*data["samples"], *([{**data["floor"], "name": "floor"}] if data["floor"] else [])]
+    voids = [(entry["name"], entry["auc_void"]) for entry in entries if entry["auc_void"]]
+    text = "".join(f'<p class="warning">{escape(name)}: AUC void. {escape(reason)}</p>' for name, reason in voids)
+    text += f"<h3>Gradient boosting on the high-level features</h3>{boosted}"
     rows, slice_rows = [], []
     for name, items in _with_floor(data, "classifiers"):
         for kind, item in items.items():
@@ -241,7 +244,8 @@ def _classifiers(data: dict[str, Any]) -> str:
                 for part in item["slices"]
             ]
     if not rows:
-        return text + "<p>The neural classifiers were not asked for.</p>"
+        asked = data["settings"]["classifiers"]
+        return text if asked else text + "<p>The neural classifiers were not asked for.</p>"
     header = [
         "",
         "inputs",

@@ -94,6 +94,7 @@ def _comparison(comparison: Comparison, floor: Comparison | None = None) -> dict
         "research_fpd": _distance(comparison.research_fpd, floor.research_fpd if floor else None),
         "research_kpd": _distance(comparison.research_kpd, floor.research_kpd if floor else None),
         "neighbours": _neighbours(comparison.neighbours, floor.neighbours if floor else None),
+        "auc_void": comparison.auc_void,
         "boosted_auc": {
             **asdict(comparison.boosted),
             "floor": floor.boosted.auc if floor and floor.boosted else None,
@@ -238,10 +239,11 @@ def _summary(entry: dict[str, Any], kinds: list[str]) -> list[str]:
         "–" if entry[key] is None else _with_error(1e3 * entry[key]["value"], 1e3 * entry[key]["error"])
         for key in ("fpd", "kpd")
     ]
-    row.append("–" if boosted is None else _with_error(boosted["auc"], boosted["error"]))
+    absent = "void" if entry.get("auc_void") else "–"
+    row.append(absent if boosted is None else _with_error(boosted["auc"], boosted["error"]))
     for kind in kinds:
         item = entry["classifiers"].get(kind)
-        row.append("–" if item is None else _with_error(item["auc"], max(item["auc_spread"], item["auc_error"])))
+        row.append(absent if item is None else _with_error(item["auc"], max(item["auc_spread"], item["auc_error"])))
     if neighbours is None:
         return [*row, "–", "–"]
     row.append(f"{neighbours['precision']:.3f} / {neighbours['recall']:.3f}")

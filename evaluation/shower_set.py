@@ -39,7 +39,7 @@ class ShowerSet:
         features: high-level features of its N showers.
         rows: (N,) their rows in the file.
         tallies: counts of defects.
-        digests: of every shower that is not empty, to find showers that appear twice.
+        digests: (N,) a number for each shower, 0 where it is empty, to find those that are in two sets.
         voxel_counts: (20, bins) voxel-energy histogram of each group of rows.
         mean_showers_mev: (slices, voxels) average shower of each slice of incident energy.
         slice_counts: (slices,) showers in each slice.
@@ -53,7 +53,7 @@ class ShowerSet:
     features: FeatureSet
     rows: NDArray[np.int64]
     tallies: Tallies
-    digests: frozenset[bytes]
+    digests: NDArray[np.uint64]
     voxel_counts: NDArray[np.int64]
     mean_showers_mev: Array
     slice_counts: NDArray[np.int64]
@@ -82,7 +82,7 @@ class ShowerSet:
             features=self.features.take(chosen),
             rows=self.rows[chosen],
             tallies=self.tallies,
-            digests=self.digests,
+            digests=self.digests[chosen],
             voxel_counts=counts,
             mean_showers_mev=self.mean_showers_mev,
             slice_counts=self.slice_counts,
@@ -163,7 +163,7 @@ def load_shower_set(
         features=join_features(parts),
         rows=np.arange(count),
         tallies=tally.result(),
-        digests=frozenset(tally.seen),
+        digests=tally.digests(),
         voxel_counts=counts,
         mean_showers_mev=sums / np.maximum(slice_counts, 1)[:, None],
         slice_counts=slice_counts,

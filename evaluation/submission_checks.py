@@ -6,7 +6,8 @@ energies) is an error that says what is wrong and how to mend it; what only weak
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy.stats import ks_2samp, spearmanr
 
 from qshower.evaluation.shower_set import ShowerSet
 from qshower.model.geometry import Geometry
-from qshower.model.shower_checks import Finding, findings_of
+from qshower.model.shower_checks import Finding, findings_of, shared_rows
 from qshower.sampler.errors import ShowerFileError
 
 GEV_PER_MEV = 1000.0
@@ -32,6 +33,7 @@ LEAST_FOR_ORDER = 50
 LEAST_OVERLAP = 0.01
 MOSTLY_INSIDE = 0.9
 LEAST_FOR_RANGE = 20
+MOST_RANGES = 12
 # Extremes of two sets drawn from one law differ by a few per cent.
 RANGE_MARGIN = 0.1
 
@@ -205,6 +207,41 @@ def voxel_orders(geometry: Geometry) -> Iterator[tuple[str, NDArray[np.int64]]]:
     yield "last layer first", np.concatenate(backwards[::-1])
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Showers that two sets have in common: how many, and a sentence that names their rows."""
+
+    count: int
+    text: str
+
+
+def describe_shared(first: ShowerSet, second: ShowerSet) -> Shared | None:
+    """The showers of ``second`` that are in ``first`` as well, voxel by voxel; None if there are none."""
+    rows, others = shared_rows(first.digests, second.digests)
+    if not rows.size:
+        return None
+    return Shared(
+        rows.size,
+        f"{rows.size} showers are equal, voxel by voxel, in {second.name} (rows {_ranges(second.rows[rows])}) and "
+        f"{first.name} (rows {_ranges(np.unique(first.rows[others]))}): an AUC of these two would say nothing.",
+    )
+
+
+def find_copies(others: Sequence[ShowerSet], sample: ShowerSet) -> tuple[Finding, ...]:
+    """A finding for each set that has showers in common with the sample."""
+    found = [shared for other in others if (shared := describe_shared(other, sample)) is not None]
+    hint = "Memorised, or a file beside itself?"
+    return tuple(Finding("copies", shared.count, f"{shared.text} {hint}", severe=True) for shared in found)
+
+
+def _ranges(rows: NDArray[np.int64]) -> str:
+    """Growing row numbers in words: 0-9, 12, 40-41."""
+    parts = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+    named = [f"{part[0]}" if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts[:MOST_RANGES]]
+    left = sum(len(part) for part in parts[MOST_RANGES:])
+    return ", ".join(named) + (f" and {left} more" if left else "")
+
+
 def _warnings(reference: ShowerSet, sample: ShowerSet) -> Iterator[Finding]:
     yield from findings_of(sample.tallies)
     first, second = reference.features.e_inc_mev, sample.features.e_inc_mev
@@ -219,11 +256,7 @@ def _warnings(reference: ShowerSet, sample: ShowerSet) -> Iterator[Finding]:
     outside = len(sample) - round(_overlap(first, second) * len(sample))
     if outside:
         yield Finding("energy_range", outside, f"{outside} incident energies lie well outside the reference's range.")
-    shared = len(sample.digests & reference.digests)
-    if shared:
-        yield Finding(
-            "copies", shared, f"{shared} showers are equal, voxel by voxel, to showers of the reference: memorised?"
-        )
+    yield from find_copies([reference], sample)
     ratio = _median_response(sample) / _median_response(reference)
     if abs(ratio - 1) > RESPONSE_WARNING:
         yield Finding("normalisation", len(sample), f"The median of E_tot/E_inc is {ratio:.2f} times the reference's.")

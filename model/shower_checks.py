@@ -64,7 +64,6 @@ class ShowerTally:
     """Running counts over chunks of showers.
 
     Attributes:
-        seen: digest of each shower that is not empty, and its first row.
         largest_mev: the largest voxel.
     """
 
@@ -72,14 +71,13 @@ class ShowerTally:
         self._threshold_mev = threshold_mev
         # A float32 file rounds the threshold itself.
         self._threshold = np.float32(threshold_mev * (1 - 1e-6))
-        self.seen: dict[bytes, int] = {}
         self.largest_mev = 0.0
         self._smallest = np.inf
         self._rows = 0
-        self._negative = self._below_voxels = self._below_showers = self._hits = self._duplicates = 0
+        self._negative = self._below_voxels = self._below_showers = self._hits = 0
         self._empty = self._faint = 0
         self._first_negative: int | None = None
-        self._first_duplicate: tuple[int, int] | None = None
+        self._digests: list[int] = []
         self._energies: list[NDArray[np.float64]] = []
         self._totals: list[NDArray[np.float64]] = []
 
@@ -104,17 +102,22 @@ class ShowerTally:
         self._below_showers += int((below > 0).sum())
         self._empty += int((hits == 0).sum())
         self._faint += int(((hits > 0) & (below == hits)).sum())
-        for row in np.flatnonzero(hits):
-            digest = hashlib.blake2b(np.ascontiguousarray(showers_mev[row]).data, digest_size=16).digest()
-            earlier = self.seen.setdefault(digest, first_row + int(row))
-            if earlier != first_row + row:
-                self._duplicates += 1
-                if self._first_duplicate is None:
-                    self._first_duplicate = (earlier, first_row + int(row))
+        for row, count in enumerate(hits):
+            content = np.ascontiguousarray(showers_mev[row]).data if count else None
+            self._digests.append(0 if content is None else _digest(content))
+
+    def digests(self) -> NDArray[np.uint64]:
+        """(rows,) a number for each shower, equal for equal voxels; 0 for a shower without energy."""
+        return np.array(self._digests, dtype=np.uint64)
 
     def result(self) -> Tallies:
         """The counts so far."""
         energies, totals = np.concatenate(self._energies), np.concatenate(self._totals)
+        digests = self.digests()
+        filled = np.flatnonzero(digests)
+        _, first, which = np.unique(digests[filled], return_index=True, return_inverse=True)
+        repeats = np.flatnonzero(first[which] != np.arange(len(filled)))
+        again = int(repeats[0]) if repeats.size else None
         return Tallies(
             threshold_mev=self._threshold_mev,
             showers=self._rows,
@@ -125,13 +128,25 @@ class ShowerTally:
             hit_voxels=self._hits,
             empty_showers=self._empty,
             faint_showers=self._faint,
-            duplicate_showers=self._duplicates,
-            first_duplicate_rows=self._first_duplicate,
+            duplicate_showers=len(repeats),
+            first_duplicate_rows=None if again is None else (int(filled[first[which[again]]]), int(filled[again])),
             largest_voxel_mev=self.largest_mev,
             smallest_hit_mev=self._smallest,
             median_energy_mev=float(np.median(energies)),
             median_response=float(np.median(totals / energies)),
         )
+
+
+def shared_rows(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of ``second`` whose showers are in ``first`` as well, and a row of each in ``first``, from their digests."""
+    known, place = np.unique(first, return_index=True)
+    at = np.minimum(np.searchsorted(known, second), len(known) - 1)
+    rows = np.flatnonzero((second != 0) & (known[at] == second))
+    return rows, place[at[rows]]
+
+
+def _digest(content: memoryview) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 def findings_of(tallies: Tallies) -> tuple[Finding, ...]:

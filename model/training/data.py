@@ -17,7 +17,7 @@ from qshower.model.decoder import ShowerView
 from qshower.model.encoder import shower_features
 from qshower.model.geometry import GEOMETRIES, Geometry, named_geometry
 from qshower.model.grid import Grid
-from qshower.model.shower_checks import ShowerTally, findings_of
+from qshower.model.shower_checks import ShowerTally, findings_of, shared_rows
 from qshower.model.showers_file import read_showers
 from qshower.model.symmetry import Symmetry, canonical_elements, turn
 from qshower.model.training.sections import DataSection
@@ -104,7 +104,7 @@ def load_training_showers(
     weight_of: list[NDArray[np.float64]] = []
     sources: list[dict[str, object]] = []
     low, high = section.domain_mev
-    earlier: set[bytes] = set()
+    earlier = np.zeros(1, dtype=np.uint64)
     for file in section.files:
         energies, voxels = read_showers(file.path, geometry)
         tally = _tally(energies, voxels, threshold)
@@ -113,10 +113,10 @@ def load_training_showers(
                 allowed = "showers in MeV that deposit energy; --no-check-data trains on these as they are"
                 raise ShowerFileError(str(file.path), finding.text, allowed)
             announce(f"{file.path.name}: warning: {finding.text}")
-        shared = len(earlier & tally.seen.keys())
-        if shared:
-            announce(f"{file.path.name}: warning: {shared} showers are in an earlier file as well.")
-        earlier |= tally.seen.keys()
+        shared, _ = shared_rows(earlier, tally.digests())
+        if shared.size:
+            announce(f"{file.path.name}: warning: {shared.size} showers are in an earlier file as well.")
+        earlier = np.concatenate([earlier, tally.digests()])
         outside = np.flatnonzero((energies < low) | (energies > high))
         if len(outside):
             value = f"{energies[outside[0]]:g} MeV in row {outside[0]} of {file.path.name}"
