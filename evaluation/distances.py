@@ -109,7 +109,7 @@ def fpd(
     means: list[float] = []
 
     def value_of(draw: tuple[Counts, Counts]) -> float:
-        return frechet_distance(*_weighted_moments(x, draw[0]), *_weighted_moments(y, draw[1]))
+        return _frechet(*_mean_and_root(x, draw[0]), *_mean_and_root(y, draw[1]))
 
     with _workers() as pool:
         for step, size in enumerate(sizes):
@@ -123,13 +123,8 @@ def fpd(
 
 
 def frechet_distance(mean1: Matrix, covariance1: Matrix, mean2: Matrix, covariance2: Matrix) -> float:
-    """|m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of two Gaussians; covariances may be singular.
-
-    tr (C1 C2)^(1/2) is the sum of the singular values of R1 R2 for any factors R1ᵀR1 = C1 and R2 R2ᵀ = C2.
-    """
-    difference = mean1 - mean2
-    overlap = svdvals(_root(covariance1).T @ _root(covariance2), overwrite_a=True, check_finite=False).sum()
-    return float(difference @ difference + np.trace(covariance1) + np.trace(covariance2) - 2 * overlap)
+    """|m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of two Gaussians; covariances may be singular."""
+    return _frechet(mean1, _root(covariance1), mean2, _root(covariance2))
 
 
 def kpd(
@@ -184,15 +179,25 @@ def _normalised(reference: Matrix, sample: Matrix) -> tuple[Matrix, Matrix]:
     return reference / scale, sample / scale
 
 
-def _weighted_moments(rows: Matrix, counts: Counts) -> tuple[Matrix, Matrix]:
-    """Mean and covariance of the rows, each taken ``counts`` times."""
+def _frechet(mean1: Matrix, root1: Matrix, mean2: Matrix, root2: Matrix) -> float:
+    """The distance by any factors R1 R1ᵀ = C1 and R2 R2ᵀ = C2: tr (C1 C2)^(1/2) is Σ of R1ᵀR2's singular values."""
+    difference = mean1 - mean2
+    overlap = svdvals(root1.T @ root2, overwrite_a=True, check_finite=False).sum()
+    return float(difference @ difference + np.sum(root1**2) + np.sum(root2**2) - 2 * overlap)
+
+
+def _mean_and_root(rows: Matrix, counts: Counts) -> tuple[Matrix, Matrix]:
+    """Mean of the rows, each taken ``counts`` times, and a factor R with R Rᵀ their covariance."""
     present = counts > 0
     kept, weights = rows[present], counts[present].astype(np.float64)
     total = weights.sum()
     mean = weights @ kept / total
     centred = (kept - mean) * np.sqrt(weights)[:, None]
+    if len(centred) <= centred.shape[1]:
+        # Fewer rows than features: the rows are the smaller factor, and nothing has to be decomposed.
+        return mean, centred.T / np.sqrt(total - 1)
     lower: Matrix = dsyrk(1.0 / (total - 1), centred.T, lower=1)
-    return mean, lower + np.tril(lower, -1).T
+    return mean, _root(lower + np.tril(lower, -1).T)
 
 
 def _root(covariance: Matrix) -> Matrix:

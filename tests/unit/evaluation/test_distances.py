@@ -47,6 +47,27 @@ def test_frechet_distance_of_singular_covariances() -> None:
     assert frechet_distance(np.zeros(2), c1, np.array([0.0, 3.0]), c2) == pytest.approx(9 + (2 - 1) ** 2)
 
 
+@pytest.mark.parametrize("features", [7, 30, 200])
+def test_fpd_of_few_rows_is_the_distance_of_their_covariances(rng: np.random.Generator, features: int) -> None:
+    """Rows fewer than features or not; 30 features: more than the distinct rows of some draws, fewer than others'."""
+    x, y = rng.normal(size=(40, features)), rng.normal(loc=0.5, size=(50, features))
+    scale = np.abs(x).max(axis=0)
+    settings = FpdSettings(min_samples=20, max_samples=120, repeats=2, points=3)
+    draws = np.random.default_rng(settings.seed)
+    sizes = [int(1 / share) for share in np.linspace(1 / 20, 1 / 120, 3)]
+    means = []
+    for size in sizes:
+        values = []
+        for _ in range(2):
+            drawn = [(rows / scale)[draws.choice(len(rows), size=size)] for rows in (x, y)]
+            moments = [moment for rows in drawn for moment in (rows.mean(axis=0), np.cov(rows, rowvar=False))]
+            values.append(frechet_distance(*moments))
+        means.append(np.mean(values))
+    slope, expected = np.polyfit(1 / np.array(sizes), means, 1)
+    assert slope > 0
+    assert fpd(x, y, settings).value == pytest.approx(expected, rel=1e-6)
+
+
 def test_kpd_is_the_unbiased_estimate_by_plain_loops(rng: np.random.Generator) -> None:
     x, y = rng.normal(size=(40, 3)), rng.normal(loc=0.5, size=(50, 3))
     settings = KpdSettings(batch_size=30, batches=3)
