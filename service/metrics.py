@@ -177,7 +177,7 @@ class _QpuCollector(Collector):
             gauge = GaugeMetricFamily(f"qshower_qpu_{name}", text, labels=("model", "solver"))
             for model, calibration in zip(self._models, known.calibrations, strict=True):
                 if calibration is not None:
-                    gauge.add_metric((model, calibration["solver"]), float(calibration[field] or 0.0))
+                    gauge.add_metric((model, calibration.solver), float(getattr(calibration, field) or 0.0))
             yield gauge
 
     def describe(self) -> Iterator[Metric]:

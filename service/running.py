@@ -135,6 +135,6 @@ async def running_service(
 def _qpu_figures(qpu: QpuSampler, bundles: Sequence[Bundle]) -> QpuFigures:
     """Circuit, costs and calibrations; without the latter where they cannot be read."""
     try:
-        return qpu.state.figures(bundle.machine for bundle in bundles)
+        return qpu.monitor.figures(bundle.machine for bundle in bundles)
     except QShowerError:
-        return replace(qpu.state.figures(()), calibrations=(None,) * len(bundles))
+        return replace(qpu.monitor.figures(()), calibrations=(None,) * len(bundles))

@@ -16,7 +16,7 @@ from qshower.sampler.qpu.operations import estimate
 from qshower.sampler.qpu.planning.draw_options import check_options
 from qshower.sampler.qpu.planning.estimate import QpuEstimate
 from qshower.sampler.qpu.qpu_settings import QpuSettings
-from qshower.sampler.qpu.qpu_status import QpuState
+from qshower.sampler.qpu.qpu_status import QpuMonitor
 from qshower.sampler.qpu.sampling import sample
 from qshower.sampler.qpu.unused_reads import Receiver
 from qshower.sampler.request import LatentBatch, LatentRequest
@@ -32,7 +32,8 @@ class QpuSampler:
     Building one opens no connection and starts no thread. Every draw is checked, paid for, and ends by its deadline.
 
     Attributes:
-        access: the QPU, for what else can be done with it (``operations``) and known of it (``qpu_status``).
+        access: the QPU, for what else can be done with it (``operations``).
+        monitor: what is known of it.
     """
 
     name = "qpu"
@@ -41,7 +42,7 @@ class QpuSampler:
     def __init__(self, settings: QpuSettings | None = None, receiver: Receiver | None = None) -> None:
         """``receiver`` gets the reads beyond the rows asked for, as ``QpuAccess.receiver`` does."""
         self.access = QpuAccess(settings if settings is not None else QpuSettings(), receiver)
-        self.state = QpuState(self.access)
+        self.monitor = QpuMonitor(self.access)
 
     def __repr__(self) -> str:
         """Without the token."""
@@ -53,7 +54,7 @@ class QpuSampler:
         ``detail`` holds solver, graph_id, holes and missing_couplers of the best place, copies, calibration, shim,
         circuit, budget, and ``retry_after_s`` if it is not available.
         """
-        return self.state.availability(machine)
+        return self.monitor.availability(machine)
 
     def sample(self, request: LatentRequest) -> LatentBatch:
         """One latent per row, each from a read of its own, checked.

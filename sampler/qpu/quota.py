@@ -6,13 +6,11 @@ not known, because its answer never came, keeps its reservation: it may well hav
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 from qshower.sampler.errors import BudgetExceededError
 from qshower.sampler.qpu.state_files import altered, locked, read_json, write_json
@@ -38,6 +36,25 @@ class Reservation:
     day: str
     key: str
     reserved_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaStatus:
+    """What was used of a UTC day, in µs, without the keys' names.
+
+    Attributes:
+        used_today_us: all processes and keys together.
+        daily_budget_us: limit of a day, None for none.
+        left_today_us: what is left of it, None if there is none.
+        key_budget_us: limit of a day for each key, None for none.
+        keys_today: how many keys were charged.
+    """
+
+    used_today_us: float
+    daily_budget_us: float | None
+    left_today_us: float | None
+    key_budget_us: float | None
+    keys_today: int
 
 
 class Quota:
@@ -102,25 +119,17 @@ class Quota:
         with self._counting:
             return self._billed_us
 
-    def state(self) -> dict[str, Any]:
-        """What was used today and what is left, in µs, without the keys' names."""
+    def status(self) -> QuotaStatus:
+        """What was used today and what is left."""
         used = self._days().get(_day(self._clock()), {})
         spent = sum(used.values())
-        left = None if self._daily_us is None else max(0.0, self._daily_us - spent)
-        return {
-            "used_today_us": spent,
-            "daily_budget_us": self._daily_us,
-            "left_today_us": left,
-            "key_budget_us": self._per_key_us,
-            "keys_today": sum(1 for key in used if key),
-        }
-
-    def left_us(self, key: str = NO_KEY) -> float:
-        """What ``key`` may still use today, in µs; infinite where there is no limit."""
-        used = self._days().get(_day(self._clock()), {})
-        of_day = math.inf if self._daily_us is None else self._daily_us - sum(used.values())
-        of_key = math.inf if self._per_key_us is None or not key else self._per_key_us - used.get(key, 0.0)
-        return max(0.0, min(of_day, of_key))
+        return QuotaStatus(
+            used_today_us=spent,
+            daily_budget_us=self._daily_us,
+            left_today_us=None if self._daily_us is None else max(0.0, self._daily_us - spent),
+            key_budget_us=self._per_key_us,
+            keys_today=sum(1 for key in used if key),
+        )
 
     def used_by(self, key: str) -> float:
         """What ``key`` used today, µs."""

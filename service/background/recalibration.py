@@ -71,18 +71,16 @@ class Recalibration:
         """The first model that needs a calibration, None if there is none or it is not the time."""
         missing = True
         for bundle in self._catalogue.defaults() + self._catalogue.bundles():
-            state = self._qpu.availability(bundle.machine)
-            if state.detail["circuit"]["state"] != "closed":
+            status = self._qpu.monitor.status(bundle.machine)
+            if status.circuit.state != "closed":
                 return None
-            if not state.available:
+            if not status.available:
                 continue
-            known = state.detail["calibration"]
-            if known is None:
+            if status.calibration is None:
                 if missing:
                     return bundle
                 continue
             missing = False
-            drifts = known["drift"] is not None and not known["drift_pause"]
-            if known["age_s"] > self._every_s or drifts:
+            if status.calibration.due(self._every_s):
                 return bundle
         return None

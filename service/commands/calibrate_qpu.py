@@ -74,7 +74,7 @@ def _by_default(catalogue: Catalogue, qpu: QpuSampler, solver: str | None) -> Bu
 
 def _check_budget(qpu: QpuSampler, steps: dict[str, QpuEstimate]) -> None:
     """BudgetExceededError if what is left of the day does not last for all of ``steps``."""
-    total_us, left_us = _total_us(steps), qpu.state.figures([]).left_today_us
+    total_us, left_us = _total_us(steps), qpu.monitor.figures([]).left_today_us
     if left_us is not None and total_us > left_us:
         raise BudgetExceededError(
             f"{' and '.join(steps)} would take {_ms(total_us)} of QPU access time; {_ms(left_us)} are left until "

@@ -77,7 +77,7 @@ class CachedReads:
     def _holds(self, provenance: Provenance) -> bool | None:
         """Whether reads drawn so would be drawn in the same way now; None if that is not known."""
         try:
-            return self._qpu.state.still_holds(self.machine, provenance)
+            return self._qpu.monitor.still_holds(self.machine, provenance)
         except QShowerError:
             # The QPU's state on disk cannot be read; its availability says what is wrong with it.
             return None

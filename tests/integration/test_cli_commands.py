@@ -267,7 +267,7 @@ def test_the_qpu_from_the_command_line(qshower, fails, environment, tmp_path):
         assert emulator.solver_name in out
         assert "couplers off by" in out
         assert emulator.backend.state()["submitted"] == int(costs["shim: problems"]) + int(costs["problems"])
-        billed = Quota(tmp_path / "state" / "qpu_budget.json", None, None).state()["used_today_us"]
+        billed = Quota(tmp_path / "state" / "qpu_budget.json", None, None).status().used_today_us
         assert billed / 1000 == pytest.approx(both_ms, rel=0.02)
         path = tmp_path / "out.hdf5"
         code, _, err = qshower("generate", "--energies-mev", "2000", "-n", 4, "--sampler", "qpu", "-o", path)

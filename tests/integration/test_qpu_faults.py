@@ -619,7 +619,7 @@ def test_problems_refused_because_there_were_too_many_are_sent_again(
     assert len(provenance.problem_ids or ()) == 4
     assert emulator.backend.state()["submitted"] == jobs + 4
     used_us += provenance.qpu_access_time_us or 0.0
-    assert sampler.access.quota.state()["used_today_us"] == pytest.approx(used_us)
+    assert sampler.access.quota.status().used_today_us == pytest.approx(used_us)
 
 
 @pytest.mark.parametrize("fault", ["submit_429", "submit_400", "submit_refused"])
@@ -628,11 +628,11 @@ def test_whatever_the_solver_refuses_is_not_charged(
 ) -> None:
     sampler = make_sampler(gauges=4)
     sampler.sample(request_of(machine, deadline_s=30.0))
-    used_us = sampler.access.quota.state()["used_today_us"]
+    used_us = sampler.access.quota.status().used_today_us
     emulator.arm(fault)
     deadline_s = DEADLINE_S if fault in TO_THE_DEADLINE else PATIENT_S
     assert type(error_of(sampler, request_of(machine, deadline_s=deadline_s))) is TABLE[fault]
-    assert sampler.access.quota.state()["used_today_us"] == pytest.approx(used_us)
+    assert sampler.access.quota.status().used_today_us == pytest.approx(used_us)
 
 
 def test_closing_in_mid_draw_cancels_its_problems_and_says_so(
@@ -657,7 +657,7 @@ def test_closing_in_mid_draw_cancels_its_problems_and_says_so(
     assert type(error) is SamplerUnavailableError
     assert "closed" in str(error)
     assert len(error.problem_ids) == 1
-    assert sampler.access.breaker.detail()["failures"] == 0
+    assert sampler.access.breaker.status().failures == 0
     with pytest.raises(SamplerUnavailableError, match="closed"):
         sampler.sample(request)
 

@@ -147,10 +147,10 @@ def test_the_estimate_of_a_shim_submits_nothing_and_is_the_bill(
             built.access, machine, SamplerOptions(annealing_time_us=50.0), 60, couplers=couplers
         )
         assert emulator.backend.state()["submitted"] == 0
-        assert built.state.figures([]).used_today_us == 0.0
+        assert built.monitor.figures([]).used_today_us == 0.0
         shim = operations.shim(built.access, machine, SamplerOptions(annealing_time_us=50.0), 60, couplers=couplers)
         assert emulator.backend.state()["submitted"] == estimate.problems
-        assert built.state.figures([]).used_today_us == pytest.approx(estimate.access_time_us, rel=0.02)
+        assert built.monitor.figures([]).used_today_us == pytest.approx(estimate.access_time_us, rel=0.02)
     assert (estimate.solver, estimate.graph_id) == (shim.solver, shim.graph_id)
     assert estimate.reads == shim.reads + (0 if shim.couplers is None else shim.couplers.reads)
     assert (shim.couplers is not None) == couplers

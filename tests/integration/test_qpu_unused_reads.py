@@ -178,7 +178,7 @@ def test_what_came_of_a_draw_before_it_failed_is_kept(
         monkeypatch.setattr("qshower.sampler.qpu.ocean.runner.submit", submit_and_fail_the_second)
         with pytest.raises(SamplerUnavailableError, match="failed the problem"):
             sampler.sample(request_of(machine, [30, 20]))
-        budget = sampler.access.quota.state()["used_today_us"]
+        budget = sampler.access.quota.status().used_today_us
     (unused,) = receiver.given
     assert len(sent) == 2
     assert unused.rows == 30

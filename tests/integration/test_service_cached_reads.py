@@ -113,7 +113,7 @@ def submitted(emulator):
 
 
 def used_today(tmp_path):
-    return Quota(tmp_path / "state" / "qpu_budget.json", None, None).state()["used_today_us"]
+    return Quota(tmp_path / "state" / "qpu_budget.json", None, None).status().used_today_us
 
 
 def for_high(count, **change):

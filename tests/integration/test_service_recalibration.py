@@ -172,7 +172,7 @@ def test_budgets_hold(qpu_of, catalogue, clock, emulator):
     assert recalibration.status()["next_attempt_in_s"] >= FIRST_PAUSE_S
     within = qpu_of(daily_budget_us=1.1 * price)
     assert Recalibration(within, catalogue, DAY_S, clock).task.check() == "test-zephyr"
-    used = within.state.figures([]).billed_us
+    used = within.monitor.figures([]).billed_us
     assert used == pytest.approx(price, rel=0.1)
 
 
@@ -243,10 +243,10 @@ def test_a_running_service_takes_up_a_calibration_of_the_command_line(
     with TestClient(create_app(load_settings(), load_models=lambda _: catalogue)) as client:
         before = client.post("/generate", json=body).json()["provenance"]
         submitted = emulator.backend.state()["submitted"]
-        used = Quota(tmp_path / "qpu_budget.json", None, None).state()["used_today_us"]
+        used = Quota(tmp_path / "qpu_budget.json", None, None).status().used_today_us
         table = shown()
         assert emulator.backend.state()["submitted"] - submitted == int(dry["problems"])
-        took_us = Quota(tmp_path / "qpu_budget.json", None, None).state()["used_today_us"] - used
+        took_us = Quota(tmp_path / "qpu_budget.json", None, None).status().used_today_us - used
         assert took_us / 1000 == pytest.approx(float(dry["access time"].removesuffix(" ms")), rel=0.1)
         found = json.loads((tmp_path / "calibrations.json").read_text()).popitem()[1]
         for row, field in (

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from threading import Lock
 from time import monotonic
-from typing import Any
 
 import numpy as np
 
@@ -39,6 +38,41 @@ def calibration_key(plan: Plan) -> CalibrationKey:
     return CalibrationKey(
         plan.info.name, plan.info.graph.graph_id, plan.machine.fingerprint(), plan.options.annealing_time_us
     )
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationStatus:
+    """How a calibration stands.
+
+    Attributes:
+        solver: whose it is.
+        beta: beta_eff in use.
+        error: its standard error.
+        calibrated_at: UTC, ISO 8601.
+        age_s: seconds since.
+        stale: whether it is older than calibrations should be.
+        drift: relative change of beta_eff seen since, None if none is believed.
+        drift_pause: whether it was made so short a time ago because of a drift that another is no reason yet to measure
+            again.
+    """
+
+    solver: str
+    beta: float
+    error: float
+    calibrated_at: str
+    age_s: float
+    stale: bool
+    drift: float | None
+    drift_pause: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether draws made with it would be made in the same way now."""
+        return not self.stale and self.drift is None
+
+    def due(self, every_s: float) -> bool:
+        """Whether it is to be measured again, if that is done every ``every_s`` and on a drift."""
+        return self.age_s > every_s or (self.drift is not None and not self.drift_pause)
 
 
 class Calibrator:
@@ -117,25 +151,22 @@ class Calibrator:
                 )
         return tuple(notes)
 
-    def detail(self, key: CalibrationKey) -> dict[str, Any] | None:
-        """What users want to know of the calibration of ``key``, None if there is none.
-
-        ``drift_pause`` is whether it was made so short a time ago because of a drift that another is no reason yet to
-        measure again.
-        """
+    def status(self, key: CalibrationKey) -> CalibrationStatus | None:
+        """How the calibration of ``key`` stands, None if there is none."""
         calibration = self.store.get(key)
         if calibration is None:
             return None
         age_s = calibration.age_s(self.store.now())
-        return {
-            "beta": calibration.beta,
-            "error": calibration.beta_error,
-            "calibrated_at": calibration.calibrated_at,
-            "age_s": age_s,
-            "stale": age_s > self._settings.calibration_max_age_s,
-            "drift": self._drift_of(calibration),
-            "drift_pause": self._pausing(calibration),
-        }
+        return CalibrationStatus(
+            solver=calibration.solver,
+            beta=calibration.beta,
+            error=calibration.beta_error,
+            calibrated_at=calibration.calibrated_at,
+            age_s=age_s,
+            stale=age_s > self._settings.calibration_max_age_s,
+            drift=self._drift_of(calibration),
+            drift_pause=self._pausing(calibration),
+        )
 
     def _drift_of(self, calibration: Calibration) -> float | None:
         """The drift seen since ``calibration``; one of an earlier calibration, perhaps another process's, is over."""

@@ -6,13 +6,30 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock
 from time import monotonic
-from typing import Any, Literal
+from typing import Literal
 
 from qshower.sampler.errors import CircuitOpenError
 
 State = Literal["closed", "open", "half_open"]
 _LONGEST = 10.0
 """Most times the cooldown that the wait grows to."""
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitStatus:
+    """How a circuit breaker stands.
+
+    Attributes:
+        state: ``closed``, ``open``, or ``half_open`` when a probe is due or under way.
+        failures: failures in a row.
+        retry_after_s: seconds until the next probe, None if the circuit is closed.
+        last_error: the last of the failures.
+    """
+
+    state: State
+    failures: int
+    retry_after_s: float | None
+    last_error: str | None
 
 
 @dataclass(slots=True)
@@ -99,11 +116,6 @@ class CircuitBreaker:
                 return None
             return max(0.0, self._opened_at + self._wait_s - self.clock())
 
-    def detail(self) -> dict[str, Any]:
+    def status(self) -> CircuitStatus:
         """State, failures in a row and last error, for users and metrics."""
-        return {
-            "state": self.state,
-            "failures": self._failures,
-            "retry_after_s": self.retry_after_s,
-            "last_error": self._last_error,
-        }
+        return CircuitStatus(self.state, self._failures, self.retry_after_s, self._last_error)

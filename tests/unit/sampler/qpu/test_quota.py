@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def test_reservations_settle_to_what_was_billed_and_survive_a_restart(tmp_path: 
     assert caught.value.retry_after_s == 12 * 3600
     ledger.settle(reservation, 250.0)
     again = Quota(path, 1000.0, None, lambda: NOON)
-    assert again.state() == {
+    assert asdict(again.status()) == {
         "used_today_us": 250.0,
         "daily_budget_us": 1000.0,
         "left_today_us": 750.0,
@@ -63,8 +64,8 @@ def test_each_key_has_its_own_limit_and_is_not_shown(tmp_path: Path) -> None:
     ledger.reserve(400.0, None, "bob")
     ledger.reserve(200.0, None)
     assert ledger.used_by("alice") == 400.0
-    assert ledger.state()["keys_today"] == 2
-    assert "alice" not in str(ledger.state())
+    assert ledger.status().keys_today == 2
+    assert "alice" not in str(ledger.status())
     with pytest.raises(BudgetExceededError, match="per day "):
         ledger.reserve(1.0, None)
 
@@ -82,7 +83,7 @@ def test_threads_cannot_overdraw(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         granted = sum(pool.map(attempt, range(60)))
     assert granted == 33
-    assert ledgers[0].state()["used_today_us"] == pytest.approx(990.0)
+    assert ledgers[0].status().used_today_us == pytest.approx(990.0)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["budget.json", "budget.json.lock"]
 
 
@@ -105,7 +106,7 @@ def test_a_lock_that_nobody_lets_go_of_is_not_waited_for_for_ever(
         ledger.reserve(1.0, None)
     assert caught.value.retry_after_s
     ledger.reserve(1.0, None)
-    assert ledger.state()["used_today_us"] == 1.0
+    assert ledger.status().used_today_us == 1.0
 
 
 def test_a_folder_that_cannot_be_written_refuses_before_anything_is_spent(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_probe_that_was_the_callers_fault_leaves_room_for_another(clock: Clock
     breaker.abandoned(breaker.enter())
     assert breaker.state == "half_open"
     breaker.enter()
-    assert breaker.detail()["failures"] == 1
+    assert breaker.status().failures == 1
 
 
 @pytest.mark.parametrize("end", ["failed", "abandoned"])
