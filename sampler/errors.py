@@ -16,6 +16,7 @@
         │   └── CircuitOpenError                  too many failures in a row; waiting before the next probe
         ├── SamplerTimeoutError      no answer before the deadline
         ├── SamplerAnswerError       an answer came, and it is not a valid draw
+        │   └── ConditionNotHeldError             flux biases did not hold the condition
         ├── NotEquilibratedError     no number of sweeps tried is known to reach the law
         ├── ProblemRangeError        (h, J)/beta_eff leaves the solver's ranges
         ├── BudgetExceededError      the QPU access time asked for is more than what is left
@@ -121,6 +122,10 @@ class SamplerTimeoutError(SamplerError):
 
 class SamplerAnswerError(SamplerError):
     """An answer came, and it is not a valid draw: wrong shape, values, count or energies."""
+
+
+class ConditionNotHeldError(SamplerAnswerError):
+    """Flux biases left more of the condition's spins wrong than the settings allow. Says nothing of other draws."""
 
 
 class NotEquilibratedError(SamplerError):

@@ -11,6 +11,7 @@ import numpy as np
 
 from qshower.sampler.errors import (
     BudgetExceededError,
+    ConditionNotHeldError,
     InvalidInputError,
     PlacementError,
     ProblemRangeError,
@@ -122,7 +123,7 @@ class QpuAccess:
         began = monotonic()
         try:
             yield
-        except (InvalidInputError, BudgetExceededError, ProblemRangeError):
+        except (InvalidInputError, BudgetExceededError, ConditionNotHeldError, ProblemRangeError):
             self.breaker.abandoned(call)
             raise
         except QShowerError as error:

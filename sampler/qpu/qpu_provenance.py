@@ -21,7 +21,7 @@ def provenance_of(plan: Plan, calibration: Calibration, usage: Usage, sweeps: in
         beta=calibration.beta,
         beta_calibrated_at=calibration.calibrated_at,
         annealing_time_us=plan.options.annealing_time_us,
-        gauges=min(plan.options.gauges, max(programming.reads for programming in plan.programmings)),
+        gauges=max(programming.gauges for programming in plan.programmings),
         holes=plan.holes,
         missing_couplers=plan.missing_couplers,
         refine_sweeps=sweeps,

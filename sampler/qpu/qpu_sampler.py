@@ -64,7 +64,7 @@ class QpuSampler:
             SamplerUnavailableError: API, solver or placement; CircuitOpenError after too many failures in a row.
             BudgetExceededError: before anything is submitted.
             SamplerTimeoutError: no answer by the deadline; what was under way is cancelled.
-            SamplerAnswerError: an answer is not a valid draw.
+            SamplerAnswerError: an answer is not a valid draw; ConditionNotHeldError if flux biases held it too badly.
             ProblemRangeError: (h, J)/beta_eff leaves the solver's ranges by more than may be rescaled.
         """
         check_options(request.options)

@@ -44,6 +44,13 @@ class QpuSettings:
     flux_bias_phi0: float = _set(
         "Magnitude of the flux biases that hold it in `flux_bias` mode, in Φ0.", 2e-3, 0.0, 1.0, variable=True
     )
+    max_condition_errors: float = _set(
+        "Largest share of the condition's spins that may be read wrong in `flux_bias` mode; a draw with more fails.",
+        0.1,
+        0.0,
+        1.0,
+        variable=True,
+    )
     max_copies: int = _set("Most conditions that are programmed side by side.", 4, 1, 64, variable=True)
     max_hole_fraction: float = _set(
         "Largest share of a model's spins without a qubit, and of its couplings' strength without a coupler; more is "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
 
-from qshower.sampler.errors import SamplerError
+from qshower.sampler.errors import ConditionNotHeldError, SamplerError
 from qshower.sampler.provenance import Provenance
 from qshower.sampler.qpu.access import QpuAccess
 from qshower.sampler.qpu.calibration.calibrator import calibration_key
@@ -40,8 +40,16 @@ def sample(access: QpuAccess, request: LatentRequest, terms: Terms) -> LatentBat
     began, usage = monotonic(), Usage()
     reads = access.on_todays_graph(request, terms, usage, lambda info: _reads_on(access, info, request, terms, usage))
     drawn, plan, parts, calibration = monotonic(), reads.plan, reads.parts, reads.calibration
-    notes = [*reads.notes, *access.calibrator.watch(parts, calibration, plan.options.gauges)]
+    notes = [*reads.notes, *access.calibrator.watch(parts, calibration)]
     held = held_condition(request, parts)
+    limit = access.settings.max_condition_errors
+    if held.share_wrong > limit:
+        raise ConditionNotHeldError(
+            f"flux biases left {held.share_wrong:.1%} of the condition's spins wrong on {plan.info.name}, more than "
+            f"the {limit:.1%} that QSHOWER_QPU_MAX_CONDITION_ERRORS allows: fold the condition (condition_mode fold), "
+            "or raise QSHOWER_QPU_FLUX_BIAS_PHI0",
+            problem_ids=tuple(usage.problem_ids),
+        )
     if held.spins:
         notes.append(
             f"flux biases left {held.share_wrong:.2%} of the condition's spins wrong; they were set right before "

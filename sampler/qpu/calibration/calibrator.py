@@ -118,8 +118,8 @@ class Calibrator:
             self.store.put(calibration)
             return replace(found, calibration=calibration)
 
-    def watch(self, parts: Sequence[PartReads], calibration: Calibration, gauges: int = 1) -> tuple[str, ...]:
-        """Observation at the reads of a draw, each of ``parts`` drawn in ``gauges``.
+    def watch(self, parts: Sequence[PartReads], calibration: Calibration) -> tuple[str, ...]:
+        """Compare the reads of a draw with those of its calibration.
 
         Returns:
             Notes of a stale calibration, of methods that disagree, of reads that look hotter or colder than they did at
@@ -137,7 +137,7 @@ class Calibrator:
             )
         before = calibration.beta_pseudolikelihood / calibration.beta
         error = calibration.beta_pseudolikelihood_error / calibration.beta
-        observations = [one for part in parts for one in _observations(part, before, gauges)]
+        observations = [one for part in parts for one in _observations(part, before)]
         reference = Reference(
             str(calibration.key), calibration.calibrated_at, before, error, calibration.field_variance
         )
@@ -187,12 +187,12 @@ class Calibrator:
             self._measuring.release()
 
 
-def _observations(reads: PartReads, r: float, gauges: int) -> Iterator[Observation]:
+def _observations(reads: PartReads, r: float) -> Iterator[Observation]:
     """What each programming of a part says at the scale ``r``; of many reads, some of each."""
     count = reads.spins.shape[0]
-    programming = gauge_of_reads(count, gauges)
-    picked = spread_reads(count, gauges, max(1, SPINS_WATCHED // reads.spins.shape[1]))
+    programming = gauge_of_reads(count, reads.gauges)
+    picked = spread_reads(count, reads.gauges, max(1, SPINS_WATCHED // reads.spins.shape[1]))
     pulls = pulls_of(reads, picked)
     for number in np.unique(programming[picked]):
         mine = pulls[programming[picked] == number]
-        yield Observation.at(mine, r, reads.part.copy if gauges == 1 else None)
+        yield Observation.at(mine, r, reads.part.copy if reads.gauges == 1 else None)

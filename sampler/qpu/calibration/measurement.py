@@ -53,11 +53,11 @@ def calibrate(session: QpuSession, plan: CalibrationPlan, beta: float, shim: Shi
         for part, wanted in zip(first, amplifications(first, session.settings.calibration_spread_kt), strict=True)
     ]
     drawn = draw(session, measurement, beta, shim, strengths=strengths)
-    reads, gauges = drawn.whole(), measurement.options.gauges
-    by_pull = apparent_scale(reads, SPINS_MEASURED, gauges)
-    by_energy = matched_scale(reads, by_pull.value, int(session.rng.integers(2**62)), session.terms.deadline, gauges)
+    reads = drawn.whole()
+    by_pull = apparent_scale(reads, SPINS_MEASURED)
+    by_energy = matched_scale(reads, by_pull.value, int(session.rng.integers(2**62)), session.terms.deadline)
     best = combined(by_pull, by_energy)
-    moved = score_variance(reads, by_pull.value, gauges)
+    moved = score_variance(reads, by_pull.value)
     calibration = Calibration(
         solver=session.solver.name,
         graph_id=session.solver.graph.graph_id,
@@ -72,7 +72,7 @@ def calibrate(session: QpuSession, plan: CalibrationPlan, beta: float, shim: Shi
         method="pseudolikelihood and energy matching, by inverse variance",
         beta_energies=beta * by_energy.value,
         beta_energies_error=beta * by_energy.error,
-        gauges=gauges,
+        gauges=reads[0].gauges,
         amplification=max(strengths),
         field_variance=UNKNOWN_FIELD_VARIANCE if moved is None else moved,
     )

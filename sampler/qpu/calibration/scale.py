@@ -147,17 +147,18 @@ class CalibrationStore:
         return calibration
 
 
-def apparent_scale(parts: Sequence[PartReads], spins_used: int = SPINS_WATCHED, gauges: int = 1) -> Scale:
+def apparent_scale(parts: Sequence[PartReads], spins_used: int = SPINS_WATCHED) -> Scale:
     """Pseudolikelihood estimate of r from the reads of some parts: 1 where the assumed beta_eff is right.
 
-    At most ``spins_used`` spins of each part are looked at. ``gauges`` is the number of programmings that the reads of
-    each part are shared out over.
+    At most ``spins_used`` spins of each part are looked at.
     """
     pulls, blocks = [], []
     for reads in parts:
         count = reads.spins.shape[0]
-        picked = spread_reads(count, gauges, max(1, spins_used // reads.spins.shape[1]))
-        blocks.append(np.unique(_blocks(count, gauges, len(parts))[picked], return_inverse=True)[1].astype(np.int64))
+        picked = spread_reads(count, reads.gauges, max(1, spins_used // reads.spins.shape[1]))
+        blocks.append(
+            np.unique(_blocks(count, reads.gauges, len(parts))[picked], return_inverse=True)[1].astype(np.int64)
+        )
         pulls.append(pulls_of(reads, picked))
     return pseudolikelihood_scale(_padded(pulls), Blocks.of(blocks))
 
@@ -179,9 +180,8 @@ def matched_scale(
     start: float,
     seed: int,
     deadline: float | None,
-    gauges: int = 1,
 ) -> Scale:
-    """Energy matching of the reads of some parts, all of the same number of reads, against Gibbs chains."""
+    """Energy matching of some parts, all with the same number of reads and of gauges, against Gibbs chains."""
     machines = [programmed_machine(reads) for reads in parts]
     energies = np.stack([_energies(reads) for reads in parts])
     call = 0
@@ -199,7 +199,7 @@ def matched_scale(
         return np.stack(drawn)
 
     # Two Newton steps: the start is the estimate by pseudolikelihood, a percent or so away.
-    blocks = Blocks.of([_blocks(energies.shape[1], gauges, len(parts))] * len(parts))
+    blocks = Blocks.of([_blocks(energies.shape[1], parts[0].gauges, len(parts))] * len(parts))
     return energy_scale(energies, chains, start, blocks, rounds=2)
 
 

@@ -30,18 +30,17 @@ _LEAST_READS = 4
 """Fewer reads of a programming do not show how far its spins stray."""
 
 
-def score_variance(parts: Sequence[PartReads], r: float, gauges: int) -> float | None:
+def score_variance(parts: Sequence[PartReads], r: float) -> float | None:
     """v, in kT², from how far spins stray, or from the scores themselves if these say clearly that it is larger.
 
     Args:
-        parts: reads of one calibration, each part with the same number of reads, drawn in ``gauges``.
+        parts: reads of one calibration, each part with the same number of reads and of gauges.
         r: the scale at which they are likeliest.
-        gauges: programmings that the reads of each part are shared out over.
 
     Returns:
         v, at least 0; None if each programming has too few reads to tell.
     """
-    programming = gauge_of_reads(parts[0].spins.shape[0], gauges)
+    programming = gauge_of_reads(parts[0].spins.shape[0], parts[0].gauges)
     if np.bincount(programming).min() < _LEAST_READS:
         return None
     strayed = curvature = 0.0

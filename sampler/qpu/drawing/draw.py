@@ -67,6 +67,6 @@ def _unpacked(
             embedding = plan.embeddings[part.copy]
             width = embedding.layout.nodes.size
             piece = np.ascontiguousarray(spins[:, at : at + width])
-            reads.append(PartReads(part, embedding, fields[part.copy, part.condition], factor, piece))
+            reads.append(PartReads(part, embedding, fields[part.copy, part.condition], factor, piece, len(mine)))
             at += width
     return reads

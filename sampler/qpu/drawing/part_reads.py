@@ -22,6 +22,7 @@ class PartReads:
         fields: (n,) programmed fields, in kT at the assumed beta_eff and before any rescaling.
         factor: what (h, J)/beta was multiplied by: the strength asked for, and less than that to fit the ranges.
         spins: (reads, n) int8, gauges undone.
+        gauges: how many gauges they are shared out over, as ``gauge_of_reads`` says.
     """
 
     part: Part
@@ -29,6 +30,7 @@ class PartReads:
     fields: NDArray[np.float64]
     factor: float
     spins: NDArray[np.int8]
+    gauges: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

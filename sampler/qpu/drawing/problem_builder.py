@@ -58,11 +58,11 @@ class ProblemBuilder:
         self.fields = _fields_of(plan)
         self.notes: list[str] = []
         gauges, count = plan.options.gauges, len(plan.programmings)
-        short = sum(programming.reads < gauges for programming in plan.programmings)
+        short = sum(programming.gauges < gauges for programming in plan.programmings)
         if short:
             self._note(
-                f"{short} of {count} programmings have fewer reads than the {gauges} gauges asked for, and no more "
-                "gauges than reads"
+                f"{short} of {count} programmings have fewer reads than the {gauges} gauges asked for need, and "
+                "fewer gauges"
             )
 
     def problems(self, beta: float, strengths: Sequence[float], rng: np.random.Generator) -> list[BuiltProblem]:
@@ -110,7 +110,7 @@ class ProblemBuilder:
                 for embedding, cut in zip(used, spin_cuts, strict=True)
             ]
         )
-        reads_of = shares(programming.reads, options.gauges)
+        reads_of = shares(programming.reads, programming.gauges)
         signs = np.ones((1, h.size), dtype=np.int8)
         if options.gauges > 1:
             gauges = draw_gauges(used, ends, j, len(reads_of), rng)

@@ -42,10 +42,17 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Programming:
-    """One problem: its parts, each on its own copy, and its reads."""
+    """What is programmed together.
+
+    Attributes:
+        parts: the parts, each on its own copy.
+        reads: reads of each part, all gauges together.
+        gauges: problems that the reads are shared out over, each in a spin-reversal gauge of its own.
+    """
 
     parts: tuple[Part, ...]
     reads: int
+    gauges: int = 1
 
 
 def pack(

@@ -15,10 +15,16 @@ from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.embedding.embedding import Embedding, EmbeddingCache, Embeddings
 from qshower.sampler.qpu.embedding.gauges import GAUGES_OF_A_SET
 from qshower.sampler.qpu.ocean.solver import SolverInfo
-from qshower.sampler.qpu.planning.costs import legal_reads, most_reads, qubits_of, total_cost_us
+from qshower.sampler.qpu.planning.costs import (
+    check_duration,
+    gauges_of,
+    legal_reads,
+    qubits_of,
+    reads_for,
+    total_cost_us,
+)
 from qshower.sampler.qpu.planning.draw_options import DrawOptions, draw_options
 from qshower.sampler.qpu.planning.estimate import QpuEstimate
-from qshower.sampler.qpu.planning.gauge_shares import shares
 from qshower.sampler.qpu.planning.packing import Part, Programming, pack
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import LatentRequest, rows_by_condition
@@ -72,7 +78,7 @@ class Plan:
     @property
     def problems(self) -> int:
         """Problems it will be: one for each gauge of each programming."""
-        return sum(len(shares(programming.reads, self.options.gauges)) for programming in self.programmings)
+        return sum(programming.gauges for programming in self.programmings)
 
     @property
     def reads(self) -> int:
@@ -113,29 +119,27 @@ class Planner:
         """The plan of a request with at least one row: the fewest copies that are not much dearer than the cheapest.
 
         Raises:
-            InvalidInputError: an option is not in the solver's ranges.
+            InvalidInputError: an option is not in the solver's ranges, or even its fewest reads take too long.
             PlacementError: the machine does not fit.
         """
         num_reads = request.options.num_reads
         options = draw_options(request.options, self._settings, info)
         flux_bias = options.condition_mode == "flux_bias"
         embeddings = self.embeddings(request.machine, info, place_condition=flux_bias)
+        anneal_us, low = options.annealing_time_us, info.num_reads_range[0]
+        check_duration(info, embeddings.single.layout.qubits.size, anneal_us)
         conditions, members = rows_by_condition(request.conditions)
         plans = []
         for some in embeddings.choices:
             programmings = _packed(members, some, info, options, num_reads)
-            if num_reads is None or all(
-                info.num_reads_range[0] <= num_reads <= legal_reads(info, qubits_of(programming, some), options)
-                for programming in programmings
-            ):
-                cost_us = total_cost_us(info, programmings, some, options)
+            most = [legal_reads(info, qubits_of(programming, some), anneal_us) for programming in programmings]
+            if min(most) >= low if num_reads is None else low <= num_reads <= options.gauges * min(most):
+                cost_us = total_cost_us(info, programmings, some, anneal_us)
                 plans.append(Plan(request.machine, info, some, programmings, conditions, options, cost_us))
         if not plans:
-            most = legal_reads(info, embeddings.single.layout.qubits.size, options)
-            allowed = (
-                f"{info.num_reads_range[0]} to {most} on {info.name} with annealing_time_us "
-                f"{options.annealing_time_us:g} and gauges {options.gauges}"
-            )
+            most_of_all = options.gauges * legal_reads(info, embeddings.single.layout.qubits.size, anneal_us)
+            using = f"annealing_time_us {anneal_us:g} and gauges {options.gauges}"
+            allowed = f"{low} to {most_of_all} on {info.name} with {using}"
             raise InvalidInputError("options.num_reads", num_reads, allowed)
         cheapest_us = min(plan.access_time_us for plan in plans)
         return next(plan for plan in plans if (1.0 - COPIES_MUST_SAVE) * plan.access_time_us <= cheapest_us)
@@ -147,26 +151,29 @@ class Planner:
         average out over programmings, not over reads.
 
         Raises:
-            InvalidInputError: an option is not in the solver's ranges.
+            InvalidInputError: an option is not in the solver's ranges, or even its fewest reads take too long.
             PlacementError: the machine does not fit.
         """
-        settings = self._settings
+        settings, low = self._settings, info.num_reads_range[0]
         options = DrawOptions(draw_options(request.options, settings, info).annealing_time_us)
         embeddings = self.embeddings(request.machine, info, place_condition=False).copies
         conditions, _ = rows_by_condition(request.conditions)
         count = min(len(embeddings), len(conditions))
         picked = np.linspace(0, len(conditions) - 1, count).round().astype(int)
-        most = info.most_reads(sum(one.layout.qubits.size for one in embeddings), options.annealing_time_us)
+        qubits = sum(one.layout.qubits.size for one in embeddings)
+        check_duration(info, qubits, options.annealing_time_us)
+        most = max(low, info.most_reads(qubits, options.annealing_time_us))
 
         def plan(reads: int, gauges: int) -> Plan:
-            reads = min(most, reads)
+            reads = max(low, min(most, reads))
             parts = tuple(Part(int(condition), copy, np.arange(reads)) for copy, condition in enumerate(picked))
-            programmings, own = (Programming(parts, reads),), replace(options, gauges=gauges)
-            cost_us = total_cost_us(info, programmings, embeddings, own)
+            own = replace(options, gauges=gauges)
+            programmings = (Programming(parts, reads, gauges_of(reads, gauges, info)),)
+            cost_us = total_cost_us(info, programmings, embeddings, own.annealing_time_us)
             return Plan(request.machine, info, embeddings, programmings, conditions, own, cost_us)
 
         first = plan(min(FIRST_LOOK_READS, settings.calibration_reads), 1)
-        enough = max(1, min(most, settings.calibration_reads) // LEAST_READS_PER_GAUGE)
+        enough = max(1, min(most, settings.calibration_reads) // max(low, LEAST_READS_PER_GAUGE))
         gauges = min(settings.calibration_gauges, enough)
         for some in range(gauges // GAUGES_OF_A_SET * GAUGES_OF_A_SET, 0, -GAUGES_OF_A_SET):
             found = CalibrationPlan(first, plan(settings.calibration_reads, some))
@@ -223,7 +230,14 @@ def _packed(
     def cost_us(parts: NDArray[np.int64], reads: NDArray[np.float64]) -> NDArray[np.float64]:
         """Of every gauge the programming itself, and of every read its own time: all are linear in the reads."""
         each = (twice - once)[parts - 1]
-        cost: NDArray[np.float64] = np.minimum(options.gauges, reads) * (once[parts - 1] - each) + reads * each
+        gauges = np.minimum(options.gauges, reads)
+        taken = np.maximum(reads, gauges * info.num_reads_range[0])
+        cost: NDArray[np.float64] = gauges * (once[parts - 1] - each) + taken * each
         return cost
 
-    return pack(members, len(embeddings), cost_us, most_reads(info, int(qubits[-1]), options), num_reads)
+    most = max(info.num_reads_range[0], info.most_reads(int(qubits[-1]), options.annealing_time_us))
+    packed = []
+    for one in pack(members, len(embeddings), cost_us, options.gauges * most, num_reads):
+        reads = one.reads if num_reads is not None else reads_for(one.reads, options.gauges, info)
+        packed.append(Programming(one.parts, reads, gauges_of(reads, min(options.gauges, one.reads), info)))
+    return tuple(packed)

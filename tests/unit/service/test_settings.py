@@ -119,7 +119,7 @@ def test_an_operator_can_set_the_qpu():
         "flux_bias_phi0", "annealing_time_us", "gauges", "refine_sweeps", "min_rescale", "max_copies",
         "max_hole_fraction", "request_cap_us", "daily_budget_us", "deadline_s", "request_timeout_s", "drift_tolerance",
         "calibration_reads", "calibration_gauges", "calibration_access_us", "calibration_spread_kt",
-        "calibration_max_age_s",
+        "calibration_max_age_s", "max_condition_errors",
     }  # fmt: skip
     assert needed == set(OF_QPU)
     assert load_settings().on_qpu.of_sampler() == QpuSettings()
@@ -154,7 +154,7 @@ def test_the_environment_reaches_the_sampler(monkeypatch, tmp_path):
         state_dir=tmp_path, condition_mode="flux_bias", range_policy="refuse", recalibrate_on_drift=True, **values
     )
     with build_registry(load_settings()) as registry:
-        assert registry.get("qpu")._settings == expected
+        assert registry.get("qpu").access.settings == expected
 
 
 def test_keys_come_from_the_variable_and_the_file(tmp_path):

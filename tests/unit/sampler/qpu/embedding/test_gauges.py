@@ -237,7 +237,15 @@ def drawn(
     """A draw of so many rows on each site, as many reads as the first."""
     parts = tuple(Part(0, copy, np.arange(some)) for copy, some in enumerate(rows))
     machine, asked = sites[0].layout.machine, DrawOptions(20.0, **options)  # type: ignore[arg-type]
-    plan = Plan(machine, runner.info, tuple(sites), (Programming(parts, rows[0]),), conditions, asked, 0.0)
+    plan = Plan(
+        machine,
+        runner.info,
+        tuple(sites),
+        (Programming(parts, rows[0], min(asked.gauges, rows[0])),),
+        conditions,
+        asked,
+        0.0,
+    )
     session = QpuSession(runner, runner.info, QpuSettings(), Terms(0.0), np.random.default_rng(0), Usage())  # type: ignore[arg-type]
     return draw(session, plan, 1.0, shim)
 

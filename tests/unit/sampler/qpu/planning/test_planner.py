@@ -14,8 +14,8 @@ from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.embedding.embedding import EmbeddingCache
 from qshower.sampler.qpu.ocean.solver import SolverInfo, solver_info
-from qshower.sampler.qpu.planning.costs import legal_reads, most_reads, programming_cost_us, total_cost_us
-from qshower.sampler.qpu.planning.draw_options import DrawOptions
+from qshower.sampler.qpu.planning.costs import legal_reads, programming_cost_us, total_cost_us
+from qshower.sampler.qpu.planning.packing import Programming
 from qshower.sampler.qpu.planning.planner import COPIES_MUST_SAVE, Planner
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
@@ -73,31 +73,30 @@ def test_the_more_gauges_the_fewer_programmings(machine: BoltzmannMachine, info:
     plain = planner.plan(request_of(machine, [2000, 300, 300]), info)
     gauged = planner.plan(request_of(machine, [2000, 300, 300], gauges=16), info)
     assert len(gauged.programmings) < len(plain.programmings)
-    regauged_us = total_cost_us(info, plain.programmings, plain.embeddings, gauged.options)
+    regauged = [replace(one, gauges=min(16, one.reads)) for one in plain.programmings]
+    regauged_us = total_cost_us(info, regauged, plain.embeddings, gauged.options.annealing_time_us)
     assert gauged.access_time_us < regauged_us
 
 
 @pytest.mark.parametrize("anneal_us", [20.0, 100.0, 2000.0])
 @pytest.mark.parametrize("qubits", [40, 300])
 def test_what_is_legal_is_what_a_solver_takes(chip: Chip, info: SolverInfo, anneal_us: float, qubits: int) -> None:
-    """The longest run of each gauge is within the limit that the API has, and one read more is not."""
-    for gauges in (1, 4):
-        options = DrawOptions(anneal_us, gauges=gauges)
-        legal = legal_reads(info, qubits, options) // gauges
+    """The longest run is within the limit that the API has, and one read more is not."""
+    legal = legal_reads(info, qubits, anneal_us)
 
-        def run_us(reads: int) -> float:
-            return chip.timing.run_us(qubits, reads, anneal_us, 1000.0, 0.0)
+    def run_us(reads: int) -> float:
+        return chip.timing.run_us(qubits, reads, anneal_us, 1000.0, 0.0)
 
-        assert run_us(legal) <= info.run_duration_us
-        assert legal == info.num_reads_range[1] or run_us(legal + 1) > info.run_duration_us
-        assert most_reads(info, qubits, options) <= gauges * legal
+    assert run_us(legal) <= info.run_duration_us
+    assert legal == info.num_reads_range[1] or run_us(legal + 1) > info.run_duration_us
+    assert info.most_reads(qubits, anneal_us) <= legal
 
 
 def test_reads_that_were_asked_for_are_made_or_refused(machine: BoltzmannMachine, info: SolverInfo) -> None:
     planner = Planner(QpuSettings())
     single = planner.embeddings(machine, info, place_condition=False).single
     options = {"annealing_time_us": 400.0}
-    legal = legal_reads(info, single.layout.qubits.size, DrawOptions(400.0))
+    legal = legal_reads(info, single.layout.qubits.size, 400.0)
     assert info.most_reads(single.layout.qubits.size, 400.0) < legal < info.num_reads_range[1]
     for sizes in ([10], [10] * 4):
         plan = planner.plan(request_of(machine, sizes, num_reads=legal, **options), info)
@@ -170,5 +169,5 @@ def test_a_price_is_that_of_all_gauges_and_asked_for_twice_at_most(
     shares = [len(some) for some in np.array_split(np.arange(reads), turns)]
     each = sum(info.access_time_us(300, share, 20.0) for share in shares)
     monkeypatch.setattr(info.solver, "estimate_qpu_access_time", counted)
-    assert programming_cost_us(info, 300, reads, DrawOptions(20.0, gauges=gauges)) == pytest.approx(each)
+    assert programming_cost_us(info, 300, Programming((), reads, turns), 20.0) == pytest.approx(each)
     assert len(asked) <= 2
