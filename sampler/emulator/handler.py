@@ -70,7 +70,8 @@ class ApiHandler(BaseHTTPRequestHandler):
             elif url.path.startswith(API_PATH):
                 self._check_token()
                 path, query = url.path.removeprefix(API_PATH), parse_qs(url.query)
-                reply, kind, action = SolverApi(self.backend).reply(method, path, query, body)
+                token = self.headers["X-Auth-Token"]
+                reply, kind, action = SolverApi(self.backend).reply(method, path, query, body, token)
                 self._send_api(orjson.dumps(reply), kind, action)
             else:
                 raise ReplyError(404)

@@ -17,8 +17,8 @@ from qshower.sampler.emulator.physics import Physics
 from qshower.sampler.emulator.problem import Problem
 
 JOBS_KEPT = 2000
-ANSWER_BYTES_KEPT = 256 * 2**20
-"""Finished jobs and answers remembered; the oldest jobs are forgotten first, as the API forgets them in time."""
+BYTES_KEPT = 256 * 2**20
+"""Jobs and bytes of them remembered; the oldest jobs are forgotten first, as the API forgets them in time."""
 
 
 @dataclass(slots=True)
@@ -29,6 +29,9 @@ class Job:
     number: int
     kind: str
     label: str | None
+    data: Any
+    params: dict[str, Any]
+    submitted_by: str
     solver: dict[str, Any]
     chip: Chip
     physics: Physics
@@ -86,13 +89,22 @@ class Job:
             status["error_message"] = self.error_message
         return status
 
+    def info(self) -> dict[str, Any]:
+        """The job as it was submitted, its status and, once there is one, its answer."""
+        status = self.describe()
+        metadata = {name: status[name] for name in status if name not in ("id", "error_message")}
+        messages = [] if self.error_message is None else [{"message": self.error_message}]
+        metadata |= {"submitted_by": self.submitted_by, "messages": messages}
+        info = {"id": self.identifier, "data": self.data, "params": self.params, "metadata": metadata}
+        return info if self.answer is None else {**info, "answer": dict(self.answer)}
+
 
 class JobHistory:
     """The jobs that are remembered, oldest first. The oldest that have ended are forgotten first."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
-        self._answer_bytes = 0
+        self._bytes = 0
 
     def __iter__(self) -> Iterator[Job]:
         return iter(self._jobs.values())
@@ -104,27 +116,31 @@ class JobHistory:
     def add(self, job: Job) -> None:
         """Remember one more, the newest."""
         self._jobs[job.identifier] = job
+        self._bytes += _size(job)
         self._forget_oldest()
 
     def keep_answer(self, job: Job, answer: dict[str, Any]) -> None:
         """Give the answer to one of the jobs."""
+        before = _size(job)
         job.answer = answer
-        self._answer_bytes += _size(answer)
+        self._bytes += _size(job) - before
         self._forget_oldest()
 
     def _forget_oldest(self) -> None:
-        while len(self._jobs) > JOBS_KEPT or self._answer_bytes > ANSWER_BYTES_KEPT:
+        while len(self._jobs) > JOBS_KEPT or self._bytes > BYTES_KEPT:
             newest = next(reversed(self._jobs))
             ended = (name for name, job in self._jobs.items() if job.ended and name != newest)
             oldest = next(ended, None)
             if oldest is None:
                 return
-            self._answer_bytes -= _size(self._jobs.pop(oldest).answer)
+            self._bytes -= _size(self._jobs.pop(oldest))
 
 
-def _size(answer: dict[str, Any] | None) -> int:
-    """Bytes of an answer, near enough: its solutions."""
-    return 0 if answer is None else len(answer["solutions"])
+def _size(job: Job) -> int:
+    """Bytes of a job, near enough: its biases, and its answer's solutions."""
+    biases = job.data.values() if isinstance(job.data, dict) else ()
+    submitted = sum(len(value) for value in biases if isinstance(value, str))
+    return submitted if job.answer is None else submitted + len(job.answer["solutions"])
 
 
 def api_time() -> str:

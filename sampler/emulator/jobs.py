@@ -1,20 +1,19 @@
-"""The emulated solver behind its API: the queue, the workers that run problems, maintenance."""
+"""The emulated solver behind its API: taking problems, telling of them, cancelling them; maintenance."""
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from qshower.sampler.emulator.annealer import StoppedError
 from qshower.sampler.emulator.chip import Chip
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.fault_injection import FaultPlan
 from qshower.sampler.emulator.installed_chip import InstalledChip
-from qshower.sampler.emulator.job import Job, JobHistory, api_time
+from qshower.sampler.emulator.job import Job, api_time
+from qshower.sampler.emulator.job_queue import JobQueue
 from qshower.sampler.emulator.problem import Problem, RefusedError, read_problem
 from qshower.sampler.gibbs.gibbs_sampler import warm_up
 
@@ -30,20 +29,12 @@ class SolverBackend:
         self.faults = faults
         self._clock = clock
         self._started_s = clock()
-        self._changed = threading.Condition()
-        self._jobs = JobHistory()
-        self._queue: deque[Job] = deque()
         self._submitted = 0
-        self._closing = False
         self._installed = InstalledChip(config, clock)
         # Compiled before the first problem, whose client would otherwise wait for it.
         warm_up()
-        self._workers = [
-            threading.Thread(target=self._work, name=f"emulator-worker-{index}", daemon=True)
-            for index in range(config.workers)
-        ]
-        for worker in self._workers:
-            worker.start()
+        self._queue = JobQueue(self._run, config.workers, clock)
+        self._changed, self._jobs = self._queue.changed, self._queue.history
 
     @property
     def chip(self) -> Chip:
@@ -54,7 +45,7 @@ class SolverBackend:
     @property
     def closing(self) -> bool:
         """Whether the emulator is going down."""
-        return self._closing
+        return self._queue.closing
 
     def definition(self) -> dict[str, Any]:
         """The solver's definition with its status and load now."""
@@ -76,8 +67,8 @@ class SolverBackend:
                 "calls": self.faults.calls(),
             }
 
-    def submit(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Take a job; its first status, or ``{error_code, error_msg}`` if it is refused."""
+    def submit(self, job: dict[str, Any], token: str = "") -> dict[str, Any]:
+        """Take a job of whoever has ``token``; its first status, or ``{error_code, error_msg}`` if it is refused."""
         fault = self.faults.strike("problem")
         action = fault.action if fault is not None else None
         if action == "maintenance":
@@ -98,6 +89,9 @@ class SolverBackend:
                 number=self._submitted,
                 kind=str(job.get("type")),
                 label=job.get("label"),
+                data=job.get("data"),
+                params=job.get("params") or {},
+                submitted_by=token,
                 solver=solver,
                 chip=chip,
                 physics=physics,
@@ -117,7 +111,7 @@ class SolverBackend:
                 entry.stuck = True
             else:
                 entry.lasts_s = self.config.slow_s if action == "slow_run" else 0.0
-                self._queue.append(entry)
+                self._queue.put(entry)
             self._changed.notify_all()
             return entry.describe()
 
@@ -131,7 +125,7 @@ class SolverBackend:
                 if len(known) < len(jobs):
                     return None
                 left = ends_at - time.monotonic()
-                if left <= 0.0 or self._closing or not known or any(job.ended for job in known):
+                if left <= 0.0 or self._queue.closing or not known or any(job.ended for job in known):
                     return [job.describe() for job in known]
                 self._changed.wait(left)
 
@@ -151,6 +145,12 @@ class SolverBackend:
                 status["answer"] = dict(job.answer)
             return status
 
+    def info(self, identifier: str) -> dict[str, Any] | None:
+        """A job as it was submitted and all that became of it; None if it is unknown."""
+        with self._changed:
+            job = self._jobs.get(identifier)
+            return None if job is None else job.info()
+
     def cancel(self, identifier: str) -> dict[str, Any]:
         """Cancel a job that waits in the queue; its status, or ``{error_code, error_msg}``.
 
@@ -165,8 +165,7 @@ class SolverBackend:
             if job.status == "IN_PROGRESS":
                 return {"error_code": 202, "error_msg": "Attempting to cancel problem in progress."}
             job.finish("CANCELLED")
-            if job in self._queue:
-                self._queue.remove(job)
+            self._queue.remove(job)
             self._changed.notify_all()
             return job.describe()
 
@@ -182,62 +181,10 @@ class SolverBackend:
 
     def close(self, timeout_s: float = 5.0) -> bool:
         """Stop the workers; whether all have ended in time."""
-        with self._changed:
-            self._closing = True
-            self._queue.clear()
-            self._changed.notify_all()
-        ends_at = time.monotonic() + timeout_s
-        for worker in self._workers:
-            worker.join(max(0.0, ends_at - time.monotonic()))
-        return not any(worker.is_alive() for worker in self._workers)
+        return self._queue.close(timeout_s)
 
-    def _next_job(self) -> tuple[Job, Problem] | None:
-        """The next problem to run, waiting for one; None when the solver closes."""
-        with self._changed:
-            while not self._closing:
-                wait_s = None
-                if self._queue:
-                    wait_s = self._queue[0].ready_at_s - self._clock()
-                    if wait_s <= 0.0:
-                        job = self._queue.popleft()
-                        job.status = "IN_PROGRESS"
-                        self._changed.notify_all()
-                        if job.problem is not None:
-                            return job, job.problem
-                        continue
-                self._changed.wait(wait_s)
-        return None
-
-    def _work(self) -> None:
-        while (work := self._next_job()) is not None:
-            job, problem = work
-            try:
-                answer = self._run(job, problem)
-            except StoppedError:
-                continue
-            except Exception as error:
-                # Whatever breaks in a run must reach the client as FAILED, and must not end the worker.
-                with self._changed:
-                    if not job.ended:
-                        job.finish("FAILED", f"Internal error: {error!r}")
-                    self._changed.notify_all()
-                continue
-            with self._changed:
-                if not job.ended:
-                    job.finish("COMPLETED")
-                    self._jobs.keep_answer(job, answer)
-                self._changed.notify_all()
-
-    def _run(self, job: Job, problem: Problem) -> dict[str, Any]:
-        """The job's answer, once it has taken as long as it is to take."""
-
-        def stopped() -> bool:
-            return self._closing or job.ended
-
-        answer = job.run(problem, self.config, self._clock() - self._started_s, stopped)
-        with self._changed:
-            self._changed.wait_for(stopped, job.lasts_s)
-        return answer
+    def _run(self, job: Job, problem: Problem, stop: Callable[[], bool]) -> dict[str, Any]:
+        return job.run(problem, self.config, self._clock() - self._started_s, stop)
 
 
 def _named_solver(job: dict[str, Any], chip: Chip) -> dict[str, Any]:

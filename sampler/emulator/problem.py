@@ -78,6 +78,8 @@ def read_problem(job: dict[str, Any], chip: Chip, *, accept_nan: bool = False) -
     params = job.get("params") or {}
     if not isinstance(params, dict):
         raise RefusedError("params is not an object")
+    if not isinstance(job.get("label"), str | None):
+        raise RefusedError("label is not a string")
     parameters = read_parameters(params, chip)
     active, couplers, linear, quadratic = _read_biases(job.get("data"), chip, accept_nan=accept_nan)
     h, j = linear, quadratic
@@ -111,7 +113,7 @@ def read_problem(job: dict[str, Any], chip: Chip, *, accept_nan: bool = False) -
 def read_parameters(params: dict[str, Any], chip: Chip) -> RunParameters:
     """The parameters of a job, each checked against the solver's properties."""
     for name in params:
-        if name not in PARAMETERS and not name.startswith("x_"):
+        if name not in PARAMETERS:
             raise RefusedError(f"Unknown parameter {name!r}")
     if "annealing_time" in params and "anneal_schedule" in params:
         raise RefusedError("annealing_time and anneal_schedule cannot be used together")

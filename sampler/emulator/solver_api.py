@@ -9,6 +9,7 @@ import orjson
 
 from qshower.sampler.emulator.corrupt import corrupt_answer
 from qshower.sampler.emulator.fault_injection import FAULTS, parse_fault
+from qshower.sampler.emulator.queries import ProblemQuery, QueryError, filtered
 from qshower.sampler.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 MAX_LONG_POLL_S = 30.0
 
 _STATUS_OF_ACTION = {action: int(action) for action in ("400", "401", "403", "404", "429", "500", "503")}
+_KINDS = {"info": "problem-data", "answer": "problem-answer", "messages": "problem-message"}
 _MESSAGES = {
     400: "Bad request",
     401: "Invalid token",
@@ -45,8 +47,13 @@ class SolverApi:
     def __init__(self, backend: SolverBackend) -> None:
         self._backend = backend
 
-    def reply(self, method: str, path: str, query: dict[str, list[str]], body: bytes) -> tuple[Any, str, str]:
-        """What to answer, the content type's own part, and the action of the fault that strikes the reply, if any."""
+    def reply(
+        self, method: str, path: str, query: dict[str, list[str]], body: bytes, token: str
+    ) -> tuple[Any, str, str]:
+        """What to answer, the content type's own part, and the action of the fault that strikes the reply, if any.
+
+        ``token`` is the caller's, which the API tells as the submitter of a problem.
+        """
         parts = path.strip("/").split("/")
         match method, parts:
             case "GET", ["solvers", "remote", *name] if len(name) <= 1:
@@ -57,6 +64,8 @@ class SolverApi:
                 stage, kind = "poll", "problems"
             case "GET", ["problems", _]:
                 stage, kind = "answer", "problem"
+            case "GET", ["problems", _, "info" | "answer" | "messages" as part]:
+                stage, kind = "answer", _KINDS[part]
             case "DELETE", ["problems"]:
                 stage, kind = "cancel", "problems"
             case "DELETE", ["problems", _]:
@@ -72,11 +81,12 @@ class SolverApi:
         if stage == "solvers":
             reply = self._solvers(unquote(parts[2]) if len(parts) > 2 else None, query, offline=action == "offline")
         elif stage == "submit":
-            reply = self._submit(body, refuse=action == "refused")
+            reply = self._submit(body, token, refuse=action == "refused")
         elif stage == "poll":
             reply = self._poll(query, omit=action == "omits_id")
         elif stage == "answer":
-            reply = corrupt_answer(action, self._answer(parts[1]))
+            reply = self._answer(parts, query)
+            reply = corrupt_answer(action, reply) if isinstance(reply, dict) else reply
         else:
             reply = self._cancel(parts[1:], body)
         return reply, kind, action
@@ -87,14 +97,13 @@ class SolverApi:
             raise ReplyError(404, "Solver does not exist or apikey does not have access")
         if offline:
             definition["status"] = "OFFLINE"
-        terms = query.get("filter", ["all"])[0].split(",")
-        fields = set() if terms[0] == "none" else set(definition)
-        for term in terms[1:]:
-            fields = fields | {term[1:]} if term.startswith("+") else fields - {term.removeprefix("-")}
-        chosen = {field: value for field, value in definition.items() if field in fields}
+        try:
+            chosen = filtered(definition, query.get("filter", ["all"])[0])
+        except QueryError as error:
+            raise ReplyError(400, str(error)) from error
         return chosen if name is not None else [chosen]
 
-    def _submit(self, body: bytes, *, refuse: bool) -> Any:
+    def _submit(self, body: bytes, token: str, *, refuse: bool) -> Any:
         jobs = _document(body)
         several = isinstance(jobs, list)
         replies = []
@@ -104,30 +113,37 @@ class SolverApi:
             if refuse:
                 replies.append({"error_code": 400, "error_msg": "Problem not accepted"})
             else:
-                replies.append(self._backend.submit(job))
-        return replies if several else replies[0]
+                replies.append(self._backend.submit(job, token))
+        return replies if several else _alone(replies[0])
 
     def _poll(self, query: dict[str, list[str]], *, omit: bool) -> Any:
-        if "id" not in query:
-            return self._backend.every_status()[:1000]
         try:
-            timeout_s = min(max(float(query.get("timeout", ["0"])[0]), 0.0), MAX_LONG_POLL_S)
-        except ValueError as error:
-            raise ReplyError(400, "timeout must be a number") from error
-        statuses = self._backend.statuses(query["id"][0].split(","), 0.0 if omit else timeout_s)
+            asked = ProblemQuery.of(query)
+        except QueryError as error:
+            raise ReplyError(400, str(error)) from error
+        if "id" not in query:
+            return asked.chosen(self._backend.every_status())
+        statuses = self._backend.statuses(query["id"][0].split(","), 0.0 if omit else _timeout_s(query))
         if statuses is None:
             raise ReplyError(404, "Problem does not exist")
-        return statuses[1:] if omit else statuses
+        return asked.chosen(statuses[1:] if omit else statuses)
 
-    def _answer(self, identifier: str) -> dict[str, Any]:
-        reply = self._backend.result(identifier)
+    def _answer(self, parts: list[str], query: dict[str, list[str]]) -> Any:
+        identifier, part = parts[1], parts[2] if len(parts) > 2 else ""
+        if not part and "timeout" in query:
+            self._backend.statuses([identifier], _timeout_s(query))
+        reply = self._backend.info(identifier) if part == "info" else self._backend.result(identifier)
         if reply is None:
             raise ReplyError(404, "Problem does not exist")
-        return reply
+        if part == "answer" and "answer" not in reply:
+            raise ReplyError(404, "Answer does not exist")
+        if part == "answer":
+            return {"answer": reply["answer"]}
+        return [] if part == "messages" else reply
 
     def _cancel(self, path: list[str], body: bytes) -> Any:
         if path:
-            return self._backend.cancel(path[0])
+            return _alone(self._backend.cancel(path[0]))
         identifiers = _document(body) if body else []
         if not isinstance(identifiers, list) or not all(isinstance(item, str) for item in identifiers):
             raise ReplyError(400, "A list of problem ids is needed")
@@ -165,3 +181,18 @@ def _document(body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise ReplyError(400, "The body is not JSON") from error
+
+
+def _alone(reply: dict[str, Any]) -> dict[str, Any]:
+    """The reply about one problem; if it is a refusal, that is the reply's own status, not a member of a list."""
+    if reply.get("error_code", 0) >= 400:
+        raise ReplyError(reply["error_code"], reply["error_msg"])
+    return reply
+
+
+def _timeout_s(query: dict[str, list[str]]) -> float:
+    """How long a reply may wait for news."""
+    try:
+        return min(max(float(query.get("timeout", ["0"])[0]), 0.0), MAX_LONG_POLL_S)
+    except ValueError as error:
+        raise ReplyError(400, "timeout must be a number") from error

@@ -110,6 +110,7 @@ HTTP_ERRORS = {
     "429": SolverError,
     "500": SolverError,
     "503": SolverError,
+    "page": SolverError,
 }
 BROKEN_REPLIES = {
     "hang": RequestTimeout,
@@ -128,6 +129,7 @@ DEFINITION = {
     "429": ResourceLimitsExceededError,
     "500": InternalServerError,
     "503": InternalServerError,
+    "page": InternalServerError,
 }
 
 RUN = {
@@ -143,7 +145,7 @@ RUN = {
     "answer_missing_field": KeyError,
 }
 # 5xx replies to a poll are no errors to the client: it asks again at once, see below.
-del RUN["poll_500"], RUN["poll_503"]
+del RUN["poll_500"], RUN["poll_503"], RUN["poll_page"]
 
 BOUNDED_BELOW = {
     "solver_offline",
@@ -152,6 +154,7 @@ BOUNDED_BELOW = {
     "slow_run",
     "poll_500",
     "poll_503",
+    "poll_page",
     "poll_omits_id",
     "answer_missing",
     "answer_no_timing",
@@ -205,7 +208,7 @@ def test_slow_definitions_come_in_the_end(emulator: EmulatorServer, client: Clie
     assert client.get_solver(refresh=True).online
 
 
-@pytest.mark.parametrize("name", ["poll_500", "poll_503"])
+@pytest.mark.parametrize("name", ["poll_500", "poll_503", "poll_page"])
 def test_server_errors_to_polls_are_asked_again_without_a_pause(
     emulator: EmulatorServer, solver: StructuredSolver, name: str
 ) -> None:
