@@ -24,6 +24,7 @@ from qshower.evaluation.boosted_auc import PairedScores, paired_scores
 from qshower.evaluation.energy_slices import EnergySlice
 from qshower.evaluation.features import FeatureSet
 from qshower.evaluation.free_couplings import CouplingNats, coupling_nats
+from qshower.evaluation.mixing import CONDITIONS, Mixing, mixing
 from qshower.evaluation.priors import PRIORS, Latents, draw_latents
 from qshower.evaluation.shower_set import ShowerSet, load_shower_set
 from qshower.model.bundle import Bundle
@@ -78,6 +79,7 @@ class Ablation:
         coupling_nats: of the couplings between free spins, mean over showers.
         annealing_gap: ln Z annealed downwards less upwards, mean over conditions.
         divergence_nats: KL(posterior ‖ machine), mean over showers; None where the posterior is not known.
+        mixing: R-hat of chains with dispersed starts.
         levels: by condition, in order of energy.
     """
 
@@ -93,6 +95,7 @@ class Ablation:
     coupling_nats: Measured
     annealing_gap: float
     divergence_nats: Measured | None
+    mixing: Mixing
     levels: tuple[Level, ...]
 
 
@@ -148,6 +151,10 @@ def ablate(
     progress("priors: annealed importance sampling", 0.0)
     nats = coupling_nats(bundle.machine, latents.draws[picked], seed=seed)
     progress("priors: annealed importance sampling", 1.0)
+    few = np.unique(np.linspace(0, len(latents.conditions) - 1, CONDITIONS).round().astype(np.int64))
+    progress("priors: mixing", 0.0)
+    mixed = mixing(bundle.machine, latents.conditions[few], sweeps=bundle.default_sweeps, seed=seed)
+    progress("priors: mixing", 1.0)
     levels = _levels(bundle, latents, real, picked, nats)
     weights = np.array([level.rows for level in levels]) / sum(level.rows for level in levels)
     divergences = [level.divergence_nats for level in levels if level.divergence_nats is not None]
@@ -165,6 +172,7 @@ def ablate(
             coupling_nats=_mean([level.coupling_nats for level in levels], weights, nats.gap / 2),
             annealing_gap=nats.gap,
             divergence_nats=_mean(divergences, weights, nats.gap / 2) if divergences else None,
+            mixing=mixed,
             levels=levels,
         ),
         sets,

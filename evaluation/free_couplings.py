@@ -66,7 +66,7 @@ def coupling_nats(
     """
     levels, count, nodes = draws.shape
     free = machine.free_nodes
-    up = (draws[:, :, free] > 0).mean(axis=1)
+    up = np.stack([(of_level[:, free] > 0).mean(axis=0) for of_level in draws])
     path = _Path.of(machine, draws[:, 0, machine.condition_nodes], np.clip(up, 1 / count, 1 - 1 / count))
     size = min(chains, count)
     rng = np.random.default_rng((seed, 1))
@@ -89,8 +89,11 @@ def coupling_nats(
     log_z_error = np.sqrt(up_error**2 + down_error**2) / 2
     with np.errstate(divide="ignore"):
         log_up, log_down = np.log(up), np.log1p(-up)
-    log_q = np.where(draws[:, :, free] > 0, log_up[:, None], log_down[:, None]).sum(axis=2)
-    excess = -machine.energies(draws.reshape(-1, nodes)).reshape(levels, count) - log_q
+    # One level after another: the states of all of them in double precision would fill the memory.
+    excess = np.empty((levels, count))
+    for level, of_level in enumerate(draws):
+        log_q = np.where(of_level[:, free] > 0, log_up[level], log_down[level]).sum(axis=1)
+        excess[level] = -machine.energies(of_level) - log_q
     # Frequencies from the draws themselves make their entropy too small (Miller and Madow, 1955).
     missing = ((up > 0) & (up < 1)).sum(axis=1) / (2 * count)
     nats = excess.mean(axis=1) + missing - log_z

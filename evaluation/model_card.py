@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qshower.evaluation.priors import PRIORS
+import numpy as np
+
+from qshower.evaluation.priors import PRIORS, between_free
 from qshower.evaluation.report_ablation import ablation_facts, ablation_rows, ablation_text
 from qshower.evaluation.report_figures import comparison_figure, profile_figures, ring_figures
 from qshower.evaluation.report_json import FORMAT, GROUPS, summary_rows
@@ -25,6 +27,10 @@ from qshower.sampler.errors import DefectError
 from qshower.sampler.files import why, write_file
 
 CARD = "MODEL_CARD.md"
+MOST_H, LEAST_J, MOST_J = 4.0, -2.0, 1.0
+"""Ranges of D-Wave's Advantage and Advantage2 chips, in programmed units, J's the extended one."""
+ENERGIES = 512
+"""At which conditions are looked at."""
 PICTURED = ("response", "e_voxel")
 """Histograms that the card shows, by their keys."""
 
@@ -134,6 +140,7 @@ def _text(bundle: Bundle, parts: Sequence[str]) -> str:
 
 {machine.node_count} spins and {machine.j.size} couplers on {machine.topology}; {levels or "no"} energy levels; incident
 energies {low:g} to {high:g} MeV; {manifest.sweeps} Gibbs sweeps a draw.
+{chip_ranges(bundle)}
 
 {_training(manifest.training)}
 Figures on the validation showers, nats per shower:
@@ -156,6 +163,21 @@ Electrons along the axis of this one calorimeter. Within a layer voxels are draw
 layer's energy and its number of hits, so that correlations between single voxels of different layers, beyond what the
 latent carries, are weaker than Geant4's.
 """
+
+
+def chip_ranges(bundle: Bundle) -> str:
+    """Largest h and J of the machine, and the least beta_eff at which D-Wave's chips can be programmed with them."""
+    machine, (low, high) = bundle.machine, bundle.domain_mev
+    conditions = np.unique(bundle.conditions(np.geomspace(low, high, ENERGIES)), axis=0)
+    h = float(np.abs(machine.folded_fields(conditions)).max())
+    j = machine.j[between_free(machine)]
+    least_j, most_j = float(min(j.min(initial=0), 0)), float(max(j.max(initial=0), 0))
+    beta = max(h / MOST_H, least_j / LEAST_J, most_j / MOST_J)
+    return (
+        f"With the condition folded in, |h| ≤ {h:.2f} kT and J lies between {least_j:.2f} and {most_j:.2f} kT.\n"
+        f"Advantage and Advantage2 (|h| ≤ {MOST_H:g}, J from {LEAST_J:g} to {MOST_J:g}) hold that where β_eff is at "
+        f"least {beta:.2f}."
+    )
 
 
 def _training(training: dict[str, Any]) -> str:

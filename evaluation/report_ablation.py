@@ -14,7 +14,8 @@ EXPLANATION = (
     "Latents of five laws, decoded by the same decoder at the incident energies of the reference. AUC: gradient "
     "boosting on the high-level features, cross-validated; 0.5 cannot tell from Geant4. Real codes are the ceiling of "
     "this decoder. If the machine is no nearer to it than independent bits, its couplings contribute nothing to the "
-    "showers. The nats are the total correlation of the free spins at a condition, by annealed importance sampling."
+    "showers. The nats are the total correlation of the free spins at a condition, by annealed importance sampling. "
+    "R-hat is 1 where chains that started from random spins, from all up and from all down cannot be told apart."
 )
 
 
@@ -47,6 +48,14 @@ def ablation_facts(data: dict[str, Any]) -> list[list[str]]:
     ]
     if divergence is not None:
         facts.append(["KL(posterior ‖ machine), nats", _measured(divergence, 2)])
+    mixed = found["mixing"]
+    spins = f"{mixed['spin']:.3f}, 99 % below {mixed['most_spins']:.3f}"
+    frozen = f"; {100 * mixed['frozen']:.1f} % never turn" if mixed["frozen"] else ""
+    facts += [
+        [f"R-hat of dispersed starts after {mixed['sweeps']} sweeps, energy", f"{mixed['energy']:.4f}"],
+        ["the same of magnetisations", f"{mixed['magnetisation']:.4f}"],
+        ["the same of single spins, the largest", spins + frozen],
+    ]
     return facts
 
 

@@ -42,6 +42,7 @@ from qshower.model.philox import uniforms
 from qshower.model.point_decoder import PointDecoder
 from qshower.model.real_codes import latents_of_codes
 from qshower.model.scaling import ScalingKind
+from qshower.model.share_cells import ShareCells
 from qshower.model.shower_code import ShowerCode
 from qshower.model.symmetry import canonical_elements, group_order, turn
 from qshower.sampler.cores import usable_cores
@@ -158,7 +159,8 @@ class Bundle:
         )
         if self._order > 1:
             showers = turn(showers, canonical_elements(showers, self._grid), self._grid)
-        bits = load_shower_code(self.path).bits(self._grid, showers).reshape(len(showers), -1)
+        energies = np.asarray(incident_energies_mev, dtype=np.float64)
+        bits = load_shower_code(self.path).bits(self._grid, energies, showers).reshape(len(showers), -1)
         return latents_of_codes(self.machine, nodes, bits, self.conditions(incident_energies_mev), streams)
 
     def decode(
@@ -239,9 +241,10 @@ def load_shower_code(path: Path | str) -> ShowerCode:
     """The fixed code of showers that a bundle's latents carry, verified; BundleError where it has none."""
     folder = Path(path)
     manifest = read_manifest(folder)[0]
-    terms = _read_tensors(folder, manifest, CODE_FILE)["terms"]
+    tensors = {name: tensor.double().numpy() for name, tensor in _read_tensors(folder, manifest, CODE_FILE).items()}
     names = tuple(manifest.code.get("observables", ()))
-    return ShowerCode(names, terms.double().numpy(), int(manifest.code.get("reach", 0)))
+    share = ShareCells(tensors["share_terms"], tensors["share_span"]) if "share_terms" in tensors else None
+    return ShowerCode(names, tensors["terms"], int(manifest.code.get("reach", 0)), share)
 
 
 def find_bundles(folder: Path | None = None) -> dict[str, Path]:
@@ -270,7 +273,10 @@ def save_bundle(
     if encoder_state is not None:
         contents[ENCODER_FILE] = _tensor_bytes(encoder_state)
     if code is not None:
-        contents[CODE_FILE] = _tensor_bytes({"terms": torch.from_numpy(code.terms).float()})
+        terms = {"terms": code.terms}
+        if code.share is not None:
+            terms |= {"share_terms": code.share.terms, "share_span": code.share.span}
+        contents[CODE_FILE] = _tensor_bytes({name: torch.from_numpy(array).float() for name, array in terms.items()})
         manifest = manifest.model_copy(update={"code": {"observables": list(code.observables), "reach": code.reach}})
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     complete = manifest.model_copy(update={"lattice": lattice_of(machine), "files": hashes})

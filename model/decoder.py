@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, hardswish, pad
 
-from qshower.model.inverse_transforms import LEAST_REMAINING, affine, mixture_values, profile_chain, voxel_energies
+from qshower.model.inverse_transforms import (
+    LEAST_CELL,
+    LEAST_REMAINING,
+    affine,
+    mixture_values,
+    profile_chain,
+    voxel_energies,
+)
 from qshower.model.layers import (
     ENERGY_FEATURES,
     DecoderShape,
@@ -118,22 +125,45 @@ class Profile(nn.Module):
         return self.energy(hidden), self.count(hardswish(self.count_hidden(known)))
 
     def log_likelihood(
-        self, energy: Tensor, code: Tensor, layer_code: Tensor, view: ShowerView
+        self,
+        energy: Tensor,
+        code: Tensor,
+        layer_code: Tensor,
+        view: ShowerView,
+        cells: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """ln p of E_tot, and of the layers' energies and counts, each (rows,)."""
+        """ln p of E_tot, and of the layers' energies and counts, each (rows,).
+
+        ``cells``: lowest and highest ln share of each layer, (rows, L) each, within which the showers' shares lie. A
+        share is never drawn above what the layers before it have left, but in a cell that lies above that.
+        """
         total = self.response_law(energy, code).log_density(RESPONSE_SCALE * view.log_response)
         energy_outputs, count_outputs = self.outputs(energy, layer_code, view)
         filled = view.count > 0
         present = bernoulli_log_probability(energy_outputs[..., 0], filled)
-        share = NormalMixture.from_outputs(energy_outputs[..., 1:]).log_density(view.log_share)
+        share_law = NormalMixture.from_outputs(energy_outputs[..., 1:])
+        share = share_law.log_density(view.log_share)
+        if cells is not None:
+            low, high = cells
+            spent = (view.log_share.exp() * filled).cumsum(dim=1) - view.log_share.exp() * filled
+            high = torch.maximum(torch.minimum(high, _remaining(spent)), low + LEAST_CELL)
+            share = share - share_law.log_mass(low, high)
         count_law = NormalMixture.from_outputs(count_outputs)
         count = count_log_probability(count_law, view.count.clamp_min(1.0), self.highest)
         return total, (present + torch.where(filled, share + count, torch.zeros_like(share))).sum(dim=1)
 
-    def draw(self, energy: Tensor, code: Tensor, layer_code: Tensor, uniforms: Floats) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(
+        self,
+        energy: Tensor,
+        code: Tensor,
+        layer_code: Tensor,
+        uniforms: Floats,
+        cells: tuple[Floats, Floats] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """ln(E_tot/E_inc) (rows,), ln shares and counts (rows, L) each; uniforms (drawn, 1 + 3L), drawn ≤ rows.
 
-        The shares are as drawn: they sum to 1 only as nearly as the chain has learned. Rows beyond ``drawn`` are 0.
+        ``cells``: lowest and highest ln share of each layer, (drawn, L) each, within which shares are drawn. The shares
+        are as drawn: they sum to 1 only as nearly as the chain has learned. Rows beyond ``drawn`` are 0.
         """
         rows, drawn = len(code), len(uniforms)
         log_response = torch.zeros(rows)
@@ -144,6 +174,8 @@ class Profile(nn.Module):
         )
         mixture_values(law.T.copy(), uniforms[:, 0].copy(), log_response.numpy()[:drawn])
         log_response /= RESPONSE_SCALE
+        anywhere = np.zeros((0, self.shape.layers), dtype=np.float32)
+        low, high = (anywhere, anywhere) if cells is None else cells
         response = log_response.unsqueeze(1) * RESPONSE_SCALE / 2
         log_share, count = profile_chain(
             layer_code.numpy()[:drawn],
@@ -160,6 +192,8 @@ class Profile(nn.Module):
             uniforms[:, 1:].reshape(drawn, self.shape.layers, 3),
             self.shape.profile_memory,
             EMPTY_LOG_SHARE,
+            low,
+            high,
         )
         undrawn = (0, 0, 0, rows - drawn)
         return log_response, pad(torch.from_numpy(log_share), undrawn), pad(torch.from_numpy(count), undrawn)

@@ -7,11 +7,12 @@
 
 b are the bits of a ``ShowerCode``, those of a layer seen by that layer and its neighbours alone; they lie on the
 latent's spins ``visible``, the other free spins are hidden. ``Profile`` (``model.decoder``) draws E_tot, the layers'
-energies e_l and their numbers of hits n_l. Then, layer by layer, a hit logit for every voxel comes from the layer's
-own bits, its energy and those of its neighbours, and from *fields*: linear maps of ln(1 + E_v / 0.2 MeV) of the voxels
-of the last layer, of the one before it, and of an average over all layers before that forgets by 1/4 a layer. A field
-has a window of two angular bins on either side and the 0th, 1st and 2nd angular harmonics of every ring. n_l hits are
-drawn by Pareto sampling.
+energies e_l and their numbers of hits n_l; where the first bits of a layer name a cell of its share of E_tot
+(``share_cells``), the share is drawn from within it. Then, layer by layer, a hit logit for every voxel comes from the
+layer's own bits, its energy and those of its neighbours, and from *fields*: linear maps of ln(1 + E_v / 0.2 MeV) of the
+voxels of the last layer, of the one before it, and of an average over all layers before that forgets by 1/4 a layer. A
+field has a window of two angular bins on either side and the 0th, 1st and 2nd angular harmonics of every ring. n_l hits
+are drawn by Pareto sampling.
 
 Energies break a stick. With t the threshold, the layer's hits share x = e_l - n_l t in the order ring by ring; hit k of
 those left (m of them, that share the rest R) takes t + f R with f in (0, 1), and
@@ -37,6 +38,7 @@ from qshower.model.decoder import RESPONSE_SCALE, Profile, ShowerView, layer_val
 from qshower.model.depth_kernels import VECTOR, VOXEL_COMPONENTS, Weights, broken_stick, draw_voxels
 from qshower.model.layers import ENERGY_FEATURES, DecoderShape, PerLayerLinear, energy_features
 from qshower.model.likelihood import NormalMixture
+from qshower.model.share_cells import POWERS, ShareCells
 from qshower.sampler.errors import InvalidInputError
 
 Floats = NDArray[np.float32]
@@ -47,6 +49,8 @@ FORGET = 0.25
 WINDOW = 2
 BITS_WINDOW, PROFILE_BITS_WINDOW, NEAR_LAYERS = 1, 2, 2
 STICK_VALUES = 7
+SHARES = (-30.0, 1.0)
+"""Between which every ln share of a layer lies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,8 @@ class DepthDecoder(nn.Module):
     """See the module. ``visible`` (L, bits_per_layer) are the places, among the free spins, of the code's bits."""
 
     visible: Tensor
+    share_terms: Tensor
+    share_span: Tensor
     waves: Tensor
     recall: Tensor
 
@@ -85,7 +91,9 @@ class DepthDecoder(nn.Module):
         self.profile = Profile(shape)
         self.profile_bits = nn.Linear((2 * PROFILE_BITS_WINDOW + 1) * bits, shape.layer_code)
         self.profile_energy = PerLayerLinear(layers, ENERGY_FEATURES, shape.layer_code)
-        near = (2 * BITS_WINDOW + 1) * bits + ENERGY_FEATURES + 1 + 3 * (2 * NEAR_LAYERS + 1)
+        # Bits that name a cell of a share tell the voxels nothing that the share itself does not.
+        told = bits - shape.share_bits
+        near = (2 * BITS_WINDOW + 1) * told + ENERGY_FEATURES + 1 + 3 * (2 * NEAR_LAYERS + 1)
         self.layer = PerLayerLinear(layers, near, hidden)
         self.ring = nn.Linear(hidden, angular * ring)
         self.ring_energy = PerLayerLinear(layers, ENERGY_FEATURES, angular * ring)
@@ -110,6 +118,9 @@ class DepthDecoder(nn.Module):
         recall = torch.where(lag >= 0, FORGET * (1 - FORGET) ** lag.clamp_min(0), torch.zeros(()))
         self.register_buffer("recall", recall, persistent=False)
         self.register_buffer("visible", torch.arange(layers * bits).view(layers, bits))
+        if shape.share_bits:
+            self.register_buffer("share_terms", torch.zeros(layers, 2**shape.share_bits - 1, POWERS))
+            self.register_buffer("share_span", torch.zeros(layers, 2))
 
     @property
     def uniform_count(self) -> int:
@@ -121,12 +132,23 @@ class DepthDecoder(nn.Module):
         """(rows, L, bits_per_layer) of a latent (rows, free spins)."""
         return latent[:, self.visible.flatten()].view(-1, *self.visible.shape)
 
+    def cells(self, bits: Tensor, incident_energies: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Lowest and highest ln share of each layer, (rows, L) each, that its bits allow; None if none name a cell."""
+        named = self.shape.share_bits
+        if not named:
+            return None
+        cells = ShareCells(self.share_terms.double().numpy(), self.share_span.double().numpy())
+        limits = cells.limits(bits[:, :, :named].numpy(), incident_energies.double().numpy())
+        low, high = (torch.from_numpy(limit).float().clamp(*SHARES) for limit in limits)
+        return low, high
+
     def log_likelihood(self, latent: Tensor, incident_energies: Tensor, showers: Tensor) -> dict[str, Tensor]:
         """ln p(shower | b, E) by part, each (rows,), in nats, of showers (rows, L, A, R) in MeV."""
         bits, view = self.bits(latent), ShowerView.of(showers, incident_energies)
         energy = energy_features(self.shape, incident_energies)
         layer_code = self._profile_code(bits, energy)
-        total, layers = self.profile.log_likelihood(energy, self._code(energy), layer_code, view)
+        cells = self.cells(bits, incident_energies)
+        total, layers = self.profile.log_likelihood(energy, self._code(energy), layer_code, view, cells)
         pairs = (view.count > 0).flatten().nonzero()[:, 0]
         ring = self._rings(bits, energy, view.log_response, view.log_share, view.count)
         seen = self._seen(showers, view.hit, pairs)
@@ -163,8 +185,13 @@ class DepthDecoder(nn.Module):
         drawn, depth = len(uniforms), self.shape.layers
         bits, energy = self.bits(latent), energy_features(self.shape, incident_energies)
         split = 1 + 3 * depth
+        cells = self.cells(bits, incident_energies)
         log_response, log_share, count = self.profile.draw(
-            energy, self._code(energy), self._profile_code(bits, energy).contiguous(), uniforms[:, :split]
+            energy,
+            self._code(energy),
+            self._profile_code(bits, energy).contiguous(),
+            uniforms[:, :split],
+            None if cells is None else (cells[0].numpy()[:drawn], cells[1].numpy()[:drawn]),
         )
         filled = count > 0
         log_share = log_share - (log_share.exp() * filled).sum(dim=1, keepdim=True).clamp_min(1e-6).log() * filled
@@ -180,34 +207,10 @@ class DepthDecoder(nn.Module):
             layer_energy.numpy()[:drawn],
             uniforms,
             split,
-            self.weights(),
+            draw_weights(self),
             np.float32(threshold),
         )
         return showers
-
-    def weights(self) -> Weights:
-        """The voxels' part as ``draw_voxels`` wants it."""
-        radial = self.shape.grid.shape[2]
-        channels, width = self.shape.voxel_channels, self.shape.hit_channels
-        window = self.window.view(channels, 2 * WINDOW + 1, FIELDS, radial).permute(3, 1, 2, 0)
-        arrays = (
-            window.reshape(radial, 2 * WINDOW + 1, FIELDS * channels),
-            self.harmonics.view(3, channels, FIELDS, radial).permute(3, 0, 2, 1).reshape(radial, 3, FIELDS * channels),
-            self.waves.T,
-            self.mix.weight.T,
-            self.mix.bias,
-            _padded(self.hit.weight.T),
-            _padded(self.hit.bias + self.hit_layer),
-            self.energy.weight.T,
-            self.energy.bias + self.energy_layer,
-            self.energy_near.view(width, 3, radial).permute(1, 2, 0),
-            self.energy_rings.T,
-            self.energy_ring + self.energy_stick.bias,
-            self.energy_stick.weight.T,
-            _padded(self.energy_law.weight.T),
-            _padded(self.energy_law.bias + self.energy_law_ring),
-        )
-        return Weights(*(np.ascontiguousarray(tensor.detach().numpy()) for tensor in arrays))
 
     def _code(self, energy: Tensor) -> Tensor:
         return gelu(self.shower_code(energy))
@@ -222,7 +225,8 @@ class DepthDecoder(nn.Module):
         near = layer_values((count > 0).to(count.dtype), log_share, count)
         shared = torch.cat([energy, log_response.unsqueeze(1) * RESPONSE_SCALE / 2], dim=1)
         per_layer = shared.unsqueeze(1).expand(-1, layers, -1)
-        values = torch.cat([_windows(bits, BITS_WINDOW), per_layer, _windows(near, NEAR_LAYERS)], dim=2)
+        told = bits[:, :, self.shape.share_bits :]
+        values = torch.cat([_windows(told, BITS_WINDOW), per_layer, _windows(near, NEAR_LAYERS)], dim=2)
         hidden = gelu(self.layer(values))
         ring = gelu(self.ring(hidden) + self.ring_energy(per_layer[:, :, :ENERGY_FEATURES]))
         channels = self.shape.angular_channels
@@ -260,6 +264,31 @@ class DepthDecoder(nn.Module):
         hidden = hardswish(own + self.energy_ring[ring] + self.energy_stick(seen))
         law = NormalMixture.from_outputs(self.energy_law(hidden) + self.energy_law_ring[ring])
         return torch.zeros(rows).index_add(0, layer // depth, law.log_density(broken))
+
+
+def draw_weights(decoder: DepthDecoder) -> Weights:
+    """A decoder's parameters of the voxels as ``draw_voxels`` wants them."""
+    radial = decoder.shape.grid.shape[2]
+    channels, width = decoder.shape.voxel_channels, decoder.shape.hit_channels
+    window = decoder.window.view(channels, 2 * WINDOW + 1, FIELDS, radial).permute(3, 1, 2, 0)
+    arrays = (
+        window.reshape(radial, 2 * WINDOW + 1, FIELDS * channels),
+        decoder.harmonics.view(3, channels, FIELDS, radial).permute(3, 0, 2, 1).reshape(radial, 3, FIELDS * channels),
+        decoder.waves.T,
+        decoder.mix.weight.T,
+        decoder.mix.bias,
+        _padded(decoder.hit.weight.T),
+        _padded(decoder.hit.bias + decoder.hit_layer),
+        decoder.energy.weight.T,
+        decoder.energy.bias + decoder.energy_layer,
+        decoder.energy_near.view(width, 3, radial).permute(1, 2, 0),
+        decoder.energy_rings.T,
+        decoder.energy_ring + decoder.energy_stick.bias,
+        decoder.energy_stick.weight.T,
+        _padded(decoder.energy_law.weight.T),
+        _padded(decoder.energy_law.bias + decoder.energy_law_ring),
+    )
+    return Weights(*(np.ascontiguousarray(tensor.detach().numpy()) for tensor in arrays))
 
 
 def _padded(values: Tensor) -> Tensor:

@@ -19,7 +19,11 @@ Floats = NDArray[np.float32]
 LOWEST_UNIFORM = np.float32(1e-7)
 LOWEST_LOG, HIGHEST_LOG = np.float32(-12.0), np.float32(8.0)
 LEAST_REMAINING = 1e-3
+LEAST_CELL = 0.02
+"""Width of a cell of ln shares, at least, where the layers before have left less than it asks for."""
 HIGHEST_LOGIT = np.float32(60.0)
+LEAST_MASS = 1e-100
+DEEP_TAIL = 1e-6
 _ONE = np.float32(1)
 
 
@@ -58,6 +62,51 @@ def mixture_values(outputs: Floats, uniforms: Floats, values: Floats) -> None:
     for i in range(n):
         within = min(max((left[i] - before[i]) / weight[i], LOWEST_UNIFORM), _ONE - LOWEST_UNIFORM)
         values[i] = mean[i] + scale(raw_scale[i]) * normal_quantile(within)
+
+
+@kernel(error_model="numpy")
+def _below(z: float) -> float:
+    """Standard normal probability of values below z, exact in the lower tail."""
+    return 0.5 * math.erfc(-z * math.sqrt(0.5))
+
+
+@kernel(error_model="numpy")
+def bounded_mixture(outputs: Floats, uniform: np.float32, low: np.float32, high: np.float32) -> np.float32:
+    """One draw between ``low`` and ``high`` from a mixture with raw outputs (3K,).
+
+    Where the mixture has nothing there, the bound that is nearer to its likeliest component.
+    """
+    components = outputs.shape[0] // 3
+    highest = outputs[:components].max()
+    first, last = np.empty(components), np.empty(components)
+    masses = np.empty(components)
+    whole = 0.0
+    for k in range(components):
+        deviation = float(scale(outputs[2 * components + k]))
+        a, b = (low - outputs[components + k]) / deviation, (high - outputs[components + k]) / deviation
+        # Signs of quantiles are turned where both bounds are in the upper tail.
+        first[k], last[k] = (-b, -a) if a > 0 else (a, b)
+        masses[k] = float(exp(outputs[k] - highest)) * (_below(last[k]) - _below(first[k]))
+        whole += masses[k]
+    if not whole > LEAST_MASS:
+        middle = outputs[components + np.argmax(outputs[:components])]
+        return low if abs(low - middle) < abs(high - middle) else high
+    left, chosen = whole * uniform, 0
+    while chosen < components - 1 and left >= masses[chosen]:
+        left -= masses[chosen]
+        chosen += 1
+    within = min(max(left / max(masses[chosen], LEAST_MASS), float(LOWEST_UNIFORM)), 1.0 - float(LOWEST_UNIFORM))
+    a, b = first[chosen], last[chosen]
+    probability = _below(a) + within * (_below(b) - _below(a))
+    if probability > DEEP_TAIL:
+        z = float(normal_quantile(np.float32(min(probability, 1.0 - float(LOWEST_UNIFORM)))))
+    else:
+        z = b + math.log(within) / abs(b)
+    z = min(max(z, a), b)
+    mean, deviation = outputs[components + chosen], float(scale(outputs[2 * components + chosen]))
+    upper = low > mean
+    value = np.float32(mean - deviation * z if upper else mean + deviation * z)
+    return min(max(value, low), high)
 
 
 @kernel(error_model="numpy", fastmath={"contract"})
@@ -113,13 +162,17 @@ def profile_chain(
     uniforms: Floats,
     memory: int,
     empty: float,
+    low: Floats,
+    high: Floats,
 ) -> tuple[Floats, Floats]:
     """Layers drawn in order of depth: ln shares of the total energy, and numbers of hits, (rows, L) each.
 
     The same maps as ``qshower.model.decoder.Profile.log_likelihood``, one layer after another: ``layer_code`` (rows, L,
     code), ``shared`` (rows, energy features and scaled response), weights (L, inputs, outputs), biases (L, 1, outputs),
-    ``highest`` (L,), ``uniforms`` (rows, L, 3): hit at all, energy, number of hits.
+    ``highest`` (L,), ``uniforms`` (rows, L, 3): hit at all, energy, number of hits. ``low`` and ``high`` (rows, L)
+    bound the ln shares; without rows they are unbounded.
     """
+    bounded = low.shape[0] > 0
     rows, layers, codes = layer_code.shape
     fixed, width = codes + shared.shape[1], hidden_weight.shape[2]
     inputs = np.zeros((rows, hidden_weight.shape[1]), dtype=np.float32)
@@ -145,7 +198,14 @@ def profile_chain(
             _hardswish(hidden[row])
             _affine(energy_weight[layer], energy_bias[layer, 0], hidden[row], law)
             energy_laws[:, row] = law
-        mixture_values(energy_laws[1:], uniforms[:, layer, 1].copy(), drawn_shares)
+        if bounded:
+            for row in range(rows):
+                left = log(max(_ONE - spent[row], np.float32(0)) + np.float32(LEAST_REMAINING))
+                least = max(low[row, layer], np.float32(empty + 1))
+                most = max(min(high[row, layer], left), least + np.float32(LEAST_CELL))
+                drawn_shares[row] = bounded_mixture(energy_laws[1:, row], uniforms[row, layer, 1], least, most)
+        else:
+            mixture_values(energy_laws[1:], uniforms[:, layer, 1].copy(), drawn_shares)
         for row in range(rows):
             filled[row] = uniforms[row, layer, 0] * (_ONE + exp(-energy_laws[0, row])) < _ONE
             if filled[row]:

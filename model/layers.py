@@ -20,8 +20,9 @@ class DecoderShape:
 
     ``domain_low_mev`` and ``domain_high_mev`` set the scale of its energy features; ``profile_memory`` is how many
     layers before a layer are seen when that layer's energy is drawn, 0 for none (its energy then depends on the latent
-    and the energies alone). ``bits_per_layer``, ``hit_channels`` and ``threshold_mev``, the least energy of a hit
-    voxel, are for ``model.depth_decoder``.
+    and the energies alone). ``bits_per_layer``, ``share_bits`` (how many of those, the first, name the cell of the
+    layer's energy share), ``hit_channels`` and ``threshold_mev``, the least energy of a hit voxel, are for
+    ``model.depth_decoder``.
     """
 
     latent_bits: int
@@ -37,6 +38,7 @@ class DecoderShape:
     profile_hidden: int = 64
     profile_memory: int = 2
     bits_per_layer: int = 0
+    share_bits: int = 0
     hit_channels: int = 32
     threshold_mev: float = 0.0
 

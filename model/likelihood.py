@@ -23,6 +23,7 @@ SCALE_CENTRE = (MAX_LOG_SCALE + MIN_LOG_SCALE) / 2
 SCALE_HALF = (MAX_LOG_SCALE - MIN_LOG_SCALE) / 2
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 LOWEST_COUNT_PROBABILITY = 1e-7
+LOWEST_MASS = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,17 @@ class NormalMixture:
         z = (value.unsqueeze(-1) - self.means) * torch.exp(-self.log_scales)
         below: Tensor = torch.special.ndtr(z)
         return (self.log_weights.exp() * below).sum(dim=-1)
+
+    def log_mass(self, low: Tensor, high: Tensor) -> Tensor:
+        """ln P(low < X < high), no less than ln of ``LOWEST_MASS``; bounds (...,) may be infinite."""
+        scales = torch.exp(-self.log_scales)
+        a, b = ((bound.unsqueeze(-1) - self.means) * scales for bound in (low, high))
+        # In the upper tail the difference is taken of the small ends.
+        upper = a > 0
+        first, last = torch.where(upper, -b, a), torch.where(upper, -a, b)
+        mass = torch.special.ndtr(last) - torch.special.ndtr(first)
+        whole: Tensor = (self.log_weights.exp() * mass).sum(dim=-1).clamp_min(LOWEST_MASS)
+        return whole.log()
 
 
 def bernoulli_log_probability(logit: Tensor, happened: Tensor) -> Tensor:

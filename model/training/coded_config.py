@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pathlib import Path
+from typing import Literal, Self
 
-from qshower.model.shower_code import OBSERVABLES, Observable
+from pydantic import Field, model_validator
+
+from qshower.model.shower_code import GIVEN_HITS, Observable
 from qshower.model.symmetry import Symmetry
 from qshower.model.training.sections import RunConfig, Section
 
 
 class CodeSection(Section):
-    """The fixed code: one bit of each layer for each observable, of the layer and ``reach`` layers on either side."""
+    """The fixed code of each layer: the cell of its share of the energy, and a bit for each observable.
 
-    observables: tuple[Observable, ...] = Field(default=OBSERVABLES, min_length=1)
+    ``share_cells`` equal parts of a layer's share at given incident energy, 0 for none; ``share_given_energy`` as
+    ``model.share_cells`` has it. Observables are those of the layer and ``reach`` layers on either side; those in
+    ``given_hits`` are judged at a given number of hits.
+    """
+
+    share_cells: Literal[0, 2, 4, 8] = 0
+    share_given_energy: float = Field(default=1.0, gt=0, le=1)
+    observables: tuple[Observable, ...] = ("share", "radius", "width", "cos_1", "sin_1")
+    given_hits: tuple[Observable, ...] = GIVEN_HITS
     reach: int = Field(default=1, ge=0)
+
+    @model_validator(mode="after")
+    def _some_bits(self) -> Self:
+        if not self.observables and not self.share_cells:
+            raise ValueError("code.observables: give at least one, or code.share_cells of 2, 4 or 8")
+        return self
 
 
 class MachineSection(Section):
@@ -49,7 +66,10 @@ class DepthSection(Section):
 
 
 class DepthSchedule(Section):
-    """Optimisation of the decoder. ``flips`` is the share of bits that are turned in each draw of a training shower."""
+    """Optimisation of the decoder. ``flips`` is the share of bits that are turned in each draw of a training shower.
+
+    Bits that name a cell of a layer's share are never turned: the share would lie outside.
+    """
 
     seed: int = 0
     steps: int = Field(ge=1)
@@ -63,8 +83,12 @@ class DepthSchedule(Section):
 
 
 class CodedConfig(RunConfig):
-    """A whole run: code, then machine, then decoder."""
+    """A whole run: code, then machine, then decoder.
 
+    ``start_from``: folder of a coded bundle whose decoder is the starting point, as far as it fits.
+    """
+
+    start_from: Path | None = None
     code: CodeSection
     machine: MachineSection
     network: DepthSection = DepthSection()

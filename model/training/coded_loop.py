@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qshower.model.bundle import load_bundle
 from qshower.model.code_placement import place_code
 from qshower.model.depth_decoder import DepthDecoder
 from qshower.model.energy_code import build_energy_code
+from qshower.model.geometry import Geometry
 from qshower.model.grid import Grid
 from qshower.model.layers import DecoderShape
 from qshower.model.shower_code import ShowerCode
@@ -37,6 +39,61 @@ VALIDATION_ROWS = 768
 FIT_CHECKPOINT_EVERY = 500
 
 
+def start_decoder(decoder: DepthDecoder, folder: Path) -> None:
+    """Give ``decoder`` the parameters of the bundle in ``folder``.
+
+    Maps that read the code's bits start anew where the codes differ in number; of a layer's own map the part that reads
+    energies and hits is kept.
+
+    Raises:
+        BundleError: no bundle there.
+        InvalidInputError: another kind of decoder, or other sizes.
+    """
+    source = load_bundle(folder).decoder
+    if not isinstance(source, DepthDecoder):
+        raise InvalidInputError("start_from", str(folder), "a bundle with a code (likelihood depth)")
+    with torch.no_grad():
+        for (name, own), given in zip(decoder.named_parameters(), source.parameters(), strict=True):
+            if name == "layer.weight":
+                kept = min(own.shape[1], given.shape[1])
+                own[:, -kept:] = given[:, -kept:]
+            elif own.shape == given.shape:
+                own.copy_(given)
+            elif name != "profile_bits.weight":
+                raise InvalidInputError("start_from", str(folder), f"a bundle of the same network sizes ({name})")
+
+
+def _fitted_code(config: CodedConfig, grid: Grid, showers: TrainingShowers) -> ShowerCode:
+    """The code of a configuration, fitted to the training showers."""
+    chosen, rows = config.code, showers.training
+    return ShowerCode.fitted(
+        chosen.observables,
+        grid,
+        showers.energies[rows],
+        showers.showers[rows],
+        showers.probability,
+        reach=chosen.reach,
+        given_hits=chosen.given_hits,
+        share_cells=chosen.share_cells,
+        share_given_energy=chosen.share_given_energy,
+    )
+
+
+def _decoder_shape(config: CodedConfig, code: ShowerCode, latent_bits: int, geometry: Geometry) -> DecoderShape:
+    grid, threshold = Grid.of(geometry), config.data.threshold_mev
+    return DecoderShape(
+        latent_bits=latent_bits,
+        angular_bins=grid.angular_bins,
+        radial_bins=grid.radial_bins,
+        domain_low_mev=config.data.domain_mev[0],
+        domain_high_mev=config.data.domain_mev[1],
+        bits_per_layer=code.bits_per_layer,
+        share_bits=code.share_bits,
+        threshold_mev=geometry.threshold_mev if threshold is None else threshold,
+        **config.network.model_dump(exclude={"symmetry"}),
+    )
+
+
 class CodedTrainer:
     """One run's state and its steps: those of the machine first, then those of the decoder."""
 
@@ -45,11 +102,8 @@ class CodedTrainer:
         torch.set_num_threads(self.schedule.threads)
         grid = Grid.of(showers.geometry)
         rows = showers.training
-        chosen = config.code
-        self.code = ShowerCode.fitted(
-            chosen.observables, grid, showers.showers[rows], showers.probability, chosen.reach
-        )
-        self.bits = self.code.bits(grid, showers.showers).reshape(len(showers.energies), -1)
+        self.code = _fitted_code(config, grid, showers)
+        self.bits = self.code.bits(grid, showers.energies, showers.showers).reshape(len(showers.energies), -1)
         self.lattice = compact_lattice(config.latent.topology, config.latent.nodes_per_partition)
         self.energy_code = build_energy_code(
             config.latent.energy_code,
@@ -77,9 +131,14 @@ class CodedTrainer:
         self.fitted: FitState = self.fit.start()
         self.fills: NDArray[np.int8] | None = None
         torch.manual_seed(self.schedule.seed)
-        self.decoder = DepthDecoder(self._shape(grid))
+        self.decoder = DepthDecoder(_decoder_shape(config, self.code, len(self.lattice.free_nodes), showers.geometry))
+        if config.start_from is not None:
+            start_decoder(self.decoder, config.start_from)
         places = np.searchsorted(self.lattice.free_nodes, self.nodes).reshape(self.decoder.visible.shape)
         self.decoder.visible.copy_(torch.from_numpy(places))
+        if self.code.share is not None:
+            self.decoder.share_terms.copy_(torch.from_numpy(self.code.share.terms))
+            self.decoder.share_span.copy_(torch.from_numpy(self.code.share.span))
         self.optimizer = torch.optim.AdamW(
             self.decoder.parameters(), betas=(0.9, 0.99), weight_decay=self.schedule.weight_decay
         )
@@ -179,9 +238,9 @@ class CodedTrainer:
             group["lr"] = schedule.learning_rate * pace
         rows = rng.choice(self.showers.training, schedule.batch, p=self.showers.probability)
         fills = self.filled()
-        bits = fills[rng.integers(len(fills)), rows] * np.where(
-            rng.random((len(rows), fills.shape[2])) < schedule.flips, -1, 1
-        )
+        turned = rng.random((len(rows), *self.decoder.visible.shape)) < schedule.flips
+        turned[:, :, : self.code.share_bits] = False
+        bits = fills[rng.integers(len(fills)), rows] * np.where(turned.reshape(len(rows), -1), -1, 1)
         parts = self._likelihood(rows, self._latents(bits))
         loss = -torch.stack(list(parts.values())).sum(dim=0).mean()
         if not torch.isfinite(loss):
@@ -217,18 +276,3 @@ class CodedTrainer:
 
     def _state(self) -> dict[str, torch.Tensor]:
         return {name: tensor.clone() for name, tensor in self.decoder.state_dict().items()}
-
-    def _shape(self, grid: Grid) -> DecoderShape:
-        network = self.config.network
-        threshold = self.config.data.threshold_mev
-        sizes = network.model_dump(exclude={"symmetry"})
-        return DecoderShape(
-            latent_bits=len(self.lattice.free_nodes),
-            angular_bins=grid.angular_bins,
-            radial_bins=grid.radial_bins,
-            domain_low_mev=self.config.data.domain_mev[0],
-            domain_high_mev=self.config.data.domain_mev[1],
-            bits_per_layer=self.code.bits_per_layer,
-            threshold_mev=self.showers.geometry.threshold_mev if threshold is None else threshold,
-            **sizes,
-        )

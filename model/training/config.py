@@ -115,7 +115,6 @@ def read_config(path: Path) -> TrainingConfig | CodedConfig:
     if geometry not in GEOMETRIES and (base / geometry).is_file():
         geometry = str(base / geometry)
     data = config.data.model_copy(update={"files": files, "geometry": geometry})
-    changes = {"data": data, "output": base / config.output}
-    if isinstance(config, TrainingConfig):
-        changes["start_from"] = None if config.start_from is None else base / config.start_from
+    start = None if config.start_from is None else base / config.start_from
+    changes = {"data": data, "output": base / config.output, "start_from": start}
     return config.model_copy(update=changes)

@@ -104,7 +104,6 @@ def _export(trainer: Trainer, figures: dict[str, float], command: str) -> Path:
     machine = model.rbm.machine()
     settings = config.model_dump(mode="json", exclude={"output": True, "data": {"files"}, "start_from": True})
     training = _training_record(trainer, settings, command)
-    training["started_from"] = None if config.start_from is None else config.start_from.name
     manifest = Manifest(
         **_common(trainer, machine),
         scaling=config.network.scaling,
@@ -121,7 +120,7 @@ def _export(trainer: Trainer, figures: dict[str, float], command: str) -> Path:
 def _export_coded(trainer: CodedTrainer, command: str) -> Path:
     config = trainer.config
     machine = trainer.fit.machine(trainer.fitted)
-    settings = config.model_dump(mode="json", exclude={"output": True, "data": {"files"}})
+    settings = config.model_dump(mode="json", exclude={"output": True, "data": {"files"}, "start_from": True})
     manifest = Manifest(
         **_common(trainer, machine),
         scaling="log1p",
@@ -158,6 +157,7 @@ def _training_record(trainer: Trainer | CodedTrainer, settings: dict[str, Any], 
         "files": showers.sources,
         "configuration": settings,
         "command": command,
+        "started_from": None if trainer.config.start_from is None else trainer.config.start_from.name,
         "steps": trainer.step,
         "seconds": round(trainer.seconds),
         "showers_trained_on": len(showers.training),

@@ -73,6 +73,8 @@ def test_a_machine_that_decides_the_showers_is_seen(untrained_bundles: Path, tmp
         assert auc[key] > 0.6, key
     assert found["machine_gain"]["value"] > 3 * found["machine_gain"]["error"]
     assert found["coupling_nats"]["value"] > 5
+    assert found["mixing"]["sweeps"] == SWEEPS
+    assert 0.99 < found["mixing"]["energy"] < 2
     assert found["share"] is None
     assert "neither a code nor an encoder" in found["share_note"]
     assert [sample["name"] for sample in written.data["samples"]] == [PRIORS[key] for key in auc]
@@ -80,12 +82,18 @@ def test_a_machine_that_decides_the_showers_is_seen(untrained_bundles: Path, tmp
     text = written.index.read_text()
     assert "What the machine contributes" in text
     assert "independent bits" in text
+    assert "R-hat of dispersed starts after 256 sweeps, energy" in text
     assert any("AUC by latents" in line for line in lines)
     write_card(bundle.path, [written.report])
     quality = load_bundle(bundle.path).manifest.quality["evaluation"]["geant4.hdf5"]
     assert set(quality["priors"]) == {*(PRIORS[key] for key in auc), "Geant4 against Geant4"}
     assert "nats of the couplings between free spins" in quality["machine"]
-    assert "#### What the machine contributes" in (bundle.path / "MODEL_CARD.md").read_text()
+    card = (bundle.path / "MODEL_CARD.md").read_text()
+    assert "#### What the machine contributes" in card
+    assert "R-hat of dispersed starts" in card
+    # The planted machine: no fields, every coupling of free spins -0.25 kT.
+    assert "|h| ≤ 0.00 kT and J lies between -0.25 and 0.00 kT" in card
+    assert "β_eff is at least 0.12" in card
     json.dumps(quality)
 
 

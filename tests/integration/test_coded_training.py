@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from qshower.model.bundle import load_bundle, load_shower_code
+from qshower.model.depth_decoder import DepthDecoder
 from qshower.model.geometry import named_geometry
 from qshower.model.grid import Grid
 from qshower.model.showers_writer import write_showers
@@ -17,6 +18,7 @@ from qshower.model.training.coded_loop import CodedTrainer
 from qshower.model.training.config import read_config
 from qshower.model.training.data import load_training_showers
 from qshower.model.training.run import train
+from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.request import streams_of
 
 GEOMETRY = named_geometry("2")
@@ -45,7 +47,7 @@ def write_config(folder: Path) -> Path:
         "output": "out",
         "data": {"files": [{"path": "toy.hdf5"}], "geometry": "2", "domain_mev": [1000, 100000]},
         "latent": {"topology": "zephyr", "nodes_per_partition": 90, "levels": 8},
-        "code": {"observables": ["share", "radius", "cos_1"]},
+        "code": {"observables": ["share", "radius", "cos_1"], "share_cells": 4},
         "machine": {
             "steps": 7,
             "chains": 16,
@@ -124,10 +126,32 @@ def test_a_coded_bundle_decodes_and_knows_its_code(tmp_path: Path, monkeypatch: 
     alone = bundle.decode(spins[3:4], energies[3:4], streams[3:4], GEOMETRY.threshold_mev)
     np.testing.assert_array_equal(alone[0], showers[3])
     grid = GRID.from_voxels(showers)
-    bits = code.bits(GRID, turn(grid, canonical_elements(grid, GRID), GRID)).reshape(5, -1)
+    bits = code.bits(GRID, energies, turn(grid, canonical_elements(grid, GRID), GRID)).reshape(5, -1)
     assert set(np.unique(bits)) == {-1, 0, 1}
     assert bundle.codes is not None
     latents = bundle.codes(energies, showers, streams)
     nodes = bundle.machine.free_nodes[bundle.decoder.visible.numpy().reshape(-1)]
     np.testing.assert_array_equal(latents[:, nodes][bits != 0], bits[bits != 0])
     np.testing.assert_array_equal(latents[:, bundle.machine.condition_nodes], bundle.conditions(energies))
+
+
+def test_a_run_starts_from_the_decoder_of_another_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qshower.model.training.run.TOLERANCE", 1.0)
+    first = train(write_config(tmp_path / "first"))
+    path = write_config(tmp_path / "second")
+    values = yaml.safe_load(path.read_text())
+    values |= {"start_from": "../first/out/toy", "code": {"observables": ["radius"], "share_cells": 2}}
+    path.write_text(yaml.safe_dump(values))
+    second, source = trainer_of(path), load_bundle(first).decoder
+    assert isinstance(source, DepthDecoder)
+    assert second.decoder.visible.shape == (45, 2)
+    own, given = dict(second.decoder.named_parameters()), dict(source.named_parameters())
+    for name in ("window", "profile.hidden.weight", "energy_law.bias"):
+        torch.testing.assert_close(own[name], given[name], msg=name)
+    assert own["profile_bits.weight"].shape != given["profile_bits.weight"].shape
+    kept = own["layer.weight"].shape[1] - 3
+    torch.testing.assert_close(own["layer.weight"][:, -kept:], given["layer.weight"][:, -kept:])
+    values["network"]["hit_channels"] = 12
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(InvalidInputError, match="the same network sizes"):
+        trainer_of(path)

@@ -4,20 +4,23 @@ import numpy as np
 import pytest
 import torch
 
+from qshower.model.decoder import ShowerView
 from qshower.model.depth_decoder import DepthDecoder
 from qshower.model.depth_kernels import broken_stick
-from qshower.model.layers import DecoderShape
+from qshower.model.inverse_transforms import LEAST_CELL, LEAST_REMAINING, bounded_mixture
+from qshower.model.layers import DecoderShape, energy_features
+from qshower.model.likelihood import NormalMixture
 from qshower.sampler.errors import InvalidInputError
 
 THRESHOLD = 0.01515
 ROWS = 32
 
 
-def decoder_of(layers: int = 6) -> DepthDecoder:
+def decoder_of(layers: int = 6, share_bits: int = 0) -> DepthDecoder:
     torch.manual_seed(1)
     shape = DecoderShape(
         20, (16,) * layers, (9,) * layers, 1e3, 1e6, trunk=8, layer_code=6, layer_hidden=12, angular_channels=4,
-        voxel_channels=16, profile_hidden=12, profile_memory=2, bits_per_layer=2, hit_channels=8,
+        voxel_channels=16, profile_hidden=12, profile_memory=2, bits_per_layer=2, share_bits=share_bits, hit_channels=8,
         threshold_mev=THRESHOLD,
     )  # fmt: skip
     return DepthDecoder(shape)
@@ -37,9 +40,6 @@ def test_draws_teacher_forced_give_the_hits_and_sticks_of_the_likelihood() -> No
     showers = decoder.draw(latent, energies, uniforms)
     grid = torch.from_numpy(showers)
     with torch.inference_mode():
-        from qshower.model.decoder import ShowerView
-        from qshower.model.layers import energy_features
-
         view = ShowerView.of(grid, energies)
         bits, energy = decoder.bits(latent), energy_features(decoder.shape, energies)
         ring = decoder._rings(bits, energy, view.log_response, view.log_share, view.count)
@@ -63,6 +63,71 @@ def test_layers_have_their_energy_and_no_voxel_is_below_the_threshold() -> None:
     assert np.isfinite(showers).all()
     assert showers[showers > 0].min() >= np.float32(THRESHOLD)
     assert (showers.sum(axis=(1, 2, 3)) > 0).any()
+
+
+def test_shares_are_drawn_from_the_cells_that_the_bits_name() -> None:
+    decoder = decoder_of(share_bits=2)
+    decoder.share_terms[:, :, 0] = torch.tensor([-2.5, -1.8, -1.2])
+    decoder.share_terms[:, :, 1] = 0.05
+    decoder.share_span[:] = torch.tensor([-3.0, 3.0])
+    latent, energies, uniforms = arguments(decoder)
+    bits, energy = decoder.bits(latent), energy_features(decoder.shape, energies)
+    cells = decoder.cells(bits, energies)
+    assert cells is not None
+    low, high = cells
+    cell = (bits[..., 0] > 0) * 2 + (bits[..., 1] > 0) * 1
+    t = (energies / 10**4.5).log().clamp(-3, 3)[:, None]
+    border = torch.tensor([-30, -2.5, -1.8, -1.2]) + 0.05 * t.unsqueeze(2) * torch.tensor([0, 1, 1, 1])
+    torch.testing.assert_close(low, border.expand(-1, 6, -1).gather(2, cell.unsqueeze(2)).squeeze(2))
+    with torch.inference_mode():
+        _, log_share, count = decoder.profile.draw(
+            energy,
+            decoder._code(energy),
+            decoder._profile_code(bits, energy),
+            uniforms[:, :19],
+            (low.numpy(), high.numpy()),
+        )
+    filled = count > 0
+    share = log_share.exp() * filled
+    left = (1 - (share.cumsum(dim=1) - share)).clamp_min(0)
+    assert (filled & (left < share)).any()
+    inside = (log_share >= low - 1e-5) & (log_share <= high + 1e-5)
+    # A share is no more than is left, unless all of its cell is.
+    most = torch.maximum((left + LEAST_REMAINING).log(), low + LEAST_CELL)
+    assert ((log_share <= most + 1e-5) & (inside | (most >= high)))[filled].all()
+
+
+def test_the_likelihood_of_a_share_is_that_of_its_cell() -> None:
+    """Its integral over the cell is 1; parameters have finite slopes where the cell is open at one end."""
+    law = NormalMixture.from_outputs(torch.tensor([0.0, 0.5, -1, -2, -1.5, -0.3, -1.0, -2, -0.5], requires_grad=True))
+    for low, high in ((-1.6, -1.2), (-30.0, -2.5), (-0.4, 1.0)):
+        x = torch.linspace(max(low, -8.0), high, 4001)
+        mass = torch.trapezoid(law.log_density(x).exp(), x).log()
+        torch.testing.assert_close(law.log_mass(torch.tensor(low), torch.tensor(high)), mass, atol=2e-3, rtol=0)
+    decoder = decoder_of(share_bits=2)
+    latent, energies, uniforms = arguments(decoder)
+    showers = torch.from_numpy(decoder.draw(latent, energies, uniforms))
+    torch.stack(list(decoder.log_likelihood(latent, energies, showers).values())).sum().backward()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in decoder.parameters())
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.6, -1.2), (-11.0, -4.0), (-0.2, 0.0), (3.0, 5.0), (-11.0, 0.0)])
+def test_a_bounded_draw_has_the_law_of_the_mixture_between_its_bounds(low: float, high: float) -> None:
+    outputs = np.array([0, 0.5, -1, -2, -1.5, -0.3, -1.0, -2, -0.5], dtype=np.float32)
+    uniforms = (np.arange(4000, dtype=np.float32) + np.float32(0.5)) / 4000
+    drawn = np.sort([bounded_mixture(outputs, u, np.float32(low), np.float32(high)) for u in uniforms])
+    assert (drawn[0] >= low, drawn[-1] <= high) == (True, True)
+    x = torch.linspace(low, high, 4001)
+    density = NormalMixture.from_outputs(torch.from_numpy(outputs)).log_density(x).double().exp()
+    below = (density.cumsum(0) / density.sum()).numpy()
+    # In the far tails the law is taken as exponential.
+    np.testing.assert_allclose(np.searchsorted(drawn, x.numpy()) / 4000, below, atol=0.03)
+
+
+def test_a_cell_where_the_mixture_has_nothing_gives_its_nearer_bound() -> None:
+    outputs = np.array([0, -9, -9, -2, -2, -2, -9, -9, -9], dtype=np.float32)
+    assert bounded_mixture(outputs, np.float32(0.5), np.float32(0.5), np.float32(1)) == np.float32(0.5)
+    assert bounded_mixture(outputs, np.float32(0.5), np.float32(-9), np.float32(-5)) == np.float32(-5)
 
 
 def test_a_row_does_not_depend_on_the_others_that_are_drawn() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from qshower.model.grid import Grid
+from qshower.model.share_cells import ShareCells
 from qshower.model.shower_code import OBSERVABLES, ShowerCode, observe
 from qshower.sampler.errors import InvalidInputError
 
@@ -19,11 +20,12 @@ def showers(rows: int = 400) -> np.ndarray:
 
 def test_half_of_the_weight_is_up_and_empty_layers_are_missing() -> None:
     data = showers()
-    code = ShowerCode.fitted(OBSERVABLES, GRID, data, np.ones(len(data)))
-    bits = code.bits(GRID, data)
-    assert bits.shape == (400, 5, 5)
+    energies = np.geomspace(1e3, 1e6, len(data))
+    code = ShowerCode.fitted(OBSERVABLES, GRID, energies, data, np.ones(len(data)))
+    bits = code.bits(GRID, energies, data)
+    assert bits.shape == (400, 5, 6)
     empty = (data > 0).sum(axis=(2, 3)) == 0
-    np.testing.assert_array_equal(bits == 0, np.repeat(empty[:, :, None], 5, axis=2))
+    np.testing.assert_array_equal(bits == 0, np.repeat(empty[:, :, None], 6, axis=2))
     up = (bits > 0).sum(axis=0) / (bits != 0).sum(axis=0)
     np.testing.assert_allclose(up, 0.5, atol=0.02)
 
@@ -43,3 +45,41 @@ def test_names_and_shapes_are_checked() -> None:
         ShowerCode(("share", "share"), np.zeros((5, 2, 3)))
     with pytest.raises(InvalidInputError, match="terms"):
         ShowerCode(("share",), np.zeros((5, 2, 3)))
+
+
+def test_first_bits_name_the_quarter_of_a_layers_share_at_its_energy() -> None:
+    rng = np.random.default_rng(1)
+    data = showers(4000)
+    energies = np.exp(rng.uniform(np.log(1e3), np.log(1e5), len(data)))
+    # The first layer's share of the energy grows with the incident energy, a lot.
+    data[:, 0] *= ((energies / 1e4) ** 0.5)[:, None, None]
+    code = ShowerCode.fitted(("radius",), GRID, energies, data, np.ones(len(data)), share_cells=4)
+    bits = code.bits(GRID, energies, data)
+    assert (code.share_bits, code.bits_per_layer) == (2, 3)
+    filled = data[:, 0].sum(axis=(1, 2)) > 0
+    for few in (energies < 3e3, energies > 3e4):
+        cell = (bits[few & filled, 0, 0] > 0) * 2 + (bits[few & filled, 0, 1] > 0)
+        # 4000 showers, a quarter of them here: 5 % are four standard errors.
+        np.testing.assert_allclose(np.bincount(cell, minlength=4) / len(cell), 0.25, atol=0.05)
+    layer = data.sum(axis=(2, 3), dtype=np.float64)
+    log_share = np.log(np.maximum(layer[:, 0], 1e-9) / layer.sum(axis=1))
+    assert code.share is not None
+    low, high = code.share.limits(bits[:, :, :2], energies)
+    assert ((low[filled, 0] < log_share[filled]) & (log_share[filled] <= high[filled, 0])).all()
+    assert (bits[~filled, 0] == 0).all()
+
+
+def test_cells_that_are_only_partly_given_the_energy_say_something_of_it() -> None:
+    data = showers(4000)
+    energies = np.exp(np.random.default_rng(1).uniform(np.log(1e3), np.log(1e5), len(data)))
+    data[:, 0] *= ((energies / 1e4) ** 0.5)[:, None, None]
+    code = ShowerCode.fitted((), GRID, energies, data, np.ones(len(data)), share_cells=2, share_given_energy=0.5)
+    up = code.bits(GRID, energies, data)[:, 0, 0]
+    assert (up[(energies > 3e4) & (up != 0)] > 0).mean() - (up[(energies < 3e3) & (up != 0)] > 0).mean() > 0.1
+
+
+def test_cells_must_be_a_power_of_two() -> None:
+    with pytest.raises(InvalidInputError, match="terms"):
+        ShareCells(np.zeros((5, 2, 4)), np.zeros((5, 2)))
+    with pytest.raises(InvalidInputError, match="share"):
+        ShowerCode(("share",), np.zeros((5, 1, 3)), 0, ShareCells(np.zeros((4, 3, 4)), np.zeros((4, 2))))

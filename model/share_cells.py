@@ -1,0 +1,133 @@
+"""Cells of a layer's energy share: equal parts of its law at given incident energy, named by a few bits.
+
+With x = ln(E_layer / E_tot) and t = ln(E_inc / 10^4.5 MeV) the borders of a layer's cells are polynomials of t::
+
+    c_k(t) = sum_p c_kp t^p,  p = 0..3,  t held within the layer's ``span``
+
+Bits name a cell in binary, the coarsest first (the upper half of the layer's law, then the upper half of that half), so
+that x is nearly a linear function of the bits, and a Boltzmann machine's pair couplings give layers correlated shares.
+A decoder that draws x from within the cell (``model.depth_decoder``) cannot mend what contradicts itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qshower.sampler.errors import InvalidInputError
+
+POWERS = 4
+REFERENCE_MEV = 10**4.5
+WINDOWS = 20
+"""Of incident energy, in which the borders are measured; each reaches as far again into its neighbours."""
+LEAST_ROWS = 50
+
+Doubles = NDArray[np.float64]
+Spins = NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShareCells:
+    """Borders of the cells of each layer.
+
+    Attributes:
+        terms: (L, cells - 1, 4) coefficients of the borders; the number of cells is a power of 2.
+        span: (L, 2) lowest and highest t.
+    """
+
+    terms: Doubles
+    span: Doubles
+
+    def __post_init__(self) -> None:
+        cells = self.terms.shape[1] + 1 if self.terms.ndim == len(("layer", "border", "power")) else 0
+        if cells < 2 or cells & (cells - 1) or self.terms.shape[2] != POWERS:
+            raise InvalidInputError("terms", self.terms.shape, f"(layers, 2^bits - 1, {POWERS})")
+        if self.span.shape != (len(self.terms), 2):
+            raise InvalidInputError("span", self.span.shape, f"({len(self.terms)}, 2)")
+
+    @property
+    def bits_per_layer(self) -> int:
+        """Bits that name a cell."""
+        return int(self.terms.shape[1]).bit_length()
+
+    @classmethod
+    def fitted(
+        cls,
+        cells: int,
+        log_share: Doubles,
+        filled: NDArray[np.bool_],
+        energies_mev: Doubles,
+        weights: Doubles,
+        given_energy: float = 1.0,
+    ) -> Self:
+        """Borders between ``cells`` equal parts of ``log_share`` (rows, L), of the layers that are ``filled``.
+
+        ``given_energy`` g: the borders used at E_inc are those measured at 10^4.5 MeV (E_inc / 10^4.5 MeV)^g. With 1
+        the cells say nothing of the incident energy, with less they say a little.
+        """
+        layers = log_share.shape[1]
+        t = np.log(energies_mev / REFERENCE_MEV)
+        terms = np.zeros((layers, cells - 1, POWERS))
+        span = np.zeros((layers, 2))
+        middles = np.linspace(t.min(), t.max(), WINDOWS)
+        reach = max(middles[1] - middles[0], 1e-6)
+        levels = np.arange(1, cells) / cells
+        for layer in range(layers):
+            rows = np.flatnonzero(filled[:, layer])
+            if not rows.size:
+                continue
+            places, borders, counts = [], [], []
+            for middle in middles:
+                near = rows[np.abs(t[rows] - middle) <= reach]
+                if len(near) >= LEAST_ROWS:
+                    places.append(np.average(t[near], weights=weights[near]))
+                    borders.append(weighted_quantiles(log_share[near, layer], weights[near], levels))
+                    counts.append(len(near))
+            if not places:
+                terms[layer, :, 0] = weighted_quantiles(log_share[rows, layer], weights[rows], levels)
+                continue
+            degree = min(POWERS, 1 + len(places) // 3)
+            root = np.sqrt(counts)[:, None]
+            powers = np.array(places)[:, None] ** np.arange(degree)
+            terms[layer, :, :degree] = np.linalg.lstsq(powers * root, np.array(borders) * root, rcond=None)[0].T
+            span[layer] = min(places), max(places)
+        terms *= given_energy ** np.arange(POWERS)
+        # As they are stored, so that a bundle that is read gives the same bits.
+        return cls(
+            terms.astype(np.float32).astype(np.float64), (span / given_energy).astype(np.float32).astype(np.float64)
+        )
+
+    def borders(self, energies_mev: Doubles) -> Doubles:
+        """(rows, L, cells - 1) rising borders at incident energies (rows,)."""
+        t = np.log(energies_mev / REFERENCE_MEV)[:, None]
+        powers = np.clip(t, self.span[:, 0], self.span[:, 1])[:, :, None] ** np.arange(POWERS)
+        found: Doubles = np.maximum.accumulate(np.einsum("nlp,lkp->nlk", powers, self.terms), axis=2)
+        return found
+
+    def bits(self, log_share: Doubles, energies_mev: Doubles) -> Spins:
+        """(rows, L, bits_per_layer) of -1 and +1 of shares (rows, L), whether the layers are filled or not."""
+        cell = (log_share[:, :, None] > self.borders(energies_mev)).sum(axis=2)
+        places = np.arange(self.bits_per_layer - 1, -1, -1)
+        found: Spins = (((cell[:, :, None] >> places) & 1) * 2 - 1).astype(np.int8)
+        return found
+
+    def limits(self, bits: Spins | NDArray[np.float32], energies_mev: Doubles) -> tuple[Doubles, Doubles]:
+        """Lowest and highest ln share, (rows, L) each, of the cells that ``bits`` (rows, L, bits_per_layer) name."""
+        borders = self.borders(energies_mev)
+        places = np.arange(self.bits_per_layer - 1, -1, -1)
+        cell = ((bits > 0).astype(np.int64) << places).sum(axis=2)
+        ends = np.full((*cell.shape, 1), np.inf)
+        bounds = np.concatenate([-ends, borders, ends], axis=2)
+        low, high = (np.take_along_axis(bounds, cell[:, :, None] + side, axis=2)[:, :, 0] for side in (0, 1))
+        return low, high
+
+
+def weighted_quantiles(values: Doubles, weights: Doubles, levels: Doubles) -> Doubles:
+    """The values that the shares ``levels`` of the weight lie below."""
+    order = np.argsort(values, kind="stable")
+    below = np.cumsum(weights[order])
+    found: Doubles = values[order[np.searchsorted(below, levels * below[-1])]]
+    return found
