@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.evaluation.priors import between_free
-from qshower.sampler.gibbs.gibbs_sampler import refine
+from qshower.sampler.gibbs.chains import refine
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.request import streams_of
 

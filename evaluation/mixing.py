@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.diagnostics import figures_of
-from qshower.sampler.gibbs.gibbs_sampler import refine
+from qshower.sampler.gibbs.chains import refine
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.request import streams_of
 

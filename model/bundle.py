@@ -12,43 +12,43 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor
 
-from qshower.model.decoder import SampledDecoder
-from qshower.model.depth_decoder import DepthDecoder
 from qshower.model.energy_code import build_energy_code
 from qshower.model.geometry import geometry_from_dict
 from qshower.model.grid import Grid
-from qshower.model.layers import DecoderShape
 from qshower.model.manifest import (
     MANIFEST,
     Likelihood,
     Manifest,
+    ScalingKind,
     lattice_of,
     manifest_bytes,
     read_manifest,
     shape_from_dict,
 )
 from qshower.model.masks import unmasked
-from qshower.model.philox import uniforms
-from qshower.model.point_decoder import PointDecoder
-from qshower.model.real_codes import latents_of_codes
-from qshower.model.scaling import ScalingKind
 from qshower.model.share_cells import ShareCells
 from qshower.model.shower_code import ShowerCode
-from qshower.model.symmetry import canonical_elements, group_order, turn
 from qshower.sampler.cores import usable_cores
 from qshower.sampler.errors import BundleError, InvalidInputError
 from qshower.sampler.files import replacing_folder, why, write_file
 from qshower.sampler.machine import BoltzmannMachine
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qshower.model.decoder import SampledDecoder
+    from qshower.model.depth_decoder import DepthDecoder
+    from qshower.model.layers import DecoderShape
+    from qshower.model.point_decoder import PointDecoder
+
+# torch and numba, which take seconds to load, are imported by what decodes; a machine and its conditions need neither.
 
 DECODER_FILE, PRIOR_FILE, ENCODER_FILE = "decoder.safetensors", "prior.safetensors", "encoder.safetensors"
 CODE_FILE = "code.safetensors"
@@ -62,6 +62,10 @@ def build_decoder(
     likelihood: Likelihood, shape: DecoderShape, scaling: ScalingKind
 ) -> SampledDecoder | PointDecoder | DepthDecoder:
     """The decoder a manifest or configuration names, with fresh parameters."""
+    from qshower.model.decoder import SampledDecoder
+    from qshower.model.depth_decoder import DepthDecoder
+    from qshower.model.point_decoder import PointDecoder
+
     if likelihood == "depth":
         return DepthDecoder(shape)
     return SampledDecoder(shape) if likelihood == "sampled" else PointDecoder(shape, scaling)
@@ -77,12 +81,12 @@ class Bundle:
         geometry: voxel layout.
         machine: law of the latents.
         energy_code: energy → condition.
-        decoder: the network.
     """
 
     def __init__(
-        self, path: Path, manifest: Manifest, sha256: str, machine: BoltzmannMachine, decoder_state: dict[str, Tensor]
+        self, path: Path, manifest: Manifest, sha256: str, machine: BoltzmannMachine, decoder_content: bytes
     ) -> None:
+        """``decoder_content`` is the decoder's file, verified; the network is built when it is first used."""
         self.path = path
         self.manifest = manifest
         self.sha256 = sha256
@@ -94,14 +98,35 @@ class Bundle:
             levels=manifest.energy_code.levels,
             domain_mev=manifest.domain_mev,
         )
-        shape = shape_from_dict(manifest.decoder)
         self._grid = Grid.of(self.geometry)
+        self._decoder_content = decoder_content
+        self._decoder: SampledDecoder | PointDecoder | DepthDecoder | None = None
+        self._order = 1
+        self._building = Lock()
+
+    @property
+    def decoder(self) -> SampledDecoder | PointDecoder | DepthDecoder:
+        """The network; BundleError if its tensors are not those that the manifest describes."""
+        with self._building:
+            if self._decoder is None:
+                self._decoder = self._built()
+                self._decoder_content = b""
+            return self._decoder
+
+    def _built(self) -> SampledDecoder | PointDecoder | DepthDecoder:
+        from qshower.model.symmetry import group_order
+
+        shape = shape_from_dict(self.manifest.decoder)
         if shape.grid != self._grid:
             raise BundleError("decoder", f"grid {shape.grid.shape}", f"the geometry's grid {self._grid.shape}")
-        self.decoder = build_decoder(manifest.likelihood, shape, manifest.scaling)
-        self.decoder.load_state_dict(decoder_state)
-        self.decoder.eval().requires_grad_(requires_grad=False)
-        self._order = group_order(manifest.symmetry, self._grid)
+        decoder = build_decoder(self.manifest.likelihood, shape, self.manifest.scaling)
+        file = self.path / DECODER_FILE
+        try:
+            decoder.load_state_dict(_tensors(file, self._decoder_content))
+        except RuntimeError as error:
+            raise BundleError(str(file), str(error).splitlines()[0], "the tensors of its decoder") from error
+        self._order = group_order(self.manifest.symmetry, self._grid)
+        return decoder.eval().requires_grad_(requires_grad=False)
 
     @property
     def name(self) -> str:
@@ -151,9 +176,14 @@ class Bundle:
         showers_mev: NDArray[np.float32],
         streams: NDArray[np.uint64],
     ) -> NDArray[np.int8]:
-        if not isinstance(self.decoder, DepthDecoder):
+        from qshower.model.depth_decoder import DepthDecoder
+        from qshower.model.real_codes import latents_of_codes
+        from qshower.model.symmetry import canonical_elements, turn
+
+        decoder = self.decoder
+        if not isinstance(decoder, DepthDecoder):
             raise BundleError("likelihood", self.manifest.likelihood, "depth: the decoder that reads a fixed code")
-        nodes = self.machine.free_nodes[self.decoder.visible.numpy().reshape(-1)]
+        nodes = self.machine.free_nodes[decoder.visible.numpy().reshape(-1)]
         showers = self._grid.from_voxels(
             np.where(showers_mev < self.geometry.threshold_mev, np.float32(0), showers_mev).astype(np.float32)
         )
@@ -175,7 +205,12 @@ class Bundle:
         ``spins`` (rows, nodes) of −1 and +1, energies (rows,) in MeV, ``streams`` (rows, 2) uint64 (seed, index). A row
         depends on its own arguments alone, to the bit.
         """
-        rows = len(spins)
+        import torch
+
+        from qshower.model.philox import uniforms
+        from qshower.model.symmetry import turn
+
+        decoder, rows = self.decoder, len(spins)
         showers = np.empty((rows, self.geometry.voxel_count), dtype=np.float32)
         latent = spins[:, self.machine.free_nodes]
         energies = np.asarray(incident_energies_mev, dtype=np.float64)
@@ -183,8 +218,8 @@ class Bundle:
         def decode_tile(start: int) -> None:
             chosen = np.arange(start, start + TILE_ROWS)
             chosen[chosen >= rows] = start
-            numbers = uniforms(streams[start : start + TILE_ROWS], 1 + self.decoder.uniform_count)
-            grid = self.decoder.draw(
+            numbers = uniforms(streams[start : start + TILE_ROWS], 1 + decoder.uniform_count)
+            grid = decoder.draw(
                 torch.from_numpy(latent[chosen].astype(np.float32)),
                 torch.from_numpy(energies[chosen].astype(np.float32)),
                 numbers,
@@ -202,33 +237,36 @@ class Bundle:
 @cache
 def _decoding_threads() -> ThreadPoolExecutor:
     """One single-threaded worker per core: the sum order inside a matrix product must not depend on the load."""
+    import torch
+
     return ThreadPoolExecutor(
         usable_cores(), thread_name_prefix="decode", initializer=torch.set_num_threads, initargs=(1,)
     )
 
 
-def load_bundle(path: Path | str) -> Bundle:
-    """The model in the folder ``path``; BundleError if anything is missing, altered or unreadable."""
+def load_bundle(path: Path | str, *, build_decoder: bool = True) -> Bundle:
+    """The model in the folder ``path``; BundleError if anything is missing, altered or unreadable.
+
+    Without ``build_decoder`` the network is built, and torch loaded, only when it is used.
+    """
     folder = Path(path)
     manifest, sha256 = read_manifest(folder)
     lattice = manifest.lattice
-    prior = _read_tensors(folder, manifest, PRIOR_FILE)
+    prior = _numbers(folder / PRIOR_FILE, _verified(folder, manifest, PRIOR_FILE))
     if set(prior) != {"h", "j"}:
         raise BundleError(str(folder / PRIOR_FILE), sorted(prior), "tensors h and j")
     machine = BoltzmannMachine(
-        h=prior["h"].numpy(),
-        j=prior["j"].numpy(),
+        h=prior["h"],
+        j=prior["j"],
         edges=np.array(lattice.edges, dtype=np.int32).reshape(-1, 2),
         partitions=np.array(lattice.partitions, dtype=np.int8),
         qubits=np.array(lattice.qubits, dtype=np.int64),
         topology=lattice.topology,
     )
-    try:
-        return Bundle(folder, manifest, sha256, machine, _read_tensors(folder, manifest, DECODER_FILE))
-    except RuntimeError as error:
-        raise BundleError(
-            str(folder / DECODER_FILE), str(error).splitlines()[0], "the tensors of its decoder"
-        ) from error
+    bundle = Bundle(folder, manifest, sha256, machine, _verified(folder, manifest, DECODER_FILE))
+    if build_decoder:
+        _ = bundle.decoder
+    return bundle
 
 
 def load_encoder_state(path: Path | str) -> dict[str, Tensor]:
@@ -268,6 +306,8 @@ def save_bundle(
     ``manifest.lattice`` and ``manifest.files`` are set here from the machine and the tensors. ``documents`` (a model
     card, pictures) are written beside, without hashes. An existing folder is replaced.
     """
+    import torch
+
     prior = {"h": torch.from_numpy(np.array(machine.h)), "j": torch.from_numpy(np.array(machine.j))}
     contents = {DECODER_FILE: _tensor_bytes(decoder_state), PRIOR_FILE: _tensor_bytes(prior)}
     if encoder_state is not None:
@@ -288,11 +328,18 @@ def save_bundle(
 
 
 def _tensor_bytes(state: Mapping[str, Tensor]) -> bytes:
+    from safetensors.torch import save as save_tensors
+
     return save_tensors({name: tensor.detach().contiguous() for name, tensor in state.items()})
 
 
 def _read_tensors(folder: Path, manifest: Manifest, name: str) -> dict[str, Tensor]:
-    """Tensors of one file of a bundle, after its hash was checked; stored halves come back as float32."""
+    """Tensors of one file of a bundle, after its hash was checked."""
+    return _tensors(folder / name, _verified(folder, manifest, name))
+
+
+def _verified(folder: Path, manifest: Manifest, name: str) -> bytes:
+    """One file of a bundle, after its hash was checked."""
     file = folder / name
     if name not in manifest.files:
         raise BundleError(str(file), "not in the manifest", f"one of {sorted(manifest.files)}")
@@ -305,8 +352,25 @@ def _read_tensors(folder: Path, manifest: Manifest, name: str) -> dict[str, Tens
         raise BundleError(
             str(file), f"SHA-256 {found[:12]}…", f"{manifest.files[name][:12]}…, as in {MANIFEST}: the file was altered"
         )
+    return content
+
+
+def _tensors(file: Path, content: bytes) -> dict[str, Tensor]:
+    """Tensors of a file; stored halves come back as float32."""
+    from safetensors.torch import load
+
     try:
-        return {key: tensor.float() for key, tensor in load_tensors(content).items()}
+        return {key: tensor.float() for key, tensor in load(content).items()}
+    except SafetensorError as error:
+        raise BundleError(str(file), str(error), "a safetensors file") from error
+
+
+def _numbers(file: Path, content: bytes) -> dict[str, NDArray[np.float32]]:
+    """As ``_tensors``, without torch."""
+    from safetensors.numpy import load
+
+    try:
+        return {key: array.astype(np.float32) for key, array in load(content).items()}
     except SafetensorError as error:
         raise BundleError(str(file), str(error), "a safetensors file") from error
 

@@ -6,22 +6,24 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qshower.model.energy_code import EnergyCodeKind
 from qshower.model.field_errors import field_errors
-from qshower.model.layers import DecoderShape
-from qshower.model.scaling import ScalingKind
-from qshower.model.symmetry import Symmetry
 from qshower.sampler.errors import BundleError
 from qshower.sampler.files import why, write_file
 from qshower.sampler.machine import BoltzmannMachine
 
 MANIFEST = "manifest.json"
 
+if TYPE_CHECKING:
+    from qshower.model.layers import DecoderShape
+
 Likelihood = Literal["sampled", "squared_error", "depth"]
+ScalingKind = Literal["logit", "log1p"]
+Symmetry = Literal["dihedral", "none"]
 
 
 class _Section(BaseModel):
@@ -74,6 +76,8 @@ class Manifest(_Section):
 
 def shape_from_dict(values: Mapping[str, Any]) -> DecoderShape:
     """The DecoderShape a manifest holds; BundleError where a field is missing or unknown."""
+    from qshower.model.layers import DecoderShape  # loads torch
+
     try:
         bins = {name: tuple(int(n) for n in values[name]) for name in ("angular_bins", "radial_bins")}
         return DecoderShape(**{**values, **bins})

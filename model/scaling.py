@@ -7,14 +7,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from qshower.sampler.errors import InvalidInputError
-
-ScalingKind = Literal["logit", "log1p"]
 
 
 class Scaling(Protocol):

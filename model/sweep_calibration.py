@@ -22,7 +22,7 @@ from qshower.sampler.diagnostics import (
     calibrate_sweeps,
     chain_autocorrelation_times,
 )
-from qshower.sampler.gibbs.gibbs_sampler import refine
+from qshower.sampler.gibbs.chains import refine
 
 DEFAULT_TOLERANCE = 0.1
 SWEEPS_TRIED = (8, 16, 32, 64, 128, 256, 512, 1024)

@@ -8,16 +8,13 @@ Layers with one angular bin stay as they are; showers of calorimeters without th
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from qshower.model.grid import Grid
+from qshower.model.manifest import Symmetry
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.jit.kernel import kernel
-
-Symmetry = Literal["dihedral", "none"]
 
 
 def group_order(symmetry: Symmetry, grid: Grid) -> int:

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from dwave.samplers.sa.simulated_annealing import simulated_annealing
 from numpy.typing import NDArray
 
 from qshower.sampler.closing import Closing
@@ -165,6 +164,8 @@ def _anneal(
     stopped: Callable[[], bool],
 ) -> NDArray[np.int8] | None:
     """One annealed state of the free spins, (free nodes,) int8; None once ``stopped`` says so."""
+    from dwave.samplers.sa.simulated_annealing import simulated_annealing  # loads dimod
+
     random = np.random.Generator(np.random.Philox(key=stream, counter=[0, 0, 0, _STREAM_DOMAIN]))
     state = random.integers(0, 2, size=(1, len(h)), dtype=np.int8) * np.int8(2) - np.int8(1)
     for start in range(0, len(schedule), _SWEEPS_PER_CALL):

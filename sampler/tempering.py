@@ -15,10 +15,7 @@ from numpy.typing import NDArray
 from qshower.sampler.closing import Closing
 from qshower.sampler.cores import checked_threads
 from qshower.sampler.errors import DefectError, SamplerTimeoutError, SamplerUnavailableError
-from qshower.sampler.gibbs.gibbs_sampler import refine
-from qshower.sampler.gibbs.kernels.replicas import run_tempering
 from qshower.sampler.gibbs.program import LastUsed, program_of
-from qshower.sampler.gibbs.streams import stream_keys
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.protocol import Availability, SamplerCapabilities
 from qshower.sampler.provenance import Provenance
@@ -40,6 +37,8 @@ def ladder_of(machine: BoltzmannMachine) -> NDArray[np.float64]:
     Raises:
         InvalidInputError: the machine is so cold that the ladder would have more than ``MOST_REPLICAS`` steps.
     """
+    from qshower.sampler.gibbs.chains import refine  # loads numba
+
     rows = 128
     random = np.random.default_rng(0)
     level = random.integers(0, 2, (rows, machine.condition_nodes.shape[0]), dtype=np.int8) * np.int8(2) - np.int8(1)
@@ -82,6 +81,8 @@ def temper(
         threads: worker threads, None for one on each processor.
         deadline: ``time.monotonic`` instant past which SamplerTimeoutError is raised.
     """
+    from qshower.sampler.gibbs.kernels.replicas import run_tempering
+    from qshower.sampler.gibbs.streams import stream_keys
 
     def on_time() -> None:
         if deadline is not None and monotonic() >= deadline:

@@ -45,8 +45,8 @@ class Catalogue:
         return tuple(bundle for bundle in self.bundles() if bundle.machine.topology_family == topology_family)
 
 
-def load_catalogue(settings: Settings) -> Catalogue:
-    """Load and verify the bundles of the package and of ``model_folder``.
+def load_catalogue(settings: Settings, *, build_decoders: bool = True) -> Catalogue:
+    """Load and verify the bundles of the package and of ``model_folder``; decoders as ``load_bundle`` does.
 
     A bundle of the folder takes the place of one of the package with the same name, and the default is one of the
     folder: its only one, or the one that is marked default. BundleError, naming the file, if
@@ -61,7 +61,7 @@ def load_catalogue(settings: Settings) -> Catalogue:
         paths |= own
     if not paths:
         raise _no_bundles(settings.model_folder, "no bundle in it, and none comes with the package")
-    bundles = {name: load_bundle(path) for name, path in sorted(paths.items())}
+    bundles = {name: load_bundle(path, build_decoder=build_decoders) for name, path in sorted(paths.items())}
     # What a user names goes before what comes with the package, a manifest's own wish next, Zephyr before Pegasus.
     ranked = sorted(
         bundles.values(),

@@ -41,16 +41,15 @@ MaxQpuAccessTimeUs = Annotated[Optional[float], typer.Option(help="qpu: refuse i
 
 def main() -> None:
     """Run the command line. Errors are one line on standard error; exit code 2 for what was given, 1 for the rest."""
-    from qshower.client.client_errors import ClientConfigurationError, InvalidRequestError, ShowerServiceError
     from qshower.sampler.errors import InvalidInputError, QShowerError
     from qshower.sampler.files import stopping
 
     try:
         with stopping():
             app()
-    except (InvalidInputError, InvalidRequestError, ClientConfigurationError) as error:
+    except InvalidInputError as error:
         _end(error, 2)
-    except (QShowerError, ShowerServiceError) as error:
+    except QShowerError as error:
         _end(error, 1)
     except BrokenPipeError:
         # The reader of the output has gone; nobody is left to tell.
@@ -64,6 +63,18 @@ def main() -> None:
         raise
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        _end_of_client(error)
+        raise
+
+
+def _end_of_client(error: Exception) -> None:
+    """End with the line of an error of the client, if it is one. The client's own packages are loaded where it is."""
+    if "qshower.client.client_errors" in sys.modules:
+        from qshower.client.client_errors import ClientConfigurationError, InvalidRequestError, ShowerServiceError
+
+        if isinstance(error, ShowerServiceError):
+            _end(error, 2 if isinstance(error, InvalidRequestError | ClientConfigurationError) else 1)
 
 
 def _end(error: Exception, code: int) -> None:
@@ -137,7 +148,8 @@ def generate(
     connect_wait_s: ConnectWaitS = 0.0,
 ) -> None:
     """Write showers to a file."""
-    from qshower.service.commands.generate import Request, run
+    from qshower.service.commands.draw_request import Request
+    from qshower.service.commands.generate import run
     from qshower.service.commands.options import check_choice, sampler_options
 
     options = sampler_options(
@@ -211,11 +223,13 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
 ) -> None:
     """Judge showers against a reference, the CaloChallenge's way."""
-    from qshower.evaluation.report import Choices
-    from qshower.service.commands.evaluate import bundle_folder, run
-    from qshower.service.commands.options import check_flags
+    from qshower.service.commands.options import check_files, check_flags
 
     check_flags(prior_showers=prior_showers, evaluation_seed=seed)
+    check_files(reference, *(samples or []), *([] if floor_reference is None else [floor_reference]))
+    from qshower.evaluation.report import Choices  # loads torch and scikit-learn
+    from qshower.service.commands.evaluate import bundle_folder, run
+
     choices = Choices(
         geometry=geometry,
         quick=quick,
@@ -311,7 +325,7 @@ def bank_draw(
 ) -> None:
     """Draw latents into a bank, for the replay sampler."""
     from qshower.service.commands.bank import draw
-    from qshower.service.commands.generate import Request
+    from qshower.service.commands.draw_request import Request
     from qshower.service.commands.options import check_choice, sampler_options
 
     check_choice(sampler, None, seed=seed, count=count, solver=solver, model=model)

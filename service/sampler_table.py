@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qshower.sampler.errors import DefectError
-from qshower.sampler.request import SamplerOptions
 from qshower.service.service_errors import SettingsError
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from qshower.sampler.protocol import Sampler, SamplerCapabilities
     from qshower.sampler.qpu.qpu_sampler import QpuSampler
     from qshower.sampler.registry import SamplerRegistry
+    from qshower.sampler.request import SamplerOptions
     from qshower.service.settings import Settings
 
 OCEAN_VARIABLES = ("DWAVE_API_TOKEN", "DWAVE_API_ENDPOINT", "DWAVE_PROFILE", "DWAVE_CONFIG_FILE")
@@ -65,9 +65,9 @@ def ocean_is_configured() -> bool:
 def _device(settings: Settings) -> Literal["cpu", "cuda"]:
     if settings.device == "cpu":
         return "cpu"
-    from qshower.sampler.gibbs.kernels import cuda  # loads torch
+    from qshower.sampler.gibbs.kernels import cuda_device  # loads torch where there is a driver
 
-    reason = cuda.missing()
+    reason = cuda_device.missing()
     if settings.device == "cuda" and reason is not None:
         raise SettingsError("QSHOWER_DEVICE", "cuda", f"auto or cpu: {reason}")
     return "cpu" if reason is not None else "cuda"
@@ -137,4 +137,6 @@ def qpu_of(registry: SamplerRegistry) -> QpuSampler | None:
 
 def default_options(sampler: Sampler, bundle: Bundle) -> SamplerOptions:
     """What a request without options is drawn with."""
+    from qshower.sampler.request import SamplerOptions
+
     return SamplerOptions(sweeps=bundle.default_sweeps if sampler.capabilities.sweeps_from_model else None)

@@ -7,8 +7,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from qshower.model.manifest import Symmetry
 from qshower.model.shower_code import GIVEN_HITS, Observable
-from qshower.model.symmetry import Symmetry
 from qshower.model.training.sections import RunConfig, Section
 
 

@@ -17,9 +17,10 @@ from qshower.model.decoder import ShowerView
 from qshower.model.encoder import shower_features
 from qshower.model.geometry import GEOMETRIES, Geometry, named_geometry
 from qshower.model.grid import Grid
+from qshower.model.manifest import Symmetry
 from qshower.model.shower_checks import ShowerTally, findings_of, shared_rows
 from qshower.model.showers_file import read_showers
-from qshower.model.symmetry import Symmetry, canonical_elements, turn
+from qshower.model.symmetry import canonical_elements, turn
 from qshower.model.training.sections import DataSection
 from qshower.sampler.errors import DefectError, InvalidInputError, ShowerFileError
 

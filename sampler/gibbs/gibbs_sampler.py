@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qshower.sampler.closing import Closing
 from qshower.sampler.cores import checked_threads, usable_cores
 from qshower.sampler.errors import InvalidInputError, SamplerUnavailableError
-from qshower.sampler.gibbs.chains import Device, draw, refine
-from qshower.sampler.gibbs.kernels.replicas import run_tempering
-from qshower.sampler.gibbs.kernels.run_block import BLOCK_TYPES
+from qshower.sampler.gibbs.kernels import cuda_device
 from qshower.sampler.gibbs.program import program_of
-from qshower.sampler.gibbs.streams import DRAW, stream_keys
 from qshower.sampler.machine import PARTITION_COUNT, BoltzmannMachine
 from qshower.sampler.protocol import Availability, SamplerCapabilities
 from qshower.sampler.provenance import Provenance
 from qshower.sampler.request import DEFAULT_SWEEPS, LatentBatch, LatentRequest
 
-__all__ = ["GibbsSampler", "refine", "warm_up"]
+if TYPE_CHECKING:
+    from qshower.sampler.gibbs.chains import Device
+
+# The kernels, and numba with them, are loaded by what draws.
 
 SMALL_BATCH = 64
 """Rows up to which the CPU draws for a GPU, the same spins: milliseconds, fewer than the way there and back."""
@@ -78,14 +79,14 @@ class GibbsSampler(Closing):
     def availability(self, machine: BoltzmannMachine) -> Availability:  # noqa: ARG002 - any machine will do
         """Always available on the CPU; on CUDA when torch sees a device."""
         if self.device == "cuda":
-            from qshower.sampler.gibbs.kernels import cuda
-
-            reason = cuda.missing()
+            reason = cuda_device.missing()
             return Availability(available=reason is None, reason=reason, detail={"device": "cuda"})
         return Availability(available=True, detail={"device": "cpu", "threads": self.threads or usable_cores()})
 
     def sample(self, request: LatentRequest) -> LatentBatch:
         """One latent per row; InvalidInputError for an option other than ``sweeps``, SamplerTimeoutError if late."""
+        from qshower.sampler.gibbs.chains import draw
+
         began = monotonic()
         sweeps = request.options.sweeps_or(DEFAULT_SWEEPS, self.name)
         state = self.availability(request.machine)
@@ -112,6 +113,11 @@ class GibbsSampler(Closing):
 
 def warm_up() -> None:
     """Compile every kernel, or load them from the cache on disk: call once at start-up, before the first request."""
+    from qshower.sampler.gibbs.chains import draw
+    from qshower.sampler.gibbs.kernels.replicas import run_tempering
+    from qshower.sampler.gibbs.kernels.run_block import BLOCK_TYPES
+    from qshower.sampler.gibbs.streams import DRAW, stream_keys
+
     for bias in (0.0, 1.0):
         machine = BoltzmannMachine(
             h=np.full(PARTITION_COUNT, bias, dtype=np.float32),

@@ -15,7 +15,7 @@ from qshower.sampler.protocol import Sampler
 from qshower.sampler.replay import bank_info, draw_bank
 from qshower.sampler.request import SamplerOptions
 from qshower.service.catalogue import FAMILIES, Catalogue, load_catalogue
-from qshower.service.commands.generate import Request, incident_energies, rows_per_chunk
+from qshower.service.commands.draw_request import Request, incident_energies, rows_per_chunk
 from qshower.service.commands.terminal import console, progress, say, two_columns
 from qshower.service.generation.availability import first_available, require
 from qshower.service.generation.selection import Selection
@@ -35,7 +35,7 @@ def draw(request: Request, *, overwrite: bool) -> None:
     seed = secrets.randbits(64) if request.seed is None else request.seed
     energies = incident_energies(replace(request, seed=seed))
     replaceable(request.output)
-    catalogue = load_catalogue(settings)
+    catalogue = load_catalogue(settings, build_decoders=False)
     options = request.sampler_options
     partial, done = None, 0
     try:

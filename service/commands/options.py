@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
 from qshower.model.field_errors import field_errors
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError, InvalidInputError
+from qshower.sampler.files import missing
 from qshower.service.sampler_table import SAMPLERS
 from qshower.service.schemas import AUTO, GenerateOptions, GenerateRequest, StrictModel
 
@@ -40,6 +42,13 @@ def check_flags(**flags: Any) -> None:
         first = field_errors(error.errors(include_url=False), model)[0]
         flag = _FLAGS.get(first.path, "--" + first.path.removeprefix("evaluation_").replace("_", "-"))
         raise InvalidInputError(flag, first.value, first.allowed) from None
+
+
+def check_files(*paths: Path) -> None:
+    """DefectError unless each is a file that can be read, before anything is loaded that takes seconds."""
+    for path in paths:
+        if (fault := missing(path)) is not None:
+            raise DefectError(str(path), fault, "an HDF5 file in the CaloChallenge's layout")
 
 
 def sampler_options(**flags: Any) -> dict[str, Any]:

@@ -8,14 +8,7 @@ from typing import Any
 import orjson
 from rich.table import Table
 
-from qshower.client import ShowerClient
-from qshower.service.catalogue import load_catalogue
 from qshower.service.commands.terminal import console, show_warnings
-from qshower.service.generation.sampler_status import SamplerStatus
-from qshower.service.generation.selection import Selection
-from qshower.service.logs import configure_logs
-from qshower.service.sampler_table import SAMPLERS, build_registry
-from qshower.service.settings import load_settings
 
 
 def run(url: str | None, api_key: str | None, *, connect_wait_s: float = 0.0, as_json: bool) -> None:
@@ -33,14 +26,23 @@ def run(url: str | None, api_key: str | None, *, connect_wait_s: float = 0.0, as
 
 
 def _of_server(url: str, api_key: str | None, connect_wait_s: float) -> list[dict[str, Any]]:
+    from qshower.client import ShowerClient
+
     show_warnings()
     with ShowerClient(url, api_key, longest_wait_s=0.0, connect_wait_s=connect_wait_s, sleep=time.sleep) as client:
         return client.samplers()
 
 
 def _of_this_machine() -> list[dict[str, Any]]:
+    from qshower.service.catalogue import load_catalogue
+    from qshower.service.generation.sampler_status import SamplerStatus
+    from qshower.service.generation.selection import Selection
+    from qshower.service.logs import configure_logs
+    from qshower.service.sampler_table import SAMPLERS, build_registry
+    from qshower.service.settings import load_settings
+
     settings = load_settings(log_level="warning")
     configure_logs(settings)
     with build_registry(settings) as registry:
-        status = SamplerStatus(Selection(load_catalogue(settings), registry))
+        status = SamplerStatus(Selection(load_catalogue(settings, build_decoders=False), registry))
         return [status.of(name).model_dump() for name in SAMPLERS]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from qshower.model.training.config import read_config
-from qshower.model.training.run import train
 from qshower.service.commands.terminal import progress, say
 
 
 def run(config: Path, *, resume: bool, check_data: bool) -> None:
     """Train as ``config`` says, with a progress bar that shows the latest figures."""
     total = read_config(config).total_steps
+    from qshower.model.training.run import train  # loads torch and numba, for what a configuration asks
+
     with progress("steps") as bar:
         task = bar.add_task("training", total=total)
 

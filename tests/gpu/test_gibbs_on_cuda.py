@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qshower.sampler.gibbs.chains import draw
-from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler, refine
+from qshower.sampler.gibbs.chains import draw, refine
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.gibbs.kernels import cuda
 from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.gibbs.schedule import ramp_and_hold

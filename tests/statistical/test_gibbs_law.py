@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qshower.sampler.gibbs.chains import draw
-from qshower.sampler.gibbs.gibbs_sampler import refine
+from qshower.sampler.gibbs.chains import draw, refine
 from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.request import streams_of

@@ -18,7 +18,8 @@ from qshower.sampler.diagnostics import (
     figures_of,
 )
 from qshower.sampler.errors import InvalidInputError
-from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler, refine
+from qshower.sampler.gibbs.chains import refine
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.provenance import Provenance
 from qshower.sampler.request import LatentBatch, SamplerOptions
 from qshower.sampler.tempering import TemperingSampler

@@ -11,14 +11,14 @@ import pytest
 
 from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import SMALL_BATCH, GibbsSampler
-from qshower.sampler.gibbs.kernels import cuda
+from qshower.sampler.gibbs.kernels import cuda, cuda_device
 from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.gibbs.schedule import ramp_and_hold
 
 INTERPRETED = """
 import sys
 import numpy as np
-from qshower.sampler.gibbs.kernels import cuda
+from qshower.sampler.gibbs.kernels import cuda, cuda_device
 from qshower.sampler.gibbs.kernels.run_block import run_block_reference
 from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.gibbs.schedule import ramp_and_hold
@@ -119,7 +119,7 @@ def test_a_device_that_fails_is_unavailable(rng, random_machine, random_spins, m
 
 def test_few_rows_stay_on_the_cpu_where_spins_are_the_same(rng, random_machine, latent_request, monkeypatch):
     on_device = []
-    monkeypatch.setattr(cuda, "missing", lambda: None)
+    monkeypatch.setattr(cuda_device, "missing", lambda: None)
     monkeypatch.setattr(cuda, "run_on_device", lambda _, spins, *__, **___: on_device.append(len(spins)))
     machine = random_machine(rng)
     for rows in (SMALL_BATCH, SMALL_BATCH + 1):
