@@ -21,7 +21,7 @@ lint: $(STAMP)
 	$(BIN)/deptry --no-ansi sampler model service client
 	$(BIN)/deptry --no-ansi evaluation --optional-dependencies-dev-groups dev,docs --ignore DEP002
 	$(BIN)/deptry --no-ansi tests benchmarks docs --exclude __pycache__ --ignore DEP002,DEP004
-	$(BIN)/hadolint Dockerfile docker/*.Dockerfile
+	$(BIN)/hadolint Dockerfile
 
 # The documentation as a site, site/index.html; any warning fails.
 docs: $(STAMP)
@@ -54,8 +54,10 @@ statistical: $(STAMP)
 		echo "seed $$seed" && QSHOWER_TEST_SEED=$$seed $(BIN)/python -m pytest -q tests/statistical || exit 1; \
 	done
 
+# TARGET=gpu makes qshower:gpu, for an NVIDIA GPU.
+TARGET ?= cpu
 image:
-	docker build -t qshower $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) .
+	docker build --target $(TARGET) -t qshower$(if $(filter gpu,$(TARGET)),:gpu) $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) .
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info

@@ -21,7 +21,7 @@ from qshower.service.settings import PREFIX, variables
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
-CLIENT_SIDE = {"QSHOWER_API_KEY", "QSHOWER_TEST_SEED", "QSHOWER_PUBLISHED_PORT"}
+CLIENT_SIDE = {"QSHOWER_API_KEY", "QSHOWER_TEST_SEED", "QSHOWER_PUBLISHED_PORT", "QSHOWER_CPUS", "QSHOWER_MEMORY"}
 BEFORE_ARGUMENTS = re.compile(r"(?:\w+=\S+ +|\$ )*(?:\.venv/bin/)?")
 
 
@@ -68,10 +68,9 @@ def test_commands_of_the_pages_exist_with_their_flags() -> None:
 
 def test_commands_of_the_containers_exist() -> None:
     parse(COMPOSE["services"]["emulator"]["command"][1:])
-    for file in (ROOT / "Dockerfile", ROOT / "docker" / "gpu.Dockerfile"):
-        (command,) = re.findall(r"^CMD (\[.*\])$", file.read_text(encoding="utf-8"), re.MULTILINE)
-        assert json.loads(command)[0] == "qshower"
-        parse(json.loads(command)[1:])
+    (command,) = re.findall(r"^CMD (\[.*\])$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert json.loads(command)[0] == "qshower"
+    parse(json.loads(command)[1:])
 
 
 def test_request_bodies_of_the_readme_are_valid() -> None:

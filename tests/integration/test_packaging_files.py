@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,7 +18,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PACKAGES = ("sampler", "model", "evaluation", "service", "client")
-DOCKERFILES = [ROOT / "Dockerfile", ROOT / "docker" / "gpu.Dockerfile"]
+DOCKERFILE = ROOT / "Dockerfile"
+COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
 IMAGE_SCRIPTS = ("environment.sh", "start.sh", "warm.py")
 NOT_SOURCES = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
@@ -97,18 +99,76 @@ def test_the_wheel_has_command_and_licence(wheel_names: set[str]) -> None:
     assert {"entry_points.txt", "licenses/LICENSE"} <= endings
 
 
-@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
-def test_hadolint_finds_nothing(file: Path) -> None:
+def test_hadolint_finds_nothing() -> None:
     hadolint = Path(sys.executable).parent / "hadolint"
-    done = subprocess.run([hadolint, file], capture_output=True, text=True)
+    done = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_images_have_the_version_of_the_project_and_no_root() -> None:
-    for file in DOCKERFILES:
-        text = file.read_text(encoding="utf-8")
-        assert re.findall(r"^ARG VERSION=(.*)$", text, re.MULTILINE) == [PROJECT["version"]]
-        assert re.findall(r"^USER (.*)$", text, re.MULTILINE)[-1] == "10001:10001"
+def stages() -> dict[str, tuple[str, list[str]]]:
+    """By stage of the Dockerfile: what it is made from, and its instructions."""
+    text = DOCKERFILE.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    found: dict[str, tuple[str, list[str]]] = {}
+    for line in lines:
+        start = re.fullmatch(r"FROM (\S+) AS (\w+)", line)
+        if start:
+            instructions: list[str] = []
+            found[start[2]] = start[1], instructions
+        elif found:
+            instructions.append(re.sub(r"\s+", " ", line))
+    return found
+
+
+def whole(stage: str) -> list[str]:
+    """The instructions of a stage after those of the stages that it is made from."""
+    source, instructions = stages()[stage]
+    return (whole(source) if source in stages() else []) + instructions
+
+
+def last(stage: str, instruction: str) -> str:
+    return [line for line in whole(stage) if line.startswith(f"{instruction} ")][-1].partition(" ")[2]
+
+
+def test_the_dockerfile_has_a_target_each_for_cpu_and_gpu() -> None:
+    assert list(stages()) == ["build", "runtime", "gpu", "cpu"], "the last one is what docker build makes"
+    assert [file.name for file in (ROOT / "docker").glob("*Dockerfile")] == []
+    assert COMPOSE["services"]["qshower"]["build"]["target"] == "cpu"
+    for target in ("cpu", "gpu"):
+        assert "COPY --from=build /opt/qshower /opt/qshower" in whole(target)
+        assert last(target, "HEALTHCHECK").partition("CMD ")[2].startswith('["python"')
+        assert last(target, "ENTRYPOINT") == '["qshower-start"]'
+        assert whole(target).count("ARG VERSION=" + PROJECT["version"]) == 1
+    assert "QSHOWER_DEVICE=cuda" in last("gpu", "ENV")
+
+
+def test_bases_are_pinned_by_digest() -> None:
+    (base,) = re.findall(r"^ARG BASE=(.*)$", DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+@sha256:[0-9a-f]{64}", base)
+    assert {source for source, _ in stages().values()} == {"${BASE}", "runtime"}
+    for service in COMPOSE["services"].values():
+        assert service["image"] == "qshower" or re.fullmatch(r"\S+:v[\d.]+@sha256:[0-9a-f]{64}", service["image"])
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_images_run_as_any_user_of_group_0(target: str) -> None:
+    """OpenShift picks a user for each project, always of group 0; docker run --user NUMBER is of group 0 too."""
+    user, group = last(target, "USER").split(":")
+    assert (user != "0", group) == (True, "0")
+    (folder,) = [json.loads(line.partition(" ")[2])[0] for line in whole(target) if line.startswith("VOLUME")]
+    made = [line for line in whole(target) if "install --directory" in line and line.endswith(folder)]
+    assert [f"--owner={user} --group=0 --mode=0775" in line for line in made] == [True]
+    assert f"HOME={folder}" in " ".join(whole(target))
+    assert f"QSHOWER_QPU_STATE_FOLDER={folder}/" in " ".join(whole(target))
+    started = (ROOT / "docker" / "start.sh").read_text(encoding="utf-8").splitlines()
+    assert started.index("umask 0002") < started.index('exec "$@"')
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_services_of_the_compose_file_have_limits_and_a_health_check(name: str) -> None:
+    service = COMPOSE["services"][name]
+    assert {"cpus", "mem_limit", "pids_limit"} <= service.keys()
+    assert service["healthcheck"]["test"][0] == "CMD"
 
 
 def test_the_build_context_holds_what_images_are_made_of() -> None:
@@ -119,7 +179,7 @@ def test_the_build_context_holds_what_images_are_made_of() -> None:
 
 
 def test_no_host_of_an_index_or_registry_is_written_down() -> None:
-    files = [*DOCKERFILES, ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / "requirements.lock"]
+    files = [DOCKERFILE, ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / "requirements.lock"]
     for file in [*files, *(ROOT / "docker" / name for name in IMAGE_SCRIPTS)]:
         assert "://" not in re.sub(r"http://127\.0\.0\.1", "", file.read_text(encoding="utf-8")), file
 
@@ -134,11 +194,10 @@ def test_the_lock_pins_every_dependency_of_the_images() -> None:
 
 
 def test_prometheus_scrapes_the_service_of_the_compose_file() -> None:
-    compose = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
     scraped = yaml.safe_load((ROOT / "docker" / "monitoring" / "prometheus.yml").read_text(encoding="utf-8"))
     (target,) = scraped["scrape_configs"][0]["static_configs"][0]["targets"]
     name, port = target.split(":")
-    assert compose["services"][name]["ports"][0].endswith(f":{port}")
+    assert COMPOSE["services"][name]["ports"][0].endswith(f":{port}")
 
 
 def test_a_container_that_cannot_keep_kernels_says_why(tmp_path: Path) -> None:
