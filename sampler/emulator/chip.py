@@ -29,18 +29,21 @@ RUN_DURATION_RANGE_US = (0.0, 1e6)
 MAX_ANNEAL_SCHEDULE_POINTS = 12
 
 PARAMETERS = {
-    "anneal_schedule": "A piecewise linear annealing schedule, a list of [t_us, s] pairs from [0, 0] to [T, 1].",
+    "anneal_schedule": "A piecewise linear annealing schedule, a list of [t_us, s] pairs, from [0, 0], or [0, 1] for a "
+    "reverse anneal, to [T, 1].",
     "annealing_time": "Annealing time of each read, in microseconds.",
     "answer_mode": "Format of the answer: histogram or raw.",
     "auto_scale": "Whether h and J are scaled to the largest values within the solver's ranges.",
     "fast_anneal": "Whether the fast-anneal protocol is used; h must be 0.",
     "flux_biases": "Flux biases in Phi_0, one for each qubit, working or not.",
     "flux_drift_compensation": "Whether the drift of the qubits' flux offsets is compensated.",
+    "initial_state": "State that a reverse anneal starts from: -1 or 1 (or 0 or 1) for each qubit, 3 for one not used.",
     "max_answers": "Largest number of answers to return.",
     "num_reads": "Number of states to read.",
     "programming_thermalization": "Time to wait after programming, in microseconds.",
     "readout_thermalization": "Time to wait after each readout, in microseconds.",
     "reduce_intersample_correlation": "Whether pauses are added between reads.",
+    "reinitialize_state": "Whether each reverse anneal starts from initial_state, or from the state read last.",
 }
 
 

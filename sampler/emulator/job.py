@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from qshower.sampler.emulator.annealer import draw
+from qshower.sampler.emulator import timing
+from qshower.sampler.emulator.annealer import ReverseAnneal, draw
 from qshower.sampler.emulator.answer import encode_answer
 from qshower.sampler.emulator.chip import Chip
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
@@ -62,7 +63,12 @@ class Job:
         rng = np.random.default_rng([config.seed, 5, self.number])
         programmed = self.physics.program(problem, rng, uptime_s, self.number)
         seed, parameters = int(rng.integers(2**63)), problem.parameters
-        spins = draw(programmed, parameters.num_reads, config.sweeps, seed, stop)
+        if problem.initial is None or parameters.schedule is None:
+            spins = draw(programmed, parameters.num_reads, config.sweeps, seed, stop)
+        else:
+            per_us = config.sweeps / timing.DEFAULT_ANNEALING_TIME_US
+            back = ReverseAnneal(parameters.schedule, problem.initial, parameters.reinitialize_state, per_us)
+            spins = back.draw(programmed, parameters.num_reads, seed, stop)
         timing_us = self.chip.timing.fields(
             problem.active.shape[0],
             parameters.num_reads,
@@ -70,6 +76,7 @@ class Job:
             parameters.programming_thermalization_us,
             parameters.readout_thermalization_us,
             decorrelate=parameters.reduce_intersample_correlation,
+            reverse=parameters.reverse,
         )
         return encode_answer(problem, self.chip, self.physics.read_out(spins, rng), timing_us)
 

@@ -14,7 +14,8 @@ from qshower.sampler.emulator.fault_injection import FaultPlan
 from qshower.sampler.emulator.installed_chip import InstalledChip
 from qshower.sampler.emulator.job import Job, api_time
 from qshower.sampler.emulator.job_queue import JobQueue
-from qshower.sampler.emulator.problem import Problem, RefusedError, read_problem
+from qshower.sampler.emulator.problem import Problem, read_problem
+from qshower.sampler.emulator.refused import RefusedError
 from qshower.sampler.gibbs.gibbs_sampler import warm_up
 
 

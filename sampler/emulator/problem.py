@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 from qshower.sampler.emulator import chip as limits
 from qshower.sampler.emulator import timing
 from qshower.sampler.emulator.chip import PARAMETERS, Chip
+from qshower.sampler.emulator.refused import RefusedError
+from qshower.sampler.emulator.schedules import AnnealSchedule, read_schedule
+from qshower.sampler.emulator.timing import Reverse
 
-
-class RefusedError(Exception):
-    """The job is refused; ``code`` and the message go to the client as error_code and error_msg."""
-
-    def __init__(self, message: str, code: int = 400) -> None:
-        self.code = code
-        super().__init__(message)
+UNUSED = 3
+"""What stands in ``initial_state`` for a qubit that the problem does not use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +41,16 @@ class RunParameters:
     reduce_intersample_correlation: bool = False
     max_answers: int | None = None
     flux_biases: tuple[float, ...] | None = None
+    schedule: AnnealSchedule | None = None
+    initial_state: tuple[int, ...] | None = None
+    reinitialize_state: bool = True
+
+    @property
+    def reverse(self) -> Reverse:
+        """Which kind of reverse anneal it is, None for a forward one."""
+        if self.initial_state is None:
+            return None
+        return "with_reinit" if self.reinitialize_state else "without_reinit"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +66,7 @@ class Problem:
         h: (n,) float64 and j (m,) float64, the Ising problem to program, after auto-scaling.
         j: see ``h``.
         parameters: how to run it.
+        initial: (n,) int8, spins that a reverse anneal starts from, None for a forward one.
     """
 
     kind: str
@@ -68,6 +77,7 @@ class Problem:
     h: NDArray[np.float64]
     j: NDArray[np.float64]
     parameters: RunParameters
+    initial: NDArray[np.int8] | None = None
 
 
 def read_problem(job: dict[str, Any], chip: Chip, *, accept_nan: bool = False) -> Problem:
@@ -107,7 +117,8 @@ def read_problem(job: dict[str, Any], chip: Chip, *, accept_nan: bool = False) -
         raise RefusedError(
             f"Problem run duration {duration:.0f} us is above the limit of {limits.RUN_DURATION_RANGE_US[1]:.0f} us"
         )
-    return Problem(kind, active, couplers, linear, quadratic, h, j, parameters)
+    initial = None if parameters.reverse is None else _initial_state(parameters, kind, active, chip)
+    return Problem(kind, active, couplers, linear, quadratic, h, j, parameters, initial)
 
 
 def read_parameters(params: dict[str, Any], chip: Chip) -> RunParameters:
@@ -120,8 +131,11 @@ def read_parameters(params: dict[str, Any], chip: Chip) -> RunParameters:
     fast = _flag(params, "fast_anneal", default=False)
     anneal_range = limits.FAST_ANNEAL_TIME_RANGE_US if fast else limits.ANNEALING_TIME_RANGE_US
     anneal = _number(params, "annealing_time", timing.DEFAULT_ANNEALING_TIME_US, anneal_range)
+    schedule = None
     if params.get("anneal_schedule") is not None:
-        anneal = _schedule_time(params["anneal_schedule"], anneal_range, fast=fast)
+        schedule = read_schedule(params["anneal_schedule"], anneal_range, fast=fast)
+        anneal = schedule.time_us
+    state = _states(params, chip, reverse=schedule is not None and schedule.reverse)
     mode = params.get("answer_mode", "histogram")
     if mode not in ("histogram", "raw"):
         raise RefusedError(f"answer_mode {mode!r} is neither 'histogram' nor 'raw'")
@@ -152,7 +166,24 @@ def read_parameters(params: dict[str, Any], chip: Chip) -> RunParameters:
         reduce_intersample_correlation=_flag(params, "reduce_intersample_correlation", default=False),
         max_answers=most,
         flux_biases=biases,
+        schedule=schedule,
+        initial_state=state,
+        reinitialize_state=_flag(params, "reinitialize_state", default=True),
     )
+
+
+def _states(params: dict[str, Any], chip: Chip, *, reverse: bool) -> tuple[int, ...] | None:
+    """The parameter ``initial_state``, which a reverse anneal needs and no other takes."""
+    state = params.get("initial_state")
+    if not reverse:
+        if state is not None or params.get("reinitialize_state") is not None:
+            raise RefusedError("initial_state and reinitialize_state need an anneal_schedule that starts at 1")
+        return None
+    if not isinstance(state, list) or len(state) != chip.nominal_qubits:
+        raise RefusedError(f"a reverse anneal needs initial_state, a list of {chip.nominal_qubits} numbers")
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in state):
+        raise RefusedError("initial_state must be integers")
+    return tuple(state)
 
 
 def _decode(text: Any, name: str) -> NDArray[np.float64]:
@@ -258,21 +289,16 @@ def _integer(params: dict[str, Any], name: str, default: int, bounds: tuple[int,
     return value
 
 
-def _schedule_time(schedule: Any, bounds: tuple[float, float], *, fast: bool) -> float:
-    """Length of a forward anneal schedule."""
-    try:
-        points = np.array(schedule, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise RefusedError("anneal_schedule must be a list of [time, fraction] pairs") from error
-    most = 2 if fast else limits.MAX_ANNEAL_SCHEDULE_POINTS
-    if points.ndim != 2 or points.shape[1] != 2 or not 2 <= points.shape[0] <= most or not np.isfinite(points).all():
-        raise RefusedError(f"anneal_schedule must be a list of 2 to {most} [time, fraction] pairs")
-    times, fractions = points.T
-    if times[0] != 0.0 or (np.diff(times) <= 0.0).any():
-        raise RefusedError("anneal_schedule times must start at 0 and increase")
-    if fractions[0] != 0.0 or fractions[-1] != 1.0 or (np.diff(fractions) < 0.0).any():
-        raise RefusedError("anneal_schedule must rise from 0 to 1: reverse annealing is not offered by this solver")
-    return _number({"anneal_schedule": float(times[-1])}, "anneal_schedule", 0.0, bounds)
+def _initial_state(parameters: RunParameters, kind: str, active: NDArray[np.int64], chip: Chip) -> NDArray[np.int8]:
+    """(n,) spins of the active qubits that a reverse anneal starts from."""
+    given = np.array(parameters.initial_state, dtype=np.int64)
+    low = -1 if kind == "ising" else 0
+    if not np.isin(given, (low, 1, UNUSED)).all():
+        raise RefusedError(f"initial_state must hold {low} and 1, and {UNUSED} for a qubit that is not used")
+    used = np.flatnonzero(given != UNUSED)
+    if not np.array_equal(used, chip.qubits[active]):
+        raise RefusedError("initial_state must hold a state for each qubit of the problem, and for no other")
+    return np.where(given[used] == 1, 1, -1).astype(np.int8)
 
 
 def _flux_biases(biases: Any, chip: Chip) -> tuple[float, ...]:

@@ -193,7 +193,7 @@ def test_refusals_reach_the_caller(client: DWaveSampler, options: dict[str, Any]
 
 def test_an_unknown_parameter_stops_in_the_client(client: DWaveSampler) -> None:
     with pytest.raises(KeyError):
-        client.sample_ising({client.nodelist[0]: 0.5}, {}, initial_state=[])
+        client.sample_ising({client.nodelist[0]: 0.5}, {}, anneal_offsets=[0.0])
 
 
 def test_only_the_right_token_is_let_in() -> None:

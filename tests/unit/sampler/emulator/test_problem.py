@@ -21,7 +21,9 @@ from qshower.sampler.emulator.chip import Chip, build_chip
 from qshower.sampler.emulator.corrupt import corrupt_answer
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.physics import Physics
-from qshower.sampler.emulator.problem import Problem, RefusedError, local_ends, read_parameters, read_problem
+from qshower.sampler.emulator.problem import Problem, local_ends, read_parameters, read_problem
+from qshower.sampler.emulator.refused import RefusedError
+from qshower.sampler.emulator.schedules import read_schedule
 from qshower.sampler.machine import BoltzmannMachine
 
 
@@ -59,6 +61,9 @@ def _all(chip: Chip) -> NDArray[np.int64]:
     return np.arange(chip.qubits.shape[0])
 
 
+REVERSE = {"anneal_schedule": [[0, 1], [10, 0.5], [20, 1]]}
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [
@@ -70,7 +75,23 @@ def _all(chip: Chip) -> NDArray[np.int64]:
         ({"annealing_time": 0.1}, "annealing_time 0.1 is out of range"),
         ({"annealing_time": float("nan")}, "annealing_time must be a number"),
         ({"annealing_time": 20.0, "anneal_schedule": [[0, 0], [20, 1]]}, "cannot be used together"),
-        ({"anneal_schedule": [[0, 1], [10, 0.5], [20, 1]]}, "reverse annealing"),
+        ({"anneal_schedule": [[0, 0.5], [20, 1]]}, "must rise from 0 to 1, or start at 1 for a reverse anneal"),
+        ({"anneal_schedule": [[0, 0], [10, 0.5], [10.1, 1]]}, "changes by 5 per us; the fastest is 2 per us"),
+        ({"anneal_schedule": [[0, 1], [10, 0.5], [20, 1]]}, "a reverse anneal needs initial_state, a list of 336"),
+        ({"anneal_schedule": [[0, 1], [10, 1.5], [20, 1]]}, "fractions must be 0 to 1 and end at 1"),
+        ({"anneal_schedule": [[0, 1], [10, 0.5]]}, "fractions must be 0 to 1 and end at 1"),
+        ({"anneal_schedule": [[0, 1], [0.1, 0.5], [20, 1]]}, "changes by 5 per us"),
+        (
+            {"anneal_schedule": [[0, 1], [20, 1]], "fast_anneal": True},
+            "fast_anneal cannot be used with a reverse",
+        ),
+        ({"anneal_schedule": [[n, 1] for n in range(14)]}, "a list of 2 to 13"),
+        ({"anneal_schedule": [[n / 2, min(n, 1)] for n in range(13)]}, "a list of 2 to 12"),
+        ({"initial_state": [3] * 336}, "initial_state and reinitialize_state need an anneal_schedule that starts at 1"),
+        ({"reinitialize_state": False}, "initial_state and reinitialize_state need an anneal_schedule that starts"),
+        ({**REVERSE, "initial_state": [3] * 335}, "initial_state, a list of 336 numbers"),
+        ({**REVERSE, "initial_state": ["up"] * 336}, "initial_state must be integers"),
+        ({**REVERSE, "initial_state": [3] * 336, "reinitialize_state": 1}, "reinitialize_state must be a boolean"),
         ({"anneal_schedule": [[0, 0], [0, 0.5], [20, 1]]}, "increase"),
         ({"answer_mode": "all"}, "answer_mode"),
         ({"auto_scale": "yes"}, "auto_scale must be a boolean"),
@@ -386,3 +407,30 @@ def test_oceans_coders_and_ours_agree(seed: int, share: float) -> None:
     np.testing.assert_array_equal(decoded["solutions"][:, labels], spins)
     bqm = dimod.BinaryQuadraticModel.from_ising(linear, quadratic)
     np.testing.assert_allclose(decoded["energies"], bqm.energies((spins, labels)), atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["ising", "qubo"])
+def test_a_reverse_anneal_starts_from_a_state_of_exactly_its_qubits(chip: Chip, kind: str) -> None:
+    active = np.arange(5)
+    spins = np.array([1, -1, -1, 1, 1], dtype=np.int8)
+    state = [3] * chip.nominal_qubits
+    for qubit, spin in zip(chip.qubits[active].tolist(), spins.tolist(), strict=True):
+        state[qubit] = spin if kind == "ising" else (spin + 1) // 2
+    job = {**_job(chip, active, h=0.1, **REVERSE, initial_state=state), "type": kind}
+    assert np.array_equal(read_problem(job, chip).initial, spins)
+    one, beside = int(chip.qubits[0]), int(chip.qubits[7])
+    for place, value, message in (
+        (one, 3, "a state for each qubit of the problem, and for no other"),
+        (beside, 1, "a state for each qubit of the problem, and for no other"),
+        (one, 0 if kind == "ising" else -1, "and 1, and 3 for a qubit that is not used"),
+    ):
+        wrong = [value if number == place else other for number, other in enumerate(state)]
+        with pytest.raises(RefusedError, match=message):
+            read_problem({**job, "params": {**REVERSE, "initial_state": wrong}}, chip)
+
+
+def test_a_reverse_anneal_follows_its_schedule() -> None:
+    schedule = read_schedule([[0, 1], [2, 0.5], [6, 0.5], [7, 1]], (0.5, 2000.0), fast=False)
+    assert schedule.reverse
+    assert schedule.time_us == 7.0
+    assert schedule.pieces(2) == [(1.0, 0.875), (1.0, 0.625), (4.0, 0.5), (0.5, 0.625), (0.5, 0.875)]
