@@ -8,7 +8,7 @@
     ├── ConnectionFailedError    no answer: refused, cut or timed out
     ├── BadAnswerError           an answer that is not what was asked for
     └── RefusedError             the service said no: status, title, detail
-        ├── InvalidRequestError  400, 406, 413, 422: the request must change (field, value, allowed)
+        ├── InvalidRequestError  400, 406, 413, 415, 422: the request must change (field, value, allowed)
         ├── UnauthorisedError    401
         ├── NotFoundError        404
         ├── BusyError            429: queue or budget; retry_after_s
@@ -85,6 +85,7 @@ BY_STATUS: Mapping[int, type[RefusedError]] = {
     404: NotFoundError,
     406: InvalidRequestError,
     413: InvalidRequestError,
+    415: InvalidRequestError,
     422: InvalidRequestError,
     429: BusyError,
     503: UnavailableError,

@@ -14,6 +14,7 @@ from qshower.service.api_keys import load_api_keys
 from qshower.service.catalogue import Catalogue, load_catalogue
 from qshower.service.http import problem_json
 from qshower.service.http.middleware import BodyLimit, KeyCheck, RequestCount
+from qshower.service.http.request_bodies import GzipBodies, HeadAsGet
 from qshower.service.http.routes import router
 from qshower.service.metrics import Metrics
 from qshower.service.running import running_service
@@ -53,9 +54,11 @@ def create_app(
         lifespan=lifespan,
         redoc_url=None,
         middleware=[
+            Middleware(HeadAsGet),
             Middleware(RequestCount, metrics=metrics),
             Middleware(KeyCheck, keys=keys),
             Middleware(BodyLimit, most_bytes=settings.limits.body_bytes),
+            Middleware(GzipBodies, most_bytes=settings.limits.body_bytes),
         ],
     )
     problem_json.install(app, settings.times.retry_after_s)

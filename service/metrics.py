@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -30,6 +39,9 @@ class Metrics:
     def __init__(self) -> None:
         own = CollectorRegistry()
         self.registry = own
+        # The standard ones of every Prometheus client: process_*, python_info, python_gc_*.
+        for standard in (ProcessCollector, PlatformCollector, GCCollector):
+            standard(registry=own)
         self.requests = Counter("qshower_requests", "Requests answered", ("route", "status"), registry=own)
         self.request_seconds = Histogram(
             "qshower_request_seconds", "Time to answer", ("route",), buckets=SECONDS, registry=own

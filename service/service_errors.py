@@ -10,6 +10,7 @@
         ├── UnknownModelError        no bundle of that name                              404
         ├── NotAcceptableError       none of the media types of Accept can be made       406
         ├── TooLargeError            the body or the projected answer is too large       413
+        ├── UnsupportedEncodingError the body is compressed in a way that is not known       415
         ├── QueueFullError           too much is waiting; says when to try again         429
         ├── NotReadyError            starting, draining or stopped                       503
         └── DeadlineError            not done before the deadline                        504
@@ -47,6 +48,10 @@ class NotAcceptableError(ServiceError):
 
 class TooLargeError(ServiceError):
     """The request's body or its projected answer is larger than allowed."""
+
+
+class UnsupportedEncodingError(ServiceError):
+    """The request's Content-Encoding is not one that the service undoes."""
 
 
 class QueueFullError(ServiceError):

@@ -36,6 +36,7 @@ from qshower.service.service_errors import (
     TooLargeError,
     UnauthorisedError,
     UnknownModelError,
+    UnsupportedEncodingError,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -50,6 +51,7 @@ _KINDS: tuple[tuple[type[Exception], int, str, str], ...] = (
     (UnknownModelError, 404, "unknown-model", "No such model"),
     (NotAcceptableError, 406, "not-acceptable", "None of the accepted formats can be made"),
     (TooLargeError, 413, "too-large", "Too large"),
+    (UnsupportedEncodingError, 415, "unsupported-encoding", "The body's encoding is not supported"),
     (InvalidInputError, 422, "invalid-value", "A value is not allowed"),
     (ProblemRangeError, 422, "problem-range", "The model does not fit the solver's ranges"),
     (QueueFullError, 429, "queue-full", "Too much is waiting"),
@@ -90,7 +92,9 @@ def problem_of(error: Exception, retry_after_s: float) -> tuple[Problem, dict[st
         problem.detail = error.sentence(_shown(error.value))
     if isinstance(error, PlacementError) and (error.qubits or error.couplers):
         problem.missing_qubits, problem.missing_couplers = list(error.qubits), list(error.couplers)
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 406: {"Vary": "Accept"}}.get(status, {}).copy()
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 406: {"Vary": "Accept"}, 415: {"Accept-Encoding": "gzip"}}.get(
+        status, {}
+    ).copy()
     # What a bank has run out of does not come again: no Retry-After, so that clients do not wait for it.
     if status in (429, 503) and not isinstance(error, BankExhaustedError):
         wait = getattr(error, "retry_after_s", None)

@@ -59,7 +59,7 @@ def _account(request: Request) -> str:
             "description": "Showers in request order, with their provenance; with dry_run the estimate, as JSON.",
             "content": {kind.value: _BINARY for kind in Format if kind is not Format.JSON},
         },
-        **declared(400, 401, 404, 406, 413, 422, 429, 500, 503, 504),
+        **declared(400, 401, 404, 406, 413, 415, 422, 429, 500, 503, 504),
     },
 )
 async def generate(request: Request, body: Annotated[GenerateRequest, Body()]) -> Response:
