@@ -286,9 +286,9 @@ def load_shower_code(path: Path | str) -> ShowerCode:
 
 
 def find_bundles(folder: Path | None = None) -> dict[str, Path]:
-    """Folders of the bundles in ``folder`` (the pretrained ones by default), by name."""
+    """Folders of the bundles in ``folder`` (the pretrained ones by default), by name; hidden ones are left out."""
     root = PRETRAINED if folder is None else Path(folder)
-    return {read_manifest(file.parent)[0].name: file.parent for file in sorted(root.glob(f"*/{MANIFEST}"))}
+    return {read_manifest(file.parent)[0].name: file.parent for file in sorted(root.glob(f"[!.]*/{MANIFEST}"))}
 
 
 def save_bundle(

@@ -17,6 +17,8 @@ from qshower.sampler.files import why, write_file
 from qshower.sampler.machine import BoltzmannMachine
 
 MANIFEST = "manifest.json"
+CHECKPOINT = "checkpoint.pt"
+"""What a training leaves beside its bundle, to go on from."""
 
 if TYPE_CHECKING:
     from qshower.model.layers import DecoderShape
@@ -101,6 +103,9 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     try:
         content = file.read_bytes()
     except OSError as error:
+        if training_unfinished(folder) or training_unfinished(folder.parent):
+            allowed = "a bundle; `qshower train` with the same configuration goes on, and writes it at its end"
+            raise BundleError(str(folder), "its training has not finished", allowed) from error
         raise BundleError(str(file), why(error), "the manifest of a bundle") from error
     try:
         return Manifest.model_validate_json(content), hashlib.sha256(content).hexdigest()
@@ -108,6 +113,11 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
         first = field_errors(error.errors(), Manifest)[0]
         found = f"no {first.path}" if first.kind == "missing" else f"{first.path or 'the file'} is not {first.allowed}"
         raise BundleError(str(file), found, "a manifest of format 1") from error
+
+
+def training_unfinished(folder: Path) -> bool:
+    """Whether a folder holds a training's checkpoint, and no bundle yet."""
+    return (folder / CHECKPOINT).is_file() and not any(folder.glob(f"*/{MANIFEST}"))
 
 
 def update_manifest(path: Path | str, **changes: Any) -> Manifest:

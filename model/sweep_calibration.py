@@ -106,18 +106,21 @@ def measure_sweeps(
     return SweepMeasurement(found, tuple(edges.tolist()), times)
 
 
-def keep_sweeps(bundle: Bundle, measured: SweepMeasurement) -> Manifest:
-    """Write what was measured into the bundle's manifest; where it failed, that, and the sweeps stay as they are."""
+def measured_fields(measured: SweepMeasurement) -> dict[str, Any]:
+    """The manifest's fields that a measurement changes; the sweeps stay as they are where none are enough."""
     sweeps = measured.calibration.sweeps
-    changes = {} if sweeps is None else {"sweeps": sweeps}
-    return update_manifest(bundle.path, **changes, sweeps_measurement=measured.as_manifest())
+    changes: dict[str, Any] = {} if sweeps is None else {"sweeps": sweeps}
+    return {**changes, "sweeps_measurement": measured.as_manifest()}
 
 
-def keep_failure(bundle: Bundle, reason: str) -> Manifest:
-    """Write into the bundle's manifest that its sweeps could not be measured, and why."""
-    return update_manifest(
-        bundle.path, sweeps_measurement={"converged": False, "reason": reason, "measured_at": _now()}
-    )
+def failure_fields(reason: str) -> dict[str, Any]:
+    """The manifest's fields where the sweeps could not be measured, and why."""
+    return {"sweeps_measurement": {"converged": False, "reason": reason, "measured_at": _now()}}
+
+
+def keep_sweeps(bundle: Bundle, measured: SweepMeasurement) -> Manifest:
+    """Write what was measured into the bundle's manifest."""
+    return update_manifest(bundle.path, **measured_fields(measured))
 
 
 def _now() -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from qshower.model.bundle import Bundle, find_bundles, load_bundle
+from qshower.model.manifest import training_unfinished
 from qshower.service.service_errors import SettingsError, UnknownModelError
 from qshower.service.settings import Settings
 
@@ -58,6 +59,8 @@ def load_catalogue(settings: Settings, *, build_decoders: bool = True) -> Catalo
         if not settings.model_folder.is_dir():
             raise _no_bundles(settings.model_folder, _no_folder(settings.model_folder))
         own = find_bundles(settings.model_folder)
+        if not own and training_unfinished(settings.model_folder):
+            raise _no_bundles(settings.model_folder, "the training in it has not finished: `qshower train` goes on")
         paths |= own
     if not paths:
         raise _no_bundles(settings.model_folder, "no bundle in it, and none comes with the package")

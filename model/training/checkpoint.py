@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
+from qshower.model.manifest import CHECKPOINT
 from qshower.model.training.sections import RunConfig
 from qshower.sampler.errors import DefectError
 from qshower.sampler.files import replacing
-
-CHECKPOINT = "checkpoint.pt"
 
 
 def write_checkpoint(folder: Path, config: RunConfig, state: dict[str, Any]) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qshower.model.bundle import DEFAULT_SWEEPS, load_bundle, save_bundle
-from qshower.model.manifest import MANIFEST, EnergyCodeSpec, Manifest, lattice_of
-from qshower.model.sweep_calibration import keep_failure, keep_sweeps, measure_sweeps
-from qshower.model.training.checkpoint import CHECKPOINT
+from qshower.model.bundle import DEFAULT_SWEEPS, Bundle, save_bundle
+from qshower.model.manifest import CHECKPOINT, MANIFEST, EnergyCodeSpec, Manifest, lattice_of
+from qshower.model.sweep_calibration import failure_fields, measure_sweeps, measured_fields
 from qshower.model.training.coded_config import CodedConfig
 from qshower.model.training.coded_loop import CodedTrainer
 from qshower.model.training.config import read_config
@@ -24,6 +23,9 @@ from qshower.sampler.tempering import TemperingSampler
 TOLERANCE = 0.2
 """Of the sweeps that are measured after training: a quarter of the time of what `qshower calibrate` takes."""
 
+SHORT_RUN_STEPS, SHORT_RUN_TOLERANCE = 1000, 0.5
+"""A trial run is not to wait longer for this measurement than for its training."""
+
 
 def train(
     config_path: Path,
@@ -35,8 +37,8 @@ def train(
 ) -> Path:
     """Train as the YAML file says, measure the sweeps that draws need, and return the folder of the bundle it wrote.
 
-    A killed run goes on from its last checkpoint, to the same result; a finished one only writes its bundle again and
-    measures.
+    A killed run goes on from its last checkpoint, to the same result; a finished one only measures and writes its
+    bundle again. The bundle appears at the end, whole.
 
     Args:
         config_path: the configuration.
@@ -59,8 +61,8 @@ def train(
         config.data, config.network.symmetry, config.schedule.seed, check=check_data, announce=announce
     )
     trainer = CodedTrainer(config, showers) if isinstance(config, CodedConfig) else Trainer(config, showers)
-    if resume:
-        trainer.restore(config.output)
+    if resume and trainer.restore(config.output):
+        announce(f"continues from step {trainer.step} of {config.total_steps}")
     latest: dict[str, float] = {}
 
     def reported(step: int, figures: dict[str, float]) -> None:
@@ -70,35 +72,44 @@ def train(
 
     trainer.run(config.output, reported)
     command = f"qshower train {Path(config_path).name}"
-    if isinstance(trainer, CodedTrainer):
-        target = _export_coded(trainer, command)
-    else:
-        target = _export(trainer, trainer.validate(), command)
-    _measure(target, config.schedule.threads, lambda sweeps: reported(trainer.step, {**latest, "sweeps_tried": sweeps}))
+    machine, manifest, parts = (
+        _coded_parts(trainer, command) if isinstance(trainer, CodedTrainer) else _parts(trainer, command)
+    )
+    target = config.output / config.name
+    fields = _measure(
+        Bundle(target, manifest, "", machine, parts["decoder_state"]),
+        SHORT_RUN_TOLERANCE if config.total_steps < SHORT_RUN_STEPS else TOLERANCE,
+        config.schedule.threads,
+        lambda sweeps: reported(trainer.step, {**latest, "sweeps_tried": sweeps}),
+    )
+    save_bundle(target, manifest.model_copy(update=fields), machine, **parts)
     return target
 
 
-def _measure(target: Path, threads: int, tried: Callable[[int], None]) -> None:
-    """Measure the sweeps that the bundle's draws need; what comes of it, a failure too, goes into its manifest."""
-    bundle = load_bundle(target)
+def _measure(bundle: Bundle, tolerance: float, threads: int, tried: Callable[[int], None]) -> dict[str, Any]:
+    """Measure the sweeps that the bundle's draws need: the manifest's fields of what came of it, a failure too."""
     with GibbsSampler(threads=threads) as gibbs, TemperingSampler(threads=threads) as tempering:
         try:
             measured = measure_sweeps(
                 bundle,
                 gibbs.sample,
                 tempering.sample,
-                TOLERANCE,
+                tolerance,
                 threads=threads,
                 progress=lambda _, sweeps: tried(sweeps),
             )
         except (InvalidInputError, SamplerError) as error:
             # A machine too cold for tempering, say: hours of training are not lost for that.
-            keep_failure(bundle, str(error))
-        else:
-            keep_sweeps(bundle, measured)
+            return failure_fields(str(error))
+    return measured_fields(measured)
 
 
-def _export(trainer: Trainer, figures: dict[str, float], command: str) -> Path:
+Parts = tuple[BoltzmannMachine, Manifest, dict[str, Any]]
+"""Machine, manifest without measured sweeps, and what else ``save_bundle`` takes."""
+
+
+def _parts(trainer: Trainer, command: str) -> Parts:
+    figures = trainer.validate()
     trainer.model.load_state_dict(trainer.averages)
     model, config = trainer.model, trainer.config
     machine = model.rbm.machine()
@@ -112,12 +123,17 @@ def _export(trainer: Trainer, figures: dict[str, float], command: str) -> Path:
         training=training,
         quality={"validation_nats_per_shower": {name: round(value, 3) for name, value in figures.items()}},
     )
-    target = config.output / config.name
-    save_bundle(target, manifest, machine, model.decoder.state_dict(), encoder_state=model.encoder.state_dict())
-    return target
+    return (
+        machine,
+        manifest,
+        {
+            "decoder_state": model.decoder.state_dict(),
+            "encoder_state": model.encoder.state_dict(),
+        },
+    )
 
 
-def _export_coded(trainer: CodedTrainer, command: str) -> Path:
+def _coded_parts(trainer: CodedTrainer, command: str) -> Parts:
     config = trainer.config
     machine = trainer.fit.machine(trainer.fitted)
     settings = config.model_dump(mode="json", exclude={"output": True, "data": {"files"}, "start_from": True})
@@ -129,9 +145,7 @@ def _export_coded(trainer: CodedTrainer, command: str) -> Path:
         training=_training_record(trainer, settings, command),
         quality={"validation_nats_per_shower": {name: round(x, 3) for name, x in trainer.best_figures.items()}},
     )
-    target = config.output / config.name
-    save_bundle(target, manifest, machine, trainer.best, code=trainer.code)
-    return target
+    return machine, manifest, {"decoder_state": trainer.best, "code": trainer.code}
 
 
 def _common(trainer: Trainer | CodedTrainer, machine: BoltzmannMachine) -> dict[str, Any]:

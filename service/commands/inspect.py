@@ -10,7 +10,7 @@ import orjson
 from rich.text import Text
 
 from qshower.model.bundle import Bundle, describe, find_bundles, load_bundle
-from qshower.model.manifest import MANIFEST
+from qshower.model.manifest import MANIFEST, training_unfinished
 from qshower.model.shower_checks import ShowerTally, findings_of
 from qshower.model.showers_file import ShowersFile, open_showers
 from qshower.sampler.errors import DefectError
@@ -43,11 +43,13 @@ def run(path: Path, output: Path | None) -> None:
 
 def _bundle(path: Path) -> Bundle:
     if path.is_dir():
-        if not (path / MANIFEST).exists():
+        if not (path / MANIFEST).exists() and not training_unfinished(path):
             raise DefectError(str(path), f"a folder without {MANIFEST}", "the folder of a bundle, or a shower file")
         return load_bundle(path)
     folder = load_settings().model_folder
     known = find_bundles() | (find_bundles(folder) if folder is not None else {})
+    if str(path) not in known and training_unfinished(path.parent):
+        return load_bundle(path)
     if str(path) not in known:
         names = ", ".join(known) or "none is installed"
         expected = f"a shower file, the folder of a bundle, or the name of one: {names}"

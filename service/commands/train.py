@@ -20,5 +20,6 @@ def run(config: Path, *, resume: bool, check_data: bool) -> None:
             shown = " ".join(f"{name} {value:.4g}" for name, value in figures.items())
             bar.update(task, completed=step, description=f"training {shown}")
 
-        folder = train(config, resume=resume, check_data=check_data, report=report, announce=say)
+        announce = say if bar.disable else lambda text: bar.console.print(text, markup=False)
+        folder = train(config, resume=resume, check_data=check_data, report=report, announce=announce)
     say(f"bundle in {folder}")
