@@ -16,6 +16,10 @@ from qshower.sampler.placement import WorkingGraph
 
 Range = tuple[float, float]
 Value = TypeVar("Value")
+_ANNEAL_US = 20.0
+"""Default annealing time of a solver that publishes none."""
+_MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError)
+"""What reading a property that is not as it should be may raise."""
 NEEDED_PROPERTIES = (
     "topology",
     "qubits",
@@ -81,7 +85,7 @@ class SolverInfo:
                     num_qubits=qubits, num_reads=reads, annealing_time=annealing_time_us
                 )
             )
-        except (KeyError, ValueError) as error:
+        except _MALFORMED as error:
             raise SamplerUnavailableError(f"{self.name} publishes no usable timing data: {error}") from error
 
     def most_reads(self, qubits: int, annealing_time_us: float) -> int:
@@ -109,7 +113,7 @@ def solver_info(solver: Any) -> SolverInfo:
     def read(name: str, convert: Callable[[Any], Value]) -> Value:
         try:
             return convert(properties[name])
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except _MALFORMED as error:
             shown = f"{properties.get(name)!r:.80}"
             raise SamplerUnavailableError(
                 f"the property {name} of solver {solver.name} cannot be used: {shown}"
@@ -125,8 +129,14 @@ def solver_info(solver: Any) -> SolverInfo:
     by_group = "per_group_coupling_range" in properties
     sums = "per_group_coupling_range" if by_group else "per_qubit_coupling_range"
     j_range = "extended_j_range" if properties.get("extended_j_range") else "j_range"
-    timing = properties.get("problem_timing_data") or {}
-    default_us = properties.get("default_annealing_time") or timing.get("default_annealing_time") or 20.0
+    if properties.get("default_annealing_time"):
+        default_us = read("default_annealing_time", float)
+    elif properties.get("problem_timing_data"):
+        default_us = read(
+            "problem_timing_data", lambda timing: float(timing.get("default_annealing_time") or _ANNEAL_US)
+        )
+    else:
+        default_us = _ANNEAL_US
     duration = "problem_run_duration_range"
     return SolverInfo(
         name=str(solver.name),
@@ -134,10 +144,10 @@ def solver_info(solver: Any) -> SolverInfo:
         h_range=read("h_range", _range),
         j_range=read(j_range, _range),
         sum_range=read(sums, _range) if properties.get(sums) else None,
-        groups=_groups(graph, by_group=by_group),
+        groups=read("couplers", lambda _: _groups(graph, by_group=by_group)),
         num_reads_range=read("num_reads_range", lambda pair: (int(pair[0]), int(pair[1]))),
         annealing_time_range_us=read("annealing_time_range", _range),
-        default_annealing_time_us=float(default_us),
+        default_annealing_time_us=default_us,
         run_duration_us=read(duration, _range)[1] if properties.get(duration) else 0.0,
         num_qubits=read("num_qubits", int),
         takes_flux_biases="flux_biases" in properties["parameters"],

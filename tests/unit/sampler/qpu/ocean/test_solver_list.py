@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from dwave.cloud.api.models import SolverConfiguration
 
-from qshower.sampler.errors import SolverConfigurationError, SolverNotFoundHereError
+from qshower.sampler.errors import SamplerUnavailableError, SolverConfigurationError, SolverNotFoundHereError
 from qshower.sampler.lattice import ideal_graph
 from qshower.sampler.qpu.ocean.connection import Connection
 from qshower.sampler.qpu.ocean.solver import NEEDED_PARAMETERS, NEEDED_PROPERTIES
@@ -125,6 +125,9 @@ def test_a_solver_that_lacks_a_parameter_is_told_by_it(lacking: str, monkeypatch
         ("h_range", 4),
         ("num_reads_range", ["few", "many"]),
         ("extended_j_range", [1]),
+        ("default_annealing_time", "soon"),
+        ("problem_timing_data", "no data"),
+        ("problem_run_duration_range", "long"),
         ("per_group_coupling_range", {}),
     ],
 )
@@ -139,6 +142,16 @@ def test_a_property_that_is_no_use_is_told_by_its_name_and_value(
     with pytest.raises(SolverNotFoundHereError, match=rf"^the property {name} of solver odd cannot be used: "):
         found.choose("odd", None, "zephyr")
     assert found.choose(None, None, "zephyr").name == "qpu"
+
+
+@pytest.mark.parametrize("timing", [None, {"version": 1}, {"version": "1.0.0"}])
+def test_a_solver_without_timing_data_says_so_when_a_cost_is_asked_for(
+    timing: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = Account(solver("odd", "g3", problem_timing_data=timing))
+    info = found_in(account, monkeypatch).choose("odd", None, "zephyr")
+    with pytest.raises(SamplerUnavailableError, match=r"^odd publishes no usable timing data: "):
+        info.access_time_us(10, 10, 20.0)
 
 
 def test_of_two_solvers_of_one_name_one_is_to_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
