@@ -104,7 +104,7 @@ class ShowerRow:
     hidden_beta: float | None
     control_error: float | None
     beta: float | None
-    holes: int | None
+    missing_qubits: int | None
     refine_sweeps: int | None
     fpd: float
     fpd_error: float
@@ -295,7 +295,7 @@ def compare(
         request = request_of(bundle, energies, seed, options)
         batch = sampler.sample(request)
         drawn = bundle.decode(batch.spins, energies, request.streams, bundle.geometry.threshold_mev)
-        made = {name: getattr(batch.provenance, name) for name in ("beta", "holes", "refine_sweeps")}
+        made = {name: getattr(batch.provenance, name) for name in ("beta", "missing_qubits", "refine_sweeps")}
         return high_level_features(bundle.geometry, energies, drawn), made
 
     def row(
@@ -368,7 +368,13 @@ def compare_strong(
         differences = drawn - reference
         errors = differences.std(axis=0, ddof=1) / np.sqrt(showers)
         pulls = differences.mean(axis=0)[errors > 0] / errors[errors > 0]
-        nothing = {"hidden_beta": None, "control_error": None, "beta": None, "holes": None, "refine_sweeps": None}
+        nothing = {
+            "hidden_beta": None,
+            "control_error": None,
+            "beta": None,
+            "missing_qubits": None,
+            "refine_sweeps": None,
+        }
         return ShowerRow(
             topology=topology,
             sample=sample,
@@ -404,7 +410,7 @@ def compare_strong(
                 hidden_beta=hidden,
                 control_error=error,
                 beta=made.beta,
-                holes=made.holes,
+                missing_qubits=made.missing_qubits,
                 refine_sweeps=sweeps,
             )
 
@@ -461,7 +467,7 @@ def main() -> None:
     bundles = {topology: load_bundle(folders[BUNDLES[topology]]) for topology in arguments.topology}
     if arguments.showers:
         print(
-            f"{'topology':12}{'sample':14}{'hidden':>6}{'errors':>8}{'showers':>8}{'holes':>6}{'refine':>7}"
+            f"{'topology':12}{'sample':14}{'hidden':>6}{'errors':>8}{'showers':>8}{'lost':>6}{'refine':>7}"
             f"{'beta':>8}{'FPD x 1000':>18}{'KPD x 1000':>18}{'shift':>8}"
         )
         for topology, bundle in bundles.items():
@@ -473,7 +479,7 @@ def main() -> None:
                 keep("showers", shower)
                 shown = f"{shower.hidden_beta or 0:6.1f}{shower.control_error or 0:8.0%}"
                 print(
-                    f"{topology:12}{shower.sample:14}{shown}{shower.showers:8d}{shower.holes or 0:6d}"
+                    f"{topology:12}{shower.sample:14}{shown}{shower.showers:8d}{shower.missing_qubits or 0:6d}"
                     f"{shower.refine_sweeps or 0:7d}"
                     f"{shower.beta or 1.0:8.3f}{1e3 * shower.fpd:10.3f} ± {1e3 * shower.fpd_error:.3f}"
                     f"{1e3 * shower.kpd:10.3f} ± {1e3 * shower.kpd_error:.3f}"

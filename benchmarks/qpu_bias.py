@@ -1,4 +1,4 @@
-"""What noise and holes bend, and what refinement mends: QPU draws against Gibbs after 0, 4, 16 and 64 sweeps.
+"""What noise and missing qubits bend, and what refinement mends: QPU draws against Gibbs after 0, 4, 16 and 64 sweeps.
 
 The reads of one draw are refined further and further. For each number of sweeps:
 
@@ -8,8 +8,8 @@ The reads of one draw are refined further and further. For each number of sweeps
 * *total variation* of the energy, by its rank among reference energies of the same condition, in 20 classes, and of
   the number of free spins that are up, likewise; beside the *floor*: another set of as many Gibbs draws.
 
-At each noise level of the emulator: ``none`` shows what holes alone bend; the others add control errors, readout errors
-and flux offsets.
+At each noise level of the emulator: ``none`` shows what missing qubits alone bend; the others add control errors,
+readout errors and flux offsets.
 
     python -m benchmarks.qpu_bias --topology zephyr:12 pegasus:16 --machine bundle random -o results.json
 """
@@ -58,7 +58,7 @@ class Row:
     flux_offset_phi0: float
     readout_flip: float
     gauges: int
-    holes: int
+    missing_qubits: int
     beta: float
     sweeps: int
     energy_shift: float
@@ -164,7 +164,7 @@ def measure(topology: str, name: str, noises: list[str], arguments: argparse.Nam
         flux_offset_phi0=0.0,
         readout_flip=0.0,
         gauges=1,
-        holes=0,
+        missing_qubits=0,
         beta=1.0,
         sweeps=REFERENCE_SWEEPS,
         **dict(zip(FIGURES, reference.compare(gibbs(arguments.rows, 2)), strict=True)),
@@ -189,7 +189,7 @@ def measure(topology: str, name: str, noises: list[str], arguments: argparse.Nam
                 flux_offset_phi0=config.flux_offset_phi0,
                 readout_flip=config.readout_flip,
                 gauges=arguments.gauges,
-                holes=made.holes or 0,
+                missing_qubits=made.missing_qubits or 0,
                 beta=made.beta or 0.0,
                 sweeps=sweeps,
                 **dict(zip(FIGURES, reference.compare(states), strict=True)),
@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help="write the rows as JSON")
     arguments = parser.parse_args()
     print(
-        f"{'topology':11}{'machine':9}{'noise':>9}{'holes':>6}{'beta':>7}{'sweeps':>7}{'energy shift':>17}"
+        f"{'topology':11}{'machine':9}{'noise':>9}{'lost':>6}{'beta':>7}{'sweeps':>7}{'energy shift':>17}"
         f"{'rms dm':>8}{'rms dc':>8}{'TV of E':>9}{'TV of up':>9}"
     )
     rows = []
@@ -233,7 +233,7 @@ def main() -> None:
             for row in measure(topology, name, arguments.noise, arguments):
                 rows.append(asdict(row))
                 print(
-                    f"{topology:11}{name[-8:]:9}{row.noise:>9}{row.holes:6d}{row.beta:7.3f}{row.sweeps:7d}"
+                    f"{topology:11}{name[-8:]:9}{row.noise:>9}{row.missing_qubits:6d}{row.beta:7.3f}{row.sweeps:7d}"
                     f"{row.energy_shift:9.3f} ± {row.energy_shift_error:.3f}{row.magnetisation_error:8.4f}"
                     f"{row.correlation_error:8.4f}{row.energy_variation:9.3f}{row.up_variation:9.3f}",
                     flush=True,

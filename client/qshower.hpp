@@ -94,7 +94,7 @@ struct Estimate {
   std::uint64_t reads = 0;
   std::uint64_t conditions = 0;
   std::uint64_t copies = 0;
-  std::uint64_t holes = 0;
+  std::uint64_t missing_qubits = 0;
   std::uint64_t cached = 0;
 };
 
@@ -193,7 +193,7 @@ class EstimateParser {
     estimate.reads = count(values, "reads");
     estimate.conditions = count(values, "conditions");
     estimate.copies = count(values, "copies");
-    estimate.holes = count(values, "holes");
+    estimate.missing_qubits = count(values, "missing_qubits");
     estimate.cached = count(values, "cached");
     return estimate;
   }

@@ -71,7 +71,7 @@ class Estimate:
         reads: reads of all of them.
         conditions: different conditions.
         copies: conditions side by side on the chip.
-        holes: spins of the model without a working qubit.
+        missing_qubits: spins of the model without a working qubit.
         cached: showers that cached reads would answer, at no cost; the other figures are for the rest.
     """
 
@@ -84,7 +84,7 @@ class Estimate:
     reads: int
     conditions: int
     copies: int
-    holes: int
+    missing_qubits: int
     cached: int
 
 

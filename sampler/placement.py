@@ -4,8 +4,8 @@ A qubit of either family is a segment: orientation u, a line (its perpendicular 
 are interchangeable) and a start along that line. On Zephyr the four k of one (u, w) may be permuted, on Pegasus the two
 k of one pair; translations, mirror images (Zephyr: all eight of the square, Pegasus: the one about the antidiagonal)
 and these permutations are automorphisms of the ideal graph, so any of them is as good a home for the machine. Among
-them the placement with the fewest and least important holes is chosen: a *hole* is a node without a qubit, a *missing
-edge* one whose two qubits work and whose coupler does not.
+them the placement with the fewest and least important unplaced nodes is chosen: an *unplaced* node has no qubit, a
+*missing edge* is one whose two qubits work and whose coupler does not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qshower.sampler.ideal_graph import TOPOLOGIES, Segments, Symmetry, Topology
 from qshower.sampler.machine import BoltzmannMachine
 
 _CONDITION_WEIGHT: Final = 0.1
-"""Cost of a hole whose spin is given, against one whose spin is drawn: folding it into its neighbours is exact."""
+"""Cost of an unplaced node whose spin is given, against one whose spin is drawn: it is folded exactly."""
 _EXAMINED: Final = 8
 """Number of best placements by missing qubits that are also judged by missing couplers."""
 
@@ -61,20 +61,20 @@ class Placement:
     """Where the nodes of a machine live on a working graph.
 
     Attributes:
-        qubit_of_node: (nodes,) int64, the qubit of each node, −1 for a hole or a node that needs none.
+        qubit_of_node: (nodes,) int64, the qubit of each node, −1 for a node that got or needs none.
         needed: (nodes,) bool, the nodes that want a qubit: all, or only the free ones where the condition is folded.
-        holes: (holes,) int64, needed nodes that got no qubit, ascending.
+        unplaced: (unplaced,) int64, needed nodes that got no qubit, ascending.
         missing_edges: (missing,) int64, indices of the edges between two placed nodes that have no coupler.
-        missing_qubits: (holes,) int64, ideal label of the qubit each hole lacks.
+        missing_qubits: (unplaced,) int64, ideal label of the qubit each of them lacks.
         missing_couplers: (missing, 2) int64, the pair of qubits each of ``missing_edges`` wants a coupler between.
         missing_share: of the Σ |J| between placed free nodes, the share whose coupler is missing; counted, not
             weighed, on an untrained machine. What a condition node lacks can be folded exactly, and is not in it.
-        cost: what was minimised; a hole of mean importance costs 1.
+        cost: what was minimised; an unplaced node of mean importance costs 1.
     """
 
     qubit_of_node: NDArray[np.int64]
     needed: NDArray[np.bool_]
-    holes: NDArray[np.int64]
+    unplaced: NDArray[np.int64]
     missing_edges: NDArray[np.int64]
     missing_qubits: NDArray[np.int64]
     missing_couplers: NDArray[np.int64]
@@ -82,13 +82,13 @@ class Placement:
     cost: float
 
     @property
-    def hole_fraction(self) -> float:
-        """Holes among the nodes that need a qubit."""
-        return float(self.holes.size) / max(1, int(np.count_nonzero(self.needed)))
+    def unplaced_fraction(self) -> float:
+        """Share of the nodes that need a qubit and got none."""
+        return float(self.unplaced.size) / max(1, int(np.count_nonzero(self.needed)))
 
     def within(self, limit: float) -> bool:
-        """Whether no more than the share ``limit`` of its nodes is holes, nor of its couplings is missing."""
-        return self.hole_fraction <= limit and self.missing_share <= limit
+        """Whether no more than the share ``limit`` of its nodes is unplaced, nor of its couplings is missing."""
+        return self.unplaced_fraction <= limit and self.missing_share <= limit
 
 
 def graph_mask(graph: WorkingGraph) -> NDArray[np.bool_]:
@@ -101,7 +101,7 @@ def graph_mask(graph: WorkingGraph) -> NDArray[np.bool_]:
 class PlacementSearch:
     """One machine on one chip: the costs of all placements for any set of free qubits.
 
-    ``weight`` is the cost of each needed node's hole, in the order of the labels that the search gives.
+    ``weight`` is the cost of leaving each needed node unplaced, in the order of the labels that the search gives.
     """
 
     def __init__(self, machine: BoltzmannMachine, graph: WorkingGraph, *, place_condition: bool) -> None:
@@ -271,7 +271,7 @@ class PlacementSearch:
         return Placement(
             qubit_of_node=qubits,
             needed=self._needed,
-            holes=self._nodes[~placed][lacking],
+            unplaced=self._nodes[~placed][lacking],
             missing_edges=self._edge_index[broken],
             missing_qubits=labels[~placed][lacking],
             missing_couplers=np.sort(labels[self._edges[broken]], axis=1),

@@ -33,7 +33,7 @@ class Provenance:
     beta_calibrated_at: str | None = None
     annealing_time_us: float | None = None
     gauges: int | None = None
-    holes: int | None = None
+    missing_qubits: int | None = None
     missing_couplers: int | None = None
     refine_sweeps: int | None = None
     condition_mode: ConditionMode | None = None

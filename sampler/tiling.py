@@ -22,14 +22,14 @@ def best_placements(
     *,
     copies: int = 1,
     place_condition: bool = False,
-    max_hole_fraction: float = 0.1,
+    max_missing_fraction: float = 0.1,
 ) -> tuple[Placement, ...]:
     """The best placement of ``machine``, or up to ``copies`` disjoint ones, best first.
 
     As ``placements_by_number``, of which this is the last.
     """
     return placements_by_number(
-        machine, graph, copies=copies, place_condition=place_condition, max_hole_fraction=max_hole_fraction
+        machine, graph, copies=copies, place_condition=place_condition, max_missing_fraction=max_missing_fraction
     )[-1]
 
 
@@ -39,7 +39,7 @@ def placements_by_number(
     *,
     copies: int,
     place_condition: bool = False,
-    max_hole_fraction: float = 0.1,
+    max_missing_fraction: float = 0.1,
 ) -> tuple[tuple[Placement, ...], ...]:
     """The best placement of ``machine``, the best two disjoint ones found, three, … and ``copies``, each best first.
 
@@ -48,7 +48,7 @@ def placements_by_number(
         graph: today's chip, of the same family and any size.
         copies: how many disjoint placements to look for; it ends earlier if no more stay below the limit.
         place_condition: whether condition nodes need qubits too; not so when the condition is folded into h.
-        max_hole_fraction: a placement is refused if more than this share of its nodes has no qubit, or if more than
+        max_missing_fraction: a placement is refused if more than this share of its nodes has no qubit, or if more than
             this share of the |J| between those that have one has no coupler.
 
     Raises:
@@ -58,11 +58,11 @@ def placements_by_number(
     search = PlacementSearch(machine, graph, place_condition=place_condition)
     active = graph_mask(graph)
     best = search.best(active)
-    _refuse_above(best, max_hole_fraction, graph)
+    _refuse_above(best, max_missing_fraction, graph)
     by_number: dict[int, tuple[Placement, ...]] = {1: (best,)}
     if copies > 1:
         for gap in (0, 1):
-            for number, tiling in _tilings(search, active, copies, max_hole_fraction, gap).items():
+            for number, tiling in _tilings(search, active, copies, max_missing_fraction, gap).items():
                 known = by_number.get(number)
                 if number > 1 and (known is None or _worst(tiling) < _worst(known)):
                     by_number[number] = tiling
@@ -75,13 +75,13 @@ def _worst(placements: tuple[Placement, ...]) -> tuple[float, float]:
 
 
 def _refuse_above(best: Placement, limit: float, graph: WorkingGraph) -> None:
-    """PlacementError if the best placement has too many holes or lacks too many couplers."""
+    """PlacementError if the best placement leaves too many nodes unplaced or lacks too many couplers."""
     if best.within(limit):
         return
     chip = f"{graph.family}:{graph.size} ({graph.graph_id})"
     qubits = tuple(best.missing_qubits.tolist())
     couplers = tuple((one, other) for one, other in best.missing_couplers.tolist())
-    if best.hole_fraction > limit:
+    if best.unplaced_fraction > limit:
         message = (
             f"the model needs {np.count_nonzero(best.needed)} qubits and its best placement on {chip} lacks "
             f"{len(qubits)}, more than {limit:.0%}; missing qubits: {_listed([str(qubit) for qubit in qubits])}"

@@ -117,7 +117,7 @@ class Estimate(BaseModel):
     reads: int = Field(description="Reads of all of them.")
     conditions: int = Field(description="Different conditions.")
     copies: int = Field(description="Conditions side by side on the chip.")
-    holes: int = Field(description="Spins of the model without a working qubit.")
+    missing_qubits: int = Field(description="Spins of the model without a working qubit.")
     cached: int = Field(description="Showers that cached reads answer; the other figures are for the rest.")
 
 

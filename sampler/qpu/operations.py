@@ -138,7 +138,7 @@ def estimate_shim(
 ) -> QpuEstimate:
     """What ``shim`` would take: a dry run that submits nothing and bills nothing.
 
-    All of the graph is programmed as it is, so there are no conditions, copies or holes.
+    All of the graph is programmed as it is, so there are no conditions, copies or missing qubits.
     """
     request = _shim_request(machine, options, deadline_s)
     info = access.find(request, access.terms(request).deadline)
@@ -153,7 +153,7 @@ def estimate_shim(
         reads=cost.reads,
         conditions=0,
         copies=0,
-        holes=0,
+        missing_qubits=0,
     )
 
 

@@ -22,7 +22,7 @@ def provenance_of(plan: Plan, calibration: Calibration, usage: Usage, sweeps: in
         beta_calibrated_at=calibration.calibrated_at,
         annealing_time_us=plan.options.annealing_time_us,
         gauges=max(programming.gauges for programming in plan.programmings),
-        holes=plan.holes,
+        missing_qubits=plan.missing_qubits,
         missing_couplers=plan.missing_couplers,
         refine_sweeps=sweeps,
         condition_mode=plan.options.condition_mode,

@@ -27,7 +27,7 @@ class QpuSampler:
 
     The machine is placed on today's working graph, (h, J)/beta_eff is programmed with the condition folded into h,
     several conditions side by side; nodes without a qubit are drawn from their conditional; and Gibbs sweeps over the
-    whole machine bring what noise and holes have bent back to the law. Not reproducible: a QPU takes no seed.
+    whole machine bring what noise and missing qubits have bent back to the law. Not reproducible: a QPU takes no seed.
 
     Building one opens no connection and starts no thread. Every draw is checked, paid for, and ends by its deadline.
 
@@ -51,8 +51,8 @@ class QpuSampler:
     def availability(self, machine: BoltzmannMachine) -> Availability:
         """Whether a solver that fits ``machine`` is online; an answer is kept for ``availability_ttl_s``.
 
-        ``detail`` holds solver, graph_id, holes and missing_couplers of the best place, copies, calibration, shim,
-        circuit, budget, and ``retry_after_s`` if it is not available.
+        ``detail`` holds solver, graph_id, missing_qubits and missing_couplers of the best place, copies, calibration,
+        shim, circuit, budget, and ``retry_after_s`` if it is not available.
         """
         return self.monitor.availability(machine)
 

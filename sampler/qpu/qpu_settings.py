@@ -52,7 +52,7 @@ class QpuSettings:
         variable=True,
     )
     max_copies: int = _set("Most conditions that are programmed side by side.", 4, 1, 64, variable=True)
-    max_hole_fraction: float = _set(
+    max_missing_fraction: float = _set(
         "Largest share of a model's spins without a qubit, and of its couplings' strength without a coupler; more is "
         "refused.",
         0.1,

@@ -26,14 +26,14 @@ class SolverStatus:
     Attributes:
         solver: its name.
         graph_id: its working graph.
-        holes: free nodes without a qubit at the best place.
+        missing_qubits: free nodes without a qubit at the best place.
         missing_couplers: couplings between placed free nodes that have no coupler there.
         copies: how many copies find room.
     """
 
     solver: str
     graph_id: str
-    holes: int
+    missing_qubits: int
     missing_couplers: int
     copies: int
 
@@ -191,7 +191,7 @@ class QpuMonitor:
         return SolverStatus(
             solver=info.name,
             graph_id=info.graph.graph_id,
-            holes=int(embeddings.single.unrealised.size),
+            missing_qubits=int(embeddings.single.unplaced.size),
             missing_couplers=embeddings.single.missing_couplers,
             copies=len(embeddings.copies),
         )

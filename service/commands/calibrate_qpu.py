@@ -95,7 +95,7 @@ def _print_estimate(bundle: Bundle, steps: dict[str, QpuEstimate]) -> None:
     table.add_row("problems", str(calibration.problems))
     table.add_row("reads", str(calibration.reads))
     table.add_row("copies", str(calibration.copies))
-    table.add_row("holes", str(calibration.holes))
+    table.add_row("missing qubits", str(calibration.missing_qubits))
     table.add_row("access time", _ms(calibration.access_time_us))
     if "shim" in steps:
         table.add_row("access time of both", _ms(_total_us(steps)))

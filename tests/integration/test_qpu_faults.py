@@ -494,7 +494,7 @@ def test_the_breaker_opens_and_one_probe_closes_it(
 def test_maintenance_brings_another_graph_and_a_new_placement(
     emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
 ) -> None:
-    sampler = make_sampler(max_hole_fraction=0.3)
+    sampler = make_sampler(max_missing_fraction=0.3)
     before = sampler.sample(request_of(machine, deadline_s=30.0)).provenance.graph_id
     emulator.arm("maintenance:1")
     with pytest.raises(SamplerUnavailableError):
@@ -518,7 +518,7 @@ def test_only_a_refused_problem_is_tried_again_on_another_graph(
 ) -> None:
     config = EmulatorConfig(topology="zephyr:2", defects=0.0, token=TOKEN, sweeps=32, maintenance_s=0.0)
     with EmulatorServer(config) as emulator:
-        settings = settings_for(emulator.endpoint, tmp_path, solver_check_s=600.0, max_hole_fraction=0.3)
+        settings = settings_for(emulator.endpoint, tmp_path, solver_check_s=600.0, max_missing_fraction=0.3)
         with QpuSampler(settings) as sampler:
             first = sampler.sample(request_of(machine, deadline_s=PATIENT_S)).provenance
             # A new graph, of which the sampler does not know yet; it is calibrated for beforehand, by another one.
@@ -540,7 +540,7 @@ def test_only_a_refused_problem_is_tried_again_on_another_graph(
 def test_calibrations_and_shims_are_measured_on_todays_graph(work: str, tmp_path: Path, machine) -> None:
     config = EmulatorConfig(topology="zephyr:2", defects=0.0, token=TOKEN, sweeps=32, maintenance_s=0.0)
     with EmulatorServer(config) as emulator:
-        settings = settings_for(emulator.endpoint, tmp_path, solver_check_s=600.0, max_hole_fraction=0.3)
+        settings = settings_for(emulator.endpoint, tmp_path, solver_check_s=600.0, max_missing_fraction=0.3)
         with QpuSampler(settings) as sampler:
             before = operations.calibrate(sampler.access, machine, np.ones((1, 4), dtype=np.int8)).graph_id
             # A new graph, of which the sampler does not know yet.

@@ -83,7 +83,7 @@ def test_draws_follow_the_law_of_every_condition(
     levels = np.array([[1, 1, -1, 1], [-1, 1, -1, -1]], dtype=np.int8)
     picks = np.arange(2 * ROWS) % 2
     batch = sampler.sample(request_of(machine, levels[picks], refine_sweeps=8, **options))
-    assert batch.provenance.holes == 0
+    assert batch.provenance.missing_qubits == 0
     for level in (0, 1):
         law = enumerate_law(machine, levels[level])
         assert chi_squared_excess(law, batch.spins[picks == level]) < 6
@@ -115,14 +115,14 @@ def test_holes_are_filled_so_that_the_law_holds_after_refinement(enumerate_law, 
     law = enumerate_law(machine, level)
     excess = {}
     config = EmulatorConfig(topology="zephyr:1", defects=0.2, beta=BETA, seed=11, sweeps=96)
-    settings_of = {"token": "any", "state_dir": tmp_path, "max_hole_fraction": 0.5, "calibration_reads": 2000}
+    settings_of = {"token": "any", "state_dir": tmp_path, "max_missing_fraction": 0.5, "calibration_reads": 2000}
     with (
         EmulatorServer(config) as server,
         QpuSampler(QpuSettings(endpoint=server.endpoint, **settings_of)) as sampler,  # type: ignore[arg-type]
     ):
         for sweeps in (0, 64):
             batch = sampler.sample(request_of(machine, np.tile(level, (ROWS, 1)), refine_sweeps=sweeps))
-            assert batch.provenance.holes
+            assert batch.provenance.missing_qubits
             excess[sweeps] = chi_squared_excess(law, batch.spins)
     assert excess[64] < 6
     assert excess[0] > excess[64]

@@ -47,7 +47,7 @@ def emulator() -> Iterator[EmulatorServer]:
 @pytest.fixture
 def sampler(emulator: EmulatorServer, tmp_path: Path) -> Iterator[QpuSampler]:
     settings = QpuSettings(
-        endpoint=emulator.endpoint, token="any", state_dir=tmp_path, calibration_reads=100, max_hole_fraction=0.3
+        endpoint=emulator.endpoint, token="any", state_dir=tmp_path, calibration_reads=100, max_missing_fraction=0.3
     )
     with QpuSampler(settings) as made:
         yield made
@@ -74,7 +74,7 @@ def test_missing_couplers_are_told(sampler: QpuSampler, emulator: EmulatorServer
     provenance = sampler.sample(request_of(machine, 2)).provenance
     detail = sampler.availability(machine).detail
     assert detail["missing_couplers"] == provenance.missing_couplers
-    assert detail["holes"] == provenance.holes
+    assert detail["missing_qubits"] == provenance.missing_qubits
     assert provenance.missing_couplers is not None
     assert provenance.missing_couplers > 0
 

@@ -89,7 +89,7 @@ def test_provenance_says_how_it_came_to_be(
     assert len(set(first.problem_ids)) == len(first.problem_ids) >= 4  # two of the calibration, two gauges
     assert first.annealing_time_us == 50.0
     assert (first.gauges, first.refine_sweeps, first.condition_mode, first.sweeps) == (2, 3, "fold", None)
-    assert first.holes is not None
+    assert first.missing_qubits is not None
     assert any("measured with this draw" in note for note in first.notes)
     assert first.qpu_timing_us is not None
     assert first.qpu_timing_us["qpu_access_time"] == pytest.approx(first.qpu_access_time_us)
@@ -287,7 +287,7 @@ def test_the_full_machine_has_the_energies_and_magnetisations_of_gibbs(topology:
     ):
         batch = sampler.sample(request)
         (calibration,) = operations.calibrations(sampler.access)
-    assert batch.provenance.holes
+    assert batch.provenance.missing_qubits
     # The temperature that fits best: errors of h and J make it a little hotter than the hidden one.
     assert abs(calibration.beta / 4.4 - 1) < 0.02 + 5 * calibration.beta_error / 4.4
     gibbs = GibbsSampler().sample(request)

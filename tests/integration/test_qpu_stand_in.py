@@ -222,7 +222,7 @@ def sampler_on(tmp_path: Path) -> Iterator[Callable[..., QpuSampler]]:
         thread.start()
         values = {"endpoint": f"http://127.0.0.1:{server.server_port}/api", "token": TOKEN, "state_dir": tmp_path}
         settings = QpuSettings(
-            **{**values, "max_hole_fraction": 0.3, "calibration_gauges": 8, "max_copies": 2, **changes}
+            **{**values, "max_missing_fraction": 0.3, "calibration_gauges": 8, "max_copies": 2, **changes}
         )
         opened.append((server, thread, QpuSampler(settings)))
         return opened[-1][2]

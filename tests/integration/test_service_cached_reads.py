@@ -130,7 +130,16 @@ def test_a_second_request_is_served_from_what_the_first_left(emulator, service_o
     told = second["provenance"]
     assert submitted(emulator) == before
     assert np.array(second["showers_mev"]).shape == (5, 6480)
-    for field in ("model", "sampler", "solver", "graph_id", "beta", "beta_calibrated_at", "annealing_time_us", "holes"):
+    for field in (
+        "model",
+        "sampler",
+        "solver",
+        "graph_id",
+        "beta",
+        "beta_calibrated_at",
+        "annealing_time_us",
+        "missing_qubits",
+    ):
         assert told[field] == first[field], field
     assert told["problem_ids"] == first["problem_ids"]
     assert told["qpu_timing_us"] == first["qpu_timing_us"]

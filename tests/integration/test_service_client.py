@@ -209,7 +209,7 @@ ESTIMATE = {
     "reads": 2,
     "conditions": 3,
     "copies": 4,
-    "holes": 5,
+    "missing_qubits": 5,
     "cached": 6,
 }
 

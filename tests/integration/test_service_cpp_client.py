@@ -45,7 +45,7 @@ int main(int, char** argument) {
       const qshower::Estimate one = client.estimate(request);
       std::cout << one.model << "|" << one.solver << "|" << one.graph_id << "|" << one.access_time_us << "|"
                 << one.calibration_us << "|" << one.problems << "|" << one.reads << "|" << one.conditions << "|"
-                << one.copies << "|" << one.holes << "|" << one.cached << "\n";
+                << one.copies << "|" << one.missing_qubits << "|" << one.cached << "\n";
     } catch (const qshower::Refused& refused) {
       std::cout << "refused " << refused.status << " " << refused.problem << "\n";
     } catch (const qshower::Error& error) {
@@ -191,7 +191,7 @@ def test_its_dry_run_is_python_s(ask, untrained_bundles, monkeypatch, tmp_path):
 
 def test_it_survives_bad_answers_to_a_dry_run(ask, answering):
     numbers = {"access_time_us": 1.5e3, "calibration_us": 0.0}
-    counts = dict.fromkeys(("problems", "reads", "conditions", "copies", "holes", "cached"), 3)
+    counts = dict.fromkeys(("problems", "reads", "conditions", "copies", "missing_qubits", "cached"), 3)
     whole = {"estimate": {"model": 'a "b" \\ \u00e9 \U0001f600', "solver": "S", "graph_id": "g", **numbers, **counts}}
 
     def told(text):

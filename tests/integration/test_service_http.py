@@ -81,7 +81,7 @@ def test_a_request_is_answered_in_order_with_provenance(client):
     ]  # fmt: skip
     for name in (
         "sweeps", "solver", "graph_id", "problem_ids", "num_reads", "beta", "beta_calibrated_at", "qpu_access_time_us",
-        "qpu_timing_us", "condition_mode", "threshold_mev", "elapsed_s", "holes", "refine_sweeps", "gauges",
+        "qpu_timing_us", "condition_mode", "threshold_mev", "elapsed_s", "missing_qubits", "refine_sweeps", "gauges",
         "annealing_time_us", "notes",
     ):  # fmt: skip
         assert name in provenance

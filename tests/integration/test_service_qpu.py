@@ -85,7 +85,7 @@ def test_showers_from_a_qpu(emulator_of, service_on, topology, model):
     assert len(provenance["problem_ids"]) >= 1
     assert provenance["beta"] == pytest.approx(4.0, rel=0.2)
     assert provenance["beta_calibrated_at"]
-    assert provenance["holes"] >= 0
+    assert provenance["missing_qubits"] >= 0
     assert provenance["refine_sweeps"] == 16
     assert provenance["condition_mode"] == "fold"
     assert provenance["qpu_access_time_us"] > 0

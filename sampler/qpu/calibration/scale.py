@@ -222,7 +222,7 @@ def amplifications(parts: Sequence[PartReads], energy_spread_kt: float) -> tuple
 
 
 def programmed_machine(reads: PartReads) -> BoltzmannMachine:
-    """The machine that was really programmed: holes and missing couplers left out, the condition folded in."""
+    """The machine that was really programmed: unplaced nodes and missing couplers left out, the condition folded in."""
     layout = reads.embedding.layout
     h = np.zeros(layout.machine.node_count)
     h[layout.nodes] = reads.fields * reads.factor

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qshower.sampler.gibbs.chains import refine
 from qshower.sampler.qpu.drawing.part_reads import PartReads
-from qshower.sampler.qpu.embedding.layout import draw_holes
+from qshower.sampler.qpu.embedding.layout import draw_unplaced
 from qshower.sampler.request import LatentRequest
 
 
@@ -50,7 +50,7 @@ def held_condition(request: LatentRequest, parts: Sequence[PartReads]) -> HeldCo
 def assemble(
     request: LatentRequest, parts: Sequence[PartReads], refine_sweeps: int, deadline: float
 ) -> NDArray[np.int8]:
-    """(rows, nodes) states: each row its own read, the condition set, holes drawn, then ``refine_sweeps`` sweeps."""
+    """(rows, nodes) states: each row its own read, the condition set, unplaced nodes drawn, then refined."""
     machine = request.machine
     spins = np.zeros((request.rows, machine.node_count), dtype=np.int8)
     for reads in parts:
@@ -58,9 +58,9 @@ def assemble(
         spins[np.ix_(rows, reads.embedding.layout.nodes)] = reads.spins[: rows.size]
         spins[np.ix_(rows, machine.condition_nodes)] = request.conditions[rows]
     for reads in parts:
-        rows, holes = reads.part.rows, reads.embedding.unrealised
-        if holes.size:
+        rows, unplaced = reads.part.rows, reads.embedding.unplaced
+        if unplaced.size:
             block = spins[rows]
-            draw_holes(machine, block, holes, request.streams[rows])
+            draw_unplaced(machine, block, unplaced, request.streams[rows])
             spins[rows] = block
     return refine(machine, spins, refine_sweeps, request.streams, deadline=deadline)

@@ -33,8 +33,8 @@ class Embedding:
         return cls(layout, CouplingLimits.of(info, layout.qubits[layout.ends]))
 
     @property
-    def unrealised(self) -> NDArray[np.int64]:
-        """(holes,) free nodes that have no qubit."""
+    def unplaced(self) -> NDArray[np.int64]:
+        """(unplaced,) free nodes that have no qubit."""
         placement = self.layout.placement
         return np.flatnonzero((placement.qubit_of_node < 0) & (self.layout.machine.partitions != 0))
 
@@ -50,7 +50,7 @@ class Embedding:
 class Embeddings:
     """Where a machine can be drawn: ``choices`` are one embedding, two disjoint ones, three, … as many as there are.
 
-    The more there are, the more holes the worst of them has.
+    The more there are, the more qubits the worst of them lacks.
     """
 
     choices: tuple[tuple[Embedding, ...], ...]
@@ -69,8 +69,8 @@ class Embeddings:
 class EmbeddingCache:
     """Embeddings by machine, graph and way of holding the condition. Safe to use from several threads."""
 
-    def __init__(self, max_copies: int, max_hole_fraction: float) -> None:
-        self._max_copies, self._max_hole_fraction = max_copies, max_hole_fraction
+    def __init__(self, max_copies: int, max_missing_fraction: float) -> None:
+        self._max_copies, self._max_missing_fraction = max_copies, max_missing_fraction
         self._lock = Lock()
         self._kept: OrderedDict[tuple[str, str, str, bool], Embeddings] = OrderedDict()
 
@@ -78,7 +78,7 @@ class EmbeddingCache:
         """Embeddings of ``machine`` on today's graph of ``info``.
 
         Raises:
-            PlacementError: it has none with few enough holes and missing couplers.
+            PlacementError: it has none with few enough missing qubits and couplers.
         """
         key = (*info.key, machine.fingerprint(), place_condition)
         with self._lock:
@@ -96,7 +96,7 @@ class EmbeddingCache:
             info.graph,
             copies=self._max_copies,
             place_condition=place_condition,
-            max_hole_fraction=self._max_hole_fraction,
+            max_missing_fraction=self._max_missing_fraction,
         )
         return Embeddings(
             tuple(

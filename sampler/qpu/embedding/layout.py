@@ -1,9 +1,9 @@
 """From a machine and its placement to the h and J that a QPU is programmed with, and back to whole states.
 
 Law: with the condition c on partition 0, the free spins follow P ∝ exp(−Σ h_eff,i s_i − Σ J_ij s_i s_j). A link that
-the hardware does not have (to a hole, to a qubit whose coupler is missing, to a condition node that was given no
-qubit) is folded into the field of its placed end: h_i ← h_i + J_ij m_j, where m_j is c_j for a condition node, which is
-exact, and a mean-field magnetisation otherwise, which is not: refinement repairs what that leaves.
+the hardware does not have (to an unplaced node, to a qubit whose coupler is missing, to a condition node that was given
+no qubit) is folded into the field of its placed end: h_i ← h_i + J_ij m_j, where m_j is c_j for a condition node, which
+is exact, and a mean-field magnetisation otherwise, which is not: refinement repairs what that leaves.
 """
 
 from __future__ import annotations
@@ -139,27 +139,27 @@ def mean_field(machine: BoltzmannMachine, conditions: NDArray[np.int8]) -> NDArr
     return means
 
 
-def draw_holes(
+def draw_unplaced(
     machine: BoltzmannMachine,
     spins: NDArray[np.int8],
-    holes: NDArray[np.int64],
+    unplaced: NDArray[np.int64],
     streams: NDArray[np.uint64],
 ) -> None:
-    """Draw the spins of ``holes`` in place in ``spins`` (rows, nodes), each from its conditional given the others.
+    """Draw the spins of the nodes ``unplaced`` in ``spins`` (rows, nodes), each from its conditional given the others.
 
-    Holes of one class are drawn together; a hole that is not drawn yet counts as 0 for the others. Row i uses random
+    Nodes of one class are drawn together; one that is not drawn yet counts as 0 for the others. Row i uses random
     numbers of its own stream only.
     """
-    if holes.size == 0:
+    if unplaced.size == 0:
         return
     neighbours, couplings = neighbour_table(machine)
-    uniform = np.stack([np.random.default_rng([*map(int, stream), 0x40]).random(holes.size) for stream in streams])
+    uniform = np.stack([np.random.default_rng([*map(int, stream), 0x40]).random(unplaced.size) for stream in streams])
     state = spins.astype(np.float64)
-    state[:, holes] = 0.0
+    state[:, unplaced] = 0.0
     for partition in range(PARTITION_COUNT):
-        picked = np.flatnonzero(machine.partitions[holes] == partition)
-        nodes = holes[picked]
+        picked = np.flatnonzero(machine.partitions[unplaced] == partition)
+        nodes = unplaced[picked]
         field = machine.h[nodes] + np.einsum("rnd,nd->rn", state[:, neighbours[nodes]], couplings[nodes])
         up = uniform[:, picked] < 1.0 / (1.0 + np.exp(2.0 * field))
         state[:, nodes] = np.where(up, 1.0, -1.0)
-    spins[:, holes] = state[:, holes].astype(np.int8)
+    spins[:, unplaced] = state[:, unplaced].astype(np.int8)

@@ -18,7 +18,7 @@ class QpuEstimate:
         reads: reads over all of them.
         conditions: distinct conditions.
         copies: conditions side by side on the chip.
-        holes: free nodes without a qubit, in the worst copy used.
+        missing_qubits: free nodes without a qubit, in the worst copy used.
     """
 
     solver: str
@@ -29,4 +29,4 @@ class QpuEstimate:
     reads: int
     conditions: int
     copies: int
-    holes: int
+    missing_qubits: int

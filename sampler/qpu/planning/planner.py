@@ -30,7 +30,7 @@ from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import LatentRequest, rows_by_condition
 
 COPIES_MUST_SAVE = 0.1
-"""Share of the access time that drawing on more copies must save to be worth their additional holes."""
+"""Share of the access time that drawing on more copies must save to be worth the qubits they lack beside."""
 FIRST_LOOK_READS = 100
 """Reads of a calibration's first programming, which only finds out about how hot the solver is."""
 
@@ -66,9 +66,9 @@ class Plan:
         return max(len(programming.parts) for programming in self.programmings)
 
     @property
-    def holes(self) -> int:
+    def missing_qubits(self) -> int:
         """Free nodes without a qubit, in the worst copy in use."""
-        return max(int(embedding.unrealised.size) for embedding in self.embeddings[: self.copies])
+        return max(int(embedding.unplaced.size) for embedding in self.embeddings[: self.copies])
 
     @property
     def missing_couplers(self) -> int:
@@ -109,7 +109,7 @@ class Planner:
 
     def __init__(self, settings: QpuSettings) -> None:
         self._settings = settings
-        self._embeddings = EmbeddingCache(settings.max_copies, settings.max_hole_fraction)
+        self._embeddings = EmbeddingCache(settings.max_copies, settings.max_missing_fraction)
 
     def embeddings(self, machine: BoltzmannMachine, info: SolverInfo, *, place_condition: bool) -> Embeddings:
         """Where ``machine`` lies on ``info``; PlacementError if it does not fit."""
@@ -194,7 +194,7 @@ def estimate_of_draw(plan: Plan, calibration: CalibrationPlan | None) -> QpuEsti
         reads=plan.reads,
         conditions=len(plan.conditions),
         copies=plan.copies,
-        holes=plan.holes,
+        missing_qubits=plan.missing_qubits,
     )
 
 
@@ -210,7 +210,7 @@ def estimate_of_calibration(plan: CalibrationPlan) -> QpuEstimate:
         reads=first.reads + measurement.reads,
         conditions=measurement.copies,
         copies=measurement.copies,
-        holes=measurement.holes,
+        missing_qubits=measurement.missing_qubits,
     )
 
 

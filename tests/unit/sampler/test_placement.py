@@ -36,7 +36,7 @@ def assert_valid(placement: Placement, machine: BoltzmannMachine, graph: Working
     placed = qubits >= 0
     assert np.isin(qubits[placed], graph.qubits).all()
     assert np.unique(qubits[placed]).size == placed.sum()
-    assert np.array_equal(placement.holes, np.flatnonzero(placement.needed & ~placed))
+    assert np.array_equal(placement.unplaced, np.flatnonzero(placement.needed & ~placed))
     assert not np.isin(placement.missing_qubits, qubits[placed]).any()
     couplers = set(map(tuple, graph.couplers.tolist()))
     lacking = [
@@ -80,30 +80,30 @@ def test_every_symmetry_maps_couplers_to_couplers(family: str, size: int, block:
 
 
 @pytest.mark.parametrize("topology", ["zephyr:12", "pegasus:16"])
-def test_a_perfect_chip_leaves_no_hole(topology: str) -> None:
+def test_a_perfect_chip_leaves_no_node_unplaced(topology: str) -> None:
     machine = compact_lattice(topology.split(":")[0])
     graph = working_graph(topology)
     (placement,) = best_placements(machine, graph, place_condition=True)
     assert_valid(placement, machine, graph)
-    assert placement.holes.size == placement.missing_edges.size == 0
+    assert placement.unplaced.size == placement.missing_edges.size == 0
     assert placement.cost == 0.0
 
 
 @pytest.mark.parametrize(
-    ("topology", "lost", "most_holes"),
-    # Upper ends of the numbers of holes seen on random defects without the freedom of line permutations.
+    ("topology", "lost", "most_unplaced"),
+    # Upper ends of the numbers of unplaced nodes seen on random defects without the freedom of line permutations.
     [("zephyr:12", 0.046, 55), ("zephyr:12", 0.03, 34), ("pegasus:16", 0.0023, 2)],
 )
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_random_defects_leave_few_holes(topology: str, lost: float, most_holes: int, seed: int) -> None:
+def test_random_defects_leave_few_nodes_unplaced(topology: str, lost: float, most_unplaced: int, seed: int) -> None:
     machine = trained(compact_lattice(topology.split(":")[0]), seed)
     graph = working_graph(topology, seed, lost, 0.002)
     (whole,) = best_placements(machine, graph, place_condition=True)
     (folded,) = best_placements(machine, graph)
     assert_valid(whole, machine, graph)
     assert_valid(folded, machine, graph)
-    assert whole.holes.size <= most_holes
-    assert folded.holes.size <= whole.holes.size
+    assert whole.unplaced.size <= most_unplaced
+    assert folded.unplaced.size <= whole.unplaced.size
     assert (folded.qubit_of_node[machine.condition_nodes] == -1).all()
 
 
@@ -115,7 +115,7 @@ def test_four_disjoint_copies_fit_a_full_chip(topology: str) -> None:
     assert len(copies) == 4
     for placement in copies:
         assert_valid(placement, machine, graph)
-        assert placement.hole_fraction <= 0.1
+        assert placement.unplaced_fraction <= 0.1
     used = np.concatenate([placement.qubit_of_node[placement.qubit_of_node >= 0] for placement in copies])
     assert np.unique(used).size == used.size
     assert [p.cost for p in copies] == sorted(p.cost for p in copies)
@@ -135,7 +135,7 @@ def test_copies_share_what_lies_between_them_evenly(lost: float) -> None:
         assert np.unique(used).size == used.size
         costs = [placement.cost for placement in some]
         assert costs == sorted(costs)
-    worst = [max(placement.holes.size for placement in some) for some in numbers]
+    worst = [max(placement.unplaced.size for placement in some) for some in numbers]
     assert worst == sorted(worst)
     # One after the other in the same order the fourth would lack 36 on an ideal chip.
     assert worst[3] - worst[0] <= 24
@@ -145,7 +145,7 @@ def test_copies_share_what_lies_between_them_evenly(lost: float) -> None:
         assert costs[-1] - costs[0] < 2.0
 
 
-def test_the_least_important_node_becomes_the_hole() -> None:
+def test_the_least_important_node_is_left_unplaced() -> None:
     machine = compact_lattice("zephyr", nodes_per_partition=12, chip_size=1)
     assert machine.node_count == 48
     whole = working_graph("zephyr:1")
@@ -163,18 +163,18 @@ def test_the_least_important_node_becomes_the_hole() -> None:
         h = np.ones(machine.node_count, dtype=np.float32)
         h[weak] = 0.0
         (placement,) = best_placements(machine.with_parameters(h, j), graph, place_condition=True)
-        assert placement.holes.size == 1
+        assert placement.unplaced.size == 1
         strengths = h + np.bincount(machine.edges.ravel(), minlength=machine.node_count) * 0.1
-        hole = strengths[placement.holes[0]] * (0.1 if machine.partitions[placement.holes[0]] == 0 else 1.0)
-        assert hole <= strengths[weak] + 1e-6
+        importance = strengths[placement.unplaced[0]] * (0.1 if machine.partitions[placement.unplaced[0]] == 0 else 1.0)
+        assert importance <= strengths[weak] + 1e-6
 
 
 def test_a_missing_coupler_is_avoided_or_named() -> None:
     machine = trained(compact_lattice("pegasus", nodes_per_partition=10))
     graph = working_graph("pegasus:16", 5, 0.0, 0.2)
-    (placement,) = best_placements(machine, graph, max_hole_fraction=0.25)
+    (placement,) = best_placements(machine, graph, max_missing_fraction=0.25)
     assert_valid(placement, machine, graph)
-    assert placement.holes.size == 0
+    assert placement.unplaced.size == 0
     assert 0 < placement.missing_edges.size < 0.25 * len(machine.edges)
 
 
@@ -185,7 +185,7 @@ def test_placements_are_valid_whatever_the_defects(topology: str, seed: int, qub
     graph = working_graph(topology, seed, qubits, couplers)
     for place_condition in (False, True):
         for placement in best_placements(
-            machine, graph, copies=3, place_condition=place_condition, max_hole_fraction=1.0
+            machine, graph, copies=3, place_condition=place_condition, max_missing_fraction=1.0
         ):
             assert_valid(placement, machine, graph)
 
@@ -237,20 +237,20 @@ def test_couplings_count_by_their_strength_and_copies_obey_the_limit_too() -> No
     j = np.full(len(machine.edges), 0.2, dtype=np.float32)
     with pytest.raises(PlacementError, match="missing couplers"):
         best_placements(machine.with_parameters(h, j), lacking)
-    (placement,) = best_placements(machine.with_parameters(h, j), lacking, max_hole_fraction=1.0)
+    (placement,) = best_placements(machine.with_parameters(h, j), lacking, max_missing_fraction=1.0)
     weak = j.copy()
     weak[placement.missing_edges] = 1e-4
     (placement,) = best_placements(machine.with_parameters(h, weak), lacking)
     assert placement.missing_edges.size
     assert placement.missing_share < 0.01
-    for some in placements_by_number(trained(machine), lacking, copies=4, max_hole_fraction=0.6):
+    for some in placements_by_number(trained(machine), lacking, copies=4, max_missing_fraction=0.6):
         assert all(one.missing_share <= 0.6 for one in some)
 
 
 def test_on_an_untrained_lattice_couplings_are_counted() -> None:
     machine = compact_lattice("zephyr", nodes_per_partition=12, chip_size=1)
     graph = working_graph("zephyr:1", 3, 0.0, 0.2)
-    (placement,) = best_placements(machine, graph, max_hole_fraction=1.0)
+    (placement,) = best_placements(machine, graph, max_missing_fraction=1.0)
     inner = np.count_nonzero((machine.partitions[machine.edges] != 0).all(axis=1))
     assert placement.missing_share == pytest.approx(placement.missing_edges.size / inner)
     assert placement.missing_edges.size

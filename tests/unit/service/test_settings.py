@@ -117,8 +117,8 @@ OF_QPU = [name for name in LIMITS if name in type(load_settings().on_qpu).model_
 def test_an_operator_can_set_the_qpu():
     needed = {
         "flux_bias_phi0", "annealing_time_us", "gauges", "refine_sweeps", "min_rescale", "max_copies",
-        "max_hole_fraction", "request_cap_us", "daily_budget_us", "deadline_s", "request_timeout_s", "drift_tolerance",
-        "calibration_reads", "calibration_gauges", "calibration_access_us", "calibration_spread_kt",
+        "max_missing_fraction", "request_cap_us", "daily_budget_us", "deadline_s", "request_timeout_s",
+        "drift_tolerance", "calibration_reads", "calibration_gauges", "calibration_access_us", "calibration_spread_kt",
         "calibration_max_age_s", "max_condition_errors",
     }  # fmt: skip
     assert needed == set(OF_QPU)

@@ -18,7 +18,7 @@ def qpu(problem, access=100.0, **changes):
         "problem_ids": (problem,),
         "num_reads": 10,
         "beta": 4.0,
-        "holes": 3,
+        "missing_qubits": 3,
         "qpu_access_time_us": access,
         "qpu_timing_us": {"qpu_access_time": access},
         "notes": ("stale",),
@@ -50,11 +50,15 @@ def test_parts_that_agree_are_told_once():
 
 
 def test_parts_that_differ_become_groups():
-    parts = [DrawnRows(0, 5, 1.0, qpu("a")), DrawnRows(5, 6, 1.0, qpu("b")), DrawnRows(6, 9, 1.0, qpu("c", holes=4))]
+    parts = [
+        DrawnRows(0, 5, 1.0, qpu("a")),
+        DrawnRows(5, 6, 1.0, qpu("b")),
+        DrawnRows(6, 9, 1.0, qpu("c", missing_qubits=4)),
+    ]
     answer = provenance_json(ORIGIN, parts, TIMES)
-    assert answer["holes"] is None
+    assert answer["missing_qubits"] is None
     assert answer["solver"] == "S"
-    assert answer["groups"] == [{"rows": [0, 6], "holes": 3}, {"rows": [6, 9], "holes": 4}]
+    assert answer["groups"] == [{"rows": [0, 6], "missing_qubits": 3}, {"rows": [6, 9], "missing_qubits": 4}]
 
 
 def test_a_shared_programming_counts_by_its_share():

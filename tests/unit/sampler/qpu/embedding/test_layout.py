@@ -12,7 +12,7 @@ from qshower.sampler.errors import InvalidInputError, ProblemRangeError, Sampler
 from qshower.sampler.lattice import compact_lattice, ideal_graph
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.embedding.embedding import EmbeddingCache
-from qshower.sampler.qpu.embedding.layout import Layout, draw_holes, mean_field
+from qshower.sampler.qpu.embedding.layout import Layout, draw_unplaced, mean_field
 from qshower.sampler.qpu.embedding.ranges import CouplingLimits, checked_factor, widest_beta
 from qshower.sampler.qpu.ocean.problems import Problem, ising_energies, verified
 from qshower.sampler.qpu.ocean.solver import SolverInfo, solver_info
@@ -59,7 +59,7 @@ def small_machine(seed: int = 0, spread: float = 0.4) -> BoltzmannMachine:
 
 
 def layout_of(machine: BoltzmannMachine, info: SolverInfo, *, place_condition: bool = False) -> Layout:
-    (placement,) = best_placements(machine, info.graph, place_condition=place_condition, max_hole_fraction=1.0)
+    (placement,) = best_placements(machine, info.graph, place_condition=place_condition, max_missing_fraction=1.0)
     return Layout.of(machine, placement)
 
 
@@ -89,8 +89,8 @@ def test_a_condition_node_without_a_qubit_is_folded_exactly_in_flux_bias_mode() 
     taken = sorted(set(ideal_graph("zephyr:1")) - set(whole.qubits.tolist()))
     lost = (*taken, int(whole.qubits[np.flatnonzero(machine.partitions[whole.nodes] == 0)[0]]))
     layout = layout_of(machine, solver_info(made_up_solver("zephyr:1", lost)), place_condition=True)
-    assert layout.placement.holes.size == 1
-    if machine.partitions[layout.placement.holes[0]] == 0:
+    assert layout.placement.unplaced.size == 1
+    if machine.partitions[layout.placement.unplaced[0]] == 0:
         assert not layout.needs_mean_field
         states = some_states(machine, 30)
         states[:, machine.condition_nodes] = states[0, machine.condition_nodes]
@@ -113,20 +113,20 @@ def test_mean_field_solves_its_own_equations_and_holds_the_condition() -> None:
         assert np.allclose(row[machine.free_nodes], -np.tanh(field[machine.free_nodes]), atol=5e-3)
 
 
-def test_a_hole_is_drawn_from_its_conditional_and_from_its_own_stream() -> None:
+def test_an_unplaced_node_is_drawn_from_its_conditional_and_from_its_own_stream() -> None:
     machine = small_machine(2, 0.5)
-    hole = int(machine.free_nodes[4])
+    unplaced = int(machine.free_nodes[4])
     spins = np.tile(some_states(machine, 1), (20_000, 1))
     streams = streams_of(9, 20_000)
     drawn = spins.copy()
-    draw_holes(machine, drawn, np.array([hole]), streams)
+    draw_unplaced(machine, drawn, np.array([unplaced]), streams)
     up, down = spins[:1].copy(), spins[:1].copy()
-    up[0, hole], down[0, hole] = 1, -1
+    up[0, unplaced], down[0, unplaced] = 1, -1
     probability = 1 / (1 + np.exp(machine.energies(up)[0] - machine.energies(down)[0]))
     # Five standard deviations: a false alarm in two million.
-    assert abs((drawn[:, hole] > 0).mean() - probability) < 5 * np.sqrt(0.25 / 20_000)
+    assert abs((drawn[:, unplaced] > 0).mean() - probability) < 5 * np.sqrt(0.25 / 20_000)
     alone = spins[7:8].copy()
-    draw_holes(machine, alone, np.array([hole]), streams[7:8])
+    draw_unplaced(machine, alone, np.array([unplaced]), streams[7:8])
     assert np.array_equal(alone[0], drawn[7])
 
 
