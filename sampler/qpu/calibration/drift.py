@@ -1,4 +1,8 @@
-"""Whether a solver's temperature still is what it was at its calibration, from the reads of the draws since."""
+"""Whether a solver's temperature still is what it was at its calibration, from the reads of the draws since.
+
+By a score test: Rao, Large Sample Tests of Statistical Hypotheses Concerning Several Parameters, Proceedings of the
+Cambridge Philosophical Society 44 (1948).
+"""
 
 from __future__ import annotations
 

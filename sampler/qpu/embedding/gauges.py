@@ -16,6 +16,9 @@ Not all is mended by that. The errors of couplers inside tied spins do not avera
 have one column do so over sets only, like one over the root of their number. These are some couplers of tied spins,
 and on Zephyr about a tenth of the idle couplers between copies, for which three columns are too few (nothing is left
 with seven, in sets of eight gauges). Of a last set that is not whole errors cancel in part.
+
+Source of spin-reversal gauges: Boixo et al., Evidence for Quantum Annealing with More than One Hundred Qubits, Nature
+Physics 10 (2014). Sets of four and their columns are this project's.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ regression: given its neighbours, a spin follows P(s_i | s) ∝ exp(−s_i (a_i 
 graph does, so indirect paths between i and j do not blur K_ij as they blur a correlation. The slope of K on the
 programmed J is the chip's β, and the mean of K_ij over programmings, divided by β, is what the coupler is off by. It is
 known to within noise only, so that part of it is made up for which the offsets' spread has of the spread seen.
+
+Source of the regression: Ravikumar, Wainwright and Lafferty, High-Dimensional Ising Model Selection Using
+l1-Regularized Logistic Regression, Annals of Statistics 38 (2010), here without the penalty, as the graph is known.
 """
 
 from __future__ import annotations

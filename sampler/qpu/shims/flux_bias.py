@@ -8,6 +8,9 @@ corrects them. No constant of the chip is needed.
 Half the sum of a pair is the offset, half its difference shows how much of that is noise: sampling, and errors that are
 new with each programming. What is made up for is the expectation given both, σ²/(σ² + noise) of the offset seen, with σ
 the spread of the chip's own offsets. So a shim takes away more than it adds, whatever the chip.
+
+Source of flux-bias shims: Chern et al., Tutorial: Calibration Refinement in Quantum Annealing, Frontiers in Computer
+Science 5 (2023), which finds them in many small steps.
 """
 
 from __future__ import annotations
