@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, hardswish, pad
 
 from qshower.model.inverse_transforms import (
-    LEAST_CELL,
     LEAST_REMAINING,
     affine,
     mixture_values,
@@ -134,8 +133,7 @@ class Profile(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """ln p of E_tot, and of the layers' energies and counts, each (rows,).
 
-        ``cells``: lowest and highest ln share of each layer, (rows, L) each, within which the showers' shares lie. A
-        share is never drawn above what the layers before it have left, but in a cell that lies above that.
+        ``cells``: lowest and highest x (``share_cells``) of each layer, (rows, L) each, within which the showers' lie.
         """
         total = self.response_law(energy, code).log_density(RESPONSE_SCALE * view.log_response)
         energy_outputs, count_outputs = self.outputs(energy, layer_code, view)
@@ -144,9 +142,8 @@ class Profile(nn.Module):
         share_law = NormalMixture.from_outputs(energy_outputs[..., 1:])
         share = share_law.log_density(view.log_share)
         if cells is not None:
-            low, high = cells
             spent = (view.log_share.exp() * filled).cumsum(dim=1) - view.log_share.exp() * filled
-            high = torch.maximum(torch.minimum(high, _remaining(spent)), low + LEAST_CELL)
+            low, high = (bound + _remaining(spent) for bound in cells)
             share = share - share_law.log_mass(low, high)
         count_law = NormalMixture.from_outputs(count_outputs)
         count = count_log_probability(count_law, view.count.clamp_min(1.0), self.highest)
@@ -162,8 +159,8 @@ class Profile(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """ln(E_tot/E_inc) (rows,), ln shares and counts (rows, L) each; uniforms (drawn, 1 + 3L), drawn ≤ rows.
 
-        ``cells``: lowest and highest ln share of each layer, (drawn, L) each, within which shares are drawn. The shares
-        are as drawn: they sum to 1 only as nearly as the chain has learned. Rows beyond ``drawn`` are 0.
+        ``cells``: lowest and highest x (``share_cells``) of each layer, (drawn, L) each, within which it is drawn.
+        The shares are as drawn: they sum to 1 only as nearly as the chain has learned. Rows beyond ``drawn`` are 0.
         """
         rows, drawn = len(code), len(uniforms)
         log_response = torch.zeros(rows)

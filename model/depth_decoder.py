@@ -7,12 +7,12 @@
 
 b are the bits of a ``ShowerCode``, those of a layer seen by that layer and its neighbours alone; they lie on the
 latent's spins ``visible``, the other free spins are hidden. ``Profile`` (``model.decoder``) draws E_tot, the layers'
-energies e_l and their numbers of hits n_l; where the first bits of a layer name a cell of its share of E_tot
-(``share_cells``), the share is drawn from within it. Then, layer by layer, a hit logit for every voxel comes from the
-layer's own bits, its energy and those of its neighbours, and from *fields*: linear maps of ln(1 + E_v / 0.2 MeV) of the
-voxels of the last layer, of the one before it, and of an average over all layers before that forgets by 1/4 a layer. A
-field has a window of two angular bins on either side and the 0th, 1st and 2nd angular harmonics of every ring. n_l hits
-are drawn by Pareto sampling.
+energies e_l and their numbers of hits n_l; where the first bits of a layer name a cell of its share of what the layers
+before have left of E_tot (``share_cells``), the share is drawn from within it. Then, layer by layer, a hit logit for
+every voxel comes from the layer's other bits, its energy and those of its neighbours, and from *fields*: linear maps of
+ln(1 + E_v / 0.2 MeV) of the voxels of the last layer, of the one before it, and of an average over all layers before
+that forgets by 1/4 a layer. A field has a window of two angular bins on either side and the 0th, 1st and 2nd angular
+harmonics of every ring. n_l hits are drawn by Pareto sampling.
 
 Energies break a stick. With t the threshold, the layer's hits share x = e_l - n_l t in the order ring by ring; hit k of
 those left (m of them, that share the rest R) takes t + f R with f in (0, 1), and
@@ -49,8 +49,8 @@ FORGET = 0.25
 WINDOW = 2
 BITS_WINDOW, PROFILE_BITS_WINDOW, NEAR_LAYERS = 1, 2, 2
 STICK_VALUES = 7
-SHARES = (-30.0, 1.0)
-"""Between which every ln share of a layer lies."""
+SHARES = (-30.0, 0.0)
+"""Between which every x lies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class DepthDecoder(nn.Module):
         return latent[:, self.visible.flatten()].view(-1, *self.visible.shape)
 
     def cells(self, bits: Tensor, incident_energies: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Lowest and highest ln share of each layer, (rows, L) each, that its bits allow; None if none name a cell."""
+        """Lowest and highest x (``share_cells``) that the bits allow, (rows, L) each; None if none name a cell."""
         named = self.shape.share_bits
         if not named:
             return None

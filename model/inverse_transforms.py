@@ -19,8 +19,6 @@ Floats = NDArray[np.float32]
 LOWEST_UNIFORM = np.float32(1e-7)
 LOWEST_LOG, HIGHEST_LOG = np.float32(-12.0), np.float32(8.0)
 LEAST_REMAINING = 1e-3
-LEAST_CELL = 0.02
-"""Width of a cell of ln shares, at least, where the layers before have left less than it asks for."""
 HIGHEST_LOGIT = np.float32(60.0)
 LEAST_MASS = 1e-100
 DEEP_TAIL = 1e-6
@@ -170,7 +168,7 @@ def profile_chain(
     The same maps as ``qshower.model.decoder.Profile.log_likelihood``, one layer after another: ``layer_code`` (rows, L,
     code), ``shared`` (rows, energy features and scaled response), weights (L, inputs, outputs), biases (L, 1, outputs),
     ``highest`` (L,), ``uniforms`` (rows, L, 3): hit at all, energy, number of hits. ``low`` and ``high`` (rows, L)
-    bound the ln shares; without rows they are unbounded.
+    bound the ln shares of what is left; without rows they are unbounded.
     """
     bounded = low.shape[0] > 0
     rows, layers, codes = layer_code.shape
@@ -201,8 +199,8 @@ def profile_chain(
         if bounded:
             for row in range(rows):
                 left = log(max(_ONE - spent[row], np.float32(0)) + np.float32(LEAST_REMAINING))
-                least = max(low[row, layer], np.float32(empty + 1))
-                most = max(min(high[row, layer], left), least + np.float32(LEAST_CELL))
+                least = max(low[row, layer] + left, np.float32(empty + 1))
+                most = max(min(high[row, layer], np.float32(0)) + left, least)
                 drawn_shares[row] = bounded_mixture(energy_laws[1:, row], uniforms[row, layer, 1], least, most)
         else:
             mixture_values(energy_laws[1:], uniforms[:, layer, 1].copy(), drawn_shares)

@@ -1,6 +1,12 @@
-"""Cells of a layer's energy share: equal parts of its law at given incident energy, named by a few bits.
+"""Cells of a layer's share of the energy: equal parts of its law at given incident energy, named by a few bits.
 
-With x = ln(E_layer / E_tot) and t = ln(E_inc / 10^4.5 MeV) the borders of a layer's cells are polynomials of t::
+The share is that of the energy which the layers before have left::
+
+    x = ln( share_l / (1 - sum of share_k over k < l, plus 0.001) ),   share_l = E_l / E_tot
+
+so that layers drawn one after another from any cells have the right sum, and what neighbouring layers have in common
+is of one sign: a late shower leaves small shares of what is left to all layers up to its maximum. With
+t = ln(E_inc / 10^4.5 MeV) the borders of a layer's cells are polynomials of t::
 
     c_k(t) = sum_p c_kp t^p,  p = 0..3,  t held within the layer's ``span``
 
@@ -17,6 +23,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from qshower.model.inverse_transforms import LEAST_REMAINING
 from qshower.sampler.errors import InvalidInputError
 
 POWERS = 4
@@ -24,6 +31,7 @@ REFERENCE_MEV = 10**4.5
 WINDOWS = 20
 """Of incident energy, in which the borders are measured; each reaches as far again into its neighbours."""
 LEAST_ROWS = 50
+LEAST_SHARE = 1e-9
 
 Doubles = NDArray[np.float64]
 Spins = NDArray[np.int8]
@@ -57,18 +65,20 @@ class ShareCells:
     def fitted(
         cls,
         cells: int,
-        log_share: Doubles,
+        shares: Doubles,
         filled: NDArray[np.bool_],
         energies_mev: Doubles,
         weights: Doubles,
         given_energy: float = 1.0,
     ) -> Self:
-        """Borders between ``cells`` equal parts of ``log_share`` (rows, L), of the layers that are ``filled``.
+        """Borders between ``cells`` equal parts of each layer's law, of the layers that are ``filled``.
+
+        Of ``shares`` (rows, L) of the total energy, at incident energies (rows,), with ``weights`` (rows,).
 
         ``given_energy`` g: the borders used at E_inc are those measured at 10^4.5 MeV (E_inc / 10^4.5 MeV)^g. With 1
         the cells say nothing of the incident energy, with less they say a little.
         """
-        layers = log_share.shape[1]
+        layers, values = shares.shape[1], log_of_rest(shares)
         t = np.log(energies_mev / REFERENCE_MEV)
         terms = np.zeros((layers, cells - 1, POWERS))
         span = np.zeros((layers, 2))
@@ -84,10 +94,10 @@ class ShareCells:
                 near = rows[np.abs(t[rows] - middle) <= reach]
                 if len(near) >= LEAST_ROWS:
                     places.append(np.average(t[near], weights=weights[near]))
-                    borders.append(weighted_quantiles(log_share[near, layer], weights[near], levels))
+                    borders.append(weighted_quantiles(values[near, layer], weights[near], levels))
                     counts.append(len(near))
             if not places:
-                terms[layer, :, 0] = weighted_quantiles(log_share[rows, layer], weights[rows], levels)
+                terms[layer, :, 0] = weighted_quantiles(values[rows, layer], weights[rows], levels)
                 continue
             degree = min(POWERS, 1 + len(places) // 3)
             root = np.sqrt(counts)[:, None]
@@ -107,15 +117,15 @@ class ShareCells:
         found: Doubles = np.maximum.accumulate(np.einsum("nlp,lkp->nlk", powers, self.terms), axis=2)
         return found
 
-    def bits(self, log_share: Doubles, energies_mev: Doubles) -> Spins:
+    def bits(self, shares: Doubles, energies_mev: Doubles) -> Spins:
         """(rows, L, bits_per_layer) of -1 and +1 of shares (rows, L), whether the layers are filled or not."""
-        cell = (log_share[:, :, None] > self.borders(energies_mev)).sum(axis=2)
+        cell = (log_of_rest(shares)[:, :, None] > self.borders(energies_mev)).sum(axis=2)
         places = np.arange(self.bits_per_layer - 1, -1, -1)
         found: Spins = (((cell[:, :, None] >> places) & 1) * 2 - 1).astype(np.int8)
         return found
 
     def limits(self, bits: Spins | NDArray[np.float32], energies_mev: Doubles) -> tuple[Doubles, Doubles]:
-        """Lowest and highest ln share, (rows, L) each, of the cells that ``bits`` (rows, L, bits_per_layer) name."""
+        """Lowest and highest x, (rows, L) each, of the cells that ``bits`` (rows, L, bits_per_layer) name."""
         borders = self.borders(energies_mev)
         places = np.arange(self.bits_per_layer - 1, -1, -1)
         cell = ((bits > 0).astype(np.int64) << places).sum(axis=2)
@@ -123,6 +133,13 @@ class ShareCells:
         bounds = np.concatenate([-ends, borders, ends], axis=2)
         low, high = (np.take_along_axis(bounds, cell[:, :, None] + side, axis=2)[:, :, 0] for side in (0, 1))
         return low, high
+
+
+def log_of_rest(shares: Doubles) -> Doubles:
+    """The module's x of shares (rows, L) of the total energy."""
+    rest = np.maximum(1 - (shares.cumsum(axis=1) - shares), 0.0)
+    found: Doubles = np.log(np.maximum(shares, LEAST_SHARE)) - np.log(rest + LEAST_REMAINING)
+    return found
 
 
 def weighted_quantiles(values: Doubles, weights: Doubles, levels: Doubles) -> Doubles:

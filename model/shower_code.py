@@ -142,7 +142,9 @@ class ShowerCode:
         share = None
         if share_cells:
             shares, own = observe(("share",), grid, showers, 0)
-            share = ShareCells.fitted(share_cells, shares[:, :, 0], own > 0, energies_mev, weights, share_given_energy)
+            share = ShareCells.fitted(
+                share_cells, np.exp(shares[:, :, 0]) * (own > 0), own > 0, energies_mev, weights, share_given_energy
+            )
         return cls(tuple(observables), terms, reach, share)
 
     def bits(self, grid: Grid, energies_mev: Doubles, showers: NDArray[np.float32]) -> NDArray[np.int8]:
@@ -159,7 +161,8 @@ class ShowerCode:
             found[part, :, first:] = np.where(values > border, 1, -1) * (hits > 0)[:, :, None]
             if self.share is not None:
                 shares, own = observe(("share",), grid, showers[part], 0)
-                found[part, :, :first] = self.share.bits(shares[:, :, 0], energies_mev[part]) * (own > 0)[:, :, None]
+                named = self.share.bits(np.exp(shares[:, :, 0]) * (own > 0), energies_mev[part])
+                found[part, :, :first] = named * (own > 0)[:, :, None]
         return found
 
 

@@ -7,7 +7,7 @@ import torch
 from qshower.model.decoder import ShowerView
 from qshower.model.depth_decoder import DepthDecoder
 from qshower.model.depth_kernels import broken_stick
-from qshower.model.inverse_transforms import LEAST_CELL, LEAST_REMAINING, bounded_mixture
+from qshower.model.inverse_transforms import LEAST_REMAINING, bounded_mixture
 from qshower.model.layers import DecoderShape, energy_features
 from qshower.model.likelihood import NormalMixture
 from qshower.sampler.errors import InvalidInputError
@@ -89,12 +89,11 @@ def test_shares_are_drawn_from_the_cells_that_the_bits_name() -> None:
         )
     filled = count > 0
     share = log_share.exp() * filled
-    left = (1 - (share.cumsum(dim=1) - share)).clamp_min(0)
-    assert (filled & (left < share)).any()
-    inside = (log_share >= low - 1e-5) & (log_share <= high + 1e-5)
-    # A share is no more than is left, unless all of its cell is.
-    most = torch.maximum((left + LEAST_REMAINING).log(), low + LEAST_CELL)
-    assert ((log_share <= most + 1e-5) & (inside | (most >= high)))[filled].all()
+    x = log_share - ((1 - (share.cumsum(dim=1) - share)).clamp_min(0) + LEAST_REMAINING).log()
+    assert filled.any()
+    assert ((x >= low - 1e-4) & (x <= high + 1e-4))[filled & (log_share > -13 + 1e-4)].all()
+    # Whatever the cells, no more is given away than there is, but for the thousandth at the end of a shower.
+    assert share.sum(dim=1).max() < 1 + 6 * LEAST_REMAINING
 
 
 def test_the_likelihood_of_a_share_is_that_of_its_cell() -> None:

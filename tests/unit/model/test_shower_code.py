@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qshower.model.grid import Grid
-from qshower.model.share_cells import ShareCells
+from qshower.model.share_cells import ShareCells, log_of_rest
 from qshower.model.shower_code import OBSERVABLES, ShowerCode, observe
 from qshower.sampler.errors import InvalidInputError
 
@@ -62,10 +62,13 @@ def test_first_bits_name_the_quarter_of_a_layers_share_at_its_energy() -> None:
         # 4000 showers, a quarter of them here: 5 % are four standard errors.
         np.testing.assert_allclose(np.bincount(cell, minlength=4) / len(cell), 0.25, atol=0.05)
     layer = data.sum(axis=(2, 3), dtype=np.float64)
-    log_share = np.log(np.maximum(layer[:, 0], 1e-9) / layer.sum(axis=1))
+    x = log_of_rest(layer / layer.sum(axis=1)[:, None])
+    rest = layer[:, 2:].sum(axis=1) + 1e-3 * layer.sum(axis=1)
+    hit = layer[:, 2] > 0
+    np.testing.assert_allclose(x[hit, 2], np.log(layer[hit, 2] / rest[hit]), atol=1e-9)
     assert code.share is not None
     low, high = code.share.limits(bits[:, :, :2], energies)
-    assert ((low[filled, 0] < log_share[filled]) & (log_share[filled] <= high[filled, 0])).all()
+    assert ((low < x) & (x <= high))[layer > 0].all()
     assert (bits[~filled, 0] == 0).all()
 
 
