@@ -106,7 +106,7 @@ class Topology(ABC):
         """Those of the shifts (n, 2) that map the infinite lattice to itself."""
 
     @abstractmethod
-    def _build(self) -> nx.Graph:
+    def build(self) -> nx.Graph:
         """The graph, nodes by linear label."""
 
     @abstractmethod
@@ -193,7 +193,8 @@ class Zephyr(Topology):
     def _allowed(self, shifts: NDArray[np.int64]) -> NDArray[np.int64]:
         return shifts
 
-    def _build(self) -> nx.Graph:
+    def build(self) -> nx.Graph:
+        """Zephyr's graph, as dwave-graphs makes it."""
         return zephyr_graph(self.size)
 
     def _blocks(self, block: nx.Graph) -> Any:
@@ -249,7 +250,8 @@ class Pegasus(Topology):
         mapped: NDArray[np.int64] = shifts[(x % 4 == 0) & ((2 * x - y) % 12 == 0)]
         return mapped
 
-    def _build(self) -> nx.Graph:
+    def build(self) -> nx.Graph:
+        """Pegasus's graph, as dwave-graphs makes it, of qubits that are on real chips."""
         return pegasus_graph(self.size, fabric_only=True)
 
     def _blocks(self, block: nx.Graph) -> Any:
@@ -285,4 +287,4 @@ def ideal_graph(name: str) -> nx.Graph:
 
 @cache
 def _graph_of(topology: Topology) -> nx.Graph:
-    return nx.freeze(topology._build())  # noqa: SLF001 - the cache of the method above
+    return nx.freeze(topology.build())
