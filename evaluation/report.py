@@ -26,7 +26,8 @@ from qshower.evaluation.results import Evaluation
 from qshower.evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
 from qshower.evaluation.submission_checks import check_reference, check_sample, describe_shared, find_copies
 from qshower.model.bundle import load_bundle
-from qshower.model.geometry import Geometry
+from qshower.model.geometry import Geometry, geometry_from_dict
+from qshower.model.manifest import read_manifest
 from qshower.model.shower_checks import Finding
 from qshower.model.showers_file import open_showers
 from qshower.sampler.errors import DefectError, InvalidInputError, ShowerFileError
@@ -65,7 +66,8 @@ class Choices:
     """What is judged beside the samples, and how thoroughly.
 
     Attributes:
-        geometry: voxel layout or its name; None to recognise it by the number of voxels.
+        geometry: voxel layout, or what ``chosen_geometry`` takes; None for the bundle's, or, without one, for what the
+            reference says or its number of voxels.
         quick: smaller networks and fewer rows: a run of minutes. Otherwise the published settings.
         classifiers: train the neural classifiers.
         floor_reference: a second Geant4 file for the floors; None to halve the reference.
@@ -163,7 +165,10 @@ def run_evaluation(
     labels = _labels(samples, choices.names)
     chosen = choices.thoroughness
 
-    with open_showers(reference, choices.geometry, allow_negative=True) as file:
+    geometry = choices.geometry
+    if geometry is None and choices.bundle is not None:
+        geometry = geometry_from_dict(read_manifest(choices.bundle)[0].geometry)
+    with open_showers(reference, geometry, allow_negative=True) as file:
         layout = file.geometry
         slices = energy_slices(layout, file.energies_mev())
     for path in (*samples, *([floor_reference] if floor_reference else [])):

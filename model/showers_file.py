@@ -17,13 +17,16 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.model.geometry import Geometry, geometry_of_voxel_count, named_geometry
+from qshower.model.geometry import Geometry, geometry_of_voxel_count
+from qshower.model.geometry_choice import chosen_geometry, described_geometry
 from qshower.sampler.closing import Closing
 from qshower.sampler.errors import InvalidInputError, ShowerFileError
 from qshower.sampler.hdf5_reading import HDF5_ERRORS, find_dataset, one_line, open_hdf5, refuse_missing_values
 
 ENERGIES = "incident_energies"
 SHOWERS = "showers"
+GEOMETRY = "geometry"
+"""Root attribute with the geometry's description as JSON."""
 LAYOUT = f"datasets {ENERGIES} and {SHOWERS}, as the CaloChallenge has them"
 
 Chunk = tuple[NDArray[np.float64], NDArray[np.float32]]
@@ -45,7 +48,7 @@ class ShowersFile(Closing):
         self._allow_negative = allow_negative
         self._file = _opened(path)
         try:
-            self._energies, self._showers = self._dataset(ENERGIES), self._dataset(SHOWERS)
+            self._energies, self._showers = _whole(self._file, path, ENERGIES), _whole(self._file, path, SHOWERS)
             self.count = self._checked_count()
             self.attributes = _text_attributes(self._file)
         except BaseException:
@@ -58,11 +61,7 @@ class ShowersFile(Closing):
 
     def energies_mev(self) -> NDArray[np.float64]:
         """(N,) incident energies; ShowerFileError if one is not a finite number > 0."""
-        energies: NDArray[np.float64] = self._rows(ENERGIES, 0, self.count, np.float64)[:, 0]
-        bad = np.flatnonzero(~(np.isfinite(energies) & (energies > 0)))
-        if bad.size:
-            raise self._error(ENERGIES, int(bad[0]), float(energies[bad[0]]), "finite energies > 0 in MeV")
-        return energies
+        return _energies_of(self.path, self._energies)
 
     def chunks(self, rows: int = 1000, *, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
         """Yield (energies (n,) float64, showers (n, voxels) float32) in file order, ``rows`` at a time.
@@ -82,42 +81,25 @@ class ShowersFile(Closing):
         end = self.count if stop is None else min(stop, self.count)
         for first in range(start, end, rows):
             last = min(first + rows, end)
-            showers = self._rows(SHOWERS, first, last, np.float32)
+            showers = _rows_of(self.path, self._showers, (first, last), np.float32)
             self._check_values(showers, first)
             yield energies[first:last], showers
-
-    def _dataset(self, name: str) -> h5py.Dataset:
-        dataset = _dataset_of(self._file, self.path, name)
-        refuse_missing_values(dataset, lambda found, allowed: self._error(name, None, found, allowed))
-        return dataset
 
     def _checked_count(self) -> int:
         energies: tuple[int, ...] = self._energies.shape or ()
         showers: tuple[int, ...] = self._showers.shape or ()
         voxels = self.geometry.voxel_count
         if len(energies) != 2 or energies[1] != 1:
-            raise self._error(ENERGIES, None, f"shape {energies}", "shape (N, 1)")
+            raise _error(self.path, ENERGIES, None, f"shape {energies}", "shape (N, 1)")
         if len(showers) != 2 or showers[1] != voxels:
-            raise self._error(
-                SHOWERS, None, f"shape {showers}", f"shape (N, {voxels}) of geometry {self.geometry.name}"
+            raise _error(
+                self.path, SHOWERS, None, f"shape {showers}", f"shape (N, {voxels}) of geometry {self.geometry.name}"
             )
         if energies[0] != showers[0]:
-            raise self._error(SHOWERS, None, f"{showers[0]} rows", f"{energies[0]} rows, as {ENERGIES} has")
+            raise _error(self.path, SHOWERS, None, f"{showers[0]} rows", f"{energies[0]} rows, as {ENERGIES} has")
         if energies[0] == 0:
-            raise self._error(SHOWERS, None, "0 rows", "at least one shower")
+            raise _error(self.path, SHOWERS, None, "0 rows", "at least one shower")
         return int(energies[0])
-
-    def _rows(self, name: str, first: int, last: int, dtype: type[np.floating]) -> NDArray[Any]:
-        """Rows of a dataset; if they cannot be read, the error names the first that cannot."""
-        dataset = self._energies if name == ENERGIES else self._showers
-        try:
-            with np.errstate(over="ignore"):
-                rows: NDArray[Any] = dataset.astype(dtype)[first:last]
-        except HDF5_ERRORS as error:
-            row = _first_unreadable(dataset, first, last)
-            value = f"unreadable ({one_line(error)})"
-            raise self._error(name, row, value, "a complete file; copy or download it again") from error
-        return rows
 
     def _check_values(self, showers: NDArray[np.float32], first: int) -> None:
         # One pass of sums finds almost every bad chunk at memory speed: NaN and infinity survive a sum.
@@ -127,14 +109,10 @@ class ShowersFile(Closing):
             if bad.size:
                 row = int(bad[0])
                 value = showers[row][~np.isfinite(showers[row])][0]
-                raise self._error(SHOWERS, first + row, float(value), "finite voxel energies in MeV")
+                raise _error(self.path, SHOWERS, first + row, float(value), "finite voxel energies in MeV")
         if not self._allow_negative and showers.min() < 0:
             row = int(np.flatnonzero((showers < 0).any(axis=1))[0])
-            raise self._error(SHOWERS, first + row, float(showers[row].min()), "voxel energies >= 0 in MeV")
-
-    def _error(self, dataset: str, row: int | None, value: object, allowed: str) -> ShowerFileError:
-        where = f"{self.path}: dataset {dataset}" + ("" if row is None else f", row {row}")
-        return ShowerFileError(where, value, allowed)
+            raise _error(self.path, SHOWERS, first + row, float(showers[row].min()), "voxel energies >= 0 in MeV")
 
 
 def open_showers(path: Path, geometry: Geometry | str | None = None, *, allow_negative: bool = False) -> ShowersFile:
@@ -142,7 +120,8 @@ def open_showers(path: Path, geometry: Geometry | str | None = None, *, allow_ne
 
     Args:
         path: the HDF5 file.
-        geometry: its voxel layout, or its name; None to recognise a CaloChallenge layout by the number of voxels.
+        geometry: its voxel layout, or a name, binning file or bundle as ``chosen_geometry`` takes; None for the one
+            that the file holds itself, as generated files do, else the CaloChallenge layout of as many voxels.
         allow_negative: let negative voxel energies through, for code that counts them.
 
     Raises:
@@ -151,8 +130,18 @@ def open_showers(path: Path, geometry: Geometry | str | None = None, *, allow_ne
     if geometry is None:
         geometry = _recognised(path)
     elif isinstance(geometry, str):
-        geometry = named_geometry(geometry)
+        geometry = chosen_geometry(geometry)
     return ShowersFile(path, geometry, allow_negative=allow_negative)
+
+
+def read_energies(path: Path) -> NDArray[np.float64]:
+    """(N,) incident energies of a file in MeV, whatever its voxel layout; ShowerFileError as ``open_showers``."""
+    with _opened(path) as file:
+        dataset = _whole(file, path, ENERGIES)
+        shape: tuple[int, ...] = dataset.shape or ()
+        if len(shape) != 2 or shape[1] != 1 or shape[0] == 0:
+            raise _error(path, ENERGIES, None, f"shape {shape}", "shape (N, 1) with N >= 1")
+        return _energies_of(path, dataset)
 
 
 def read_showers(
@@ -184,6 +173,38 @@ def _dataset_of(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
     return find_dataset(
         file, name, LAYOUT, lambda found, allowed: ShowerFileError(f"{path}: dataset {name}", found, allowed)
     )
+
+
+def _whole(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
+    """A dataset all of whose values are there."""
+    dataset = _dataset_of(file, path, name)
+    refuse_missing_values(dataset, lambda found, allowed: _error(path, name, None, found, allowed))
+    return dataset
+
+
+def _energies_of(path: Path, dataset: h5py.Dataset) -> NDArray[np.float64]:
+    energies: NDArray[np.float64] = _rows_of(path, dataset, (0, dataset.shape[0]), np.float64)[:, 0]
+    bad = np.flatnonzero(~(np.isfinite(energies) & (energies > 0)))
+    if bad.size:
+        raise _error(path, ENERGIES, int(bad[0]), float(energies[bad[0]]), "finite energies > 0 in MeV")
+    return energies
+
+
+def _rows_of(path: Path, dataset: h5py.Dataset, rows: tuple[int, int], dtype: type[np.floating]) -> NDArray[Any]:
+    """Rows of a dataset from the first up to the last; the error names the first that cannot be read."""
+    first, last = rows
+    try:
+        with np.errstate(over="ignore"):
+            found: NDArray[Any] = dataset.astype(dtype)[first:last]
+    except HDF5_ERRORS as error:
+        value, allowed = f"unreadable ({one_line(error)})", "a complete file; copy or download it again"
+        raise _error(path, dataset.name.lstrip("/"), _first_unreadable(dataset, first, last), value, allowed) from error
+    return found
+
+
+def _error(path: Path, dataset: str, row: int | None, value: object, allowed: str) -> ShowerFileError:
+    where = f"{path}: dataset {dataset}" + ("" if row is None else f", row {row}")
+    return ShowerFileError(where, value, allowed)
 
 
 def _first_unreadable(dataset: h5py.Dataset, first: int, last: int) -> int:
@@ -221,9 +242,13 @@ def _text_attributes(file: h5py.File) -> dict[str, str]:
 def _recognised(path: Path) -> Geometry:
     with _opened(path) as file:
         shape: tuple[int, ...] = _dataset_of(file, path, SHOWERS).shape or ()
+        described = described_geometry(_text_attributes(file).get(GEOMETRY))
     if len(shape) != 2:
-        raise ShowerFileError(f"{path}: dataset {SHOWERS}", f"shape {shape}", "shape (N, voxels)")
+        raise _error(path, SHOWERS, None, f"shape {shape}", "shape (N, voxels)")
+    if described is not None and described.voxel_count == shape[1]:
+        return described
     try:
         return geometry_of_voxel_count(int(shape[1]))
     except InvalidInputError as error:
-        raise ShowerFileError(f"{path}: dataset {SHOWERS}", f"{shape[1]} voxels", error.allowed) from error
+        allowed = f"{error.allowed}; or a geometry of your own: --geometry FILE.xml, or the folder of its bundle"
+        raise _error(path, SHOWERS, None, f"{shape[1]} voxels", allowed) from error

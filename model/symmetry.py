@@ -27,6 +27,14 @@ def group_order(symmetry: Symmetry, grid: Grid) -> int:
     return 2 * widest
 
 
+def fitting_symmetry(chosen: Symmetry | None, grid: Grid) -> Symmetry:
+    """The symmetry chosen, or the one that the grid allows; InvalidInputError if it does not allow the chosen."""
+    if chosen is None:
+        return "dihedral" if set(grid.angular_bins) <= {1, grid.shape[1]} else "none"
+    group_order(chosen, grid)
+    return chosen
+
+
 def turn(showers: NDArray[np.float32], elements: NDArray[np.int64], grid: Grid) -> NDArray[np.float32]:
     """Showers (rows, layers, A, radial) turned by one element (rows,) of the dihedral group each."""
     turning = np.array([bins == grid.shape[1] for bins in grid.angular_bins])

@@ -30,6 +30,10 @@ EnergiesMev = Annotated[Optional[str], typer.Option(help="Incident energies, wit
 LogUniformMev = Annotated[Optional[str], typer.Option(help="LOW:HIGH, energies uniform in the logarithm.")]
 Solver = Annotated[Optional[str], typer.Option(help="QPU solver by name, or pegasus / zephyr.")]
 Model = Annotated[Optional[str], typer.Option(help="Name of a bundle.")]
+GeometryChoice = Annotated[
+    Optional[str],
+    typer.Option(help="1-photons, 1-pions, 2, 3, FILE.xml[:PARTICLE] or a bundle's folder; default: by the file."),
+]
 NumReads = Annotated[Optional[int], typer.Option(help="qpu: reads of each problem.")]
 AnnealingTimeUs = Annotated[Optional[float], typer.Option(help="qpu: anneal time.")]
 Gauges = Annotated[Optional[int], typer.Option(help="qpu: gauges averaged over.")]
@@ -216,7 +220,7 @@ def evaluate(
     quick: Annotated[bool, typer.Option("--quick", help="Smaller networks, fewer rows: a run of minutes.")] = False,
     classifiers: Annotated[bool, typer.Option(help="Train the neural classifiers.")] = True,
     floor_reference: Annotated[Optional[Path], typer.Option(help="A second Geant4 file, for the floors.")] = None,
-    geometry: Annotated[Optional[str], typer.Option(help="1-photons, 1-pions, 2 or 3; default: by the voxels.")] = None,
+    geometry: GeometryChoice = None,
     bundle: Annotated[Optional[str], typer.Option(help="Folder or name of a bundle to judge, prior by prior.")] = None,
     prior_showers: Annotated[int, typer.Option(help="Showers of each prior of --bundle; 0: none.")] = 1400,
     name: Annotated[Optional[list[str]], typer.Option(help="Name of a sample in figures; once for each.")] = None,
@@ -262,11 +266,12 @@ def samplers(
 def inspect(
     path: Annotated[Path, typer.Argument(help="A shower file, or the folder of a bundle (or the name of one).")],
     output: Annotated[Optional[Path], typer.Option("--output", "-o", help="Folder for pictures.")] = None,
+    geometry: GeometryChoice = None,
 ) -> None:
     """Show what a bundle or a shower file holds."""
     from qshower.service.commands.inspect import run
 
-    run(path, output)
+    run(path, output, geometry)
 
 
 @app.command(epilog="Example: qshower emulator --topology zephyr:12 --port 8100 --defects 0.03")

@@ -54,7 +54,7 @@ class MachineSection(Section):
 class DepthSection(Section):
     """Sizes of ``model.depth_decoder``."""
 
-    symmetry: Symmetry = "dihedral"
+    symmetry: Symmetry | None = None
     trunk: int = Field(default=32, ge=1)
     layer_code: int = Field(default=24, ge=1)
     layer_hidden: int = Field(default=64, ge=1)

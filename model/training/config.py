@@ -22,7 +22,7 @@ class NetworkSection(Section):
 
     likelihood: Literal["sampled", "squared_error"] = "sampled"
     scaling: ScalingKind = "log1p"
-    symmetry: Symmetry = "dihedral"
+    symmetry: Symmetry | None = None
     high: float | None = None
     low: float | None = None
     trunk: int = 384

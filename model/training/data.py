@@ -20,7 +20,7 @@ from qshower.model.grid import Grid
 from qshower.model.manifest import Symmetry
 from qshower.model.shower_checks import ShowerTally, findings_of, shared_rows
 from qshower.model.showers_file import read_showers
-from qshower.model.symmetry import canonical_elements, turn
+from qshower.model.symmetry import canonical_elements, fitting_symmetry, turn
 from qshower.model.training.sections import DataSection
 from qshower.sampler.errors import DefectError, InvalidInputError, ShowerFileError
 
@@ -33,6 +33,7 @@ class TrainingShowers:
 
     Attributes:
         geometry: voxel layout.
+        symmetry: of the networks.
         energies: (rows,) float64 incident energies in MeV.
         showers: (rows, L, A, R) float32 in MeV, voxels below the threshold 0.
         features: (rows, ·) float32, the encoder's input.
@@ -43,6 +44,7 @@ class TrainingShowers:
     """
 
     geometry: Geometry
+    symmetry: Symmetry
     energies: NDArray[np.float64]
     showers: NDArray[np.float32]
     features: Tensor
@@ -79,7 +81,7 @@ def geometry_of(section: DataSection) -> Geometry:
 
 def load_training_showers(
     section: DataSection,
-    symmetry: Symmetry,
+    symmetry: Symmetry | None,
     seed: int,
     *,
     check: bool = True,
@@ -89,7 +91,8 @@ def load_training_showers(
 
     Args:
         section: of the configuration.
-        symmetry: of the networks; where it is ``dihedral``, showers are turned to canonical orientation.
+        symmetry: of the networks, None for the one that fits the geometry; where it is ``dihedral``, showers are
+            turned to canonical orientation.
         seed: of the choice of what is kept out of the training.
         check: refuse showers that cannot be in MeV, or most of which are empty; otherwise these too are announced.
         announce: told what is odd about the showers.
@@ -100,6 +103,7 @@ def load_training_showers(
     geometry = geometry_of(section)
     threshold = section.threshold_mev if section.threshold_mev is not None else geometry.threshold_mev
     grid = Grid.of(geometry)
+    symmetry = fitting_symmetry(symmetry, grid)
     energies_of: list[NDArray[np.float64]] = []
     showers_of: list[NDArray[np.float32]] = []
     weight_of: list[NDArray[np.float64]] = []
@@ -147,6 +151,7 @@ def load_training_showers(
         counts.append(view.count)
     return TrainingShowers(
         geometry=geometry,
+        symmetry=symmetry,
         energies=energies,
         showers=showers,
         features=torch.cat(features),

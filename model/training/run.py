@@ -159,7 +159,7 @@ def _common(trainer: Trainer | CodedTrainer, machine: BoltzmannMachine) -> dict[
         "geometry": trainer.showers.geometry.as_dict(),
         "domain_mev": config.data.domain_mev,
         "energy_code": EnergyCodeSpec(kind=config.latent.energy_code, levels=code.level_count),
-        "symmetry": config.network.symmetry,
+        "symmetry": trainer.showers.symmetry,
         "lattice": lattice_of(machine),
         "sweeps": DEFAULT_SWEEPS,
     }

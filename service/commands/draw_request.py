@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.model.showers_file import open_showers
+from qshower.model.showers_file import read_energies
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.protocol import Sampler
 from qshower.service.commands.terminal import numbers
@@ -71,8 +71,7 @@ def incident_energies(request: Request) -> NDArray[np.float64]:
     if request.log_uniform_mev is not None:
         return _log_uniform(request.log_uniform_mev, request.count, request.seed)
     assert request.like is not None  # noqa: S101 - one of the three is given
-    with open_showers(request.like) as file:
-        energies = file.energies_mev()
+    energies = read_energies(request.like)
     if request.count is not None and request.count > energies.shape[0]:
         raise InvalidInputError("-n", request.count, f"at most the {energies.shape[0]} showers of {request.like}")
     return energies[: request.count]

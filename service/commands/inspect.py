@@ -19,14 +19,14 @@ from qshower.service.commands.terminal import console, progress, say, two_column
 from qshower.service.settings import load_settings
 
 
-def run(path: Path, output: Path | None) -> None:
-    """Print a table; with ``output``, draw pictures into that folder as well."""
+def run(path: Path, output: Path | None, geometry: str | None = None) -> None:
+    """Print a table; with ``output``, draw pictures into that folder as well. ``geometry`` is of a shower file."""
     if path.is_file():
         if output is not None:
             from qshower.service.commands.pictures import SHOWERS_PICTURE, check_folder
 
             check_folder(output, SHOWERS_PICTURE)
-        with open_showers(path, allow_negative=True) as file:
+        with open_showers(path, geometry, allow_negative=True) as file:
             _show_file(file, output)
         return
     bundle = _bundle(path)

@@ -4,13 +4,14 @@ import os
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 import uvicorn
 
 from qshower.model.bundle import find_bundles, load_bundle
 from qshower.service.app import create_app
-from qshower.service.catalogue import Catalogue
+from qshower.service.catalogue import Catalogue, load_catalogue
 from qshower.service.cli import main
 from qshower.service.settings import load_settings
 
@@ -63,7 +64,15 @@ def fails(qshower):
 def server_url(untrained_bundles, capsys):
     """A running server."""
     bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
-    app = create_app(load_settings(qpu="off"), load_models=lambda _: Catalogue(bundles, "test-zephyr"))
+    with serving(lambda _: Catalogue(bundles, "test-zephyr")) as url:
+        capsys.readouterr()
+        yield url
+
+
+@contextmanager
+def serving(load_models=load_catalogue):
+    """A server in a thread of its own; its address."""
+    app = create_app(load_settings(qpu="off"), load_models=load_models)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -71,7 +80,14 @@ def server_url(untrained_bundles, capsys):
         assert thread.is_alive()
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
-    capsys.readouterr()
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def serve():
+    """``with serve() as url``: a server of the bundles that the settings name."""
+    return serving
