@@ -127,7 +127,7 @@ def _picture(data: dict[str, Any]) -> str:
         index = max(range(len(data["slices"])), key=lambda place: reference["profiles"][place]["count"])
         profiles = [reference["profiles"][index], sample["profiles"][index]]
         figures += profile_figures(data["layers"], profiles)
-        figures += ring_figures(["Geant4", sample["name"]], profiles)
+        figures += ring_figures(["Geant4", sample["name"]], data["layers"], profiles)
     return sheet(figures)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from qshower.evaluation.html_parts import table
+from qshower.evaluation.html_parts import figures, table
 from qshower.evaluation.priors import PRIORS
 from qshower.evaluation.svg import line_figure
 
@@ -67,20 +67,20 @@ def ablation_section(data: dict[str, Any]) -> str:
     header, *rows = ablation_rows(data)
     levels = found["levels"]
     energies = np.log10([np.sqrt(level["low_mev"] * level["high_mev"]) for level in levels])
-    figures = []
+    drawings = []
     for key, title in (
         ("coupling_nats", "Nats of couplings between free spins"),
         ("divergence_nats", "KL(posterior ‖ machine), nats"),
     ):
         if len(levels) > 1 and all(level[key] for level in levels):
             values = np.maximum([level[key]["value"] for level in levels], 0.0)
-            figures.append(line_figure(title, "log10 E_inc [MeV]", energies, [values]))
+            drawings.append(line_figure(title, "log10 E_inc [MeV]", energies, [values]))
     return (
         f"<p>{EXPLANATION}</p><p>Bundle {found['bundle']}, {found['rows']} showers, {found['sweeps']} Gibbs sweeps, "
         f"{found['folds']} folds; the floor's AUC is that of a half for training and a half for the test.</p>"
         + table(header, rows)
         + table(["what follows", ""], ablation_facts(data))
-        + f'<div class="figures">{"".join(f"<figure>{figure}</figure>" for figure in figures)}</div>'
+        + figures(drawings)
     )
 
 

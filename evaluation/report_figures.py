@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from qshower.evaluation.svg import heat_figure, histogram_figure, line_figure
+from qshower.evaluation.svg import Cells, ColourScale, heat_figure, histogram_figure, line_figure
 
 LOG_GROUPS = frozenset({"e_layer", "e_voxel", "centre_eta", "centre_phi", "width_eta", "width_phi"})
 HEAT_DECADES = 6
@@ -37,16 +38,25 @@ def profile_figures(layers: Sequence[int], profiles: Sequence[dict[str, Any]]) -
     ]
 
 
-def ring_figures(names: Sequence[str], profiles: Sequence[dict[str, Any]]) -> list[str]:
+def ring_figures(names: Sequence[str], layers: Sequence[int], profiles: Sequence[dict[str, Any]]) -> list[str]:
     """Mean energy by layer and ring on the scale of the reference, which comes first; none if it is empty."""
-    high = float(np.nanmax(np.array(profiles[0]["rings"], dtype=np.float64)))
-    if high <= 0:
+    rings = [np.array(profile["rings"], dtype=np.float64) for profile in profiles]
+    high_mev, radii_mm = float(np.nanmax(rings[0])), np.array(profiles[0]["radii_mm"])
+    if high_mev <= 0:
         return []
-    top = float(np.log10(high))
-    figures = []
-    for name, profile in zip(names, profiles, strict=True):
-        rings = np.array(profile["rings"], dtype=np.float64)
-        decades = np.where(np.isnan(rings), np.nan, np.log10(np.maximum(rings, 1e-300)))
-        title = f"{name}: layer (across), radius (up)"
-        figures.append(heat_figure(title, decades.T[::-1], top - HEAT_DECADES, top, diverging=False, note="log10 MeV"))
-    return figures
+    return [ring_figure(name, layers, radii_mm, own, high_mev=high_mev) for name, own in zip(names, rings, strict=True)]
+
+
+def ring_figure(
+    title: str, layers: Sequence[int], radii_mm: NDArray[np.float64], rings: NDArray[np.float64], *, high_mev: float
+) -> str:
+    """Mean energies ``rings`` (layers, radii) in MeV, in colours of six decades up to ``high_mev``."""
+    decades = np.where(np.isnan(rings), np.nan, np.log10(np.maximum(rings, 1e-300)))
+    top = float(np.log10(high_mev))
+    return heat_figure(
+        title,
+        decades.T[::-1],
+        ColourScale(top - HEAT_DECADES, top, "MeV", decades=True),
+        Cells("layer", [str(layer) for layer in layers]),
+        Cells("radius [mm]", [f"{radius:.3g}" for radius in radii_mm[::-1]]),
+    )

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from qshower.evaluation.html_parts import STYLE, legend, number, table, with_error
+from qshower.evaluation.html_parts import STYLE, figures, legend, number, table
 from qshower.evaluation.report_ablation import ablation_section
 from qshower.evaluation.report_figures import HEAT_DECADES, comparison_figure, profile_figures, ring_figures
-from qshower.evaluation.report_json import GROUPS, summary_rows
-from qshower.evaluation.svg import heat_figure, histogram_figure
+from qshower.evaluation.report_json import GROUPS, summary_rows, with_error
+from qshower.evaluation.svg import Cells, ColourScale, heat_figure, histogram_figure
 
 
 def page(data: dict[str, Any]) -> str:
@@ -54,8 +54,8 @@ def _summary(data: dict[str, Any]) -> str:
         "<p><b>How to read it.</b> <i>Separation</i> compares two histograms: 0 is equal, 1 is disjoint. "
         "<i>FPD</i> and <i>KPD</i> are distances of the high-level features, smaller is better. <i>AUC</i> is how well "
         "a classifier tells generated from simulated showers: 0.5 cannot, 1 always can. <i>Density</i> should be near "
-        "1. No figure reaches its ideal value at finite N: the last row, <b>the floor</b>, is simulation against "
-        "simulation and shows what a perfect generator would score. N is of the sample / of the reference where they "
+        "1. No figure reaches its ideal value at finite N: the last entry, <b>the floor</b>, is simulation against "
+        "simulation and shows what a perfect generator would score. N is of the sample / of the reference, if they "
         "differ.</p>"
     )
     floor = data["floor"]
@@ -94,11 +94,13 @@ def _averages(data: dict[str, Any]) -> str:
         profiles = [entry["profiles"][index] for entry in (data["reference"], *data["samples"])]
         titles = ["reference", *names]
         counts = ", ".join(f"{name} {profile['count']}" for name, profile in zip(titles, profiles, strict=True))
-        figures = [*profile_figures(data["layers"], profiles), *ring_figures(titles, profiles)]
-        grid = "".join(f"<figure>{figure}</figure>" for figure in figures)
-        parts.append(
-            f"<h3>{escape(part['label'])}</h3><p>Showers: {escape(counts)}</p><div class='figures'>{grid}</div>"
-        )
+        drawings = [
+            profile_figures(data["layers"], profiles),
+            ring_figures(titles, data["layers"], profiles),
+        ]
+        in_one_row = len(drawings[0]) + len(drawings[1]) <= 4
+        grids = figures([*drawings[0], *drawings[1]]) if in_one_row else "".join(map(figures, drawings))
+        parts.append(f"<h3>{escape(part['label'])}</h3><p>Showers: {escape(counts)}</p>{grids}")
     return "".join(parts)
 
 
@@ -123,16 +125,13 @@ def _histograms(data: dict[str, Any]) -> str:
         keys = [key for key, first in data["samples"][0]["histograms"].items() if first["group"] == group]
         if not keys:
             continue
-        figures = []
+        drawings = []
         for key in keys:
             captions = [_caption(sample, sample["histograms"][key]) for sample in data["samples"]]
             drawing = comparison_figure([sample["histograms"][key] for sample in data["samples"]])
-            figures.append(f"<figure>{drawing}<figcaption>{'<br>'.join(captions)}</figcaption></figure>")
+            drawings.append(f"{drawing}<figcaption>{'<br>'.join(captions)}</figcaption>")
         is_open = " open" if len(keys) <= 16 else ""
-        parts.append(
-            f'<details{is_open}><summary>{escape(title)} ({len(keys)})</summary><div class="figures">'
-            f"{''.join(figures)}</div></details>"
-        )
+        parts.append(f"<details{is_open}><summary>{escape(title)} ({len(keys)})</summary>{figures(drawings)}</details>")
     return "".join(parts)
 
 
@@ -184,9 +183,9 @@ def _distances(data: dict[str, Any]) -> str:
         return ""
     return (
         "<p>Both have a floor that depends strongly on N and on the number of features. Published values were taken "
-        "with 100,000 showers or more: never set values at a smaller N beside them, only beside the floor at the same "
-        "N. The research code uses fewer features (226 for dataset 2) and other settings; its values compare with "
-        "nothing but themselves.</p>" + table(header, rows)
+        "with 100,000 showers or more: compare values at a smaller N only with the floor at the same N. The research "
+        "code uses fewer features (226 for dataset 2) and other settings, so its values compare only with each "
+        "other.</p>" + table(header, rows)
     )
 
 
@@ -285,9 +284,12 @@ def _multiclass(data: dict[str, Any]) -> str:
         for name, own in zip(names, counts, strict=True)
     ]
     matrix = heat_figure(
-        "mean log-posterior: true sample (down), named (across)", confusion, confusion.min(), 0.0, diverging=False
+        "mean log-posterior",
+        confusion,
+        ColourScale(float(confusion.min()), 0.0, "nats"),
+        Cells("named as", names),
+        Cells("true sample", names),
     )
-    figures = "".join(f"<figure>{figure}</figure>" for figure in (matrix, *histograms))
     named = table(
         ["sample (down), named as (across)", *names],
         [[name, *(f"{value:.3f}" for value in row)] for name, row in zip(names, confusion, strict=True)],
@@ -300,19 +302,23 @@ def _multiclass(data: dict[str, Any]) -> str:
         "reference showers. In the figures the grey area is the mean over the samples.</p>"
         + table(["", "mean log-posterior"], rows)
         + named
-        + f'<div class="figures">{figures}</div>'
+        + figures([matrix, *histograms])
     )
 
 
 def _correlations(data: dict[str, Any]) -> str:
     reference = np.array(data["reference"]["correlations"])
-    figures = [heat_figure("reference", reference, -1, 1, diverging=True)]
+    layers = [str(layer) for layer in data["layers"]]
+    columns, lines = Cells("layer", layers), Cells("layer", layers)
+    scale, of_difference = (ColourScale(-limit, limit, "correlation", diverging=True) for limit in (1, 0.5))
+    drawings = [heat_figure("reference", reference, scale, columns, lines)]
     rows = []
     floor = data["floor"]["correlations"] if data["floor"] else None
     for sample in data["samples"]:
         item, matrix = sample["correlations"], np.array(sample["correlations"]["matrix"])
-        figures.append(heat_figure(sample["name"], matrix, -1, 1, diverging=True))
-        figures.append(heat_figure(f"{sample['name']} - reference", matrix - reference, -0.5, 0.5, diverging=True))
+        drawings.append(heat_figure(sample["name"], matrix, scale, columns, lines))
+        title = f"{sample['name']} − reference"
+        drawings.append(heat_figure(title, matrix - reference, of_difference, columns, lines))
         rows.append(
             [
                 sample["name"],
@@ -321,12 +327,11 @@ def _correlations(data: dict[str, Any]) -> str:
                 f"{floor['rms_difference']:.4f} (N {floor['count']})" if floor else "–",
             ]
         )
-    grid = "".join(f"<figure>{figure}</figure>" for figure in figures)
     header = ["", "N", "rms difference", "largest difference", "rms, equal normal laws", "floor, rms"]
     return (
         "<p>Pearson correlations between the layers' shares of the incident energy, first layer at the top left.</p>"
         + table(header, rows)
-        + f'<div class="figures">{grid}</div>'
+        + figures(drawings)
     )
 
 

@@ -232,18 +232,16 @@ def _summary(entry: dict[str, Any], kinds: list[str]) -> list[str]:
     if entry["reference_count"] != entry["count"]:
         count += f" / {entry['reference_count']}"
     row = [entry["name"], count]
+    row += [with_error(separation[key]["mean"], separation[key]["error"]) for key in ("response", "e_layer", "e_voxel")]
     row += [
-        _with_error(separation[key]["mean"], separation[key]["error"]) for key in ("response", "e_layer", "e_voxel")
-    ]
-    row += [
-        "–" if entry[key] is None else _with_error(1e3 * entry[key]["value"], 1e3 * entry[key]["error"])
+        "–" if entry[key] is None else with_error(entry[key]["value"], entry[key]["error"], 1e3)
         for key in ("fpd", "kpd")
     ]
     absent = "void" if entry.get("auc_void") else "–"
-    row.append(absent if boosted is None else _with_error(boosted["auc"], boosted["error"]))
+    row.append(absent if boosted is None else with_error(boosted["auc"], boosted["error"]))
     for kind in kinds:
         item = entry["classifiers"].get(kind)
-        row.append(absent if item is None else _with_error(item["auc"], max(item["auc_spread"], item["auc_error"])))
+        row.append(absent if item is None else with_error(item["auc"], max(item["auc_spread"], item["auc_error"])))
     if neighbours is None:
         return [*row, "–", "–"]
     row.append(f"{neighbours['precision']:.3f} / {neighbours['recall']:.3f}")
@@ -251,8 +249,13 @@ def _summary(entry: dict[str, Any], kinds: list[str]) -> list[str]:
     return row
 
 
-def _with_error(value: float, error: float) -> str:
-    """A value with as many digits as its error has meaning: 24.6 ± 0.3."""
+def with_error(value: float, error: float, scale: float = 1.0) -> str:
+    """A value ± its error, both times ``scale``, with as many digits as the error has meaning.
+
+    >>> with_error(0.02461, 0.00031, 1000.0)
+    '24.6 ± 0.3'
+    """
+    value, error = scale * value, scale * error
     if error <= 0:
         return f"{value:.3g}"
     digits = 0

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.evaluation.profiles import profiles_of
-from qshower.evaluation.svg import heat_figure, histogram_figure, line_figure, sheet
+from qshower.evaluation.report_figures import ring_figure
+from qshower.evaluation.svg import histogram_figure, line_figure, sheet
 from qshower.model.bundle import Bundle
 from qshower.model.geometry import Geometry
 from qshower.model.showers_file import ShowersFile
@@ -22,7 +23,8 @@ SHOWERS_PICTURE, MACHINE_PICTURE = "showers.svg", "machine.svg"
 MOST_SHOWERS = 10_000
 SHOWERS_PER_ENERGY = 128
 BINS = 60
-DECADES = 5
+LEAST_HIGH_MEV = 1e-6
+"""End of the colours where all showers are empty."""
 
 Group = tuple[str, NDArray[np.float64], NDArray[np.float32]]
 """Name, incident energies and showers."""
@@ -73,10 +75,9 @@ def _profiles(geometry: Geometry, groups: Sequence[Group]) -> str:
         _histogram("voxel energy [MeV]", [showers[showers > 0] for _, _, showers in groups], log_x=True),
     ]
     for (name, _, _), profile in zip(groups, profiles, strict=True):
-        decades = np.log10(np.maximum(profile.rings, 1e-300))
-        top = float(np.nanmax(decades))
-        title = f"{name}: layer (across), radius (up)"
-        figures.append(heat_figure(title, decades.T[::-1], top - DECADES, top, diverging=False, note="log10 MeV"))
+        high_mev = max(float(np.nanmax(profile.rings)), LEAST_HIGH_MEV)
+        ids = [layer.id for layer in geometry.layers]
+        figures.append(ring_figure(name, ids, profile.radii_mm, profile.rings, high_mev=high_mev))
     return sheet(figures)
 
 

@@ -154,6 +154,29 @@ def test_dataset_2_has_a_three_dimensional_classifier(make_file: MakeFile, tmp_p
     assert len(sample["histograms"]) == 1 + 2 + 45 * 8 + 1
     assert any("fewer than the 10000 that the published FPD needs" in note for note in sample["notes"])
     assert any("do not have full rank" in note for note in sample["notes"])
+    assert_it_reads_well(written.index.read_text(encoding="utf-8"))
+
+
+def assert_it_reads_well(text: str) -> None:
+    """The page of the largest geometry: small, and made for narrow screens as for wide ones."""
+    assert len(text.encode()) < 1_200_000
+    assert '<meta name="viewport" content="width=device-width,initial-scale=1">' in text
+    narrow = text[text.index("@media(max-width:40rem)") : text.index("</style>")]
+    assert "thead{display:none}" in narrow
+    assert "td[data-label]::before{content:attr(data-label)" in narrow  # so that a row is a card that names its lines
+    summary = text[text.index('<section id="summary">') : text.index('<section id="checks">')]
+    header, *rows = re.findall(r"<tr>(.*?)</tr>", summary)
+    names = re.findall(r"<th>(.*?)</th>", header)
+    assert {"FPD × 10³", "AUC boosted"} <= set(names)
+    for row in rows:
+        assert ["", *re.findall(r'data-label="(.*?)"', row)] == names
+    # Two profiles and two maps are one row of a wide screen; no grid has a row of its own for one picture of four.
+    averages = text[text.index('<section id="averages">') : text.index('<section id="histograms">')]
+    grids = re.findall(r'<div class="figures" style="--columns:(\d)">(.*?)</div>', averages)
+    assert [(columns, grid.count("<figure>")) for columns, grid in grids] == [("4", 4)] * len(grids)
+    bars = re.findall(r"<svg[^>]*>(?:(?!</svg>).)*crispEdges(?:(?!</svg>).)*</svg>", text)
+    units = [re.findall(r">(MeV|correlation)</text>", bar) for bar in bars]
+    assert units == [["MeV"]] * (2 * len(grids)) + [["correlation"]] * 3
 
 
 @pytest.mark.parametrize("count", [1, 3, 10, 30])
