@@ -89,17 +89,18 @@ def too_many(error: BaseException) -> bool:
     return _status(error) == 429
 
 
-def is_forbidden(error: BaseException) -> bool:
-    """Whether ``error`` is the API's word that the request is forbidden."""
-    return _status(error) == 403
-
-
 def may_pass(error: BaseException) -> bool:
-    """Whether ``error``, met while an answer was waited for, may be gone when it is asked for again."""
+    """Whether ``error``, met while an accepted problem was waited for, may be gone when it is asked for again.
+
+    So it is with all that does not concern the problem itself: a refusal of the moment, a lost connection, a reply that
+    is not the API's.
+    """
     code = _status(error)
     if code is not None:
-        return code == 429 or code >= 500
-    return isinstance(error, _NETWORK) and not isinstance(error, (api.ResourceBadResponseError, *_LOCAL))
+        return code in (403, 429) or code >= 500
+    if isinstance(error, (ocean.InvalidAPIResponseError, api.ResourceBadResponseError)):
+        return True
+    return isinstance(error, _NETWORK) and not isinstance(error, _LOCAL)
 
 
 def told_to_wait_s(error: BaseException) -> float | None:

@@ -21,7 +21,6 @@ from qshower.sampler.qpu.ocean.connection import SLICE_S, Connection, closed_err
 from qshower.sampler.qpu.ocean.ocean_client import OceanClient
 from qshower.sampler.qpu.ocean.ocean_errors import (
     cause_of,
-    is_forbidden,
     may_pass,
     refuses,
     told_to_wait_s,
@@ -202,7 +201,6 @@ class Collector:
             SamplerAnswerError: the answer is not a valid draw.
             SamplerError: whatever else went wrong, with its cause.
         """
-        forbidden = 0
         while True:
             self._wait(submission, under_way)
             if not submission.ended:
@@ -218,8 +216,7 @@ class Collector:
                 submission.refused = not submission.ids and refuses(error)
                 submission.untimely = submission.refused and too_many(error)
                 submission.told_to_wait_s = told_to_wait_s(error)
-                forbidden += is_forbidden(error)
-                if submission.cancelled or not (submission.lost or (submission.ids and forbidden == 1)):
+                if submission.cancelled or not submission.lost:
                     self._cancel_if_waiting(submission, typed)
                     raise typed from cause_of(typed, error, self._link.secret)
             self._ask_later(submission, under_way, typed)
