@@ -16,10 +16,10 @@ from qshower.sampler.qpu.usage import Terms, Usage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Attempt:
+class Answers:
     """What became of some problems: the answers by the problems' numbers, and why the others have none."""
 
-    answers: Mapping[int, Answer]
+    by_number: Mapping[int, Answer]
     failure: SamplerError | None = None
 
 
@@ -52,16 +52,16 @@ class QpuSession:
             BudgetExceededError: they are above what is left of cap or quota; nothing was submitted.
             SamplerError: a problem failed; the others were cancelled.
         """
-        attempt = self.attempt(problems)
-        if attempt.failure is not None:
-            raise attempt.failure
-        return [attempt.answers[number] for number in range(len(problems))]
+        given = self.answers(problems)
+        if given.failure is not None:
+            raise given.failure
+        return [given.by_number[number] for number in range(len(problems))]
 
-    def attempt(self, problems: Sequence[Problem]) -> Attempt:
+    def answers(self, problems: Sequence[Problem]) -> Answers:
         """As ``run``, but a failure is returned, beside the answers that there are: they are good, and paid for."""
         answers: dict[int, Answer] = {}
         try:
             self.runner.run(problems, self.terms, self.usage, answers)
         except SamplerError as error:
-            return Attempt(answers, error)
-        return Attempt(answers)
+            return Answers(answers, error)
+        return Answers(answers)

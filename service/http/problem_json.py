@@ -18,6 +18,7 @@ from qshower.model.field_errors import field_errors, sentence
 from qshower.sampler.errors import (
     BankExhaustedError,
     BudgetExceededError,
+    ConditionNotHeldError,
     InvalidInputError,
     PlacementError,
     ProblemRangeError,
@@ -54,6 +55,7 @@ _KINDS: tuple[tuple[type[Exception], int, str, str], ...] = (
     (UnsupportedEncodingError, 415, "unsupported-encoding", "The body's encoding is not supported"),
     (InvalidInputError, 422, "invalid-value", "A value is not allowed"),
     (ProblemRangeError, 422, "problem-range", "The model does not fit the solver's ranges"),
+    (ConditionNotHeldError, 422, "condition-not-held", "Flux biases do not hold the condition"),
     (QueueFullError, 429, "queue-full", "Too much is waiting"),
     (BudgetExceededError, 429, "budget", "The QPU budget is used up"),
     (NotReadyError, 503, "not-ready", "The service is not ready"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from qshower.sampler.qpu.drawing.part_reads import Drawn, PartReads
+from qshower.sampler.qpu.drawing.part_reads import PartReads, PlanReads
 from qshower.sampler.qpu.drawing.problem_builder import BuiltProblem, Fields, ProblemBuilder
 from qshower.sampler.qpu.ocean.problems import Answer
 from qshower.sampler.qpu.planning.gauge_shares import gauge_of_reads
@@ -17,7 +17,7 @@ from qshower.sampler.qpu.shims.flux_bias import Shim
 
 def draw(
     session: QpuSession, plan: Plan, beta: float, shim: Shim | None = None, *, strengths: Sequence[float] | None = None
-) -> Drawn:
+) -> PlanReads:
     """The reads of every part of ``plan``.
 
     Args:
@@ -36,9 +36,9 @@ def draw(
     """
     builder = ProblemBuilder(plan, session.settings, shim)
     built = builder.problems(beta, [1.0] * len(plan.embeddings) if strengths is None else strengths, session.rng)
-    attempt = session.attempt([one.problem for one in built])
-    parts = _unpacked(plan, built, attempt.answers, builder.fields)
-    return Drawn(tuple(parts), (*shim_notes(shim), *builder.notes), attempt.failure)
+    given = session.answers([one.problem for one in built])
+    parts = _unpacked(plan, built, given.by_number, builder.fields)
+    return PlanReads(tuple(parts), (*shim_notes(shim), *builder.notes), given.failure)
 
 
 def shim_notes(shim: Shim | None) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ class PartReads:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
+class PlanReads:
     """What came back for a plan.
 
     Attributes:

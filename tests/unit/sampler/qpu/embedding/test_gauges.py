@@ -14,7 +14,7 @@ from qshower.sampler.emulator.chip import build_chip
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.qpu.drawing.draw import draw
-from qshower.sampler.qpu.drawing.part_reads import Drawn
+from qshower.sampler.qpu.drawing.part_reads import PlanReads
 from qshower.sampler.qpu.embedding.embedding import Embedding
 from qshower.sampler.qpu.embedding.gauges import GAUGES_OF_A_SET, Gauges, draw_gauges
 from qshower.sampler.qpu.embedding.layout import Layout
@@ -233,7 +233,7 @@ def drawn(
     conditions: NDArray[np.int8],
     shim: Shim | None = None,
     **options: object,
-) -> Drawn:
+) -> PlanReads:
     """A draw of so many rows on each site, as many reads as the first."""
     parts = tuple(Part(0, copy, np.arange(some)) for copy, some in enumerate(rows))
     machine, asked = sites[0].layout.machine, DrawOptions(20.0, **options)  # type: ignore[arg-type]
