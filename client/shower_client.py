@@ -155,6 +155,9 @@ class ShowerClient:
 
         Energies may be a number, a list, an array (N,) or (N, 1), or a column of pandas or torch.
 
+        Returns:
+            Energies and showers in MeV in the order of the request, the geometry, and how the showers came to be.
+
         Raises:
             ShowerServiceError: see client.client_errors.
         """
@@ -177,6 +180,9 @@ class ShowerClient:
         """What ``generate`` would take on a QPU: a dry run, which draws and bills nothing.
 
         ``sampler`` is ``qpu`` unless ``choices`` say otherwise.
+
+        Returns:
+            QPU access time in µs, problems, reads, conditions and copies, and how many showers cached reads answer.
 
         Raises:
             ShowerServiceError: see client.client_errors; InvalidRequestError for a sampler that bills nothing.

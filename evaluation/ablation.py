@@ -122,6 +122,9 @@ def ablate(
         seed: of every draw.
         progress: called with the stage and the share of it that is done.
 
+    Returns:
+        What was found, and the showers of each prior, in the order of ``priors.PRIORS`` as far as the bundle has them.
+
     Raises:
         InvalidInputError: another geometry than the reference's, or fewer than 100 real showers in the domain.
     """

@@ -140,6 +140,10 @@ def compare(
         findings: of the checks, to be carried along.
         floor_count: N of the floor: FPD and KPD are repeated at it if the sample's N is larger.
         progress: called with the stage and the share of it that is done.
+
+    Returns:
+        The sample's figures with their errors. Where there were too few showers they are None or empty, and ``notes``
+            says why.
     """
     pairs = []
     for index, spec in enumerate(specs):

@@ -63,6 +63,9 @@ def coupling_nats(
         steps: of the path from λ = 0 to 1.
         chains: at each condition and in each direction, at most as many as there are draws.
         seed: of everything.
+
+    Returns:
+        The nats of each condition and its ln Z, with errors, and the gap between the two directions of the path.
     """
     levels, count, nodes = draws.shape
     free = machine.free_nodes

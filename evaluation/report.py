@@ -119,6 +119,9 @@ def evaluate(
         progress: called with a stage and the share of it that is done.
         announce: called with a line of text as soon as a figure is known.
 
+    Returns:
+        Where the report lies, its figures as ``report.json`` holds them, and the rows of its summary as text.
+
     Raises:
         ShowerFileError: a file that cannot be judged, and why.
         InvalidInputError: arguments that do not fit together.

@@ -121,6 +121,9 @@ def load_shower_set(
         seed: of that draw.
         progress: called with the share that is done.
 
+    Returns:
+        Features and tallies of every shower, and the voxels of those that are kept.
+
     Raises:
         ShowerFileError: the file is unreadable, mis-shaped or holds values that are not finite.
     """

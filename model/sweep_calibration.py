@@ -88,6 +88,9 @@ def measure_sweeps(
         tolerance: in standard deviations, see ``calibrate_sweeps``; the time goes with its inverse square.
         threads: worker threads of the warm starts' sweeps, None for one on each processor.
         progress: called with band and number of sweeps after each of the BANDS × SWEEPS_TRIED.
+
+    Returns:
+        What was found in each band: the number of sweeps (None if none is enough), agreements, autocorrelation times.
     """
     edges = np.geomspace(*bundle.domain_mev, BANDS + 1)
     # Powers may end a rounding error outside the domain.

@@ -239,6 +239,9 @@ def calibrate_sweeps(
         seed: streams (seed, i) are used for the draws.
         progress: called with band and candidate after each.
 
+    Returns:
+        The number of sweeps, None if none is enough, and the agreement of each number tried.
+
     Raises:
         InvalidInputError: a bad argument.
         SamplerError: what ``draw`` and ``control`` raise.

@@ -80,6 +80,9 @@ def temper(
         betas: (replicas,), ascending.
         threads: worker threads, None for one on each processor.
         deadline: ``time.monotonic`` instant past which SamplerTimeoutError is raised.
+
+    Returns:
+        Spins (rows, nodes) int8, and rates of exchange (replicas − 1,), from the hottest pair to the coldest.
     """
     from qshower.sampler.gibbs.kernels.replicas import run_tempering
     from qshower.sampler.gibbs.streams import stream_keys

@@ -97,6 +97,9 @@ def load_training_showers(
         check: refuse showers that cannot be in MeV, or most of which are empty; otherwise these too are announced.
         announce: told what is odd about the showers.
 
+    Returns:
+        All showers in canonical orientation, split into those to train on and those to validate on.
+
     Raises:
         InvalidInputError: energies outside the domain, or showers that ``check`` refuses.
     """

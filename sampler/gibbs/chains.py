@@ -50,6 +50,9 @@ def draw(
         threads: worker threads, None for one on each processor.
         deadline: ``time.monotonic`` instant past which SamplerTimeoutError is raised.
         device: ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        (rows, nodes) int8, ±1, with the conditions on partition 0.
     """
     betas = ramp_and_hold(sweeps, checked_beta(beta))
     program = program_of(machine, beta=beta)
@@ -90,6 +93,9 @@ def refine(
         threads: worker threads, None for one on each processor.
         deadline: ``time.monotonic`` instant past which SamplerTimeoutError is raised.
         device: ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        (rows, nodes) int8, ±1.
     """
     check_spins("spins", spins, machine.node_count)
     check_streams(streams, spins.shape[0])

@@ -30,7 +30,11 @@ SHIM_READS = 1000
 
 
 def estimate(access: QpuAccess, request: LatentRequest) -> QpuEstimate:
-    """What ``request`` would take: a dry run that submits nothing and bills nothing."""
+    """What ``request`` would take: a dry run that submits nothing and bills nothing.
+
+    Returns:
+        QPU access time, problems, reads and copies; with those of a calibration, if one would be made on the way.
+    """
     check_options(request.options)
     info = access.find(request, access.terms(request).deadline)
     plan = access.planner.plan(request, info)
@@ -57,6 +61,9 @@ def calibrate(
         options: solver, annealing time and cap.
         deadline_s: seconds this may take.
         counted: whether the circuit breaker hears how it ended.
+
+    Returns:
+        beta_eff in 1/(programmed unit), with its error and what it was measured from.
     """
     request = calibration_request(machine, conditions, options, deadline_s)
     terms, usage = access.terms(request), Usage()
@@ -103,6 +110,9 @@ def shim(
     draws at the same annealing time use it from then on, until the graph changes. Calibrate again afterwards.
     Nothing is submitted unless all of it is within cap and budget. If the couplers' part fails, that of the qubits
     is kept, beside what was known of the couplers before.
+
+    Returns:
+        The flux biases that draws will set, with the offsets before and after, and the couplers' offsets if asked for.
     """
     request = _shim_request(machine, options, deadline_s)
     terms, usage = access.terms(request), Usage()

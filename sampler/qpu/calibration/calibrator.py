@@ -101,6 +101,9 @@ class Calibrator:
             plan: what to program.
             shim: what makes up for the chip's own offsets, as in the draws to come.
             unless_kept: return the calibration another thread has made in the meantime, if there is one.
+
+        Returns:
+            The calibration, which is kept too, and notes of what a user should know of its draws.
         """
         key = calibration_key(plan.measurement)
         with self._turn(session.terms.deadline):

@@ -38,6 +38,9 @@ def calibrate(session: QpuSession, plan: CalibrationPlan, beta: float, shim: Shi
         plan: what to program.
         beta: what beta_eff is taken to be in the first draw, in 1/(programmed unit).
         shim: what makes up for the chip's own offsets.
+
+    Returns:
+        The calibration, not kept yet, and notes of what a user should know of its draws.
     """
     measurement = plan.measurement
     embeddings, conditions = measurement.embeddings, measurement.conditions

@@ -18,7 +18,7 @@ and on Zephyr about a tenth of the idle couplers between copies, for which three
 with seven, in sets of eight gauges). Of a last set that is not whole errors cancel in part.
 
 Source of spin-reversal gauges: Boixo et al., Evidence for Quantum Annealing with More than One Hundred Qubits, Nature
-Physics 10 (2014). Sets of four and their columns are this project's.
+Physics 10, 218 (2014), doi:10.1038/nphys2900, arXiv:1304.4595. Sets of four and their columns are this project's.
 """
 
 from __future__ import annotations
@@ -81,6 +81,9 @@ def draw_gauges(
         j: (m,) float64, programmed couplings.
         count: how many.
         rng: where the flips come from.
+
+    Returns:
+        The signs of each gauge, and the share of the couplings whose errors stay in a set of four.
     """
     info = embeddings[0].limits.info
     low, high = info.j_range

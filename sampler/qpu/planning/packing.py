@@ -70,6 +70,9 @@ def pack(
         cost_us: see ``Cost``.
         most_reads: limit on the reads of one programming, all its gauges together.
         num_reads: reads of every programming, if the request fixes it; ``most_reads`` does not count then.
+
+    Returns:
+        Programmings with the conditions that lie side by side in each, and the reads of each.
     """
     order = sorted(range(len(members)), key=lambda condition: -members[condition].size)
     if num_reads is not None:

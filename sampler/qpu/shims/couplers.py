@@ -8,7 +8,8 @@ programmed J is the chip's β, and the mean of K_ij over programmings, divided b
 known to within noise only, so that part of it is made up for which the offsets' spread has of the spread seen.
 
 Source of the regression: Ravikumar, Wainwright and Lafferty, High-Dimensional Ising Model Selection Using
-l1-Regularized Logistic Regression, Annals of Statistics 38 (2010), here without the penalty, as the graph is known.
+l1-Regularized Logistic Regression, Annals of Statistics 38, 1287 (2010), arXiv:1010.0311, here without the penalty, as
+the graph is known.
 """
 
 from __future__ import annotations
@@ -84,6 +85,9 @@ def measure_couplers(
         flux_phi0: (nominal qubits,) flux biases that make up for the qubits' own offsets, or None.
         measured_at: UTC, ISO 8601.
 
+    Returns:
+        What every coupler is off by, and how much of that is left once it is made up for.
+
     Raises:
         SamplerAnswerError: the couplers do not respond.
     """
@@ -129,6 +133,9 @@ def fitted_couplings(spins: NDArray[np.int8], ends: NDArray[np.int64]) -> NDArra
     """(m,) K_ij in kT of each pair ``ends`` (m, 2) from ``spins`` (reads, n): the mean of what its two spins tell.
 
     Each spin's pseudolikelihood is maximised on its own by Newton's method, with a field beside the couplings.
+
+    Returns:
+        (m,) couplings, in kT.
     """
     reads, count = spins.shape
     states = np.asfortranarray(spins, dtype=np.float32)

@@ -10,7 +10,7 @@ new with each programming. What is made up for is the expectation given both, σ
 the spread of the chip's own offsets. So a shim takes away more than it adds, whatever the chip.
 
 Source of flux-bias shims: Chern et al., Tutorial: Calibration Refinement in Quantum Annealing, Frontiers in Computer
-Science 5 (2023), which finds them in many small steps.
+Science 5, 1238988 (2023), doi:10.3389/fcomp.2023.1238988, arXiv:2304.10352, which finds them in many small steps.
 """
 
 from __future__ import annotations
