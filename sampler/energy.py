@@ -5,7 +5,7 @@ twice the biases of the spins that are down and twice the couplings of the pairs
 all rows of a block at each node and edge.
 """
 
-# ruff: noqa: ARG001, ARG005 - what emits code has one signature, used or not
+# ruff: noqa: ARG005 - lambdas name all arguments of the function whose type they give
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numba.core import types
 from numpy.typing import NDArray
 
 from qshower.sampler.jit.kernel import kernel
-from qshower.sampler.jit.vectors import VectorType, address_of, emitted, splatted, store
+from qshower.sampler.jit.vectors import Call, VectorType, constant, emitted
 
 _FEW = 8
 """Rows up to which a narrow block is the faster one."""
@@ -44,30 +44,25 @@ def ising_energies(
 
 
 @emitted(lambda bits: VectorType(64, bits.bitwidth))
-def _nothing(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+def _nothing(call: Call) -> Any:
     """A float64 of 0 for each bit of an unsigned integer."""
-    return ir.Constant(ir.VectorType(ir.IntType(64), signature.return_type.lanes), None)
+    return constant(call.result, 0)
 
 
 @emitted(lambda totals, bits, value: totals)
-def _add_where(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    """``totals``, float64 kept as their bits, plus ``value`` in the lanes whose bit of ``bits`` is set."""
-    lanes = signature.args[0].lanes
-    floats = ir.VectorType(ir.DoubleType(), lanes)
-    added = splatted(builder, context.cast(builder, arguments[2], signature.args[2], types.float64), lanes)
-    before = builder.bitcast(arguments[0], floats)
-    bits = arguments[1] if arguments[1].type.width == lanes else builder.trunc(arguments[1], ir.IntType(lanes))
-    chosen = builder.bitcast(bits, ir.VectorType(ir.IntType(1), lanes))
-    after = builder.select(chosen, builder.fadd(before, added), before)
-    return builder.bitcast(after, arguments[0].type)
+def _add_where(call: Call) -> Any:
+    """``totals``, float64 stored as their bits, plus ``value`` in the lanes whose bit of ``bits`` is set."""
+    builder, (totals, bits, _), lanes = call.builder, call.values, call.kinds[0].lanes
+    before = builder.bitcast(totals, ir.VectorType(ir.DoubleType(), lanes))
+    after = builder.fadd(before, call.splatted(call.integer(2, types.float64), lanes))
+    own = bits if bits.type.width == lanes else builder.trunc(bits, ir.IntType(lanes))
+    return builder.bitcast(builder.select(call.bits(own, lanes), after, before), totals.type)
 
 
 @emitted(lambda totals, target, start: types.none)
-def _store(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+def _store(call: Call) -> Any:
     """Write ``totals`` to a float64 array from index ``start``."""
-    kinds = signature.args
-    address = address_of(context, builder, kinds[1], arguments[1], arguments[2], kinds[2])
-    return store(context, builder, arguments[0], address)
+    return call.store(call.values[0], call.address(1, call.integer(2)))
 
 
 @kernel()

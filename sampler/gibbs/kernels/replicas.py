@@ -9,7 +9,7 @@ any order. With every free spin down first, turning up those that are up, one af
 field that each has at that moment, so E is known from half of the couplings.
 """
 
-# ruff: noqa: ARG001, ARG005 - what emits code has one signature, used or not
+# ruff: noqa: ARG005 - lambdas name all arguments of the function whose type they give
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numpy.typing import NDArray
 
 from qshower.sampler.cores import usable_cores
@@ -29,7 +28,7 @@ from qshower.sampler.gibbs.kernels.workers import each_slice
 from qshower.sampler.gibbs.program import Program
 from qshower.sampler.gibbs.streams import generator_states, scatter_start, start_word, stream_keys
 from qshower.sampler.jit.kernel import kernel
-from qshower.sampler.jit.vectors import VectorType, emitted
+from qshower.sampler.jit.vectors import Call, VectorType, constant, emitted
 
 SWEEPS_BETWEEN_LOOKS = 4096
 """Sweeps of all replicas together between two checks of the deadline."""
@@ -197,17 +196,17 @@ class _ReferenceReplicas:
 
 
 @emitted(lambda state: VectorType(32, state.dtype.bitwidth))
-def _no_energy(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+def _no_energy(call: Call) -> Any:
     """A 32-bit 0 for each bit of the state's integers."""
-    return ir.Constant(ir.VectorType(ir.IntType(32), signature.return_type.lanes), None)
+    return constant(call.result, 0)
 
 
 @emitted(lambda totals, words, bits: totals)
-def _add_wide_where(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+def _add_wide_where(call: Call) -> Any:
     """``totals`` of 32 bits plus the signed 16-bit ``words`` in the lanes whose bit of ``bits`` is set."""
-    wide = builder.sext(arguments[1], arguments[0].type)
-    chosen = builder.bitcast(arguments[2], ir.VectorType(ir.IntType(1), signature.args[0].lanes))
-    return builder.select(chosen, builder.add(arguments[0], wide), arguments[0])
+    builder, (totals, words, bits) = call.builder, call.values
+    more = builder.add(totals, builder.sext(words, totals.type))
+    return builder.select(call.bits(bits, call.kinds[0].lanes), more, totals)
 
 
 @kernel()

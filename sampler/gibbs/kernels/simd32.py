@@ -4,7 +4,7 @@ A generator of many chains is two vectors of half the lanes (*pairs*), even lane
 chain is a vector of as many words as lanes.
 """
 
-# ruff: noqa: ARG001, ARG005 - what emits code has one signature, used or not
+# ruff: noqa: ARG005 - lambdas name all arguments of the function whose type they give
 
 from __future__ import annotations
 
@@ -13,60 +13,41 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 
-from qshower.sampler.jit.vectors import (
-    I1,
-    I16,
-    I32,
-    VectorType,
-    address_of,
-    constant,
-    emitted,
-    pairs_address,
-    store,
-    unaligned,
-)
+from qshower.sampler.jit.vectors import I1, I16, I32, Call, VectorType, constant, emitted
 
 
 @emitted(lambda state, source, row, half: VectorType(32, state.dtype.bitwidth // 2))
-def load_pairs(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+def load_pairs(call: Call) -> Any:
     """Half ``half`` (0 or 1) of row ``row`` of ``source``, (rows, lanes) uint32."""
-    lanes = 2 * signature.return_type.lanes
-    kinds = signature.args
-    place = (builder, kinds[1], arguments[1], arguments[2], kinds[2], arguments[3], kinds[3], lanes)
-    address = pairs_address(context, *place)
-    return unaligned(builder, address, ir.VectorType(I32, lanes // 2))
+    half = call.result.lanes
+    return call.load(call.address(1, call.builder.add(call.times(2, 2 * half), call.times(3, half))))
 
 
 @emitted(lambda pairs, state, target, row, half: types.none)
-def store_pairs(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+def store_pairs(call: Call) -> Any:
     """Write ``pairs`` to where ``load_pairs`` with the same arguments reads."""
-    kinds = signature.args
-    lanes = kinds[1].dtype.bitwidth
-    place = (builder, kinds[2], arguments[2], arguments[3], kinds[3], arguments[4], kinds[4], lanes)
-    address = pairs_address(context, *place)
-    return store(context, builder, arguments[0], address)
+    half = call.kinds[0].lanes
+    return call.store(call.values[0], call.address(2, call.builder.add(call.times(3, 2 * half), call.times(4, half))))
 
 
 @emitted(lambda state, source, offset: VectorType(32, state.dtype.bitwidth))
-def load_words32(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+def load_words32(call: Call) -> Any:
     """As many 32-bit words as ``state`` has lanes, from ``offset`` of a one-dimensional array of int32."""
-    address = address_of(context, builder, signature.args[1], arguments[1], arguments[2], signature.args[2])
-    return unaligned(builder, address, ir.VectorType(I32, signature.return_type.lanes))
+    return call.load(call.address(1, call.integer(2)))
 
 
 @emitted(lambda words, target, offset: types.none)
-def store_words32(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+def store_words32(call: Call) -> Any:
     """Write 32-bit words to ``offset`` of a one-dimensional array of int32."""
-    address = address_of(context, builder, signature.args[1], arguments[1], arguments[2], signature.args[2])
-    return store(context, builder, arguments[0], address)
+    return call.store(call.values[0], call.address(1, call.integer(2)))
 
 
 @emitted(lambda array, indices: indices)
-def gather(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+def gather(call: Call) -> Any:
     """``array[index]``, int32, for each of a vector of indices that are known to be in range."""
-    lanes = signature.args[1].lanes
-    data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-    wide = builder.zext(arguments[1], ir.VectorType(ir.IntType(64), lanes))
+    builder, lanes = call.builder, call.kinds[1].lanes
+    wide = builder.zext(call.values[1], ir.VectorType(ir.IntType(64), lanes))
+    data = call.context.make_array(call.kinds[0])(call.context, builder, call.values[0]).data
     pointers = builder.gep(data, [wide], source_etype=I32)
     # llvmlite types the result as one pointer; with a vector of indices it is a vector of them.
     pointers.type = ir.VectorType(data.type, lanes)
@@ -79,32 +60,28 @@ def gather(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
 
 
 @emitted(lambda words: VectorType(16, words.lanes))
-def low_words(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+def low_words(call: Call) -> Any:
     """Low halves of 32-bit words."""
-    return builder.trunc(arguments[0], ir.VectorType(I16, signature.return_type.lanes))
+    return call.builder.trunc(call.values[0], ir.VectorType(I16, call.result.lanes))
 
 
 @emitted(lambda bits, valid, others: others)
-def masks_where(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+def masks_where(call: Call) -> Any:
     """32-bit words of all ones or none, by ``bits``, in the lanes set in ``valid``; those of ``others`` elsewhere."""
-    lanes = signature.args[2].lanes
-
-    def lane_bits(value: Any, kind: Any) -> Any:
-        whole = context.cast(builder, value, kind, types.uint64)
-        return builder.bitcast(builder.trunc(whole, ir.IntType(lanes)), ir.VectorType(I1, lanes))
-
-    chosen, kept = (lane_bits(arguments[n], signature.args[n]) for n in (0, 1))
-    return builder.select(kept, builder.sext(chosen, arguments[2].type), arguments[2])
+    builder, others, lanes = call.builder, call.values[2], call.kinds[2].lanes
+    whole = (builder.trunc(call.integer(place, types.uint64), ir.IntType(lanes)) for place in (0, 1))
+    chosen, valid = (call.bits(value, lanes) for value in whole)
+    return builder.select(valid, builder.sext(chosen, others.type), others)
 
 
-def _halves(emit_pairs: Any, what: str) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = signature.args[0]
-        mixed = emit_pairs(builder, arguments[0], arguments[1], lambda value: constant(kind, value))
-        return builder.bitcast(mixed, ir.VectorType(I16, signature.return_type.lanes))
+def _halves(mixed: Any, what: str) -> Any:
+    def emit(call: Call) -> Any:
+        kind = call.kinds[0]
+        value = mixed(call.builder, *call.values, lambda value: constant(kind, value))
+        return call.builder.bitcast(value, ir.VectorType(I16, call.result.lanes))
 
     emit.__doc__ = what
-    return emitted(lambda even, _odd: VectorType(16, 2 * even.lanes))(emit)
+    return emitted(lambda even, odd: VectorType(16, 2 * even.lanes))(emit)
 
 
 low_halves = _halves(
