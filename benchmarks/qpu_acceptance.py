@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from qshower.evaluation.distances import fpd, kpd
-from qshower.evaluation.features import high_level_features
+from qshower.evaluation.features import compute_features
 from qshower.model.bundle import Bundle, find_bundles, load_bundle
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
@@ -296,7 +296,7 @@ def compare(
         batch = sampler.sample(request)
         drawn = bundle.decode(batch.spins, energies, request.streams, bundle.geometry.threshold_mev)
         made = {name: getattr(batch.provenance, name) for name in ("beta", "missing_qubits", "refine_sweeps")}
-        return high_level_features(bundle.geometry, energies, drawn), made
+        return compute_features(bundle.geometry, energies, drawn).matrix(), made
 
     def row(
         sample: str,
@@ -356,7 +356,7 @@ def compare_strong(
 
     def features(spins: NDArray[np.int8]) -> NDArray[np.float64]:
         drawn = bundle.decode(spins, energies, streams, bundle.geometry.threshold_mev)
-        return high_level_features(bundle.geometry, energies, drawn)
+        return compute_features(bundle.geometry, energies, drawn).matrix()
 
     def latents(seed: int) -> NDArray[np.int8]:
         request = request_of(bundle, energies, seed, SamplerOptions(sweeps=STRONG_REFERENCE_SWEEPS))

@@ -44,17 +44,14 @@ def two_sample_auc(
     sample: NDArray[np.floating],
     *,
     seed: int = 0,
-    test_share: float = 0.5,
     iterations: int = 100,
 ) -> BoostedAuc:
     """AUC of gradient boosting between two sets of feature vectors, (N, D) and (M, D)."""
     count = min(len(reference), len(sample))
     if count < LEAST_SHOWERS:
         raise InvalidInputError("showers", count, f"at least {LEAST_SHOWERS} in each set")
-    if not 0 < test_share < 1:
-        raise InvalidInputError("test_share", test_share, "a number between 0 and 1")
     rng = np.random.default_rng(seed)
-    test = max(1, round(count * test_share))
+    test = round(count / 2)
     sets = [rows[rng.permutation(len(rows))[:count]] for rows in (reference, sample)]
     labels = [1, 0]
     model = _classifier(iterations, seed)

@@ -95,22 +95,6 @@ class FeatureSet:
         )
 
 
-def feature_names(geometry: Geometry) -> tuple[str, ...]:
-    """The names of the columns of ``FeatureSet.matrix``."""
-    ids = [layer.id for layer in geometry.layers]
-    angular = [layer.id for layer in geometry.layers if layer.angular_bins > 1]
-    groups = [("log10_e_layer", ids), ("centre_eta", angular), ("centre_phi", angular), ("width_eta", angular)]
-    groups += [("width_phi", angular), ("log10_e_tot", [-1]), ("sparsity", ids), ("centre_r", ids), ("width_r", ids)]
-    return "log10_e_inc", *(name if number < 0 else f"{name}_{number}" for name, rows in groups for number in rows)
-
-
-def high_level_features(
-    geometry: Geometry, incident_energies_mev: ArrayLike, showers_mev: NDArray[np.float32]
-) -> Array:
-    """(N, D) published feature vectors of showers (N, voxels) in MeV; D = 362 for dataset 2."""
-    return compute_features(geometry, incident_energies_mev, showers_mev).matrix()
-
-
 def compute_features(
     geometry: Geometry, incident_energies_mev: ArrayLike, showers_mev: NDArray[np.float32]
 ) -> FeatureSet:
@@ -129,9 +113,9 @@ def compute_features(
     return join_features([_chunk_features(geometry, energies[i : i + rows], showers_mev[i : i + rows]) for i in starts])
 
 
-def chunk_rows(geometry: Geometry, chunk_bytes: int = CHUNK_BYTES) -> int:
-    """How many showers make a chunk of that size in double precision."""
-    return max(1, chunk_bytes // (8 * geometry.voxel_count))
+def chunk_rows(geometry: Geometry) -> int:
+    """How many showers make a chunk of 64 MB in double precision."""
+    return max(1, CHUNK_BYTES // (8 * geometry.voxel_count))
 
 
 def join_features(parts: Sequence[FeatureSet]) -> FeatureSet:

@@ -298,13 +298,12 @@ def save_bundle(
     decoder_state: Mapping[str, Tensor],
     *,
     encoder_state: Mapping[str, Tensor] | None = None,
-    documents: Mapping[str, bytes] | None = None,
     code: ShowerCode | None = None,
 ) -> Manifest:
     """Write a bundle folder, whole or not at all, and return its manifest with the files' hashes.
 
-    ``manifest.lattice`` and ``manifest.files`` are set here from the machine and the tensors. ``documents`` (a model
-    card, pictures) are written beside, without hashes. An existing folder is replaced.
+    ``manifest.lattice`` and ``manifest.files`` are set here from the machine and the tensors. An existing
+    folder is replaced.
     """
     import torch
 
@@ -322,7 +321,7 @@ def save_bundle(
     complete = manifest.model_copy(update={"lattice": lattice_of(machine), "files": hashes})
     contents[MANIFEST] = manifest_bytes(complete)
     with replacing_folder(Path(path), MANIFEST) as folder:
-        for name, content in {**(documents or {}), **contents}.items():
+        for name, content in contents.items():
             write_file(folder / name, content)
     return complete
 

@@ -75,15 +75,6 @@ def partial_information(bits: NDArray[np.int8], energies_mev: Doubles, weights: 
     return result
 
 
-def placement_score(machine: BoltzmannMachine, nodes: NDArray[np.int64], information: Doubles) -> float:
-    """The module's score of a placement, in nats."""
-    free = machine.free_nodes
-    places = np.searchsorted(free, nodes)
-    order = np.argsort(places)
-    graph = _closeness(machine, free, places[order])
-    return float((graph * information[np.ix_(order, order)]).sum() / 2)
-
-
 def _closeness(machine: BoltzmannMachine, free: NDArray[np.int64], chosen: NDArray[np.int64]) -> Doubles:
     position = np.full(machine.node_count, -1, dtype=np.int64)
     position[free] = np.arange(len(free))

@@ -16,23 +16,6 @@ _NAMED: Final = 40
 """Missing qubits or couplers that an error's message names; its attributes have all of them."""
 
 
-def best_placements(
-    machine: BoltzmannMachine,
-    graph: WorkingGraph,
-    *,
-    copies: int = 1,
-    place_condition: bool = False,
-    max_missing_fraction: float = 0.1,
-) -> tuple[Placement, ...]:
-    """The best placement of ``machine``, or up to ``copies`` disjoint ones, best first.
-
-    As ``placements_by_number``, of which this is the last.
-    """
-    return placements_by_number(
-        machine, graph, copies=copies, place_condition=place_condition, max_missing_fraction=max_missing_fraction
-    )[-1]
-
-
 def placements_by_number(
     machine: BoltzmannMachine,
     graph: WorkingGraph,

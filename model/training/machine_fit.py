@@ -16,7 +16,6 @@ goes on ends as one that was not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -231,19 +230,3 @@ class MachineFit:
 
 def _gibbs(machine: BoltzmannMachine, spins: Spins, sweeps: int, streams: NDArray[np.uint64]) -> Spins:
     return refine(machine, spins, sweeps, streams, threads=1)
-
-
-def run_fit(
-    fit: MachineFit,
-    state: FitState,
-    *,
-    until: int | None = None,
-    report: Callable[[int, dict[str, float]], None] | None = None,
-) -> FitState:
-    """Steps until ``until``, or to the end."""
-    last = fit.schedule.steps if until is None else min(until, fit.schedule.steps)
-    while state.step < last:
-        state, figures = fit.step(state)
-        if report is not None:
-            report(state.step, figures)
-    return state

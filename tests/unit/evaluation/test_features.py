@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qshower.evaluation import features
-from qshower.evaluation.features import compute_features, feature_names, high_level_features, join_features
+from qshower.evaluation.features import compute_features, join_features
 from qshower.model.geometry import Geometry, named_geometry
 from qshower.sampler.errors import InvalidInputError
 
@@ -18,6 +18,15 @@ DIMENSIONS = {"1-photons": 30, "1-pions": 46, "2": 362, "3": 362}
 TOY_COUNTS = {"1-photons": 6, "1-pions": 6, "2": 4, "3": 2}
 
 Toy = Callable[..., tuple[NDArray[np.float64], NDArray[np.float32]]]
+
+
+def feature_names(geometry: Geometry) -> tuple[str, ...]:
+    """Of the columns of ``FeatureSet.matrix``."""
+    ids = [layer.id for layer in geometry.layers]
+    angular = [layer.id for layer in geometry.layers if layer.angular_bins > 1]
+    groups = [("log10_e_layer", ids), ("centre_eta", angular), ("centre_phi", angular), ("width_eta", angular)]
+    groups += [("width_phi", angular), ("log10_e_tot", [-1]), ("sparsity", ids), ("centre_r", ids), ("width_r", ids)]
+    return "log10_e_inc", *(name if number < 0 else f"{name}_{number}" for name, rows in groups for number in rows)
 
 
 def spread(total: float, square: float, mean: float) -> float:
@@ -75,7 +84,7 @@ def test_plain_loops_agree(name: str, toy_showers: Toy) -> None:
     geometry = named_geometry(name)
     energies, showers = toy_showers(geometry, TOY_COUNTS[name], 3)
     showers[0, geometry.layer_slices()[1]] = 0  # an empty layer
-    matrix = high_level_features(geometry, energies, showers)
+    matrix = compute_features(geometry, energies, showers).matrix()
     assert matrix.shape == (TOY_COUNTS[name], DIMENSIONS[name])
     expected = [plain_features(geometry, energy, shower) for energy, shower in zip(energies, showers, strict=True)]
     np.testing.assert_allclose(matrix, expected, rtol=1e-6, atol=1e-7)
@@ -113,7 +122,7 @@ def test_chunks_do_not_matter(toy_showers: Toy, monkeypatch: pytest.MonkeyPatch)
 
 def test_an_empty_shower_has_finite_features() -> None:
     geometry = named_geometry("1-photons")
-    matrix = high_level_features(geometry, np.array([1e3]), np.zeros((1, 368), np.float32))
+    matrix = compute_features(geometry, np.array([1e3]), np.zeros((1, 368), np.float32)).matrix()
     assert np.isfinite(matrix).all()
     assert matrix[0, 1] == pytest.approx(-8)
 
@@ -129,8 +138,8 @@ def test_take_picks_rows(toy_showers: Toy) -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     geometry = named_geometry("1-photons")
     with pytest.raises(InvalidInputError, match=r"showers_mev: .*\(N, 368\)"):
-        high_level_features(geometry, np.ones(2), np.ones((2, 367), np.float32))
+        compute_features(geometry, np.ones(2), np.ones((2, 367), np.float32)).matrix()
     with pytest.raises(InvalidInputError, match="incident_energies_mev"):
-        high_level_features(geometry, np.ones(3), np.ones((2, 368), np.float32))
+        compute_features(geometry, np.ones(3), np.ones((2, 368), np.float32)).matrix()
     with pytest.raises(InvalidInputError, match="parts"):
         join_features([])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qshower.evaluation import features
 from qshower.evaluation.energy_slices import energy_slices
-from qshower.evaluation.features import high_level_features
+from qshower.evaluation.features import compute_features
 from qshower.evaluation.shower_set import ShowerSet, load_shower_set, voxel_edges
 from qshower.model.geometry import Geometry, Layer
 from qshower.model.showers_writer import write_showers
@@ -43,7 +43,7 @@ def test_summaries_are_those_of_the_whole_file(
     path, energies, showers = source
     monkeypatch.setattr(features, "CHUNK_BYTES", 8 * TOY.voxel_count * 13)  # 13 rows at a time
     found = load(path, energies)
-    np.testing.assert_allclose(found.features.matrix(), high_level_features(TOY, energies, showers), rtol=1e-7)
+    np.testing.assert_allclose(found.features.matrix(), compute_features(TOY, energies, showers).matrix(), rtol=1e-7)
     for index, part in enumerate(energy_slices(TOY, energies)):
         rows = part.contains(energies)
         assert found.slice_counts[index] == rows.sum()

@@ -4,11 +4,20 @@ import itertools
 
 import numpy as np
 
-from qshower.model.code_placement import partial_information, place_code, placement_score
+from qshower.model.code_placement import _closeness, partial_information, place_code
 from qshower.model.open_spins import Graph, pair_means, sweep_open
-from qshower.model.training.machine_fit import Coded, FitSchedule, MachineFit, run_fit
+from qshower.model.training.machine_fit import Coded, FitSchedule, MachineFit
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
+
+
+def placement_score(machine, nodes, information) -> float:
+    """The score that ``code_placement`` climbs, of a placement, in nats."""
+    free = machine.free_nodes
+    places = np.searchsorted(free, nodes)
+    order = np.argsort(places)
+    graph = _closeness(machine, free, places[order])
+    return float((graph * information[np.ix_(order, order)]).sum() / 2)
 
 
 def machine_of(nodes_per_partition: int = 2, scale: float = 0.6) -> BoltzmannMachine:
@@ -56,7 +65,9 @@ def test_a_fit_with_hidden_spins_finds_the_moments_of_what_it_saw() -> None:
     bits[rng.random(bits.shape) < 0.1] = 0
     coded = Coded(bits, nodes, rows[:, truth.condition_nodes], np.full(len(rows), 1e3), np.ones(len(rows)))
     fit = MachineFit(truth.with_parameters(0 * truth.h, 0 * truth.j), coded, FitSchedule(steps=1500, rate=0.02, seed=2))
-    state = run_fit(fit, fit.start())
+    state = fit.start()
+    while state.step < fit.schedule.steps:
+        state, _ = fit.step(state)
     found = fit.machine(state)
     assert np.abs(found.j).max() <= 2 + 1e-5
     assert np.abs(found.h).max() <= 4 + 1e-5

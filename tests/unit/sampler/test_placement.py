@@ -10,7 +10,11 @@ from qshower.sampler.ideal_graph import Segments, ideal_graph, topology_of
 from qshower.sampler.lattice import compact_lattice, machine_on
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.placement import Placement, WorkingGraph
-from qshower.sampler.tiling import best_placements, placements_by_number
+from qshower.sampler.tiling import placements_by_number
+
+
+def best_placements(machine, graph, copies=1, **choices):
+    return placements_by_number(machine, graph, copies=copies, **choices)[-1]
 
 
 def working_graph(topology: str, seed: int = 0, qubits_lost: float = 0.0, couplers_lost: float = 0.0) -> WorkingGraph:

@@ -30,7 +30,7 @@ from qshower.sampler.qpu.session import QpuSession
 from qshower.sampler.qpu.shims.flux_bias import Shim
 from qshower.sampler.qpu.unused_reads import unused
 from qshower.sampler.qpu.usage import Terms, Usage
-from qshower.sampler.tiling import best_placements
+from qshower.sampler.tiling import placements_by_number
 
 TOPOLOGIES = ("zephyr:4", "pegasus:5")
 
@@ -49,7 +49,7 @@ def lattice_on(topology: str, per_class: int) -> BoltzmannMachine:
 def sites_of(
     machine: BoltzmannMachine, info: SolverInfo, copies: int = 1, *, place_condition: bool = False
 ) -> list[Embedding]:
-    placements = best_placements(machine, info.graph, copies=copies, place_condition=place_condition)
+    placements = placements_by_number(machine, info.graph, copies=copies, place_condition=place_condition)[-1]
     assert len(placements) == copies
     return [Embedding.of(info, Layout.of(machine, placement)) for placement in placements]
 

@@ -19,7 +19,7 @@ from qshower.sampler.qpu.ocean.solver import SolverInfo, solver_info
 from qshower.sampler.qpu.planning.draw_options import check_options
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import SamplerOptions, streams_of
-from qshower.sampler.tiling import best_placements
+from qshower.sampler.tiling import placements_by_number
 
 TIMING = {
     "version": "1.0.0",
@@ -59,7 +59,9 @@ def small_machine(seed: int = 0, spread: float = 0.4) -> BoltzmannMachine:
 
 
 def layout_of(machine: BoltzmannMachine, info: SolverInfo, *, place_condition: bool = False) -> Layout:
-    (placement,) = best_placements(machine, info.graph, place_condition=place_condition, max_missing_fraction=1.0)
+    ((placement,),) = placements_by_number(
+        machine, info.graph, copies=1, place_condition=place_condition, max_missing_fraction=1.0
+    )
     return Layout.of(machine, placement)
 
 
