@@ -45,24 +45,21 @@ class Graph:
         index = np.concatenate(lists) if lists else np.zeros(0, dtype=np.int64)
         return cls(order.astype(np.int64), start, others[index], numbers[index])
 
-
-def sweep_open(
-    graph: Graph,
-    h: Floats,
-    j: Floats,
-    spins: Spins,
-    held: NDArray[np.bool_],
-    sweeps: int,
-    rng: np.random.Generator,
-) -> Spins:
-    """Gibbs sweeps at beta 1 of the spins (rows, nodes) that are not ``held``; ``spins`` is left as it is."""
-    columns = np.ascontiguousarray(spins.T, dtype=np.int8)
-    words = rng.integers(1, 2**32 - 1, size=len(spins), dtype=np.uint32)
-    _sweep(
-        columns, np.ascontiguousarray(held.T), np.array(h), np.array(j),
-        graph.order, graph.start, graph.node, graph.edge, sweeps, words,
-    )  # fmt: skip
-    return np.ascontiguousarray(columns.T)
+    def sweep(
+        self,
+        law: tuple[Floats, Floats],
+        spins: Spins,
+        held: NDArray[np.bool_],
+        sweeps: int,
+        rng: np.random.Generator,
+    ) -> Spins:
+        """Gibbs sweeps, by ``law`` (h, J) at beta 1, of the spins (rows, nodes) that are not ``held``; in a copy."""
+        columns = np.ascontiguousarray(spins.T, dtype=np.int8)
+        words = rng.integers(1, 2**32 - 1, size=len(spins), dtype=np.uint32)
+        h, j = (np.array(values) for values in law)
+        fixed = np.ascontiguousarray(held.T)
+        _sweep(columns, fixed, h, j, self.order, self.start, self.node, self.edge, sweeps, words)
+        return np.ascontiguousarray(columns.T)
 
 
 @kernel(fastmath={"contract", "nsz"})

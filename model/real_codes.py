@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.model.open_spins import Graph, sweep_open
+from qshower.model.open_spins import Graph
 from qshower.sampler.machine import BoltzmannMachine
 
 FILL_SWEEPS = 64
@@ -36,4 +36,4 @@ def latents_of_codes(
     held = np.zeros(spins.shape, dtype=np.bool_)
     held[:, machine.condition_nodes] = True
     held[:, nodes] = bits != 0
-    return sweep_open(Graph.of(machine), np.array(machine.h), np.array(machine.j), spins, held, FILL_SWEEPS, rng)
+    return Graph.of(machine).sweep((machine.h, machine.j), spins, held, FILL_SWEEPS, rng)

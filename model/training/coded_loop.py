@@ -223,7 +223,7 @@ class CodedTrainer:
                 spins = np.where(rng.random((rows, machine.node_count)) < 0.5, -1, 1).astype(np.int8)
                 spins[:, machine.condition_nodes] = self.energy_code.conditions(self.showers.energies)
                 spins[:, self.nodes] = np.where(self.bits != 0, self.bits, spins[:, self.nodes])
-                law = np.array(machine.h), np.array(machine.j)
+                law = machine.h, machine.j
                 parts.append(self.fit.fill(law, spins, self.bits, section.fill_sweeps, rng)[:, self.nodes])
             self.fills = np.stack(parts)
         return self.fills

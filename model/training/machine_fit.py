@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.model.open_spins import Graph, pair_means, sweep_open
+from qshower.model.open_spins import Graph, pair_means
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.gibbs.chains import refine
 from qshower.sampler.machine import BoltzmannMachine
@@ -218,7 +218,7 @@ class MachineFit:
         held = np.zeros(spins.shape, dtype=np.bool_)
         held[:, self.lattice.condition_nodes] = True
         held[:, self.coded.nodes] = bits != 0
-        return sweep_open(self._graph, *law, spins, held, sweeps, rng)
+        return self._graph.sweep(law, spins, held, sweeps, rng)
 
     def _stratified(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """As many rows as chains, spread evenly over the weighted energies."""

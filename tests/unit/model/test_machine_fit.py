@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from qshower.model.code_placement import _closeness, partial_information, place_code
-from qshower.model.open_spins import Graph, pair_means, sweep_open
+from qshower.model.open_spins import Graph, pair_means
 from qshower.model.training.machine_fit import Coded, FitSchedule, MachineFit
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
@@ -46,7 +46,7 @@ def test_open_spins_follow_the_law_given_the_held_ones() -> None:
     held[:, machine.free_nodes[0]] = True
     start = states[rng.integers(len(states), size=rows)].copy()
     start[:, machine.free_nodes[0]] = 1
-    drawn = sweep_open(Graph.of(machine), np.array(machine.h), np.array(machine.j), start, held, 40, rng)
+    drawn = Graph.of(machine).sweep((machine.h, machine.j), start, held, 40, rng)
     assert (drawn[held] == start[held]).all()
     states, weight = free_states(machine, np.array([1, -1], dtype=np.int8))
     weight = weight * (states[:, machine.free_nodes[0]] == 1)
