@@ -252,7 +252,7 @@ def samplers(
     url: Annotated[Optional[str], typer.Option(help="Ask this server instead of this machine.")] = None,
     api_key: Annotated[Optional[str], typer.Option(envvar="QSHOWER_API_KEY", help="Key for --url.")] = None,
     connect_wait_s: ConnectWaitS = 0.0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")] = False,
 ) -> None:
     """Show which samplers can be used now, and why not."""
     from qshower.service.commands.options import check_flags

@@ -15,6 +15,7 @@ from qshower.model.shower_checks import ShowerTally, findings_of
 from qshower.model.showers_file import ShowersFile, open_showers
 from qshower.sampler.errors import DefectError
 from qshower.sampler.files import missing
+from qshower.service.commands.sampler_lines import flat
 from qshower.service.commands.terminal import console, progress, say, two_columns
 from qshower.service.settings import load_settings
 
@@ -69,12 +70,12 @@ def bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
         ("incident energies", f"{low:.10g} to {high:.10g} MeV"),
         ("threshold", f"{bundle.geometry.threshold_mev:g} MeV"),
         ("machine", f"{known['nodes']} spins, {known['couplers']} couplers on {known['topology']}"),
-        ("energy code", _flat(known["energy_code"])),
+        ("energy code", flat(known["energy_code"])),
         ("sweeps", str(known["sweeps"])),
         ("parameters", str(known["parameters"])),
     ]
-    rows += [(f"training: {name}", _flat(value)) for name, value in known["training"].items()]
-    rows += [(f"quality: {name}", _flat(value)) for name, value in known["quality"].items()]
+    rows += [(f"training: {name}", flat(value)) for name, value in known["training"].items()]
+    rows += [(f"quality: {name}", flat(value)) for name, value in known["quality"].items()]
     return rows
 
 
@@ -105,7 +106,7 @@ def _show_file(file: ShowersFile, output: Path | None) -> None:
         ("mean layer", f"{(per_layer * np.arange(len(layers))).sum() / max(per_layer.sum(), 1e-30):.2f}"),
     ]
     if "provenance" in file.attributes:
-        table += [(f"provenance: {name}", _flat(value)) for name, value in _json(file.attributes["provenance"]).items()]
+        table += [(f"provenance: {name}", flat(value)) for name, value in _json(file.attributes["provenance"]).items()]
     _print(table)
     for finding in findings_of(tally.result()):
         say(f"warning: {finding.text}")
@@ -121,16 +122,6 @@ def _json(text: str) -> dict[str, Any]:
     except ValueError:
         document = None
     return {name: value for name, value in document.items() if value is not None} if isinstance(document, dict) else {}
-
-
-def _flat(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_flat(inner)}" for name, inner in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(_flat(inner) for inner in value)
-    return str(value)
 
 
 def _print(rows: list[tuple[str, str]]) -> None:

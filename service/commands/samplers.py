@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from typing import Any
 
 import orjson
-from rich.table import Table
 
-from qshower.service.commands.terminal import console, show_warnings
+from qshower.service.commands.sampler_lines import lines_of
+from qshower.service.commands.terminal import show_warnings
 
 
 def run(url: str | None, api_key: str | None, *, connect_wait_s: float = 0.0, as_json: bool) -> None:
@@ -17,12 +18,9 @@ def run(url: str | None, api_key: str | None, *, connect_wait_s: float = 0.0, as
     if as_json:
         print(orjson.dumps({"samplers": states}, option=orjson.OPT_INDENT_2).decode())
         return
-    table = Table("sampler", "usable", "why not", "options", "detail")
+    columns = shutil.get_terminal_size().columns
     for state in states:
-        detail = ", ".join(f"{name}={value}" for name, value in state["detail"].items() if value is not None)
-        usable = "yes" if state["available"] else "no"
-        table.add_row(state["name"], usable, state["reason"] or "", " ".join(state["options"]), detail)
-    console().print(table)
+        print(*lines_of(state, columns), sep="\n")
 
 
 def _of_server(url: str, api_key: str | None, connect_wait_s: float) -> list[dict[str, Any]]:

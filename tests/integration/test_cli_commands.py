@@ -271,10 +271,14 @@ def test_the_qpu_from_the_command_line(qshower, fails, environment, tmp_path):
         assert states["qpu"]["available"]
 
 
-def test_samplers_here_and_of_a_server(qshower, server_url):
+def test_samplers_here_and_of_a_server(qshower, server_url, environment):
+    environment.setenv("COLUMNS", "80")
     for flags in ((), ("--url", server_url)):
         code, out, err = qshower("samplers", *flags)
         assert code == 0, err
+        assert max(map(len, out.splitlines())) <= 80
+        assert not set("{}…│") & set(out)
+        assert "replay: not usable\n  why not      no bank is configured" in out
         for name in ("gibbs", "annealing", "tempering", "qpu", "replay"):
             assert name in out
         assert "DWAVE_API_TOKEN" in out
