@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, hardswish, pad
 
 from qshower.model.inverse_transforms import (
-    LEAST_REMAINING,
     affine,
     mixture_values,
     profile_chain,
@@ -41,6 +40,7 @@ from qshower.model.layers import (
     energy_features,
 )
 from qshower.model.likelihood import NormalMixture, bernoulli_log_probability, count_log_probability
+from qshower.model.share_cells import LEAST_REMAINING
 
 Floats = NDArray[np.float32]
 

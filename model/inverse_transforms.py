@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.model.fast_math import exp, log, normal_quantile, scale
+from qshower.model.share_cells import LEAST_REMAINING
 from qshower.sampler.jit.kernel import kernel
 
 Floats = NDArray[np.float32]
 
 LOWEST_UNIFORM = np.float32(1e-7)
 LOWEST_LOG, HIGHEST_LOG = np.float32(-12.0), np.float32(8.0)
-LEAST_REMAINING = 1e-3
 HIGHEST_LOGIT = np.float32(60.0)
 LEAST_MASS = 1e-100
 DEEP_TAIL = 1e-6

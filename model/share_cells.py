@@ -23,7 +23,6 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.model.inverse_transforms import LEAST_REMAINING
 from qshower.sampler.errors import InvalidInputError
 
 POWERS = 4
@@ -32,6 +31,8 @@ WINDOWS = 20
 """Of incident energy, in which the borders are measured; each reaches as far again into its neighbours."""
 LEAST_ROWS = 50
 LEAST_SHARE = 1e-9
+LEAST_REMAINING = 1e-3
+"""Added to what is left of the energy, whose logarithm is then finite."""
 
 Doubles = NDArray[np.float64]
 Spins = NDArray[np.int8]

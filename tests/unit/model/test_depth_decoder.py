@@ -7,9 +7,10 @@ import torch
 from qshower.model.decoder import ShowerView
 from qshower.model.depth_decoder import DepthDecoder
 from qshower.model.depth_kernels import broken_stick
-from qshower.model.inverse_transforms import LEAST_REMAINING, bounded_mixture
+from qshower.model.inverse_transforms import bounded_mixture
 from qshower.model.layers import DecoderShape, energy_features
 from qshower.model.likelihood import NormalMixture
+from qshower.model.share_cells import LEAST_REMAINING
 from qshower.sampler.errors import InvalidInputError
 
 THRESHOLD = 0.01515
