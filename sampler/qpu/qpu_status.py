@@ -96,7 +96,7 @@ class QpuFigures:
     Attributes:
         circuit: state of the circuit breaker.
         billed_us: QPU access time that this process has used, calibrations and failed draws included.
-        used_today_us: what the ledger has for this UTC day, all processes together.
+        used_today_us: what was used this UTC day, all processes together.
         left_today_us: what is left of the day's budget, None if there is none.
         calibrations: of each machine, in the order asked for; None if the solver was not seen yet, or there is no
             calibration for it.

@@ -58,7 +58,7 @@ class QuotaStatus:
 
 
 class Quota:
-    """The ledger of one file, shared by all processes that name it.
+    """What is used, kept in one file, shared by all processes that name it.
 
     Args:
         path: JSON file ``{day: {key: used_us}}``.

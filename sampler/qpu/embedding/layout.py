@@ -1,9 +1,9 @@
 """From a machine and its placement to the h and J that a QPU is programmed with, and back to whole states.
 
-Law: with the condition c on partition 0, the free spins follow P ∝ exp(−Σ h_eff,i s_i − Σ J_ij s_i s_j). A link that
-the hardware does not have (to an unplaced node, to a qubit whose coupler is missing, to a condition node that was given
-no qubit) is folded into the field of its placed end: h_i ← h_i + J_ij m_j, where m_j is c_j for a condition node, which
-is exact, and a mean-field magnetisation otherwise, which is not: refinement repairs what that leaves.
+Law: with the condition c on partition 0, the free spins follow P ∝ exp(−Σ h_eff,i s_i − Σ J_ij s_i s_j). A coupling
+that the hardware does not have (to an unplaced node, to a qubit whose coupler is missing, to a condition node that was
+given no qubit) is folded into the field of its placed end: h_i ← h_i + J_ij m_j, where m_j is c_j for a condition node,
+which is exact, and a mean-field magnetisation otherwise, which is not: refinement repairs what that leaves.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Layout:
         qubits: (n,) int64, their qubits.
         couplings: (m,) int64, indices of the machine's edges that are programmed.
         ends: (m, 2) int64, their ends as positions in ``nodes``.
-        sources: (k,) int64, the nodes that folded links lead to, ascending.
-        flow: (n, k) float64, coupling of each placed node to each of ``sources`` it has a folded link to, 0 elsewhere.
-        needs_mean_field: whether some folded link leads to a node whose spin is not known.
+        sources: (k,) int64, the nodes that folded couplings lead to, ascending.
+        flow: (n, k) float64, coupling of each placed node to each of ``sources`` that is folded, 0 elsewhere.
+        needs_mean_field: whether some folded coupling leads to a node whose spin is not known.
     """
 
     machine: BoltzmannMachine

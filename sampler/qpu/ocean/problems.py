@@ -183,8 +183,8 @@ class Collector:
     The last tenth of the time, or the ``cancel_grace_s`` of the settings if that is less, is for cancelling.
     """
 
-    def __init__(self, link: OceanClient, connection: Connection, settings: QpuSettings, deadline: float) -> None:
-        self._link, self._connection, self._settings = link, connection, settings
+    def __init__(self, client: OceanClient, connection: Connection, settings: QpuSettings, deadline: float) -> None:
+        self._client, self._connection, self._settings = client, connection, settings
         self._deadline = deadline
         self._enough = deadline - min(settings.cancel_grace_s, 0.1 * max(0.0, deadline - monotonic()))
 
@@ -205,20 +205,20 @@ class Collector:
             self._wait(submission, under_way)
             if not submission.ended:
                 # A request that has an answer by now is still out: who knows what it waits for.
-                self._link.retire(self._connection)
+                self._client.retire(self._connection)
             try:
                 return verified(submission.problem, submission.future.result(), submission.ids)
             except Exception as error:
-                if self._link.closed:
+                if self._client.closed:
                     raise closed_error(submission.ids) from None
                 phase = "answer" if submission.ids else "submit"
-                typed = typed_error(error, phase, submission.ids, self._link.secret)  # type: ignore[arg-type]
+                typed = typed_error(error, phase, submission.ids, self._client.secret)  # type: ignore[arg-type]
                 submission.refused = not submission.ids and refuses(error)
                 submission.untimely = submission.refused and too_many(error)
                 submission.told_to_wait_s = told_to_wait_s(error)
                 if submission.cancelled or not submission.lost:
                     self._cancel_if_waiting(submission, typed)
-                    raise typed from cause_of(typed, error, self._link.secret)
+                    raise typed from cause_of(typed, error, self._client.secret)
             self._ask_later(submission, under_way, typed)
 
     def abandon(self, submissions: Iterable[Submission]) -> None:
@@ -226,7 +226,7 @@ class Collector:
         given_up = list(submissions)
         self._cancel(given_up)
         if not all(one.ended for one in given_up):
-            self._link.retire(self._connection)
+            self._client.retire(self._connection)
 
     def _cancel(self, submissions: Iterable[Submission]) -> None:
         """Cancel what is still under way, all of it at once, and wait a little for it to end.
@@ -240,7 +240,7 @@ class Collector:
                 self._ask(one)
             one.future.cancel()
         grace_s = self._settings.cancel_grace_s
-        if self._link.closed:
+        if self._client.closed:
             # ``close`` waits for this, and has to shut the client in the time that is left.
             grace_s = min(grace_s, self._settings.close_timeout_s / 2.0)
         until = min(monotonic() + grace_s, self._deadline)
@@ -252,7 +252,7 @@ class Collector:
     def _wait(self, submission: Submission, under_way: Iterable[Submission]) -> None:
         completed_at: float | None = None
         while not submission.future.wait(max(0.0, min(SLICE_S, self._enough - monotonic()))):
-            if self._link.closed:
+            if self._client.closed:
                 self._cancel([submission, *under_way])
                 raise closed_error(submission.ids)
             now = monotonic()
@@ -264,7 +264,7 @@ class Collector:
             if submission.future.remote_status == _DONE:
                 completed_at = completed_at if completed_at is not None else now
                 if now - completed_at > self._settings.answer_wait_s:
-                    self._link.retire(self._connection)
+                    self._client.retire(self._connection)
                     raise SamplerAnswerError(
                         f"problem {_named(submission)} is completed, and its answer does not come",
                         problem_ids=submission.ids,
@@ -275,7 +275,7 @@ class Collector:
         left_s = self._enough - monotonic()
         pause_s = max(next(submission.pauses_s), submission.told_to_wait_s or 0.0)
         try:
-            self._link.pause(max(0.0, min(pause_s, left_s)))
+            self._client.pause(max(0.0, min(pause_s, left_s)))
         except SamplerUnavailableError:
             self._cancel([submission, *under_way])
             raise closed_error(submission.ids) from None
@@ -307,7 +307,7 @@ class Collector:
             try:
                 self._retrieved(submission).cancel()
             except Exception as another:  # the failure being reported is the one that matters
-                typed_error(another, "answer", submission.ids, self._link.secret)
+                typed_error(another, "answer", submission.ids, self._client.secret)
 
 
 def _too_late(submission: Submission, why: str) -> SamplerTimeoutError:

@@ -22,11 +22,11 @@ class Runner:
     """Runs problems on one solver through one borrowed connection."""
 
     def __init__(
-        self, link: OceanClient, connection: Connection, info: SolverInfo, ledger: Quota, settings: QpuSettings
+        self, client: OceanClient, connection: Connection, info: SolverInfo, quota: Quota, settings: QpuSettings
     ) -> None:
         self.info = info
-        self._link, self._connection = link, connection
-        self._ledger, self._settings = ledger, settings
+        self._client, self._connection = client, connection
+        self._quota, self._settings = quota, settings
 
     def run(
         self,
@@ -48,7 +48,7 @@ class Runner:
         estimates_us = [info.access_time_us(one.qubits.size, one.reads, one.annealing_time_us) for one in problems]
         before_us = usage.access_time_us
         left_us = None if terms.cap_us is None else terms.cap_us - before_us
-        reservation = self._ledger.reserve(sum(estimates_us), left_us, terms.account)
+        reservation = self._quota.reserve(sum(estimates_us), left_us, terms.account)
         spent = _Spending(estimates_us)
 
         def enter(number: int, answer: Answer) -> None:
@@ -63,22 +63,22 @@ class Runner:
             raise
         finally:
             try:
-                self._ledger.settle(reservation, spent.billed_us())
+                self._quota.settle(reservation, spent.billed_us())
             except SamplerUnavailableError as error:
                 # The reservation stays, which errs on the safe side; the draw is good.
-                _LOG.warning("the bill of a QPU draw could not be entered: %s", error)
+                _LOG.warning("the access time of a QPU draw could not be entered: %s", error)
 
     def _run(
         self, problems: Sequence[Problem], deadline: float, spent: _Spending, enter: Callable[[int, Answer], None]
     ) -> None:
-        collector = Collector(self._link, self._connection, self._settings, deadline)
+        collector = Collector(self._client, self._connection, self._settings, deadline)
         under_way: dict[int, Submission] = {}
         sent = 0
         try:
             for number in range(len(problems)):
                 while sent < len(problems) and len(under_way) < self._settings.max_in_flight:
-                    self._link.refuse_if_closed()
-                    under_way[sent] = submit(self.info, problems[sent], self._link.secret)
+                    self._client.refuse_if_closed()
+                    under_way[sent] = submit(self.info, problems[sent], self._client.secret)
                     spent.sent(sent)
                     sent += 1
                 enter(number, self._collected(collector, under_way, number, deadline))
@@ -108,8 +108,8 @@ class Runner:
                 pause_s = max(next(pauses_s), submission.told_to_wait_s or 0.0)
                 if not submission.untimely or monotonic() + pause_s >= deadline:
                     raise
-            self._link.pause(pause_s)
-            under_way[number] = submit(self.info, submission.problem, self._link.secret)
+            self._client.pause(pause_s)
+            under_way[number] = submit(self.info, submission.problem, self._client.secret)
 
 
 class _Spending:

@@ -17,12 +17,12 @@ NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
 
 def test_reservations_settle_to_what_was_billed_and_survive_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "state" / "budget.json"
-    ledger = Quota(path, 1000.0, None, lambda: NOON)
-    reservation = ledger.reserve(700.0, None)
+    quota = Quota(path, 1000.0, None, lambda: NOON)
+    reservation = quota.reserve(700.0, None)
     with pytest.raises(BudgetExceededError, match=r"300\.0|0\.3 ms of 1\.0 ms per day") as caught:
-        ledger.reserve(301.0, None)
+        quota.reserve(301.0, None)
     assert caught.value.retry_after_s == 12 * 3600
-    ledger.settle(reservation, 250.0)
+    quota.settle(reservation, 250.0)
     again = Quota(path, 1000.0, None, lambda: NOON)
     assert asdict(again.status()) == {
         "used_today_us": 250.0,
@@ -33,49 +33,49 @@ def test_reservations_settle_to_what_was_billed_and_survive_a_restart(tmp_path: 
     }
     again.reserve(750.0, None)
     with pytest.raises(BudgetExceededError):
-        ledger.reserve(1.0, None)
+        quota.reserve(1.0, None)
 
 
 def test_a_new_day_brings_a_new_budget_and_old_days_are_dropped(tmp_path: Path) -> None:
     now = [NOON]
-    ledger = Quota(tmp_path / "budget.json", 100.0, None, lambda: now[0])
+    quota = Quota(tmp_path / "budget.json", 100.0, None, lambda: now[0])
     for day in range(40):
         now[0] = NOON + timedelta(days=day)
-        ledger.reserve(100.0, None)
+        quota.reserve(100.0, None)
         with pytest.raises(BudgetExceededError):
-            ledger.reserve(1.0, None)
+            quota.reserve(1.0, None)
     assert len(json.loads((tmp_path / "budget.json").read_text())) == 32
 
 
 def test_the_cap_of_a_request(tmp_path: Path) -> None:
-    ledger = Quota(tmp_path / "budget.json", None, None)
+    quota = Quota(tmp_path / "budget.json", None, None)
     with pytest.raises(BudgetExceededError, match=r"2\.0 ms .* cap of 1\.5 ms") as caught:
-        ledger.reserve(2000.0, 1500.0)
+        quota.reserve(2000.0, 1500.0)
     assert caught.value.retry_after_s is None
     assert not (tmp_path / "budget.json").exists()
-    ledger.reserve(1500.0, 1500.0)
+    quota.reserve(1500.0, 1500.0)
 
 
 def test_each_key_has_its_own_limit_and_is_not_shown(tmp_path: Path) -> None:
-    ledger = Quota(tmp_path / "budget.json", 1000.0, 400.0, lambda: NOON)
-    ledger.reserve(400.0, None, "alice")
+    quota = Quota(tmp_path / "budget.json", 1000.0, 400.0, lambda: NOON)
+    quota.reserve(400.0, None, "alice")
     with pytest.raises(BudgetExceededError, match="per day and key"):
-        ledger.reserve(1.0, None, "alice")
-    ledger.reserve(400.0, None, "bob")
-    ledger.reserve(200.0, None)
-    assert ledger.used_by("alice") == 400.0
-    assert ledger.status().keys_today == 2
-    assert "alice" not in str(ledger.status())
+        quota.reserve(1.0, None, "alice")
+    quota.reserve(400.0, None, "bob")
+    quota.reserve(200.0, None)
+    assert quota.used_by("alice") == 400.0
+    assert quota.status().keys_today == 2
+    assert "alice" not in str(quota.status())
     with pytest.raises(BudgetExceededError, match="per day "):
-        ledger.reserve(1.0, None)
+        quota.reserve(1.0, None)
 
 
 def test_threads_cannot_overdraw(tmp_path: Path) -> None:
-    ledgers = [Quota(tmp_path / "budget.json", 1000.0, None, lambda: NOON) for _ in range(4)]
+    quotas = [Quota(tmp_path / "budget.json", 1000.0, None, lambda: NOON) for _ in range(4)]
 
     def attempt(number: int) -> bool:
         try:
-            ledgers[number % 4].reserve(30.0, None)
+            quotas[number % 4].reserve(30.0, None)
         except BudgetExceededError:
             return False
         return True
@@ -83,7 +83,7 @@ def test_threads_cannot_overdraw(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         granted = sum(pool.map(attempt, range(60)))
     assert granted == 33
-    assert ledgers[0].status().used_today_us == pytest.approx(990.0)
+    assert quotas[0].status().used_today_us == pytest.approx(990.0)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["budget.json", "budget.json.lock"]
 
 
@@ -101,12 +101,12 @@ def test_a_lock_that_nobody_lets_go_of_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qshower.sampler.qpu.state_files.LOCK_S", 0.05)
-    ledger = Quota(tmp_path / "budget.json", None, None)
+    quota = Quota(tmp_path / "budget.json", None, None)
     with locked(tmp_path / "budget.json"), pytest.raises(SamplerUnavailableError, match="does not let go") as caught:
-        ledger.reserve(1.0, None)
+        quota.reserve(1.0, None)
     assert caught.value.retry_after_s
-    ledger.reserve(1.0, None)
-    assert ledger.status().used_today_us == 1.0
+    quota.reserve(1.0, None)
+    assert quota.status().used_today_us == 1.0
 
 
 def test_a_folder_that_cannot_be_written_refuses_before_anything_is_spent(tmp_path: Path) -> None:
