@@ -188,7 +188,7 @@ class ShowerClient:
             ShowerServiceError: see client.client_errors; InvalidRequestError for a sampler that bills nothing.
         """
         body = {"sampler": "qpu", **request_body(incident_energies_mev, choices), "dry_run": True}
-        answered = self._document(self._send("POST", "/generate", JSON, body), "the dry run").get("estimate")
+        answered = _document(self._send("POST", "/generate", JSON, body), "the dry run").get("estimate")
         try:
             return Estimate(**{one.name: _number_or_text(answered, one) for one in fields(Estimate)})
         except (KeyError, TypeError) as error:
@@ -262,17 +262,7 @@ class ShowerClient:
         self.close()
 
     def _json(self, path: str) -> dict[str, Any]:
-        return self._document(self._send("GET", path, JSON, None), path)
-
-    @staticmethod
-    def _document(response: httpx2.Response, what: str) -> dict[str, Any]:
-        try:
-            document = response.json()
-        except ValueError as error:
-            raise BadAnswerError(f"{what} did not answer with JSON") from error
-        if not isinstance(document, dict):
-            raise BadAnswerError(f"{what} did not answer with an object")
-        return document
+        return _document(self._send("GET", path, JSON, None), path)
 
     def _send(
         self, method: str, path: str, accept: str, body: dict[str, Any] | None, sink: _Sink | None = None
@@ -283,7 +273,9 @@ class ShowerClient:
         for attempt in itertools.count(1):
             error: ConnectionFailedError | RefusedError
             try:
-                return self._once(method, path, accept, body, sink)
+                headers = {**self._headers, "Accept": accept}
+                with self._http.stream(method, self._url + path, json=body, headers=headers) as response:
+                    return _accepted(response, accept, sink)
             except RefusedError as refused:
                 if refused.status not in (429, 503) or refused.retry_after_s is None:
                     raise
@@ -307,21 +299,6 @@ class ShowerClient:
             self._sleep(wait)
         raise AssertionError("the attempts never end by themselves")
 
-    def _once(
-        self, method: str, path: str, accept: str, body: dict[str, Any] | None, sink: _Sink | None
-    ) -> httpx2.Response:
-        headers = {**self._headers, "Accept": accept}
-        with self._http.stream(method, self._url + path, json=body, headers=headers) as response:
-            if response.status_code != 200 or sink is None:
-                response.read()
-            if response.status_code != 200:
-                raise _refused(response)
-            if response.headers.get("content-type", "").split(";")[0] != accept:
-                raise BadAnswerError(f"asked for {accept}, got {response.headers.get('content-type')}")
-            if sink is not None:
-                sink.take(response)
-            return response
-
 
 @dataclass(frozen=True, slots=True)
 class _Sink:
@@ -338,6 +315,29 @@ class _Sink:
             seen += len(block)
             if self.progress is not None:
                 self.progress(seen, total)
+
+
+def _accepted(response: httpx2.Response, accept: str, sink: _Sink | None) -> httpx2.Response:
+    """The response, read whole or into ``sink``, if it is what was asked for."""
+    if response.status_code != 200 or sink is None:
+        response.read()
+    if response.status_code != 200:
+        raise _refused(response)
+    if response.headers.get("content-type", "").split(";")[0] != accept:
+        raise BadAnswerError(f"asked for {accept}, got {response.headers.get('content-type')}")
+    if sink is not None:
+        sink.take(response)
+    return response
+
+
+def _document(response: httpx2.Response, what: str) -> dict[str, Any]:
+    try:
+        document = response.json()
+    except ValueError as error:
+        raise BadAnswerError(f"{what} did not answer with JSON") from error
+    if not isinstance(document, dict):
+        raise BadAnswerError(f"{what} did not answer with an object")
+    return document
 
 
 def _number_or_text(answered: Any, wanted: Field[Any]) -> Any:

@@ -70,6 +70,7 @@ class ShareCells:
         filled: NDArray[np.bool_],
         energies_mev: Doubles,
         weights: Doubles,
+        *,
         given_energy: float = 1.0,
     ) -> Self:
         """Borders between ``cells`` equal parts of each layer's law, of the layers that are ``filled``.

@@ -142,8 +142,14 @@ class ShowerCode:
         share = None
         if share_cells:
             shares, own = observe(("share",), grid, showers, 0)
+            filled = own > 0
             share = ShareCells.fitted(
-                share_cells, np.exp(shares[:, :, 0]) * (own > 0), own > 0, energies_mev, weights, share_given_energy
+                share_cells,
+                np.exp(shares[:, :, 0]) * filled,
+                filled,
+                energies_mev,
+                weights,
+                given_energy=share_given_energy,
             )
         return cls(tuple(observables), terms, reach, share)
 

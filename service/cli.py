@@ -53,13 +53,11 @@ def main() -> None:
             app()
     except InvalidInputError as error:
         _end(error, 2)
-    except QShowerError as error:
-        _end(error, 1)
     except BrokenPipeError:
         # The reader of the output has gone; nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
+    except (QShowerError, OSError) as error:
         _end(error, 1)
     except ModuleNotFoundError as error:
         if error.name in ("sklearn", "scipy", "threadpoolctl"):

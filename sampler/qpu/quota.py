@@ -144,7 +144,7 @@ class Quota:
                 raise BudgetExceededError(
                     f"the request would take {_ms(estimate_us)} of QPU access time; {_ms(max(0.0, limit - spent))} "
                     f"of {_ms(limit)} per {name} are left until midnight UTC",
-                    retry_after_s=_until_midnight_s(now),
+                    retry_after_s=until_midnight_s(now),
                 )
 
     def _days(self) -> dict[str, dict[str, float]]:
@@ -172,7 +172,8 @@ def _day(now: datetime) -> str:
     return now.astimezone(UTC).date().isoformat()
 
 
-def _until_midnight_s(now: datetime) -> float:
+def until_midnight_s(now: datetime) -> float:
+    """Seconds until a budget of a UTC day renews."""
     midnight = datetime.combine(now.astimezone(UTC).date() + timedelta(days=1), datetime.min.time(), UTC)
     return (midnight - now).total_seconds()
 

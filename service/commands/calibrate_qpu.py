@@ -30,8 +30,8 @@ def run(
     solver: str | None,
     annealing_time_us: float | None,
     *,
-    dry_run: bool,
-    shim: bool,
+    dry_run: bool = False,
+    shim: bool = False,
 ) -> None:
     """Measure, keep and print; with ``dry_run`` only say what it would take. A running service takes it up by itself.
 

@@ -7,13 +7,12 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from qshower.sampler.errors import BudgetExceededError, QShowerError, SamplerTimeoutError
-from qshower.sampler.qpu.quota import Quota, utc_now
+from qshower.sampler.qpu.quota import Quota, until_midnight_s, utc_now
 from qshower.sampler.request import LatentBatch, LatentRequest
 from qshower.service.engine.batches import Draws
 
@@ -69,7 +68,9 @@ class Accounts:
     def _within(self, budget: float, sampler: Draws, name: str, request: LatentRequest) -> LatentBatch:
         left = max(0.0, budget - self._usage.used_by(name))
         if left == 0.0:
-            raise BudgetExceededError(f"nothing is left of {_of(name, budget)}", retry_after_s=until_midnight_s())
+            raise BudgetExceededError(
+                f"nothing is left of {_of(name, budget)}", retry_after_s=until_midnight_s(utc_now())
+            )
         asked = request.options.max_qpu_access_time_us
         own_cap = math.inf if asked is None else asked
         # The sampler checks its estimate, that of a calibration on the way included, before it submits anything.
@@ -80,7 +81,7 @@ class Accounts:
             if own_cap <= left or error.retry_after_s is not None:
                 raise
             message = f"{left / 1000:.1f} ms are left of {_of(name, budget)}: {error}"
-            raise BudgetExceededError(message, retry_after_s=until_midnight_s()) from error
+            raise BudgetExceededError(message, retry_after_s=until_midnight_s(utc_now())) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +97,3 @@ class _Billed:
 
 def _of(name: str, budget_us: float) -> str:
     return f"the {budget_us / 1000:.1f} ms of QPU access time that the key {name!r} has until midnight UTC"
-
-
-def until_midnight_s() -> float:
-    """Seconds until a budget of a UTC day renews."""
-    now = utc_now()
-    return (datetime.combine(now.date() + timedelta(days=1), time(), UTC) - now).total_seconds()
