@@ -110,6 +110,14 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_of_the_repository_exist(page: Path) -> None:
+    folders = "sampler|model|service|evaluation|client|benchmarks|tests|docker|docs"
+    named = re.findall(rf"`((?:{folders})/[\w./*-]*)`", page.read_text(encoding="utf-8"))
+    to_be_written = {"sampler/heat_bath.py"}
+    assert [path for path in named if path not in to_be_written and not any(ROOT.glob(path.rstrip("/")))] == []
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in PAGES if page.parent.name == "docs" and f"({page.name})" not in index] == [
