@@ -91,6 +91,7 @@ def test_a_body_in_gzip_is_held_to_the_limit_of_what_it_holds(client: TestClient
         (gzip.compress(json.dumps(BODY).encode())[:-9], "the body is gzip that was cut short"),
         (b"", "the body is gzip that was cut short"),
     ],
+    ids=["plain", "cut", "empty"],
 )
 def test_a_body_that_is_no_gzip(client: TestClient, content: bytes, said: str) -> None:
     answer = post(client, content, "gzip")
