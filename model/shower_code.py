@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from qshower.model.grid import Grid
 from qshower.model.share_cells import ShareCells, weighted_quantiles
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError, InvalidInputError
 
 Observable = Literal["share", "radius", "width", "cos_1", "sin_1", "outer"]
 OBSERVABLES: tuple[Observable, ...] = ("share", "radius", "width", "cos_1", "sin_1", "outer")
@@ -75,7 +75,7 @@ class ShowerCode:
         if self.terms.ndim != 3 or self.terms.shape[1:] != (len(self.observables), TERMS):
             raise InvalidInputError("terms", self.terms.shape, f"(layers, {len(self.observables)}, {TERMS})")
         if self.share is not None and len(self.share.terms) != len(self.terms):
-            raise InvalidInputError("share", f"{len(self.share.terms)} layers", f"cells of {len(self.terms)} layers")
+            raise DefectError("share", f"{len(self.share.terms)} layers", f"cells of {len(self.terms)} layers")
 
     @property
     def layers(self) -> int:
