@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -202,7 +203,7 @@ def _multiclass(value: MulticlassResult) -> dict[str, Any]:
 def _qpu(provenance: dict[str, Any]) -> dict[str, Any] | None:
     """What a file's provenance says of QPU time, which is not this machine's."""
     access = provenance.get("qpu_access_time_us")
-    if not isinstance(access, int | float) or isinstance(access, bool):
+    if not isinstance(access, int | float) or isinstance(access, bool) or not abs(access) < math.inf:
         return None
     return {"solver": provenance.get("solver"), "qpu_access_time_us": float(access)}
 

@@ -179,7 +179,7 @@ def load_shower_set(
 def _provenance(text: str | None) -> Mapping[str, Any]:
     try:
         found = json.loads(text or "{}")
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -178,7 +178,7 @@ def geometry_from_dict(values: Mapping[str, Any]) -> Geometry:
         )
     except InvalidInputError:
         raise
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise DefectError("geometry", f"{type(error).__name__}: {error}", "the fields of a geometry") from error
     if "voxel_count" in values and values["voxel_count"] != geometry.voxel_count:
         raise InvalidInputError("voxel_count", values["voxel_count"], f"{geometry.voxel_count}, as the layers have it")

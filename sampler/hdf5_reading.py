@@ -64,7 +64,7 @@ def find_dataset(file: h5py.File, name: str, allowed: str, refusal: Refusal) -> 
     if found is None and isinstance(link, h5py.SoftLink):
         raise refusal(f"a link to {link.path}, which the file does not hold", ENTIRE)
     if not isinstance(found, h5py.Dataset):
-        raise refusal(f"missing; the file holds {', '.join(file) or 'nothing'}", allowed)
+        raise refusal(f"missing; the file holds {_names(file)}", allowed)
     try:
         kind = found.dtype
     except HDF5_ERRORS as error:
@@ -84,9 +84,25 @@ def refuse_missing_values(dataset: h5py.Dataset, refusal: Refusal) -> None:
         raise refusal(*missing)
 
 
+def _names(file: h5py.File) -> str:
+    try:
+        return ", ".join(map(printable, file)) or "nothing"
+    except HDF5_ERRORS:
+        return "names that cannot be read"
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error, in one line and not too long."""
-    return " ".join((str(error) or type(error).__name__).split())[:200]
+    return printable(" ".join((str(error) or type(error).__name__).split())[:200])
+
+
+def printable(text: str) -> str:
+    r"""Text of a file that others wrote, with escapes for what a terminal would obey or cannot show.
+
+    >>> printable("red\x1b[31m")
+    'red\\x1b[31m'
+    """
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _missing(dataset: h5py.Dataset, depth: int) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ from qshower.model.shower_checks import ShowerTally, findings_of
 from qshower.model.showers_file import ShowersFile, open_showers
 from qshower.sampler.errors import DefectError
 from qshower.sampler.files import missing
+from qshower.sampler.hdf5_reading import printable
 from qshower.service.commands.sampler_lines import flat
 from qshower.service.commands.terminal import console, progress, say, two_columns
 from qshower.service.settings import load_settings
@@ -127,7 +128,7 @@ def _json(text: str) -> dict[str, Any]:
 def _print(rows: list[tuple[str, str]]) -> None:
     table = two_columns()
     for name, value in rows:
-        table.add_row(name, Text(value))
+        table.add_row(Text(printable(name)), Text(printable(value)))
     console().print(table)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 LABEL_COLUMNS = 13
 LEAST_COLUMNS = 40
+MOST_DEPTH = 8
+"""Of lists in lists that are shown."""
 
 
 def lines_of(state: Mapping[str, Any], columns: int) -> list[str]:
@@ -91,12 +93,14 @@ def _age(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def flat(value: Any) -> str:
+def flat(value: Any, depth: int = MOST_DEPTH) -> str:
     """A value of a document in one line: no brackets, no quotes."""
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, Mapping | list | tuple) and depth == 0:
+        return "…"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {flat(inner)}" for name, inner in value.items() if inner is not None)
+        return ", ".join(f"{name} {flat(inner, depth - 1)}" for name, inner in value.items() if inner is not None)
     if isinstance(value, list | tuple):
-        return ", ".join(flat(inner) for inner in value)
+        return ", ".join(flat(inner, depth - 1) for inner in value)
     return str(value)
