@@ -33,6 +33,7 @@ from qshower.model.manifest import (
     shape_from_dict,
 )
 from qshower.model.masks import unmasked
+from qshower.model.share_cells import ShareCells
 from qshower.model.shower_code import ShowerCode
 from qshower.sampler.cores import usable_cores
 from qshower.sampler.errors import BundleError, InvalidInputError
@@ -276,8 +277,6 @@ def load_encoder_state(path: Path | str) -> dict[str, Tensor]:
 
 def load_shower_code(path: Path | str) -> ShowerCode:
     """The fixed code of showers that a bundle's latents carry, verified; BundleError where it has none."""
-    from qshower.model.share_cells import ShareCells
-
     folder = Path(path)
     manifest = read_manifest(folder)[0]
     tensors = {name: tensor.double().numpy() for name, tensor in _read_tensors(folder, manifest, CODE_FILE).items()}
