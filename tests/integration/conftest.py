@@ -3,7 +3,6 @@
 import os
 import sys
 import threading
-import time
 from contextlib import contextmanager
 
 import pytest
@@ -14,6 +13,7 @@ from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue, load_catalogue
 from qshower.service.cli import main
 from qshower.service.settings import load_settings
+from tests.polling import until
 
 
 @pytest.fixture
@@ -76,9 +76,8 @@ def serving(load_models=load_catalogue):
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
+    until(lambda: server.started or not thread.is_alive())
+    assert server.started
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
         yield f"http://127.0.0.1:{port}"

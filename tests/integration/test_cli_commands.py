@@ -1,13 +1,11 @@
 """The command line, command by command: what it prints, what it writes, and the one line where it cannot."""
 
-import asyncio
 import json
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from qshower.sampler.request import streams_of
 from qshower.service.catalogue import load_catalogue
 from qshower.service.generation.generator import Generator
 from qshower.service.settings import load_settings
+from tests.polling import holds_in_loop, until
 
 COMMANDS = (
     ["serve"], ["generate"], ["train"], ["evaluate"], ["samplers"], ["inspect"], ["emulator"], ["calibrate"],
@@ -204,9 +203,8 @@ def test_a_killed_run_leaves_the_good_file(environment, tmp_path):
     finally:
         signal.signal(signal.SIGINT, ours)
     try:
-        while len(list(tmp_path.iterdir())) < 2:
-            assert process.poll() is None
-            time.sleep(0.05)
+        until(lambda: len(list(tmp_path.iterdir())) >= 2 or process.poll() is not None)
+        assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
     finally:
@@ -398,11 +396,12 @@ def test_chunks_have_a_bank_in_its_order_however_long_one_takes(qshower, environ
     bank, out_path = tmp_path / "bank.hdf5", tmp_path / "out.hdf5"
     flags = ("--energies-mev", "2000", "-n", 25, "--seed", 1)
     assert qshower("bank", "draw", *flags, "--sampler", "gibbs", "-o", bank)[0] == 0
-    generate = Generator.generate
+    generate, begun = Generator.generate, []
 
     async def first_is_slow(self, order):
+        begun.append(order.first_row)
         if order.first_row == 0:
-            await asyncio.sleep(0.3)
+            await holds_in_loop(lambda: begun == [0])
         return await generate(self, order)
 
     environment.setattr(Generator, "generate", first_is_slow)
@@ -416,6 +415,7 @@ def test_chunks_have_a_bank_in_its_order_however_long_one_takes(qshower, environ
     streams = streams_of(1, 25)
     expected = bundle.decode(spins, np.full(25, 2000.0), streams, bundle.geometry.threshold_mev)
     assert np.array_equal(read(out_path)[1], expected)
+    assert begun == [0, 10, 20]
 
 
 def test_tempering_is_there_for_the_asking(qshower, tmp_path):

@@ -23,6 +23,7 @@ import pytest
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import InvalidInputError
+from tests.polling import until
 
 TOKEN = {"X-Auth-Token": "any"}
 API = "/sapi/v2"
@@ -205,13 +206,9 @@ def test_hanging_requests_end_with_their_client(emulator: EmulatorServer) -> Non
     host, port = emulator.endpoint.split("/")[2].split(":")
     with socket.create_connection((host, int(port)), timeout=5) as connection:
         connection.sendall(f"GET {API}/solvers/remote/ HTTP/1.1\r\nHost: x\r\nX-Auth-Token: a\r\n\r\n".encode())
-        while "solvers_hang" in emulator.faults.armed():
-            time.sleep(0.01)
+        until(lambda: "solvers_hang" not in emulator.faults.armed())
         before = len(emulator._http._open)
-    ends_at = time.monotonic() + 10.0
-    while len(emulator._http._open) >= before and time.monotonic() < ends_at:
-        time.sleep(0.02)
-    assert len(emulator._http._open) < before
+    until(lambda: len(emulator._http._open) < before)
 
 
 def test_a_port_in_use_is_named() -> None:
@@ -224,6 +221,7 @@ def test_a_port_in_use_is_named() -> None:
 RUN = """
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import run_emulator
+from tests.polling import until
 run_emulator(EmulatorConfig(topology="zephyr:2"))
 print("closed")
 """

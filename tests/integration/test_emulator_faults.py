@@ -40,6 +40,7 @@ from dwave.cloud.solver import StructuredSolver
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.emulator.fault_injection import FAULTS, STAGES
+from tests.polling import until
 
 SETTINGS: dict[str, Any] = {
     "client": "qpu",
@@ -96,10 +97,7 @@ def _result(solver: StructuredSolver) -> Any:
 
 def _wait_for_calls(emulator: EmulatorServer, stage: str, calls: int) -> None:
     """Return once the client has been at ``stage`` so often; without a pause of its own that takes milliseconds."""
-    ends_at = time.monotonic() + 20.0
-    while emulator.faults.calls()[stage] < calls:
-        assert time.monotonic() < ends_at, f"{emulator.faults.calls()[stage]} calls only"
-        time.sleep(0.005)
+    until(lambda: emulator.faults.calls()[stage] >= calls)
 
 
 HTTP_ERRORS = {
@@ -326,9 +324,7 @@ def test_a_cancel_goes_wrong(emulator: EmulatorServer, hasty: Client, name: str)
     emulator.arm(f"{name}:1")
     future = _ask(solver)
     # The id must be known before a cancel can be sent.
-    ends_at = time.monotonic() + 10.0
-    while future.id is None and time.monotonic() < ends_at:
-        time.sleep(0.01)
+    until(lambda: future.id is not None)
     future.cancel()
     assert future.wait(20.0)
     with pytest.raises(
@@ -355,13 +351,11 @@ def test_maintenance_fails_what_is_queued(emulator: EmulatorServer) -> None:
         solver = client.get_solver()
         other.arm("slow_queue:1")
         waiting = _ask(solver)
-        while other.backend.state()["jobs"].get("PENDING", 0) == 0:
-            time.sleep(0.01)
+        until(lambda: other.backend.state()["jobs"].get("PENDING", 0))
         other.arm("maintenance")
         with pytest.raises(SolverOfflineError):
             _result(solver)
         with pytest.raises(SolverOfflineError):
             waiting.result()
-        while other.backend.definition()["status"] != "ONLINE":
-            time.sleep(0.05)
+        until(lambda: other.backend.definition()["status"] == "ONLINE")
         assert client.get_solver(refresh=True).graph_id != solver.graph_id

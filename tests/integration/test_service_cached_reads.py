@@ -28,6 +28,7 @@ from qshower.service.catalogue import Catalogue
 from qshower.service.latent_cache.cached_reads import CachedReads
 from qshower.service.sampler_table import build_registry
 from qshower.service.settings import load_settings
+from tests.polling import until
 
 LOW, HIGH = 1000.0, 500000.0
 UNEVEN = {"incident_energies_mev": [LOW] * 9 + [HIGH], "sampler": "qpu"}
@@ -92,8 +93,7 @@ def ask(client, body, status=200):
     response = client.post("/generate", json=body)
     assert response.status_code == status, response.text
     # Nobody waits for what the draw has left, but a test.
-    while metrics_of(client).get("qshower_qpu_unused_reads_waiting"):
-        time.sleep(0.01)
+    until(lambda: not metrics_of(client).get("qshower_qpu_unused_reads_waiting"))
     return response.json()
 
 
@@ -206,8 +206,7 @@ def test_an_answer_does_not_wait_for_the_reads_it_leaves(service_on, monkeypatch
     of = {end: counts[f'qshower_qpu_unused_reads_total{{outcome="{end}"}}'] for end in ("cached", "dropped")}
     assert (counts["qshower_qpu_unused_reads_waiting"], of) == (8, {"cached": 0, "dropped": 0})
     gate.set()
-    while metrics_of(client)["qshower_qpu_unused_reads_waiting"]:
-        time.sleep(0.01)
+    until(lambda: not metrics_of(client)["qshower_qpu_unused_reads_waiting"])
     assert metrics_of(client)['qshower_qpu_unused_reads_total{outcome="cached"}'] == 8
     assert cache_of(client)["ready"] == 8
 
@@ -430,7 +429,6 @@ def test_reads_of_another_graph_are_forgotten(emulator_of, service_at, tmp_path)
     emulator.arm("maintenance:1")
     ask(client, for_high(1, seed=1), status=503)
     assert cache_of(client)["ready"] == 8, "a solver that is away takes nothing from what it has drawn"
-    while client.post("/generate", json=for_high(1, seed=1)).status_code != 200:
-        time.sleep(0.1)
+    until(lambda: client.post("/generate", json=for_high(1, seed=1)).status_code == 200)
     assert cache_of(client)["ready"] == 0
     assert cache_of(client)["discarded"] == 8

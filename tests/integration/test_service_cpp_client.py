@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
@@ -23,6 +22,7 @@ from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue
 from qshower.service.settings import load_settings
+from tests.polling import until
 
 HEADER = Path(__file__).parents[2] / "client" / "qshower.hpp"
 COMPILER = shutil.which("c++")
@@ -118,9 +118,8 @@ def served(folder, **settings):
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
+    until(lambda: server.started or not thread.is_alive())
+    assert server.started
     yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     thread.join()

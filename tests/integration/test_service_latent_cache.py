@@ -3,7 +3,6 @@
 import asyncio
 import re
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from qshower.service.latent_cache.latent_caches import LatentCaches
 from qshower.service.metrics import Metrics
 from qshower.service.schemas import Estimate
 from qshower.service.settings import load_settings, variables
+from tests.polling import until
 
 PER_CONDITION = 6
 BODY = {"incident_energies_mev": [1000, 65536, 500000], "sampler": "gibbs"}
@@ -62,12 +62,12 @@ def states_of(client, sampler="gibbs"):
 
 def once_full(client, sampler="gibbs"):
     """The caches' states when all of them are full."""
-    for _ in range(3000):
+
+    def full():
         states = states_of(client, sampler)
-        if all(state["ready"] == state["wanted"] for state in states.values()):
-            return states
-        time.sleep(0.01)
-    raise AssertionError(f"not filled: {states}")
+        return states if all(state["ready"] == state["wanted"] for state in states.values()) else None
+
+    return until(full)
 
 
 def counts_of(client):
@@ -117,8 +117,7 @@ def test_any_cacheable_sampler_s_cache_is_filled_once_it_was_asked_for(client_of
         assert {state["ready"] for state in states_of(client, sampler).values()} == {0}
         first = client.post("/generate", json={**BODY, "sampler": sampler}).json()["provenance"]
         assert first["from_cache"] is False
-        while states_of(client, sampler)["test-zephyr"]["ready"] < 32:
-            time.sleep(0.01)
+        until(lambda sampler=sampler: states_of(client, sampler)["test-zephyr"]["ready"] >= 32)
         seeded, plain = (
             client.post("/generate", json={**BODY, "sampler": sampler, **change}).json()["provenance"]
             for change in ({"seed": 1}, {})
@@ -274,7 +273,7 @@ def test_what_waits_for_a_qpu_leaves_the_cpu_idle(catalogue):
 
     async def work():
         engine = Engine(Limits(64, 1000, 10, 1 << 40, 1.0), Metrics(), idle)
-        streams = np.zeros((1, 2), np.uint64)
+        streams, asked = np.zeros((1, 2), np.uint64), asyncio.Semaphore(0)
 
         async def ask(sampler, failure=None):
             key = DrawKey(bundle.name, sampler, SamplerOptions(sweeps=8), 0.0, elsewhere=sampler == "qpu")
@@ -282,14 +281,17 @@ def test_what_waits_for_a_qpu_leaves_the_cpu_idle(catalogue):
                 one = Slow(failure)
                 energies = np.array([5e4])
                 work = Work(key, one, one, energies, bundle.conditions(energies), streams)
-                await engine.submit(work).future
+                future = engine.submit(work).future
+                asked.release()
+                await future
 
         try:
             tasks = [asyncio.create_task(ask("qpu")) for _ in range(2)]
-            await asyncio.sleep(0.01)
+            await asked.acquire()
+            await asked.acquire()
             states = [idle.cpu_idle]
             tasks.append(asyncio.create_task(ask("gibbs")))
-            await asyncio.sleep(0.01)
+            await asked.acquire()
             states.append(idle.cpu_idle)
             drawing.set()
             await asyncio.gather(*tasks)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue
 from qshower.service.settings import load_settings
+from tests.polling import until
 
 BODY = {"incident_energies_mev": [1000, 65536, 500000], "sampler": "qpu", "seed": 1}
 TOKEN = "TEST-0123456789abcdef"
@@ -287,8 +287,7 @@ def test_other_samplers_answer_while_the_solver_api_hangs(emulator_of, service_o
     waiting = [threading.Thread(target=wait_for_the_qpu) for _ in range(12)]
     for thread in waiting:
         thread.start()
-    while emulator.backend.state()["calls"].get("solvers", 0) < 1:
-        time.sleep(0.05)
+    until(lambda: emulator.backend.state()["calls"].get("solvers", 0))
     many = {"incident_energies_mev": [5e4] * 30, "sampler": "gibbs", "seed": 1}
     answer = client.post("/generate", json=many)
     assert answer.status_code == 200
@@ -313,8 +312,7 @@ def test_a_stop_in_mid_draw_ends_it(emulator_of, service_on, monkeypatch, work):
     asking = threading.Thread(target=lambda: ended.append(client.post("/generate", json=BODY)))
     if work == "request":
         asking.start()
-    while emulator.backend.state()["submitted"] == before:
-        time.sleep(0.02)
+    until(lambda: emulator.backend.state()["submitted"] != before)
     name = {"request": "sample-qpu", "calibration": "recalibration"}[work]
     busy = [thread for thread in threading.enumerate() if thread.name.startswith(name)]
     assert busy

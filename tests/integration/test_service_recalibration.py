@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +24,7 @@ from qshower.service.catalogue import Catalogue
 from qshower.service.cli import app
 from qshower.service.service_errors import SettingsError
 from qshower.service.settings import load_settings
+from tests.polling import until
 
 DAY_S = 86400.0
 FIRST_PAUSE_S = 60.0
@@ -199,8 +199,7 @@ def test_the_service_calibrates_when_it_starts(emulator, catalogue, monkeypatch,
             states = {state["name"]: state for state in client.get("/samplers").json()["samplers"]}
             return states["qpu"]["detail"]
 
-        while of_qpu()["recalibration"]["done"] == 0:
-            time.sleep(0.1)
+        until(lambda: of_qpu()["recalibration"]["done"])
         detail = of_qpu()
         assert detail["recalibration"]["every_s"] == DAY_S
         assert detail["calibration"]["age_s"] < DAY_S

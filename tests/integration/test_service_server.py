@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 import h5py
 import httpx2
@@ -20,6 +19,7 @@ import pytest
 from qshower.client import ShowerClient
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
+from tests.polling import until
 
 START_S, STOP_S = 120, 60
 ENERGY = 65536.0
@@ -120,12 +120,9 @@ def test_sigterm_finishes_what_is_in_work_and_refuses_the_rest(start):
     thread = threading.Thread(target=long_request)
     with httpx2.Client(base_url=url, timeout=60) as http:
         thread.start()
-        while "qshower_queue_requests 1.0" not in http.get("/metrics").text:
-            time.sleep(0.01)
+        until(lambda: "qshower_queue_requests 1.0" in http.get("/metrics").text)
         process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + 10
-        while http.get("/health/ready").status_code == 200 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: http.get("/health/ready").status_code != 200)
         refused = http.post("/generate", json={"incident_energies_mev": [ENERGY]})
         assert refused.status_code == 503
         assert refused.headers["retry-after"] == "30"
@@ -146,14 +143,9 @@ def test_a_client_that_goes_away_gives_its_place_free(start):
     with httpx2.Client(base_url=url, timeout=60) as http:
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall((head + body).encode())
-            while "qshower_queue_rows 2000.0" not in http.get("/metrics").text:
-                time.sleep(0.01)
-        deadline = time.monotonic() + 20
+            until(lambda: "qshower_queue_rows 2000.0" in http.get("/metrics").text)
+        until(lambda: "qshower_queue_rows 0.0" in http.get("/metrics").text)
         text = http.get("/metrics").text
-        while "qshower_queue_rows 0.0" not in text and time.monotonic() < deadline:
-            time.sleep(0.05)
-            text = http.get("/metrics").text
-    assert "qshower_queue_rows 0.0" in text
     assert 'qshower_generate_total{outcome="client_gone"} 1.0' in text
     assert not [line for line in lines if "Traceback" in line]
 
@@ -211,8 +203,7 @@ def test_sigterm_in_mid_draw_ends_the_process(start, tmp_path):
 
         asking = threading.Thread(target=ask)
         asking.start()
-        while not emulator.backend.state()["submitted"]:
-            time.sleep(0.05)
+        until(lambda: emulator.backend.state()["submitted"])
         process.send_signal(signal.SIGTERM)
         assert process.wait(STOP_S) == 0
         asking.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from collections import Counter
@@ -55,3 +56,18 @@ def test_each_release_of_the_changelog_has_each_head_once() -> None:
         heads = Counter(re.findall(r"^### (.*)", release, re.MULTILINE))
         assert set(heads) <= {"Added", "Changed", "Removed", "Fixed"}
         assert set(heads.values()) <= {1}, release.splitlines()[0]
+
+
+def test_tests_sleep_only_where_they_poll() -> None:
+    """Events order threads; what can only be polled is, by tests/polling.py. ``asyncio.sleep(0)`` waits for nothing."""
+    found = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        if path == ROOT / "tests" / "polling.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"time.sleep", "asyncio.sleep", "sleep"}:
+                if not (node.args and isinstance(node.args[0], ast.Constant) and node.args[0].value == 0):
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+            elif isinstance(node, ast.ImportFrom) and node.module in {"time", "asyncio"}:
+                found += [f"{path.name}: {name.name}" for name in node.names if name.name == "sleep"]
+    assert found == []

@@ -15,6 +15,7 @@ from qshower.service.engine.batches import DrawKey, Work
 from qshower.service.engine.engine import Engine, Limits
 from qshower.service.metrics import Metrics
 from qshower.service.service_errors import NotReadyError, QueueFullError
+from tests.polling import holds_in_loop, until_in_loop
 
 OPTIONS = SamplerOptions(sweeps=8)
 LIMITS = Limits(64, 10_000, 100, 1 << 40, 30.0)
@@ -75,8 +76,7 @@ class Bench:
         """A request that holds the lane until the gate opens."""
         self.sampler.gate.clear()
         request = self.submit(1, seed=99)
-        while not self.sampler.batches:
-            await asyncio.sleep(0.001)
+        await until_in_loop(lambda: self.sampler.batches)
         return request
 
 
@@ -174,9 +174,8 @@ def test_the_sampler_does_not_run_far_ahead_of_the_decoder(on_bench):
         slow, streams = Slow(), np.zeros((640, 2), dtype=np.uint64)
         key = DrawKey("slow", "gibbs", OPTIONS, 0.0)
         request = bench.submit_of(key, slow, streams)
-        while len(bench.sampler.batches) < 2:
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.2)
+        await until_in_loop(lambda: len(bench.sampler.batches) == 2)
+        await holds_in_loop(lambda: len(bench.sampler.batches) == 2)
         ahead = len(bench.sampler.batches)
         gate.set()
         await request.future
@@ -255,8 +254,7 @@ def test_a_request_given_up_in_its_middle_stops_there(on_bench):
     async def work(bench):
         bench.sampler.gate.clear()
         large = bench.submit(1000)
-        while not bench.sampler.batches:
-            await asyncio.sleep(0.001)
+        await until_in_loop(lambda: bench.sampler.batches)
         bench.engine.cancel(large)
         bench.sampler.gate.set()
         await bench.submit(1, seed=2).future
@@ -335,7 +333,7 @@ def test_draining_finishes_what_there_is(on_bench):
         with pytest.raises(NotReadyError) as caught:
             bench.submit(1)
         closing = asyncio.create_task(bench.engine.close(20))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)  # so that it has begun
         bench.sampler.gate.set()
         await closing
         return caught.value.retry_after_s, held.future.result(), waiting.future.result()
