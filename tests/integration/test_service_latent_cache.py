@@ -134,7 +134,7 @@ def test_any_cacheable_sampler_s_cache_is_filled_once_it_was_asked_for(client_of
 
 def test_the_interface_s_page_tells_of_them():
     page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
-    dry_run = page[page.index("**Dry run.**") : page.index("### Latent cache")]
+    dry_run = page[page.index("### Dry run") : page.index("### Latent cache")]
     assert [name for name in Estimate.model_fields if f"`{name}`" not in dry_run] == []
     cache = page[page.index("### Latent cache") :].split("\n### ")[0]
     assert "`from_cache`" in cache
