@@ -166,6 +166,6 @@ class BoltzmannMachine:
         fields: NDArray[np.float64] = self.h[free].astype(np.float64) + conditions @ coupling[:, free]
         return fields
 
-    def with_parameters(self, h: NDArray[np.float32], j: NDArray[np.float32]) -> Self:
+    def with_parameters(self, h: NDArray[np.floating], j: NDArray[np.floating]) -> Self:
         """The same lattice with other biases and couplings."""
         return replace(self, h=np.array(h, dtype=np.float32), j=np.array(j, dtype=np.float32))

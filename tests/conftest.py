@@ -65,7 +65,7 @@ def random_machine(
     edges = np.stack([first[kept], second[kept]], axis=1).astype(np.int32)
     return BoltzmannMachine(
         h=rng.normal(0.0, field, nodes).astype(np.float32),
-        j=rng.normal(0.0, coupling, edges.shape[0]).astype(np.float32),
+        j=rng.normal(0.0, coupling, (edges.shape[0],)).astype(np.float32),
         edges=edges,
         partitions=partitions,
         qubits=rng.permutation(10 * nodes)[:nodes].astype(np.int64),
@@ -84,7 +84,7 @@ def lattice_machine(
     """A machine on a compact block of ``family``; 4 nodes per partition make 12 free spins that can be enumerated."""
     lattice = compact_lattice(family, nodes_per_partition)
     h = rng.normal(0.0, field, lattice.node_count)
-    return lattice.with_parameters(h, rng.normal(0.0, coupling, lattice.j.shape[0]))
+    return lattice.with_parameters(h, rng.normal(0.0, coupling, lattice.j.shape))
 
 
 def latent_request(
@@ -140,7 +140,7 @@ def enumerate_law(machine: BoltzmannMachine, condition: NDArray[np.int8]) -> Exa
     states = np.arange(1 << free.shape[0])
     spins = np.empty((states.shape[0], machine.h.shape[0]), dtype=np.int8)
     spins[:, clamped] = condition
-    for bit, node in enumerate(free):
+    for bit, node in enumerate(free.tolist()):
         spins[:, node] = ((states >> bit) & 1) * 2 - 1
     energies = np.zeros(states.shape[0])
     for node, bias in enumerate(machine.h.tolist()):
@@ -151,28 +151,35 @@ def enumerate_law(machine: BoltzmannMachine, condition: NDArray[np.int8]) -> Exa
     return ExactLaw(free, spins, energies, weights / weights.sum())
 
 
+SpinMaker = Callable[..., NDArray[np.int8]]
+MachineMaker = Callable[..., BoltzmannMachine]
+RequestMaker = Callable[..., LatentRequest]
+LawMaker = Callable[[BoltzmannMachine, NDArray[np.int8]], ExactLaw]
+LargestFile = Callable[[int], AbstractContextManager[None]]
+
+
 @pytest.fixture(scope="session", name="random_spins")
-def _random_spins() -> Callable[..., NDArray[np.int8]]:
+def _random_spins() -> SpinMaker:
     return random_spins
 
 
 @pytest.fixture(scope="session", name="random_machine")
-def _random_machine() -> Callable[..., BoltzmannMachine]:
+def _random_machine() -> MachineMaker:
     return random_machine
 
 
 @pytest.fixture(scope="session", name="lattice_machine")
-def _lattice_machine() -> Callable[..., BoltzmannMachine]:
+def _lattice_machine() -> MachineMaker:
     return lattice_machine
 
 
 @pytest.fixture(scope="session", name="latent_request")
-def _latent_request() -> Callable[..., LatentRequest]:
+def _latent_request() -> RequestMaker:
     return latent_request
 
 
 @pytest.fixture(scope="session", name="enumerate_law")
-def _enumerate_law() -> Callable[..., ExactLaw]:
+def _enumerate_law() -> LawMaker:
     return enumerate_law
 
 
@@ -188,7 +195,7 @@ def largest_file(size_bytes: int) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", name="largest_file")
-def _largest_file() -> Callable[[int], AbstractContextManager[None]]:
+def _largest_file() -> LargestFile:
     return largest_file
 
 
@@ -213,7 +220,7 @@ def untrained_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from qshower.model.geometry import named_geometry
     from qshower.model.grid import Grid
     from qshower.model.layers import DecoderShape
-    from qshower.model.manifest import Manifest, lattice_of
+    from qshower.model.manifest import EnergyCodeSpec, Manifest, lattice_of
 
     folder = tmp_path_factory.mktemp("bundles")
     geometry, domain = named_geometry("2"), (1000.0, 1e6)
@@ -240,7 +247,7 @@ def untrained_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
             default=family == "zephyr",
             geometry=geometry.as_dict(),
             domain_mev=domain,
-            energy_code={"kind": "thermometer", "levels": 16},
+            energy_code=EnergyCodeSpec(kind="thermometer", levels=16),
             scaling="logit",
             symmetry="dihedral",
             likelihood="sampled",

@@ -144,6 +144,6 @@ def case(
     rng = np.random.default_rng(SEED)
     machine = lattice_machine(rng, "zephyr", nodes_per_partition=4)
     levels = np.unique(random_spins(rng, (32, 4)), axis=0)[:4]
-    builders = {**BUILDERS, DOCUMENTED: partial(_classical, documented_sampler.HeatBathSampler)}
+    builders: dict[str, Builder] = {**BUILDERS, DOCUMENTED: partial(_classical, documented_sampler.HeatBathSampler)}
     with builders[request.param](machine, levels, tmp_path_factory.mktemp(request.param)) as built:
         yield built

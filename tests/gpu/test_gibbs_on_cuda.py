@@ -12,6 +12,7 @@ from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.gibbs.schedule import ramp_and_hold
 from qshower.sampler.gibbs.streams import DRAW, stream_keys
 from qshower.sampler.request import SamplerOptions, streams_of
+from tests.conftest import LawMaker, MachineMaker, RequestMaker, SpinMaker
 
 pytestmark = [
     pytest.mark.gpu,
@@ -21,7 +22,9 @@ pytestmark = [
 
 @pytest.mark.parametrize("coupling", [0.3, 2.0, 60.0])
 @pytest.mark.parametrize("family", ["pegasus", "zephyr"])
-def test_fused_kernel_gives_the_cpus_spins(rng, lattice_machine, random_spins, family, coupling):
+def test_fused_kernel_gives_the_cpus_spins(
+    rng: np.random.Generator, lattice_machine: MachineMaker, random_spins: SpinMaker, family: str, coupling: float
+) -> None:
     machine = lattice_machine(rng, family, coupling=coupling)
     conditions = random_spins(rng, (1000, 302))
     streams = streams_of(6, 1000)
@@ -31,7 +34,9 @@ def test_fused_kernel_gives_the_cpus_spins(rng, lattice_machine, random_spins, f
     assert np.array_equal(refine(machine, on_cpu, 7, streams, free_condition=True, device="cuda"), again)
 
 
-def test_law_of_small_machines(rng, random_machine, random_spins, enumerate_law):
+def test_law_of_small_machines(
+    rng: np.random.Generator, random_machine: MachineMaker, random_spins: SpinMaker, enumerate_law: LawMaker
+) -> None:
     """Mean energy and magnetisations within 6 standard errors: false alarms below 1e-7 a run."""
     machine = random_machine(rng, free=10, condition=3, coupling=0.3)
     condition, rows = random_spins(rng, (3,)), 100_000
@@ -47,7 +52,9 @@ def test_law_of_small_machines(rng, random_machine, random_spins, enumerate_law)
         assert (np.abs(drawn.mean(axis=0) - mean) < 6 * deviation / np.sqrt(rows)).all()
 
 
-def test_no_number_of_sweeps_or_rows_has_a_fused_kernel_of_its_own(rng, random_machine, random_spins):
+def test_no_number_of_sweeps_or_rows_has_a_fused_kernel_of_its_own(
+    rng: np.random.Generator, random_machine: MachineMaker, random_spins: SpinMaker
+) -> None:
     from qshower.sampler.gibbs.kernels.triton_sweep import sweep_kernel
 
     machine = random_machine(rng)
@@ -59,7 +66,9 @@ def test_no_number_of_sweeps_or_rows_has_a_fused_kernel_of_its_own(rng, random_m
     assert len(compiled) == 1
 
 
-def test_sampler_on_cuda_answers_a_request(rng, lattice_machine, random_spins, latent_request):
+def test_sampler_on_cuda_answers_a_request(
+    rng: np.random.Generator, lattice_machine: MachineMaker, random_spins: SpinMaker, latent_request: RequestMaker
+) -> None:
     machine = lattice_machine(rng, "zephyr", nodes_per_partition=20)
     conditions = random_spins(rng, (77, 20))
     request = latent_request(machine, conditions, seed=3, options=SamplerOptions(sweeps=30))

@@ -3,7 +3,9 @@
 import os
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import uvicorn
@@ -17,7 +19,7 @@ from tests.polling import until
 
 
 @pytest.fixture
-def environment(untrained_bundles, monkeypatch, tmp_path):
+def environment(untrained_bundles: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     for name in os.environ:
         if name.startswith(("QSHOWER_", "DWAVE_")):
             monkeypatch.delenv(name)
@@ -29,7 +31,7 @@ def environment(untrained_bundles, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def qshower(environment, capsys):
+def qshower(environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Runs a command in this process: exit code, standard output, standard error."""
 
     def run(*arguments):
@@ -46,7 +48,7 @@ def qshower(environment, capsys):
 
 
 @pytest.fixture
-def fails(qshower):
+def fails(qshower: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
     """Runs a command that cannot work: its one line."""
 
     def run(code, *arguments):
@@ -61,7 +63,7 @@ def fails(qshower):
 
 
 @pytest.fixture
-def server_url(untrained_bundles, capsys):
+def server_url(untrained_bundles: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[str]:
     """A running server."""
     bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
     with serving(lambda _: Catalogue(bundles, "test-zephyr")) as url:

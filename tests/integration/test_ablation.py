@@ -18,6 +18,7 @@ from qshower.model.showers_writer import write_showers
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
+from tests.conftest import ToyShowers
 
 ROWS = 400
 SWEEPS = 256
@@ -124,7 +125,7 @@ def test_pairs_of_one_law_score_one_half(rng: np.random.Generator) -> None:
         paired_scores(first, second[:300])
 
 
-def test_bundles_that_do_not_fit_are_refused(untrained_bundles: Path, toy_showers, tmp_path: Path) -> None:
+def test_bundles_that_do_not_fit_are_refused(untrained_bundles: Path, toy_showers: ToyShowers, tmp_path: Path) -> None:
     bundle = load_bundle(untrained_bundles / "test-zephyr")
     write_showers(tmp_path / "few.hdf5", *toy_showers(bundle.geometry, 60, 1))
     with pytest.raises(InvalidInputError, match="100 or more for the priors"):

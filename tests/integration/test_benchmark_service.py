@@ -1,11 +1,14 @@
 """The benchmark of the service starts one, asks it, and keeps its figures beside the others."""
 
 import json
+from pathlib import Path
+
+import pytest
 
 from benchmarks.service import main
 
 
-def test_it_measures_every_format(tmp_path, capsys):
+def test_it_measures_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "latest.json"
     output.write_text('{"gibbs": []}')
     assert main(["--showers", "40", "--repeats", "1", "-o", str(output)]) == 0

@@ -232,10 +232,10 @@ def test_the_same_seed_and_order_give_the_same_reads() -> None:
     for _ in range(2):
         config = EmulatorConfig(topology="zephyr:2", seed=9, beta=1.0)
         with EmulatorServer(config) as emulator, _sampler(emulator) as sampler:
-            problem = (dict.fromkeys(sampler.nodelist, 0.1), {})
+            h, j = dict.fromkeys(sampler.nodelist, 0.1), dict[tuple[int, int], float]()
             reads.append(
                 [
-                    sampler.sample_ising(*problem, num_reads=8, answer_mode="raw", auto_scale=False).record.sample
+                    sampler.sample_ising(h, j, num_reads=8, answer_mode="raw", auto_scale=False).record.sample
                     for _ in range(2)
                 ]
             )

@@ -77,7 +77,7 @@ def folder(tmp_path: Path, environment: pytest.MonkeyPatch, untrained_bundles: P
     # What is tested here is where it goes, not how long it takes to measure.
     good = {name: Agreement(0.0, 0.01) for name in ("energy", "magnetisation 1")}
     found = SweepCalibration(
-        8, 0.5, 4, {count: [good] * sweep_calibration.BANDS for count in sweep_calibration.SWEEPS_TRIED}
+        8, 0.5, 4, dict.fromkeys(sweep_calibration.SWEEPS_TRIED, (good,) * sweep_calibration.BANDS)
     )
     measured = sweep_calibration.SweepMeasurement(found, tuple(np.geomspace(1e3, 1e6, sweep_calibration.BANDS + 1)), {})
     for module in ("qshower.service.commands.calibrate", "qshower.model.training.run"):
@@ -148,7 +148,8 @@ def test_a_link_stays_and_the_file_behind_it_is_replaced(run: Any, folder: Path,
 def test_a_signal_while_a_file_is_written_leaves_nothing(
     run: Any, folder: Path, command: str, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synced, sync, before = [], os.fsync, signal.getsignal(number)
+    synced: list[int] = []
+    sync, before = os.fsync, signal.getsignal(number)
 
     def interrupted(descriptor: int) -> None:
         if not synced:

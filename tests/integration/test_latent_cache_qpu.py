@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.latent_cache import LatentCache
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
+from tests.conftest import MachineMaker, RequestMaker, SpinMaker
 
 
 @pytest.fixture
-def levels(random_spins, rng):
+def levels(random_spins: SpinMaker, rng: np.random.Generator) -> NDArray[np.int8]:
     return np.unique(random_spins(rng, (32, 4)), axis=0)[:3]
 
 
-def test_reads_beyond_those_asked_for_can_be_cached(tmp_path, rng, lattice_machine, levels, latent_request):
+def test_reads_beyond_those_asked_for_can_be_cached(
+    tmp_path: Path,
+    rng: np.random.Generator,
+    lattice_machine: MachineMaker,
+    levels: NDArray[np.int8],
+    latent_request: RequestMaker,
+) -> None:
     machine = lattice_machine(rng, "zephyr", nodes_per_partition=4)
     with EmulatorServer(EmulatorConfig(topology="zephyr:12", defects=0.0, sweeps=32, seed=3)) as server:
         settings = QpuSettings(endpoint=server.endpoint, token="any", state_dir=tmp_path, calibration_reads=50)

@@ -97,7 +97,9 @@ def make_sampler(emulator: EmulatorServer, tmp_path: Path) -> Iterator[Callable[
         sampler.close()
 
 
-def request_of(machine: BoltzmannMachine, rows: int = 4, deadline_s: float | None = DEADLINE_S, **options: object):
+def request_of(
+    machine: BoltzmannMachine, rows: int = 4, deadline_s: float | None = DEADLINE_S, **options: object
+) -> LatentRequest:
     conditions = np.ones((rows, 4), dtype=np.int8)
     streams = streams_of(0, rows)
     return LatentRequest(machine, conditions, streams, SamplerOptions(**options), deadline_s)  # type: ignore[arg-type]
@@ -361,7 +363,9 @@ def test_problems_that_were_lost_sight_of_are_cancelled_at_the_deadline(
 
 
 @pytest.mark.parametrize("fault", ["solvers_429", "solvers_503", "submit_503"])
-def test_the_time_that_the_solver_api_asks_for_is_handed_on(fault: str, tmp_path: Path, machine) -> None:
+def test_the_time_that_the_solver_api_asks_for_is_handed_on(
+    fault: str, tmp_path: Path, machine: BoltzmannMachine
+) -> None:
     config = EmulatorConfig(topology="zephyr:2", defects=0.0, token=TOKEN, sweeps=32, retry_after_s=77)
     with EmulatorServer(config) as emulator, QpuSampler(settings_for(emulator.endpoint, tmp_path)) as sampler:
         sampler.sample(request_of(machine, deadline_s=HANG_S))
@@ -381,7 +385,11 @@ def test_the_time_that_the_solver_api_asks_for_is_handed_on(fault: str, tmp_path
 
 @pytest.mark.parametrize("stage", ["solvers", "submit", "poll", "answer"])
 def test_the_page_of_a_proxy_goes_to_the_log_and_not_to_users(
-    stage: str, emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine, caplog
+    stage: str,
+    emulator: EmulatorServer,
+    make_sampler: Callable[..., QpuSampler],
+    machine: BoltzmannMachine,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     sampler = make_sampler(availability_ttl_s=0.0)
     sampler.sample(request_of(machine, deadline_s=30.0))
@@ -425,7 +433,11 @@ def test_an_answer_without_timing_is_taken_and_noted(
 
 @pytest.mark.parametrize("token", [None, "", "another"])
 def test_a_missing_or_wrong_token_is_said_and_never_shown(
-    token: str | None, emulator: EmulatorServer, tmp_path: Path, machine: BoltzmannMachine, monkeypatch
+    token: str | None,
+    emulator: EmulatorServer,
+    tmp_path: Path,
+    machine: BoltzmannMachine,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in list(os.environ):
         if name.startswith("DWAVE_"):
@@ -538,7 +550,9 @@ def test_only_a_refused_problem_is_tried_again_on_another_graph(
 
 
 @pytest.mark.parametrize("work", ["calibrate", "shim"])
-def test_calibrations_and_shims_are_measured_on_todays_graph(work: str, tmp_path: Path, machine) -> None:
+def test_calibrations_and_shims_are_measured_on_todays_graph(
+    work: str, tmp_path: Path, machine: BoltzmannMachine
+) -> None:
     config = EmulatorConfig(topology="zephyr:2", defects=0.0, token=TOKEN, sweeps=32, maintenance_s=0.0)
     with EmulatorServer(config) as emulator:
         settings = settings_for(emulator.endpoint, tmp_path, solver_check_s=600.0, max_missing_fraction=0.3)
@@ -554,7 +568,11 @@ def test_calibrations_and_shims_are_measured_on_todays_graph(work: str, tmp_path
 
 
 def test_the_token_reaches_no_log_and_no_repr(
-    emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine, caplog, capfd
+    emulator: EmulatorServer,
+    make_sampler: Callable[..., QpuSampler],
+    machine: BoltzmannMachine,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
     logging.getLogger("dwave").setLevel(logging.DEBUG)
@@ -569,7 +587,9 @@ def test_the_token_reaches_no_log_and_no_repr(
 
 
 @pytest.mark.parametrize("token", ["SECRET-123456789\n", " SECRET-123456789", "SECRET-1234\t56789"])
-def test_a_token_with_blanks_reaches_no_text(emulator: EmulatorServer, machine, tmp_path, monkeypatch, token) -> None:
+def test_a_token_with_blanks_reaches_no_text(
+    emulator: EmulatorServer, machine: BoltzmannMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
     """Such a token makes the client's HTTP library quote it; it comes from the environment, as a file's last line."""
     monkeypatch.setenv("DWAVE_API_TOKEN", token)
     with QpuSampler(QpuSettings(endpoint=emulator.endpoint, state_dir=tmp_path, request_timeout_s=2.0)) as sampler:

@@ -16,6 +16,7 @@ from qshower.sampler.qpu import operations
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
+from tests.conftest import ExactLaw, LawMaker
 
 ROWS = 4000
 BETA = 3.0
@@ -55,7 +56,7 @@ def sampler(emulator: EmulatorServer, tmp_path_factory: pytest.TempPathFactory) 
         yield built
 
 
-def chi_squared_excess(law, spins: np.ndarray) -> float:
+def chi_squared_excess(law: ExactLaw, spins: np.ndarray) -> float:
     """Chi-squared of the states drawn, rare ones pooled, in standard deviations above its expectation.
 
     The tail of a chi-squared with many degrees of freedom is heavier than a normal one: 6 of these standard deviations
@@ -77,7 +78,7 @@ def chi_squared_excess(law, spins: np.ndarray) -> float:
     "options", [{}, {"gauges": 4}, {"condition_mode": "flux_bias"}], ids=["fold", "gauges", "flux"]
 )
 def test_draws_follow_the_law_of_every_condition(
-    emulator: EmulatorServer, sampler: QpuSampler, enumerate_law, options: dict[str, object]
+    emulator: EmulatorServer, sampler: QpuSampler, enumerate_law: LawMaker, options: dict[str, object]
 ) -> None:
     machine = small_machine(emulator.config.topology.split(":")[0])
     levels = np.array([[1, 1, -1, 1], [-1, 1, -1, -1]], dtype=np.int8)
@@ -94,7 +95,7 @@ def test_draws_follow_the_law_of_every_condition(
 
 
 def test_the_raw_draw_has_the_energy_of_the_law_without_refinement(
-    emulator: EmulatorServer, sampler: QpuSampler, enumerate_law
+    emulator: EmulatorServer, sampler: QpuSampler, enumerate_law: LawMaker
 ) -> None:
     machine = small_machine(emulator.config.topology.split(":")[0])
     level = np.array([1, -1, -1, 1], dtype=np.int8)
@@ -109,7 +110,7 @@ def test_the_raw_draw_has_the_energy_of_the_law_without_refinement(
     assert slack < 0.1 * np.sqrt(variance) * 3
 
 
-def test_holes_are_filled_so_that_the_law_holds_after_refinement(enumerate_law, tmp_path: Path) -> None:
+def test_holes_are_filled_so_that_the_law_holds_after_refinement(enumerate_law: LawMaker, tmp_path: Path) -> None:
     machine = small_machine("zephyr", 6)
     level = np.array([1, 1, -1, -1], dtype=np.int8)
     law = enumerate_law(machine, level)

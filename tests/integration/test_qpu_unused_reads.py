@@ -20,6 +20,7 @@ from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.unused_reads import MOST_ROWS, UnusedReads
 from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
+from tests.conftest import LawMaker
 
 LEVELS = np.array([[1, 1, -1, 1], [-1, 1, -1, -1]], dtype=np.int8)
 
@@ -82,7 +83,7 @@ def test_unused_reads_serve_later_requests(emulator: EmulatorServer, machine: Bo
 
 
 def test_unused_reads_follow_the_law_of_their_condition(
-    emulator: EmulatorServer, machine: BoltzmannMachine, tmp_path: Path, enumerate_law
+    emulator: EmulatorServer, machine: BoltzmannMachine, tmp_path: Path, enumerate_law: LawMaker
 ) -> None:
     receiver = Listed()
     with QpuSampler(settings_for(emulator, tmp_path), receiver) as sampler:

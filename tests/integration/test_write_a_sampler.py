@@ -6,6 +6,7 @@ The contract suite runs over it, too (tests/contract/conftest.py).
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import h5py
 import numpy as np
@@ -19,6 +20,7 @@ from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue
 from qshower.service.cli import main
 from qshower.service.settings import load_settings
+from tests.conftest import LawMaker, MachineMaker, RequestMaker
 
 ROOT = Path(__file__).parents[2]
 NAME = "heat-bath"
@@ -27,14 +29,16 @@ FALSE_ALARM_SIGMA = 5.0
 
 
 @pytest.fixture
-def registered(documented_sampler, monkeypatch):
+def registered(documented_sampler: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """The row of the page, in the table."""
-    table: dict = {}
+    table: dict[str, sampler_table.SamplerRow] = {}
     exec(documented_sampler.row, {"SAMPLERS": table, "SamplerRow": sampler_table.SamplerRow})  # noqa: S102 - our own page
     monkeypatch.setitem(sampler_table.SAMPLERS, NAME, table[NAME])
 
 
-def test_it_draws_by_the_law(documented_sampler, random_machine, enumerate_law, latent_request):
+def test_it_draws_by_the_law(
+    documented_sampler: ModuleType, random_machine: MachineMaker, enumerate_law: LawMaker, latent_request: RequestMaker
+) -> None:
     """Twelve means of 4000 rows within five standard errors: a false alarm in 10^5 seeds."""
     rng, rows = np.random.default_rng(7), 4000
     machine = random_machine(rng, free=8, condition=2)
@@ -47,7 +51,7 @@ def test_it_draws_by_the_law(documented_sampler, random_machine, enumerate_law, 
     assert (np.abs(spins.mean(axis=0) - expected) < FALSE_ALARM_SIGMA * error).all()
 
 
-def test_one_row_and_http_knows_it(registered, untrained_bundles):
+def test_one_row_and_http_knows_it(registered, untrained_bundles: Path) -> None:
     bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
     app = create_app(load_settings(qpu="off"), load_models=lambda _: Catalogue(bundles, "test-zephyr"))
     with TestClient(app) as client:
@@ -67,7 +71,13 @@ def test_one_row_and_http_knows_it(registered, untrained_bundles):
         assert NAME in fields["fallback"]["items"]["enum"]
 
 
-def test_one_row_and_the_command_line_knows_it(registered, untrained_bundles, monkeypatch, tmp_path, capsys):
+def test_one_row_and_the_command_line_knows_it(
+    registered,
+    untrained_bundles: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.setenv("QSHOWER_MODEL_FOLDER", str(untrained_bundles))
     monkeypatch.setenv("QSHOWER_DEFAULT_MODEL", "test-zephyr")
     output = tmp_path / "out.hdf5"
@@ -82,18 +92,18 @@ def test_one_row_and_the_command_line_knows_it(registered, untrained_bundles, mo
         assert file["showers"].shape[0] == 2
 
 
-def test_the_page_names_every_capability():
+def test_the_page_names_every_capability() -> None:
     page = (ROOT / "docs" / "write-a-sampler.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == set(SamplerCapabilities.__dataclass_fields__)
 
 
-def test_every_row_is_a_sampler_of_its_name():
+def test_every_row_is_a_sampler_of_its_name() -> None:
     for name, row in sampler_table.SAMPLERS.items():
         assert sampler_table._load(row.kind).name == name
         assert sampler_table._load(row.kind).capabilities == row.capabilities
 
 
-def test_the_service_compares_with_no_sampler_s_name():
+def test_the_service_compares_with_no_sampler_s_name() -> None:
     """Only the table, examples and defaults of flags name a sampler."""
     names = "|".join(sampler_table.SAMPLERS)
     operators, name = r"([=!]=|\b(not )?in\b)", rf"""["']({names})["']"""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import special, stats
+
+from tests.conftest import ExactLaw
 
 LEAST_EXPECTED = 20.0
 
@@ -69,7 +72,9 @@ def coincidence_test(counts: NDArray[np.int64], probabilities: NDArray[np.float6
     return float(min(1.0, 2.0 * min(stats.poisson.cdf(seen, mean), stats.poisson.sf(seen - 1, mean))))
 
 
-def exact_checks(laws, spins, conditions) -> dict[str, float]:
+def exact_checks(
+    laws: Mapping[bytes, ExactLaw], spins: NDArray[np.int8], conditions: NDArray[np.int8]
+) -> dict[str, float]:
     """P-values of all that is known of draws from enumerated laws.
 
     ``laws`` maps the bytes of a condition to its ExactLaw; ``spins`` (rows, nodes) were drawn for ``conditions`` (rows,
@@ -115,7 +120,7 @@ def exact_checks(laws, spins, conditions) -> dict[str, float]:
     return found
 
 
-def ramped(law, sweeps: int) -> NDArray[np.float64]:
+def ramped(law: ExactLaw, sweeps: int) -> NDArray[np.float64]:
     """(states,) exact chances after a ramp and hold from fair coins, one free spin after the other."""
     rising = int(0.75 * sweeps)
     betas = np.concatenate([np.linspace(0.05, 1.0, rising), np.ones(sweeps - rising)])
@@ -132,7 +137,7 @@ def ramped(law, sweeps: int) -> NDArray[np.float64]:
     return chances
 
 
-def sweeps_for(laws, rows: int) -> int:
+def sweeps_for(laws: Iterable[ExactLaw], rows: int) -> int:
     """Sweeps after which a ramp is so near to each of ``laws`` that ``rows`` draws of one could not tell.
 
     A few strong couplings make valleys that a given number of sweeps does not leave; how many it takes is worked out

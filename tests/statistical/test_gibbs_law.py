@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from qshower.sampler.gibbs.chains import draw, refine
 from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.request import streams_of
+from tests.conftest import LawMaker, MachineMaker, SpinMaker
+from tests.judge import Judge
+from tests.statistical.conftest import Checks
 
 
-def isolated(fields):
+def isolated(fields: NDArray[np.float64]) -> BoltzmannMachine:
     count = fields.shape[0]
     return BoltzmannMachine(
         h=fields.astype(np.float32),
@@ -28,7 +32,9 @@ def isolated(fields):
 
 
 @pytest.mark.parametrize("beta", [0.05, 1.0, 3.0])
-def test_one_update_has_the_exact_probability_far_into_the_tail(base_seed, judge, checks, random_spins, beta):
+def test_one_update_has_the_exact_probability_far_into_the_tail(
+    base_seed: int, judge: Judge, checks: Checks, random_spins: SpinMaker, beta: float
+) -> None:
     """2·10⁷ updates of spins without neighbours, flip chances from 1/2 down to 10⁻⁷."""
     fields = np.linspace(-8.0, 8.0, 100) / beta
     machine = isolated(fields)
@@ -40,7 +46,7 @@ def test_one_update_has_the_exact_probability_far_into_the_tail(base_seed, judge
     judge({f"one update, beta {beta}": checks.binomial_tests((spins > 0).sum(axis=0), rows, chances)})
 
 
-def test_consecutive_updates_and_sweeps_are_independent(base_seed, judge, checks):
+def test_consecutive_updates_and_sweeps_are_independent(base_seed: int, judge: Judge, checks: Checks) -> None:
     """Updates that share one output of the generator, and those that follow each other, agree half the time."""
     machine = isolated(np.zeros(63))
     rows = 40_000
@@ -70,8 +76,15 @@ CASES = {
 @pytest.mark.parametrize("sweeps", [1, 6])
 @pytest.mark.parametrize("name", list(CASES))
 def test_sweeps_keep_exact_draws_exact(
-    base_seed, judge, checks, random_machine, random_spins, enumerate_law, name, sweeps
-):
+    base_seed: int,
+    judge: Judge,
+    checks: Checks,
+    random_machine: MachineMaker,
+    random_spins: SpinMaker,
+    enumerate_law: LawMaker,
+    name,
+    sweeps: int,
+) -> None:
     rng = np.random.default_rng([base_seed, len(name), sweeps])
     machine = random_machine(rng, free=11, condition=4, **CASES[name])
     assert program_of(machine).wide == (name == "wide")
@@ -85,8 +98,14 @@ def test_sweeps_keep_exact_draws_exact(
 
 @pytest.mark.parametrize("beta", [0.3, 2.0])
 def test_another_beta_is_the_law_of_scaled_parameters(
-    base_seed, judge, checks, random_machine, random_spins, enumerate_law, beta
-):
+    base_seed: int,
+    judge: Judge,
+    checks: Checks,
+    random_machine: MachineMaker,
+    random_spins: SpinMaker,
+    enumerate_law: LawMaker,
+    beta: float,
+) -> None:
     rng = np.random.default_rng([base_seed, 17])
     machine = random_machine(rng, free=10, condition=3, coupling=0.3)
     level = random_spins(rng, (1, 3))
@@ -97,7 +116,14 @@ def test_another_beta_is_the_law_of_scaled_parameters(
     judge({f"beta {beta}: {key}": p for key, p in p_values.items()})
 
 
-def test_freed_condition_gives_the_joint_law(base_seed, judge, checks, random_machine, random_spins, enumerate_law):
+def test_freed_condition_gives_the_joint_law(
+    base_seed: int,
+    judge: Judge,
+    checks: Checks,
+    random_machine: MachineMaker,
+    random_spins: SpinMaker,
+    enumerate_law: LawMaker,
+) -> None:
     rng = np.random.default_rng([base_seed, 23])
     machine = random_machine(rng, free=8, condition=3, coupling=0.4)
     # All states of the condition, each with its weight: the joint law by the chain rule of the enumerated conditionals.
@@ -115,7 +141,9 @@ def test_freed_condition_gives_the_joint_law(base_seed, judge, checks, random_ma
     judge({"freed condition": checks.g_test(counts.ravel(), joint)})
 
 
-def test_saturated_spins_follow_their_fields(base_seed, random_machine, random_spins, rng):
+def test_saturated_spins_follow_their_fields(
+    base_seed: int, random_machine: MachineMaker, random_spins: SpinMaker, rng: np.random.Generator
+) -> None:
     """Biases and couplings of tens to millions of kT: spins that the law decides are decided."""
     for size in (60.0, 1e4, 1e8, 1e30):
         machine = random_machine(rng, free=12, condition=3, coupling=0.2)
@@ -134,7 +162,9 @@ def test_saturated_spins_follow_their_fields(base_seed, random_machine, random_s
         assert agree > 0.9, (size, agree)
 
 
-def test_conditions_are_never_violated_under_pressure(base_seed, random_machine, random_spins, rng):
+def test_conditions_are_never_violated_under_pressure(
+    base_seed: int, random_machine: MachineMaker, random_spins: SpinMaker, rng: np.random.Generator
+) -> None:
     """Neighbours that pull at held spins with 30 kT do not move them."""
     machine = random_machine(rng, free=12, condition=6, coupling=30.0, field=30.0)
     conditions = random_spins(rng, (3000, 6))
@@ -142,7 +172,9 @@ def test_conditions_are_never_violated_under_pressure(base_seed, random_machine,
     assert np.array_equal(spins[:, machine.condition_nodes], conditions)
 
 
-def test_a_ramp_reaches_what_a_hold_alone_does_not(base_seed, lattice_machine, random_spins, rng):
+def test_a_ramp_reaches_what_a_hold_alone_does_not(
+    base_seed: int, lattice_machine: MachineMaker, random_spins: SpinMaker, rng: np.random.Generator
+) -> None:
     """A rugged machine: chains held at beta 1 from the start are still far above ramped ones after as many sweeps.
 
     No false alarm to speak of: the bound is tens of standard errors away.

@@ -10,12 +10,23 @@ from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.latent_cache import LatentCache
 from qshower.sampler.request import SamplerOptions
 from qshower.service.latent_cache.idle_filling import FilledCache
+from tests.conftest import LawMaker, MachineMaker, SpinMaker
+from tests.judge import Judge
+from tests.statistical.conftest import Checks
 
 PER_CONDITION, SERVINGS = 250, 16
 
 
 @pytest.mark.parametrize("kind", [GibbsSampler, AnnealingSampler])
-def test_cached_states_follow_the_exact_law(kind, rng, judge, checks, random_machine, random_spins, enumerate_law):
+def test_cached_states_follow_the_exact_law(
+    kind: type[GibbsSampler] | type[AnnealingSampler],
+    rng: np.random.Generator,
+    judge: Judge,
+    checks: Checks,
+    random_machine: MachineMaker,
+    random_spins: SpinMaker,
+    enumerate_law: LawMaker,
+) -> None:
     machine = random_machine(rng, free=10, condition=4, coupling=0.4)
     conditions = rng.permutation(np.unique(random_spins(rng, (32, 4)), axis=0))[:3]
     served = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,15 +13,26 @@ from qshower.sampler.qpu import operations
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.request import SamplerOptions
+from tests.conftest import LawMaker, MachineMaker, RequestMaker, SpinMaker
+from tests.judge import Judge
+from tests.statistical.conftest import Checks
 
 ROWS_PER_CONDITION = 4000
 
 
 @pytest.fixture
-def drawn(request, rng, base_seed, tmp_path, lattice_machine, random_spins, latent_request):
+def drawn(
+    request: pytest.FixtureRequest,
+    rng: np.random.Generator,
+    base_seed: int,
+    tmp_path: Path,
+    lattice_machine: MachineMaker,
+    random_spins: SpinMaker,
+    latent_request: RequestMaker,
+):
     """Draws through the emulator: machine, levels, conditions, chip, calibration and batch."""
 
-    def draw(family, noise, defects, options):
+    def draw(family: str, noise: float, defects: float, options):
         machine = lattice_machine(rng, family, nodes_per_partition=4)
         levels = rng.permutation(np.unique(random_spins(rng, (32, 4)), axis=0))[:3]
         conditions = rng.permutation(np.repeat(levels, ROWS_PER_CONDITION, axis=0))
@@ -40,15 +53,17 @@ def drawn(request, rng, base_seed, tmp_path, lattice_machine, random_spins, late
 
 
 @pytest.mark.parametrize("family", ["zephyr", "pegasus"])
-def test_refined_draws_of_a_noisy_chip_follow_the_law(family, drawn, judge, checks, enumerate_law):
+def test_refined_draws_of_a_noisy_chip_follow_the_law(
+    family: str, drawn, judge: Judge, checks: Checks, enumerate_law: LawMaker
+) -> None:
     machine, levels, conditions, _, _, spins = drawn(family, "typical", 0.03, SamplerOptions(refine_sweeps=32))
     judge(checks.exact({level.tobytes(): enumerate_law(machine, level) for level in levels}, spins, conditions))
 
 
 @pytest.mark.parametrize(("family", "gauges"), [("zephyr", 2), ("pegasus", 1)])
 def test_unrefined_draws_of_a_clean_chip_follow_the_law_at_the_calibrated_beta(
-    family, gauges, drawn, judge, checks, enumerate_law
-):
+    family: str, gauges: int, drawn, judge: Judge, checks: Checks, enumerate_law: LawMaker
+) -> None:
     options = SamplerOptions(refine_sweeps=0, gauges=gauges)
     machine, levels, conditions, chip, calibration, spins = drawn(family, "none", 0.0, options)
     # Six of its standard errors: a calibration fails this in 2e-9 of cases.

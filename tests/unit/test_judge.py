@@ -24,7 +24,7 @@ def test_some(judge, share):
 def test_checks_of_all_processes_count(tmp_path: Path, each: int, status: int, said: str, processes: str) -> None:
     suite = tmp_path / "test_suite.py"
     suite.write_text(SUITE.format(each=each), encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-p", "tests.judge", "-n", processes, "-c", os.devnull, suite]
+    command = [sys.executable, "-m", "pytest", "-p", "tests.judge", "-n", processes, "-c", os.devnull, str(suite)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == status, done.stdout + done.stderr

@@ -33,6 +33,8 @@ def foreign_private_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
     own = defined(tree)
     for node in ast.walk(tree):
         names: list[str] = []
+        if not isinstance(node, ast.expr | ast.stmt):
+            continue
         if isinstance(node, ast.Attribute):
             names = [node.attr]
         elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("qshower"):

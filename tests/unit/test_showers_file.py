@@ -61,7 +61,7 @@ def test_files_have_the_layout_of_the_challenge(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(1, 39, 41, 80, 7), (168,), (40, 40, 40, 40, 8), (3,) * 56])
-def test_rows_come_back_whatever_the_chunks_they_were_written_in(tmp_path, sizes):
+def test_rows_come_back_whatever_the_chunks_they_were_written_in(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     energies, showers = random_showers(168, 6480)
     ends = np.cumsum(sizes)
     write_showers(tmp_path / "out.hdf5", energies, (showers[end - n : end] for n, end in zip(sizes, ends, strict=True)))
@@ -341,7 +341,7 @@ def test_a_full_disk_leaves_nothing_behind(
     assert [entry.name for entry in good.parent.iterdir()] == ["good.hdf5"]
 
 
-def test_masked_values_are_not_written(tmp_path):
+def test_masked_values_are_not_written(tmp_path: Path) -> None:
     path, energies, showers = tmp_path / "out.hdf5", np.array([1e3, 2e3]), np.ones((2, 10), dtype=np.float32)
     hidden = [True, False]
     with pytest.raises(InvalidInputError, match="incident_energies_mev: a mask hides 1 values; expected: compressed"):

@@ -22,13 +22,13 @@ def tracked(*patterns: str) -> list[Path]:
     return [Path(name) for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
-def test_no_module_has_the_name_of_another():
+def test_no_module_has_the_name_of_another() -> None:
     names = Counter(path.name for path in tracked(*(f"{folder}/**.py" for folder in PACKAGES)))
     assert sum(names.values()) > 200
     assert {name for name, count in names.items() if count > 1} == {"__init__.py"}
 
 
-def test_what_pages_and_docstrings_point_to_is_there():
+def test_what_pages_and_docstrings_point_to_is_there() -> None:
     """Paths in quotation marks, or in brackets, that begin with a folder of the project."""
     folders = "|".join((*PACKAGES, "tests", "docs", "docker", "benchmarks"))
     pointer = re.compile(rf"[`(\"]((?:{folders})/[\w./-]+\.(?:py|md|yaml|json|toml|hpp))[`)\"]")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.baselines import DwaveFixedBeta, TorchDense
 from benchmarks.bench import main
+from tests.conftest import LawMaker, MachineMaker, SpinMaker
 
 FIELDS = {
     "topology",
@@ -22,7 +24,9 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("name", ["torch", "dwave"])
-def test_baselines_draw_from_the_law(rng, random_machine, random_spins, enumerate_law, name):
+def test_baselines_draw_from_the_law(
+    rng: np.random.Generator, random_machine: MachineMaker, random_spins: SpinMaker, enumerate_law: LawMaker, name: str
+) -> None:
     """Mean energy and magnetisations within 6 standard errors: false alarms below 1e-7 a run."""
     machine = random_machine(rng, free=9, condition=3, coupling=0.3)
     condition = random_spins(rng, (3,))
@@ -38,7 +42,7 @@ def test_baselines_draw_from_the_law(rng, random_machine, random_spins, enumerat
         assert (np.abs(drawn.mean(axis=0) - mean) < 6 * deviation / np.sqrt(rows)).all()
 
 
-def test_report_has_its_fields_and_keeps_those_of_others(tmp_path, capsys):
+def test_report_has_its_fields_and_keeps_those_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "latest.json"
     path.write_text('{"decoder": [1]}')
     assert main(["--chains", "2", "--sweeps", "2", "--repeats", "1", "-o", str(path)]) == 0

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from qshower.evaluation.free_couplings import coupling_nats
 from qshower.evaluation.priors import uncoupled
 from qshower.sampler.machine import BoltzmannMachine
+from tests.conftest import LawMaker, MachineMaker, SpinMaker
 
 DRAWS = 2000
 
 
-def exact(machine: BoltzmannMachine, enumerate_law, conditions: NDArray[np.int8], seed: int):
+def exact(
+    machine: BoltzmannMachine, enumerate_law: LawMaker, conditions: NDArray[np.int8], seed: int
+) -> tuple[NDArray[np.int8], NDArray[np.float64], NDArray[np.float64]]:
     """Draws (levels, draws, nodes), total correlations and ln Z of each condition."""
     rng = np.random.default_rng(seed)
     draws, nats, log_z = [], [], []
@@ -33,7 +36,13 @@ def exact(machine: BoltzmannMachine, enumerate_law, conditions: NDArray[np.int8]
 
 
 @pytest.mark.parametrize("coupling", [0.1, 0.5, 1.5])
-def test_a_cut_out_agrees_with_enumeration(rng, random_machine, random_spins, enumerate_law, coupling: float) -> None:
+def test_a_cut_out_agrees_with_enumeration(
+    rng: np.random.Generator,
+    random_machine: MachineMaker,
+    random_spins: SpinMaker,
+    enumerate_law: LawMaker,
+    coupling: float,
+) -> None:
     machine = random_machine(rng, free=12, condition=4, coupling=coupling)
     draws, nats, log_z = exact(machine, enumerate_law, random_spins(rng, (3, 4)), 1)
     found = coupling_nats(machine, draws, chains=500, seed=2)
@@ -43,7 +52,9 @@ def test_a_cut_out_agrees_with_enumeration(rng, random_machine, random_spins, en
     assert (found.nats_error < 0.2).all()
 
 
-def test_a_machine_without_such_couplings_has_none(rng, random_machine, random_spins, enumerate_law) -> None:
+def test_a_machine_without_such_couplings_has_none(
+    rng: np.random.Generator, random_machine: MachineMaker, random_spins: SpinMaker, enumerate_law: LawMaker
+) -> None:
     machine = uncoupled(random_machine(rng, free=12, condition=4, coupling=1.0))
     draws, nats, log_z = exact(machine, enumerate_law, random_spins(rng, (2, 4)), 3)
     np.testing.assert_allclose(nats, 0, atol=1e-9)

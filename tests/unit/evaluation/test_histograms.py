@@ -92,7 +92,7 @@ def test_published_binnings_of_dataset_1(toy_showers: Toy) -> None:
     rng = np.random.default_rng(0)
     for name, narrow in (("1-photons", True), ("1-pions", False)):
         geometry = named_geometry(name)
-        energies = 2.0 ** rng.integers(8, 16, 400)
+        energies = 2.0 ** rng.integers(8, 16, 400).astype(np.float64)
         _, showers = toy_showers(geometry, 400, 1)
         features = compute_features(geometry, energies, showers)
         slices = energy_slices(geometry, energies)

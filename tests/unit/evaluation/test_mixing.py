@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from qshower.evaluation.mixing import mixing
+from tests.conftest import MachineMaker, SpinMaker
 
 
-def test_a_warm_machine_forgets_its_start(rng, random_machine, random_spins) -> None:
+def test_a_warm_machine_forgets_its_start(
+    rng: np.random.Generator, random_machine: MachineMaker, random_spins: SpinMaker
+) -> None:
     machine = random_machine(rng, free=24, condition=4, coupling=0.2)
     found = mixing(machine, random_spins(rng, (3, 4)), sweeps=64, records=512)
     # 512 nearly independent records: R-hat - 1 is of the order of 1 / 512.
@@ -18,7 +21,9 @@ def test_a_warm_machine_forgets_its_start(rng, random_machine, random_spins) -> 
     assert (found.conditions, found.chains, found.records, found.frozen) == (3, 24, 512, 0)
 
 
-def test_two_valleys_that_no_chain_leaves_are_seen(rng, random_machine, random_spins) -> None:
+def test_two_valleys_that_no_chain_leaves_are_seen(
+    rng: np.random.Generator, random_machine: MachineMaker, random_spins: SpinMaker
+) -> None:
     machine = random_machine(rng, free=24, condition=4, coupling=1.0)
     free = (machine.partitions[machine.edges] != 0).all(axis=1)
     bound = machine.with_parameters(0 * machine.h, np.where(free, np.float32(-1.0), np.float32(0)))
@@ -27,7 +32,9 @@ def test_two_valleys_that_no_chain_leaves_are_seen(rng, random_machine, random_s
     assert found.spin > 2
 
 
-def test_spins_that_never_turn_are_counted_apart(rng, random_machine, random_spins) -> None:
+def test_spins_that_never_turn_are_counted_apart(
+    rng: np.random.Generator, random_machine: MachineMaker, random_spins: SpinMaker
+) -> None:
     machine = random_machine(rng, free=24, condition=4, coupling=0.1)
     h = machine.h.copy()
     h[machine.free_nodes[:6]] = 12

@@ -170,4 +170,4 @@ def test_gev_are_recognised_where_the_energies_span_three_decades(desk: Desk, to
     scale = (energies / desk.reference_energies)[:, None].astype(np.float32)
     desk.reference = desk.load(energies, desk.reference_showers * scale)
     with pytest.raises(ShowerFileError, match=r"incident_energies.*look like GeV: multiply incident_energies"):
-        desk.codes(energies / 1000, desk.reference_showers * scale / 1000)
+        desk.codes(energies / 1000, desk.reference_showers * scale / np.float32(1000))

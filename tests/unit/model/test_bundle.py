@@ -22,13 +22,13 @@ from qshower.model.bundle import (
 from qshower.model.geometry import named_geometry
 from qshower.model.grid import Grid
 from qshower.model.layers import DecoderShape
-from qshower.model.manifest import MANIFEST, EnergyCodeSpec, Manifest, lattice_of
+from qshower.model.manifest import MANIFEST, EnergyCodeSpec, Likelihood, Manifest, lattice_of
 from qshower.sampler.errors import BundleError, InvalidInputError
 from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.request import streams_of
 
 
-def write_bundle(folder: Path, *, geometry: str = "2", likelihood: str = "sampled", name: str = "small") -> Path:
+def write_bundle(folder: Path, *, geometry: str = "2", likelihood: Likelihood = "sampled", name: str = "small") -> Path:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     lattice = compact_lattice("zephyr", 20)
@@ -79,7 +79,7 @@ def test_a_saved_bundle_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("geometry", "likelihood"), [("2", "sampled"), ("2", "squared_error"), ("1-pions", "sampled")])
-def test_showers_do_not_depend_on_the_batch(tmp_path: Path, geometry: str, likelihood: str) -> None:
+def test_showers_do_not_depend_on_the_batch(tmp_path: Path, geometry: str, likelihood: Likelihood) -> None:
     bundle = load_bundle(write_bundle(tmp_path / "small", geometry=geometry, likelihood=likelihood))
     spins, energies, streams = arguments(bundle, 100)
     together = bundle.decode(spins, energies, streams, 0.01)

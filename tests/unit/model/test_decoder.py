@@ -12,6 +12,7 @@ from qshower.model.grid import Grid
 from qshower.model.inverse_transforms import mixture_values
 from qshower.model.layers import DecoderShape, energy_features
 from qshower.model.losses import divergence, squared_error_loss
+from qshower.model.point_decoder import PointDecoder
 from qshower.model.rbm import RBM
 from qshower.sampler.lattice import compact_lattice
 
@@ -105,6 +106,7 @@ def test_reference_heads_draw_bernoulli_hits_of_one_activation() -> None:
     torch.manual_seed(1)
     shape = small_shape("2")
     decoder = build_decoder("squared_error", shape, "logit")
+    assert isinstance(decoder, PointDecoder)
     energies = torch.tensor([5e3] * 4)
     latent = random_latent(4)
     uniforms = np.random.default_rng(2).random((4, decoder.uniform_count)).astype(np.float32)
@@ -162,6 +164,7 @@ def test_prior_energies_and_gradients_are_those_of_the_machine(rng: np.random.Ge
     biases, couplings = rbm.contrast(data, model)
     free = torch.from_numpy(machine.partitions != 0)
     assert not biases[~free].any()
+    assert rbm.h.grad is not None
     torch.testing.assert_close(rbm.h.grad[free], biases[free], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(rbm.j.grad, couplings, rtol=1e-4, atol=1e-5)
 

@@ -1,5 +1,7 @@
 """The compiled draws follow the laws whose densities the networks are trained with."""
 
+from collections.abc import Callable
+
 import numba
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from qshower.model.likelihood import NormalMixture, count_log_probability
 FALSE_ALARM = 1e-6
 
 
-def applied(function, values: np.ndarray) -> np.ndarray:
+def applied(function: Callable[[np.float32], np.float32], values: np.ndarray) -> np.ndarray:
     """``function`` of every element, compiled as the draws are."""
 
     @numba.njit(error_model="numpy")

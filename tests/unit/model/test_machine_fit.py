@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qshower.model.code_placement import _closeness, partial_information, place_code
 from qshower.model.open_spins import Graph, pair_means
@@ -11,7 +12,7 @@ from qshower.sampler.lattice import compact_lattice
 from qshower.sampler.machine import BoltzmannMachine
 
 
-def placement_score(machine, nodes, information) -> float:
+def placement_score(machine: BoltzmannMachine, nodes: NDArray[np.int64], information: NDArray[np.float64]) -> float:
     """The score that ``code_placement`` climbs, of a placement, in nats."""
     free = machine.free_nodes
     places = np.searchsorted(free, nodes)

@@ -8,10 +8,11 @@ import pytest
 from qshower.sampler.annealing import AnnealingSampler, annealing_schedule
 from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError
 from qshower.sampler.request import SamplerOptions
+from tests.conftest import MachineMaker, RequestMaker, SpinMaker
 
 
 @pytest.mark.parametrize("sweeps", [1, 2, 3, 64, 1001])
-def test_schedule_ramps_up_and_holds_at_one(sweeps):
+def test_schedule_ramps_up_and_holds_at_one(sweeps: int) -> None:
     betas = annealing_schedule(sweeps)
     assert betas.shape == (sweeps,)
     assert (np.diff(betas) >= 0).all()
@@ -21,7 +22,13 @@ def test_schedule_ramps_up_and_holds_at_one(sweeps):
 
 
 @pytest.mark.parametrize("sweeps", [0, -1, 1_000_001, True, 1.5])
-def test_bad_sweeps_are_refused(rng, random_machine, random_spins, latent_request, sweeps):
+def test_bad_sweeps_are_refused(
+    rng: np.random.Generator,
+    random_machine: MachineMaker,
+    random_spins: SpinMaker,
+    latent_request: RequestMaker,
+    sweeps: bool | int | float,
+) -> None:
     machine = random_machine(rng)
     with AnnealingSampler() as sampler, pytest.raises(InvalidInputError, match=r"options\.sweeps") as caught:
         sampler.sample(latent_request(machine, random_spins(rng, (2, 3)), options=SamplerOptions(sweeps=sweeps)))
@@ -29,12 +36,14 @@ def test_bad_sweeps_are_refused(rng, random_machine, random_spins, latent_reques
 
 
 @pytest.mark.parametrize("threads", [0, -2, True, 1.5, "2"])
-def test_bad_thread_count_is_refused(threads):
+def test_bad_thread_count_is_refused(threads: bool | int | float | str) -> None:
     with pytest.raises(InvalidInputError, match="threads"):
         AnnealingSampler(threads=threads)
 
 
-def test_same_spins_whatever_the_threads(rng, random_machine, random_spins, latent_request):
+def test_same_spins_whatever_the_threads(
+    rng: np.random.Generator, random_machine: MachineMaker, random_spins: SpinMaker, latent_request: RequestMaker
+) -> None:
     machine = random_machine(rng)
     request = latent_request(machine, random_spins(rng, (37, 3)), seed=2**64 - 1, options=SamplerOptions(sweeps=16))
     answers = []
@@ -45,7 +54,9 @@ def test_same_spins_whatever_the_threads(rng, random_machine, random_spins, late
     assert np.array_equal(answers[0], answers[2])
 
 
-def test_streams_that_differ_only_in_high_bits_give_other_spins(rng, random_machine, random_spins, latent_request):
+def test_streams_that_differ_only_in_high_bits_give_other_spins(
+    rng: np.random.Generator, random_machine: MachineMaker, random_spins: SpinMaker, latent_request: RequestMaker
+) -> None:
     machine = random_machine(rng, free=16, coupling=0.1)
     conditions = np.repeat(random_spins(rng, (1, 3)), 40, axis=0)
     with AnnealingSampler() as sampler:
@@ -58,7 +69,13 @@ def test_streams_that_differ_only_in_high_bits_give_other_spins(rng, random_mach
 
 
 @pytest.mark.parametrize("rows", [1, 500])
-def test_deadline_ends_a_draw_between_rows_and_within_one(rng, random_machine, random_spins, latent_request, rows):
+def test_deadline_ends_a_draw_between_rows_and_within_one(
+    rng: np.random.Generator,
+    random_machine: MachineMaker,
+    random_spins: SpinMaker,
+    latent_request: RequestMaker,
+    rows: int,
+) -> None:
     machine = random_machine(rng)
     sweeps = 1_000_000 if rows == 1 else 20_000
     request = latent_request(
@@ -71,7 +88,9 @@ def test_deadline_ends_a_draw_between_rows_and_within_one(rng, random_machine, r
         assert sampler.sample(latent_request(machine, random_spins(rng, (3, 3)))).spins.shape == (3, 15)
 
 
-def test_machine_without_condition_or_without_free_spins(rng, random_machine, random_spins, latent_request):
+def test_machine_without_condition_or_without_free_spins(
+    rng: np.random.Generator, random_machine: MachineMaker, random_spins: SpinMaker, latent_request: RequestMaker
+) -> None:
     with AnnealingSampler() as sampler:
         unconditioned = random_machine(rng, free=5, condition=0)
         assert sampler.sample(latent_request(unconditioned, np.empty((4, 0), np.int8))).spins.shape == (4, 5)
@@ -80,7 +99,9 @@ def test_machine_without_condition_or_without_free_spins(rng, random_machine, ra
         assert np.array_equal(sampler.sample(latent_request(clamped, conditions)).spins, conditions)
 
 
-def test_provenance_says_what_was_done(rng, random_machine, random_spins, latent_request):
+def test_provenance_says_what_was_done(
+    rng: np.random.Generator, random_machine: MachineMaker, random_spins: SpinMaker, latent_request: RequestMaker
+) -> None:
     machine = random_machine(rng)
     with AnnealingSampler() as sampler:
         assert sampler.availability(machine).available

@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.conftest import MachineMaker, SpinMaker
+
 
 @pytest.mark.parametrize("rows", [0, 1, 8, 9, 64, 65, 150])
-def test_energies_are_those_of_the_definition(rng, random_machine, random_spins, rows):
+def test_energies_are_those_of_the_definition(
+    rng: np.random.Generator, random_machine: MachineMaker, random_spins: SpinMaker, rows: int
+) -> None:
     machine = random_machine(rng, coupling=2.0)
     spins = random_spins(rng, (rows, machine.node_count))
     expected = spins @ machine.h.astype(np.float64)
@@ -19,7 +23,9 @@ def test_energies_are_those_of_the_definition(rng, random_machine, random_spins,
     assert np.allclose(found, expected, rtol=1e-12, atol=1e-9)
 
 
-def test_a_rows_energy_does_not_depend_on_the_others_or_on_the_layout(rng, lattice_machine, random_spins):
+def test_a_rows_energy_does_not_depend_on_the_others_or_on_the_layout(
+    rng: np.random.Generator, lattice_machine: MachineMaker, random_spins: SpinMaker
+) -> None:
     machine = lattice_machine(rng, "pegasus", nodes_per_partition=20)
     spins = random_spins(rng, (50, machine.node_count))
     whole = machine.energies(spins)

@@ -13,7 +13,9 @@ from qshower.sampler.placement import Placement, WorkingGraph
 from qshower.sampler.tiling import placements_by_number
 
 
-def best_placements(machine, graph, copies=1, **choices):
+def best_placements(
+    machine: BoltzmannMachine, graph: WorkingGraph, copies: int = 1, **choices: int
+) -> tuple[Placement, ...]:
     return placements_by_number(machine, graph, copies=copies, **choices)[-1]
 
 

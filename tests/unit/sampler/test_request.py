@@ -55,7 +55,7 @@ def test_another_option_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint8])
-def test_options_of_numpy_are_python_s_numbers(kind):
+def test_options_of_numpy_are_python_s_numbers(kind) -> None:
     options = SamplerOptions(sweeps=kind(8), num_reads=kind(3), annealing_time_us=np.float64(20.0))
     assert [type(value) for value in options.given().values()] == [int, int, float]
     assert options == SamplerOptions(sweeps=8, num_reads=3, annealing_time_us=20.0)

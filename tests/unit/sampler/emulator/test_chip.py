@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -111,7 +112,7 @@ def test_definition_tells_ranges_and_graph() -> None:
         ("faults", ("poll_503:x",)),
     ],
 )
-def test_configuration_names_what_is_wrong(field: str, value: object) -> None:
+def test_configuration_names_what_is_wrong(field: str, value: Any) -> None:
     with pytest.raises(InvalidInputError) as caught:
         EmulatorConfig(**{field: value})
     assert caught.value.field in (field, "fault")

@@ -23,13 +23,13 @@ from qshower.service.service_errors import NotAcceptableError
         ("application/x-npz;q=oops, application/json;q=0.1", Format.JSON),
     ],
 )
-def test_the_preferred_format(accept, expected):
+def test_the_preferred_format(accept: str | None, expected: object) -> None:
     assert negotiate(accept) is expected
 
 
 @pytest.mark.parametrize(
     "accept", ["text/html", "application/json;q=0", "application/xml, image/*", "*/*;q=0", "nonsense"]
 )
-def test_nothing_that_can_be_made(accept):
+def test_nothing_that_can_be_made(accept: str) -> None:
     with pytest.raises(NotAcceptableError, match="application/x-hdf5"):
         negotiate(accept)
