@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import signal
 import sys
 import types
 import zlib
@@ -28,6 +29,13 @@ from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 pytest_plugins = ["tests.judge"]
 
 DEFAULT_BASE_SEED = 20_260_701
+
+
+def pytest_configure() -> None:
+    """Programs that tests interrupt can be interrupted, though a shell's background job or nohup ignores signals."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
