@@ -131,7 +131,7 @@ class ExactLaw:
         weights = np.int64(1) << np.arange(self.free.shape[0], dtype=np.int64)
         return (spins[:, self.free] > 0) @ weights
 
-    def mean(self, values: NDArray[np.floating] | NDArray[np.signedinteger]) -> NDArray[np.float64]:
+    def mean(self, values: NDArray[np.floating] | NDArray[np.signedinteger] | NDArray[np.bool_]) -> NDArray[np.float64]:
         """Expectation of ``values`` (states, ...)."""
         return np.tensordot(self.probabilities, values.astype(np.float64), axes=1)
 

@@ -8,7 +8,9 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -94,19 +96,19 @@ def answered(client: TestClient, bundle: str, sampler: str, wanted: str) -> np.n
 
 
 @pytest.fixture(scope="module")
-def recorded() -> dict:
+def recorded() -> dict[str, dict[str, Any]]:
     return json.loads(RECORDED.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def client():
+def client() -> Iterator[TestClient]:
     with TestClient(create_app(load_settings(qpu="off"))) as opened:
         yield opened
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_latents_have_the_recorded_bits(recorded: dict, bundle: str, sampler: str) -> None:
+def test_latents_have_the_recorded_bits(recorded: dict[str, dict[str, Any]], bundle: str, sampler: str) -> None:
     assert latents(sampler, bundle) == recorded["latents"][f"{bundle}/{sampler}"]
 
 
@@ -114,7 +116,7 @@ def test_latents_have_the_recorded_bits(recorded: dict, bundle: str, sampler: st
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_showers_have_the_recorded_bits(
-    recorded: dict, client: TestClient, bundle: str, sampler: str, wanted: str
+    recorded: dict[str, dict[str, Any]], client: TestClient, bundle: str, sampler: str, wanted: str
 ) -> None:
     here = recorded["showers"].get(arithmetic())
     if here is None:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.protocol import Sampler
-from qshower.sampler.request import SamplerOptions
+from qshower.sampler.request import LatentRequest, SamplerOptions
+from tests.conftest import RequestMaker
+from tests.contract.conftest import ContractCase
 
-SOME_VALUE = {
+SOME_VALUE: dict[str, Any] = {
     "sweeps": 4,
     "num_reads": 10,
     "annealing_time_us": 20.0,
@@ -28,10 +34,12 @@ SOME_VALUE = {
 
 
 @pytest.fixture
-def mixed(case, latent_request):
+def mixed(case: ContractCase, latent_request: RequestMaker) -> RequestMaker:
     """Builds a request over all levels in mixed order; ``picks`` says which level each row has."""
 
-    def build(rows, *, seed=3, first_index=0, picks=None, **changes):
+    def build(
+        rows: int, *, seed: int = 3, first_index: int = 0, picks: NDArray[np.int64] | None = None, **changes: Any
+    ) -> LatentRequest:
         if picks is None:
             picks = np.random.default_rng(rows).integers(0, len(case.levels), rows)
         changes.setdefault("options", case.options)
@@ -40,19 +48,19 @@ def mixed(case, latent_request):
     return build
 
 
-def energy_by_hand(machine, spins):
+def energy_by_hand(machine: BoltzmannMachine, spins: NDArray[np.int8]) -> float:
     total = sum(h * s for h, s in zip(machine.h.tolist(), spins.tolist(), strict=True))
     return total + sum(j * spins[a] * spins[b] for (a, b), j in zip(machine.edges, machine.j.tolist(), strict=True))
 
 
-def test_it_is_a_sampler_of_its_name(case):
+def test_it_is_a_sampler_of_its_name(case: ContractCase) -> None:
     assert isinstance(case.sampler, Sampler)
     assert case.sampler.name == case.name
     assert set(case.option_values) == case.sampler.capabilities.options
     assert set(SOME_VALUE) == {field.name for field in dataclasses.fields(SamplerOptions)}
 
 
-def test_it_says_that_it_is_available(case):
+def test_it_says_that_it_is_available(case: ContractCase) -> None:
     availability = case.sampler.availability(case.machine)
     assert availability.available
     assert availability.reason is None
@@ -60,7 +68,7 @@ def test_it_says_that_it_is_available(case):
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 57])
-def test_answer_has_the_shape_asked_for_and_is_true(case, mixed, rows):
+def test_answer_has_the_shape_asked_for_and_is_true(case: ContractCase, mixed: RequestMaker, rows: int) -> None:
     request = mixed(rows)
     conditions = request.conditions.copy()
     batch = case.sampler.sample(request)
@@ -75,25 +83,25 @@ def test_answer_has_the_shape_asked_for_and_is_true(case, mixed, rows):
     assert np.allclose(batch.energies, by_hand, rtol=1e-6, atol=1e-5)
 
 
-def test_all_rows_of_one_condition_and_all_orders(case, mixed):
+def test_all_rows_of_one_condition_and_all_orders(case: ContractCase, mixed: RequestMaker) -> None:
     for picks in ([2] * 9, [3, 2, 1, 0] * 3, [0, 0, 3, 3, 1]):
         batch = case.sampler.sample(mixed(len(picks), picks=np.array(picks)))
         assert np.array_equal(batch.spins[:, case.machine.condition_nodes], case.levels[picks])
 
 
-def test_draws_differ_from_row_to_row(case, mixed):
+def test_draws_differ_from_row_to_row(case: ContractCase, mixed: RequestMaker) -> None:
     batch = case.sampler.sample(mixed(60, picks=np.zeros(60, dtype=int)))
     assert len(np.unique(batch.spins, axis=0)) > 5
 
 
-def test_provenance_is_its_own_and_can_be_written_as_json(case, mixed):
+def test_provenance_is_its_own_and_can_be_written_as_json(case: ContractCase, mixed: RequestMaker) -> None:
     provenance = case.sampler.sample(mixed(3)).provenance
     assert provenance.sampler == case.name
     assert json.loads(json.dumps(dataclasses.asdict(provenance)))["sampler"] == case.name
     assert all(seconds >= 0 for seconds in provenance.elapsed_s.values())
 
 
-def test_every_option_it_lacks_is_refused_by_name(case, mixed):
+def test_every_option_it_lacks_is_refused_by_name(case: ContractCase, mixed: RequestMaker) -> None:
     lacking = set(SOME_VALUE) - case.sampler.capabilities.options
     assert lacking, "no sampler takes every option"
     for option in sorted(lacking):
@@ -103,13 +111,13 @@ def test_every_option_it_lacks_is_refused_by_name(case, mixed):
         assert caught.value.value == SOME_VALUE[option]
 
 
-def test_every_option_it_has_is_taken(case, mixed):
+def test_every_option_it_has_is_taken(case: ContractCase, mixed: RequestMaker) -> None:
     for option, value in case.option_values.items():
         options = dataclasses.replace(case.options, **{option: value})
         assert case.sampler.sample(mixed(2, options=options)).spins.shape == (2, 16)
 
 
-def test_bad_values_of_its_options_are_refused(case, mixed):
+def test_bad_values_of_its_options_are_refused(case: ContractCase, mixed: RequestMaker) -> None:
     for option, values in case.bad_values.items():
         for value in values:
             request = mixed(2, options=dataclasses.replace(case.options, **{option: value}))
@@ -117,13 +125,13 @@ def test_bad_values_of_its_options_are_refused(case, mixed):
                 case.sampler.sample(request)
 
 
-def test_a_deadline_already_passed_is_a_timeout(case, mixed):
+def test_a_deadline_already_passed_is_a_timeout(case: ContractCase, mixed: RequestMaker) -> None:
     with pytest.raises(SamplerTimeoutError):
         case.sampler.sample(mixed(50, deadline_s=0.0))
     assert case.sampler.sample(mixed(2, deadline_s=120.0)).spins.shape == (2, 16)
 
 
-def test_a_row_depends_on_its_own_stream_and_condition_alone(case, mixed):
+def test_a_row_depends_on_its_own_stream_and_condition_alone(case: ContractCase, mixed: RequestMaker) -> None:
     if not case.sampler.capabilities.reproducible:
         pytest.skip("does not claim to be reproducible")
     picks = np.random.default_rng(1).integers(0, 4, 41)
@@ -151,8 +159,17 @@ def test_a_row_depends_on_its_own_stream_and_condition_alone(case, mixed):
 )
 @settings(max_examples=25, deadline=None)
 def test_a_row_is_the_same_in_any_batch_on_any_threads_for_any_seed(
-    case, latent_request, seed, first_index, picks, cuts, order, strength, sweeps, threads
-):
+    case: ContractCase,
+    latent_request: RequestMaker,
+    seed: int,
+    first_index: int,
+    picks: NDArray[np.int64],
+    cuts: set[int],
+    order: random.Random,
+    strength: float,
+    sweeps: int,
+    threads: int,
+) -> None:
     if not case.sampler.capabilities.reproducible:
         pytest.skip("does not claim to be reproducible")
     machine = case.machine.with_parameters(case.machine.h, case.machine.j * np.float32(strength))
@@ -160,7 +177,7 @@ def test_a_row_is_the_same_in_any_batch_on_any_threads_for_any_seed(
         [np.full(len(picks), seed, np.uint64), np.uint64(first_index) + np.arange(len(picks), dtype=np.uint64)], axis=1
     )
 
-    def drawn(sampler, rows):
+    def drawn(sampler: Sampler, rows: NDArray[np.int64]) -> NDArray[np.int8]:
         options = dataclasses.replace(case.options, sweeps=sweeps)
         request = latent_request(machine, case.levels[picks[rows]], options=options)
         request.streams[:] = streams[rows]
@@ -173,7 +190,7 @@ def test_a_row_is_the_same_in_any_batch_on_any_threads_for_any_seed(
             assert np.array_equal(drawn(another, batch), whole[batch])
 
 
-def test_several_threads_may_share_it(case, mixed):
+def test_several_threads_may_share_it(case: ContractCase, mixed: RequestMaker) -> None:
     requests = [mixed(rows, seed=rows) for rows in (1, 5, 17, 30, 2, 9, 23, 12)]
     with ThreadPoolExecutor(8) as pool:
         batches = list(pool.map(case.sampler.sample, requests))
@@ -183,7 +200,7 @@ def test_several_threads_may_share_it(case, mixed):
             assert np.array_equal(batch.spins, case.sampler.sample(request).spins)
 
 
-def test_answers_are_not_shared(case, mixed):
+def test_answers_are_not_shared(case: ContractCase, mixed: RequestMaker) -> None:
     request = mixed(6, seed=5)
     first = case.sampler.sample(request)
     kept = first.spins.copy()
@@ -192,7 +209,7 @@ def test_answers_are_not_shared(case, mixed):
     assert np.array_equal(first.spins, kept)
 
 
-def test_it_is_a_context_manager_and_closes_once_and_for_all(case, mixed):
+def test_it_is_a_context_manager_and_closes_once_and_for_all(case: ContractCase, mixed: RequestMaker) -> None:
     with case.build() as sampler:
         assert isinstance(sampler, Sampler)
         assert sampler.sample(mixed(2)).spins.shape == (2, 16)

@@ -1,33 +1,44 @@
 """The command line, command by command: what it prints, what it writes, and the one line where it cannot."""
 
+from __future__ import annotations
+
 import json
 import re
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from qshower.model.bundle import find_bundles, load_bundle, save_bundle
 from qshower.model.geometry import named_geometry
 from qshower.model.manifest import read_manifest, update_manifest
 from qshower.model.showers_writer import write_showers
-from qshower.sampler.bank_file import bank_info, open_bank, unpack_spins
+from qshower.sampler.bank_file import bank_info, open_bank
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import SamplerUnavailableError
+from qshower.sampler.packed_spins import unpack_spins
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.quota import Quota
-from qshower.sampler.request import streams_of
+from qshower.sampler.request import LatentBatch, LatentRequest, streams_of
 from qshower.service.catalogue import load_catalogue
 from qshower.service.generation.generator import Generator
+from qshower.service.generation.shower_request import ShowerAnswer, ShowerRequest
 from qshower.service.settings import load_settings
+from tests.conftest import LargestFile
 from tests.polling import holds_in_loop, until
+
+Command = Callable[..., tuple[int, str, str]]
+FailingCommand = Callable[..., str]
 
 COMMANDS = (
     ["serve"], ["generate"], ["train"], ["evaluate"], ["samplers"], ["inspect"], ["emulator"], ["calibrate"],
@@ -35,25 +46,25 @@ COMMANDS = (
 )  # fmt: skip
 
 
-def read(path):
+def read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float32], dict[str, Any]]:
     with h5py.File(path) as file:
         return file["incident_energies"][:], file["showers"][:], json.loads(file.attrs["provenance"])
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_has_help_with_an_example(qshower, command):
+def test_every_command_has_help_with_an_example(qshower: Command, command: list[str]) -> None:
     code, out, _ = qshower(*command, "--help")
     assert code == 0
     assert f"qshower {' '.join(command)}" in out.split("Example")[1]
 
 
-def test_the_version(qshower):
+def test_the_version(qshower: Command) -> None:
     code, out, _ = qshower("--version")
     assert code == 0
     assert out.startswith("qshower ")
 
 
-def test_generate_writes_the_challenge_layout(qshower, tmp_path):
+def test_generate_writes_the_challenge_layout(qshower: Command, tmp_path: Path) -> None:
     path = tmp_path / "out.hdf5"
     code, out, err = qshower(
         "generate", "--energies-mev", "1000,65536", "-n", 3, "--sampler", "gibbs", "--seed", 1, "-o", path
@@ -68,7 +79,7 @@ def test_generate_writes_the_challenge_layout(qshower, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["out.hdf5"]
 
 
-def test_generate_like_a_file_in_chunks_and_by_a_server(qshower, server_url, tmp_path):
+def test_generate_like_a_file_in_chunks_and_by_a_server(qshower: Command, server_url: str, tmp_path: Path) -> None:
     like, own, other = tmp_path / "like.hdf5", tmp_path / "own.hdf5", tmp_path / "other.hdf5"
     wanted = np.geomspace(1000, 1e6, 1203)
     write_showers(like, wanted, np.ones((1203, 6480), dtype=np.float32))
@@ -89,7 +100,7 @@ def test_generate_like_a_file_in_chunks_and_by_a_server(qshower, server_url, tmp
     assert np.array_equal(read(tmp_path / "few.hdf5")[1], showers[:5])
 
 
-def test_generate_log_uniform(qshower, tmp_path):
+def test_generate_log_uniform(qshower: Command, tmp_path: Path) -> None:
     for name in ("a", "b"):
         flags = ("--log-uniform-mev", "2000:500000", "-n", 40, "--seed", 5, "--sweeps", 4, "--sampler", "gibbs")
         assert qshower("generate", *flags, "-o", tmp_path / name)[0] == 0
@@ -119,7 +130,7 @@ def test_generate_log_uniform(qshower, tmp_path):
         (("--like", "/no/such/file.hdf5"), "/no/such/file.hdf5"),
     ],
 )
-def test_generate_says_what_is_wrong(fails, tmp_path, flags, said):
+def test_generate_says_what_is_wrong(fails: FailingCommand, tmp_path: Path, flags: tuple[str, ...], said: str) -> None:
     path = tmp_path / "out.hdf5"
     path.write_text("before")
     assert said in fails(2, "generate", "-o", path, *flags)
@@ -127,7 +138,7 @@ def test_generate_says_what_is_wrong(fails, tmp_path, flags, said):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_generate_without_what_it_needs(fails, tmp_path):
+def test_generate_without_what_it_needs(fails: FailingCommand, tmp_path: Path) -> None:
     flags = ("--energies-mev", "2000", "-o", tmp_path / "out.hdf5")
     assert "DWAVE_API_TOKEN" in fails(1, "generate", *flags, "--sampler", "qpu")
     assert "test-pegasus" in fails(1, "generate", *flags, "--model", "nothing")
@@ -136,8 +147,10 @@ def test_generate_without_what_it_needs(fails, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["generate", "samplers"])
-def test_a_server_that_is_not_there(fails, qshower, environment, tmp_path, command):
-    pauses = []
+def test_a_server_that_is_not_there(
+    fails: FailingCommand, qshower: Command, environment: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    pauses: list[float] = []
     environment.setattr(f"qshower.service.commands.{command}.time.sleep", pauses.append)
     needed = ("--energies-mev", "2000", "-o", tmp_path / "out.hdf5") if command == "generate" else ()
     flags = (command, *needed, "--url", "http://127.0.0.1:9")
@@ -152,13 +165,15 @@ def test_a_server_that_is_not_there(fails, qshower, environment, tmp_path, comma
     assert list(tmp_path.iterdir()) == []
 
 
-def test_generate_told_no_by_a_server(fails, server_url, tmp_path):
+def test_generate_told_no_by_a_server(fails: FailingCommand, server_url: str, tmp_path: Path) -> None:
     said = fails(2, "generate", "--energies-mev", "5", "-o", tmp_path / "out.hdf5", "--url", server_url)
     assert "1000 to 1000000 MeV" in said
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_the_good_file(fails, qshower, largest_file, tmp_path):
+def test_a_full_disk_leaves_the_good_file(
+    fails: FailingCommand, qshower: Command, largest_file: LargestFile, tmp_path: Path
+) -> None:
     path = tmp_path / "out.hdf5"
     flags = ("generate", "--sampler", "gibbs", "--sweeps", 4, "-o", path)
     assert qshower(*flags, "--energies-mev", "2000")[0] == 0
@@ -171,7 +186,9 @@ def test_a_full_disk_leaves_the_good_file(fails, qshower, largest_file, tmp_path
     assert [file.name for file in tmp_path.iterdir()] == ["out.hdf5"]
 
 
-def test_a_corrupted_bundle_is_one_line(fails, environment, untrained_bundles, tmp_path):
+def test_a_corrupted_bundle_is_one_line(
+    fails: FailingCommand, environment: pytest.MonkeyPatch, untrained_bundles: Path, tmp_path: Path
+) -> None:
     for source in untrained_bundles.glob("test-zephyr/*"):
         target = tmp_path / "bundles" / "test-zephyr" / source.name
         target.parent.mkdir(exist_ok=True, parents=True)
@@ -181,10 +198,10 @@ def test_a_corrupted_bundle_is_one_line(fails, environment, untrained_bundles, t
     assert not (tmp_path / "out.hdf5").exists()
 
 
-def test_a_killed_run_leaves_the_good_file(environment, tmp_path):
+def test_a_killed_run_leaves_the_good_file(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "out.hdf5"
     path.write_text("before")
-    command = [
+    command: list[str | Path] = [
         sys.executable,
         "-m",
         "qshower.service.cli",
@@ -214,7 +231,7 @@ def test_a_killed_run_leaves_the_good_file(environment, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["out.hdf5"]
 
 
-def test_a_wrong_token_is_one_line(fails, environment, tmp_path):
+def test_a_wrong_token_is_one_line(fails: FailingCommand, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with EmulatorServer(EmulatorConfig(topology="zephyr:6", defects=0.0, token="right")) as emulator:
         environment.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
         environment.setenv("DWAVE_API_TOKEN", "wrong-token-of-mine")
@@ -223,12 +240,14 @@ def test_a_wrong_token_is_one_line(fails, environment, tmp_path):
     assert "wrong-token-of-mine" not in said
 
 
-def table_of(out):
+def table_of(out: str) -> dict[str, str]:
     """The rows of a table of names and values."""
     return dict(re.findall(r"^│ *(\S.*?) *│ *(\S.*?) *│$", out, re.MULTILINE))
 
 
-def test_the_qpu_from_the_command_line(qshower, fails, environment, tmp_path):
+def test_the_qpu_from_the_command_line(
+    qshower: Command, fails: FailingCommand, environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with EmulatorServer(EmulatorConfig(topology="zephyr:6", defects=0.0, sweeps=16)) as emulator:
         environment.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
         environment.setenv("DWAVE_API_TOKEN", "any")
@@ -269,7 +288,7 @@ def test_the_qpu_from_the_command_line(qshower, fails, environment, tmp_path):
         assert states["qpu"]["available"]
 
 
-def test_samplers_here_and_of_a_server(qshower, server_url, environment):
+def test_samplers_here_and_of_a_server(qshower: Command, server_url: str, environment: pytest.MonkeyPatch) -> None:
     environment.setenv("COLUMNS", "80")
     for flags in ((), ("--url", server_url)):
         code, out, err = qshower("samplers", *flags)
@@ -282,7 +301,7 @@ def test_samplers_here_and_of_a_server(qshower, server_url, environment):
         assert "DWAVE_API_TOKEN" in out
 
 
-def test_inspect(qshower, fails, untrained_bundles, tmp_path):
+def test_inspect(qshower: Command, fails: FailingCommand, untrained_bundles: Path, tmp_path: Path) -> None:
     code, out, err = qshower("inspect", "test-zephyr", "-o", tmp_path / "pictures")
     assert code == 0, err
     assert "6480 voxels" in out
@@ -304,9 +323,11 @@ def test_inspect(qshower, fails, untrained_bundles, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["gibbs", "tempering"])
-def test_a_bank_is_drawn_told_and_replayed(qshower, fails, environment, tmp_path, source):
+def test_a_bank_is_drawn_told_and_replayed(
+    qshower: Command, fails: FailingCommand, environment: pytest.MonkeyPatch, tmp_path: Path, source: str
+) -> None:
     bank, out_path = tmp_path / "bank.hdf5", tmp_path / "out.hdf5"
-    flags = ("--energies-mev", "2000", "-n", 5, "--seed", 1, "--sampler", source, "-o", bank)
+    flags: tuple[object, ...] = ("--energies-mev", "2000", "-n", 5, "--seed", 1, "--sampler", source, "-o", bank)
     code, _, err = qshower("bank", "draw", *flags)
     assert code == 0, err
     code, out, _ = qshower("bank", "info", bank)
@@ -320,13 +341,17 @@ def test_a_bank_is_drawn_told_and_replayed(qshower, fails, environment, tmp_path
     assert "condition" in fails(1, *flags, "-n", 6)
 
 
-def test_banks_without_a_seed_differ_and_tell_theirs(qshower, tmp_path):
-    seeds, held = [], []
+def test_banks_without_a_seed_differ_and_tell_theirs(qshower: Command, tmp_path: Path) -> None:
+    seeds: list[str] = []
+    held: list[bytes] = []
+    flags: tuple[object, ...]
     for name in ("one.hdf5", "two.hdf5"):
         flags = ("--log-uniform-mev", "1000:1000000", "-n", 4, "--sweeps", 2, "-o", tmp_path / name)
         code, _, err = qshower("bank", "draw", *flags)
         assert code == 0, err
-        seeds.append(re.search(r"seed (\d+)", err)[1])
+        told = re.search(r"seed (\d+)", err)
+        assert told is not None
+        seeds.append(told[1])
         assert seeds[-1] in qshower("bank", "info", tmp_path / name)[1]
         held.append(open_bank(tmp_path / name).packed.tobytes())
     assert len({*seeds}) == len({*held}) == 2
@@ -336,12 +361,13 @@ def test_banks_without_a_seed_differ_and_tell_theirs(qshower, tmp_path):
     assert open_bank(tmp_path / "again").packed.tobytes() == held[0]
 
 
-def test_a_bank_of_the_qpu(qshower, environment, tmp_path):
+def test_a_bank_of_the_qpu(qshower: Command, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "bank.hdf5"
     draw = ("bank", "draw", "--sampler", "qpu", "--energies-mev", "2000,500000", "-n", 3, "--overwrite", "-o", path)
-    requests, sample = [], QpuSampler.sample
+    requests: list[LatentRequest] = []
+    sample = QpuSampler.sample
 
-    def third_call_fails(self, request):
+    def third_call_fails(self: QpuSampler, request: LatentRequest) -> LatentBatch:
         requests.append(request)
         if len(requests) == 3:
             raise SamplerUnavailableError("the line is cut")
@@ -377,7 +403,9 @@ def test_a_bank_of_the_qpu(qshower, environment, tmp_path):
         assert bank_info(partial).rows == 4
 
 
-def test_a_bank_of_the_qpu_is_of_the_model_for_its_topology(qshower, fails, environment, tmp_path):
+def test_a_bank_of_the_qpu_is_of_the_model_for_its_topology(
+    qshower: Command, fails: FailingCommand, environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     path = tmp_path / "bank.hdf5"
     draw = ("bank", "draw", "--sampler", "qpu", "--energies-mev", "2000", "-o", path)
     assert "no QPU is configured" in fails(1, *draw)
@@ -392,13 +420,16 @@ def test_a_bank_of_the_qpu_is_of_the_model_for_its_topology(qshower, fails, envi
     assert sorted(tmp_path.glob("bank*")) == [path]
 
 
-def test_chunks_have_a_bank_in_its_order_however_long_one_takes(qshower, environment, tmp_path):
+def test_chunks_have_a_bank_in_its_order_however_long_one_takes(
+    qshower: Command, environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     bank, out_path = tmp_path / "bank.hdf5", tmp_path / "out.hdf5"
     flags = ("--energies-mev", "2000", "-n", 25, "--seed", 1)
     assert qshower("bank", "draw", *flags, "--sampler", "gibbs", "-o", bank)[0] == 0
-    generate, begun = Generator.generate, []
+    begun: list[int] = []
+    generate = Generator.generate
 
-    async def first_is_slow(self, order):
+    async def first_is_slow(self: Generator, order: ShowerRequest) -> ShowerAnswer:
         begun.append(order.first_row)
         if order.first_row == 0:
             await holds_in_loop(lambda: begun == [0])
@@ -418,7 +449,7 @@ def test_chunks_have_a_bank_in_its_order_however_long_one_takes(qshower, environ
     assert begun == [0, 10, 20]
 
 
-def test_tempering_is_there_for_the_asking(qshower, tmp_path):
+def test_tempering_is_there_for_the_asking(qshower: Command, tmp_path: Path) -> None:
     path = tmp_path / "out.hdf5"
     flags = ("--sampler", "tempering", "--sweeps", 20, "--seed", 4)
     code, _, err = qshower("generate", "--energies-mev", "2000,5000", *flags, "-o", path)
@@ -428,7 +459,9 @@ def test_tempering_is_there_for_the_asking(qshower, tmp_path):
     assert any("temperatures" in note for note in provenance["notes"])
 
 
-def test_sweeps_are_measured_and_kept(qshower, environment, untrained_bundles, tmp_path):
+def test_sweeps_are_measured_and_kept(
+    qshower: Command, environment: pytest.MonkeyPatch, untrained_bundles: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "bundles" / "test-zephyr"
     folder.mkdir(parents=True)
     for source in untrained_bundles.glob("test-zephyr/*"):
@@ -455,7 +488,7 @@ def test_sweeps_are_measured_and_kept(qshower, environment, untrained_bundles, t
     assert f"needs {manifest.sweeps} sweeps" in err
 
 
-def test_the_pretrained_models_were_calibrated_band_by_band():
+def test_the_pretrained_models_were_calibrated_band_by_band() -> None:
     for folder in find_bundles().values():
         manifest, sha256 = read_manifest(folder)
         measured = manifest.sweeps_measurement
@@ -472,13 +505,13 @@ def test_the_pretrained_models_were_calibrated_band_by_band():
 
 
 def test_the_sweeps_of_a_model_that_was_not_calibrated_are_said_to_be_assumed(
-    qshower, environment, untrained_bundles, tmp_path
-):
+    qshower: Command, environment: pytest.MonkeyPatch, untrained_bundles: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "bundles" / "test-zephyr"
     shutil.copytree(untrained_bundles / "test-zephyr", folder)
     environment.setenv("QSHOWER_MODEL_FOLDER", str(tmp_path / "bundles"))
 
-    def notes_of(*flags):
+    def notes_of(*flags: object) -> list[str]:
         path = tmp_path / "out.hdf5"
         code, _, err = qshower("generate", "--energies-mev", "2000", "--seed", 1, "-o", path, *flags)
         assert code == 0, err
@@ -497,7 +530,9 @@ def test_the_sweeps_of_a_model_that_was_not_calibrated_are_said_to_be_assumed(
     assert notes_of("--sampler", "gibbs") == []
 
 
-def test_a_model_on_which_ramps_fail_keeps_its_sweeps_and_says_so(qshower, environment, untrained_bundles, tmp_path):
+def test_a_model_on_which_ramps_fail_keeps_its_sweeps_and_says_so(
+    qshower: Command, environment: pytest.MonkeyPatch, untrained_bundles: Path, tmp_path: Path
+) -> None:
     """A ferromagnet: ramps of all lengths agree on how many chains freeze the wrong way up, and all are wrong."""
     easy = load_bundle(untrained_bundles / "test-zephyr")
     machine = easy.machine
@@ -526,7 +561,9 @@ def test_a_model_on_which_ramps_fail_keeps_its_sweeps_and_says_so(qshower, envir
     assert failed.manifest.sweeps_measurement["differences_sigma"].keys() >= {"8", "1024"}
 
 
-def test_training_measures_the_sweeps_at_its_end(qshower, environment, tmp_path):
+def test_training_measures_the_sweeps_at_its_end(
+    qshower: Command, environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(1)
     energies = np.exp(rng.uniform(np.log(1e3), np.log(1e5), 60))
     showers = rng.gamma(0.5, size=(60, named_geometry("1-photons").voxel_count)) * energies[:, None] / 200
@@ -554,7 +591,7 @@ def test_training_measures_the_sweeps_at_its_end(qshower, environment, tmp_path)
     assert "weaker couplings" in bundle.manifest.sweeps_measurement["reason"]
 
 
-def test_the_emulator_serves_until_it_is_told_to_stop():
+def test_the_emulator_serves_until_it_is_told_to_stop() -> None:
     command = [
         sys.executable,
         "-m",
@@ -569,6 +606,7 @@ def test_the_emulator_serves_until_it_is_told_to_stop():
     assert bad.returncode == 2
     assert bad.stderr.count("\n") == 1
     with subprocess.Popen(command[:-2], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         assert process.stdout.readline().startswith("http://127.0.0.1:")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0

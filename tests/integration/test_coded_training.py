@@ -130,6 +130,7 @@ def test_a_coded_bundle_decodes_and_knows_its_code(tmp_path: Path, monkeypatch: 
     assert set(np.unique(bits)) == {-1, 0, 1}
     assert bundle.codes is not None
     latents = bundle.codes(energies, showers, streams)
+    assert isinstance(bundle.decoder, DepthDecoder)
     nodes = bundle.machine.free_nodes[bundle.decoder.visible.numpy().reshape(-1)]
     np.testing.assert_array_equal(latents[:, nodes][bits != 0], bits[bits != 0])
     np.testing.assert_array_equal(latents[:, bundle.machine.condition_nodes], bundle.conditions(energies))

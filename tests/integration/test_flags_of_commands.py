@@ -26,9 +26,11 @@ def scalars(hint: Any) -> set[Any]:
 def number_flags() -> list[tuple[str, str, type]]:
     """Command, flag and type of every flag that takes a number."""
     groups = [("", app), *((f"{group.name} ", group.typer_instance) for group in app.registered_groups)]
-    found = []
+    found: list[tuple[str, str, type]] = []
     for prefix, group in groups:
+        assert group is not None
         for command in group.registered_commands:
+            assert command.callback is not None
             for name, hint in get_type_hints(command.callback, include_extras=True).items():
                 kinds = [kind for kind in (int, float) if kind in scalars(hint)]
                 if kinds and get_origin(hint) is Annotated:

@@ -33,13 +33,15 @@ WRITTEN = {(command, "output") for command in ("generate", "bank draw", "evaluat
 def paths_of_commands() -> set[tuple[str, str]]:
     """Command and parameter of every path that the command line takes."""
     groups = [("", app), *((f"{group.name} ", group.typer_instance) for group in app.registered_groups)]
-    return {
-        (prefix + (command.name or command.callback.__name__), name)
-        for prefix, group in groups
-        for command in group.registered_commands
-        for name, hint in get_type_hints(command.callback, include_extras=True).items()
-        if get_origin(hint) is Annotated and "Path" in str(get_args(hint)[0])
-    }
+    found: set[tuple[str, str]] = set()
+    for prefix, group in groups:
+        assert group is not None
+        for command in group.registered_commands:
+            assert command.callback is not None
+            for name, hint in get_type_hints(command.callback, include_extras=True).items():
+                if get_origin(hint) is Annotated and "Path" in str(get_args(hint)[0]):
+                    found.add((prefix + (command.name or command.callback.__name__), name))
+    return found
 
 
 def test_every_path_of_the_command_line_is_tried() -> None:

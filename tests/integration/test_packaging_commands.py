@@ -36,7 +36,9 @@ def lines_of(pages: list[Path], program: str) -> list[str]:
     for page in pages:
         for code in code_of(page):
             for line in code.replace("\\\n", " ").splitlines():
-                rest = line.strip()[BEFORE_ARGUMENTS.match(line.strip()).end() :]
+                before = BEFORE_ARGUMENTS.match(line.strip())
+                assert before is not None
+                rest = line.strip()[before.end() :]
                 if rest.split(" ")[0] == program:
                     found.append(rest)
     return found

@@ -38,7 +38,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("wheel")
-    command = [
+    command: list[str | Path] = [
         sys.executable,
         "-m",
         "pip",
@@ -75,7 +75,17 @@ def test_everything_in_the_packages_is_in_the_wheel(sources: Path, wheel_names: 
 
 def test_an_installed_wheel_leaves_the_names_of_its_folders_to_the_user(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site, wheel]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        site,
+        wheel,
+    ]
     subprocess.run(command, check=True, capture_output=True)
     work = tmp_path / "work"
     for name in PACKAGES:
@@ -204,7 +214,7 @@ def test_a_container_that_cannot_keep_kernels_says_why(tmp_path: Path) -> None:
     occupied = tmp_path / "file"
     occupied.touch()
     environment = os.environ | {"NUMBA_CACHE_DIR": str(occupied / "kernels")}
-    command = ["sh", ROOT / "docker" / "start.sh", "echo", "started"]
+    command: list[str | Path] = ["sh", ROOT / "docker" / "start.sh", "echo", "started"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stdout == ""

@@ -112,9 +112,11 @@ def test_reads_that_nobody_asked_for_are_averaged_over_all_gauges_too(
 def test_fewer_reads_than_gauges_are_drawn_and_told_as_what_they_are(
     sampler: QpuSampler, machine: BoltzmannMachine
 ) -> None:
-    before = len(sampler.sample(request_of(machine, [3], gauges=1, num_reads=3)).provenance.problem_ids)
+    before = sampler.sample(request_of(machine, [3], gauges=1, num_reads=3)).provenance.problem_ids
+    assert before is not None
     provenance = sampler.sample(request_of(machine, [3], gauges=8, num_reads=3)).provenance
-    assert (provenance.gauges, len(provenance.problem_ids) - before) == (3, 2)
+    assert provenance.problem_ids is not None
+    assert (provenance.gauges, len(provenance.problem_ids) - len(before)) == (3, 2)
     assert any("1 of 1 programmings have fewer reads than the 8 gauges" in note for note in provenance.notes)
     provenance = sampler.sample(request_of(machine, [3], gauges=8, num_reads=20)).provenance
     assert provenance.gauges == 8

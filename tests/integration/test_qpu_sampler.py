@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def test_provenance_says_how_it_came_to_be(
     emulator: EmulatorServer, make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine
 ) -> None:
     sampler = make_sampler()
-    options = {"num_reads": 7, "gauges": 2, "annealing_time_us": 50.0}
+    options: dict[str, Any] = {"num_reads": 7, "gauges": 2, "annealing_time_us": 50.0}
     first = sampler.sample(request_of(machine, 7, **options, refine_sweeps=3)).provenance
     assert first.sampler == "qpu"
     assert first.solver == emulator.solver_name
@@ -103,7 +104,7 @@ def test_provenance_says_how_it_came_to_be(
 
 @pytest.mark.parametrize("options", [{}, {"gauges": 3}, {"num_reads": 40}, {"condition_mode": "flux_bias"}], ids=str)
 def test_the_estimate_is_the_bill(
-    make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine, options: dict[str, object]
+    make_sampler: Callable[..., QpuSampler], machine: BoltzmannMachine, options: dict[str, Any]
 ) -> None:
     sampler = make_sampler()
     request = request_of(machine, 9, **options)
@@ -210,8 +211,9 @@ def test_values_the_solver_does_not_take_are_invalid(
 ) -> None:
     sampler = make_sampler()
     for name, value in (("annealing_time_us", 5000.0), ("num_reads", 20_000)):
+        options: dict[str, Any] = {name: value}
         with pytest.raises(InvalidInputError, match=name):
-            sampler.sample(request_of(machine, **{name: value}))
+            sampler.sample(request_of(machine, **options))
 
 
 def test_a_machine_that_does_not_fit_is_refused(make_sampler: Callable[..., QpuSampler]) -> None:

@@ -1,6 +1,7 @@
 """Training runs end to end on small toy showers: it learns, it resumes to the same result, it refuses bad input."""
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -31,7 +32,7 @@ def toy_file(path: Path, rows: int = 120, seed: int = 0) -> Path:
 
 def write_config(folder: Path, **changes: object) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    values = {
+    values: dict[str, Any] = {
         "name": "toy",
         "output": "out",
         "data": {"files": [{"path": "toy.hdf5"}], "geometry": "1-photons", "domain_mev": [1000, 100000]},
@@ -59,7 +60,7 @@ def write_config(folder: Path, **changes: object) -> Path:
     for key, value in changes.items():
         section, _, name = key.partition("__")
         if name:
-            values[section] = {**values[section], name: value}  # type: ignore[dict-item]
+            values[section] = {**values[section], name: value}
         else:
             values[section] = value
     path = folder / "toy.yaml"

@@ -51,7 +51,7 @@ def test_it_draws_by_the_law(
     assert (np.abs(spins.mean(axis=0) - expected) < FALSE_ALARM_SIGMA * error).all()
 
 
-def test_one_row_and_http_knows_it(registered, untrained_bundles: Path) -> None:
+def test_one_row_and_http_knows_it(registered: None, untrained_bundles: Path) -> None:
     bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
     app = create_app(load_settings(qpu="off"), load_models=lambda _: Catalogue(bundles, "test-zephyr"))
     with TestClient(app) as client:
@@ -72,7 +72,7 @@ def test_one_row_and_http_knows_it(registered, untrained_bundles: Path) -> None:
 
 
 def test_one_row_and_the_command_line_knows_it(
-    registered,
+    registered: None,
     untrained_bundles: Path,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,

@@ -82,7 +82,7 @@ def test_sweeps_keep_exact_draws_exact(
     random_machine: MachineMaker,
     random_spins: SpinMaker,
     enumerate_law: LawMaker,
-    name,
+    name: str,
     sweeps: int,
 ) -> None:
     rng = np.random.default_rng([base_seed, len(name), sweeps])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import hypothesis
 import numpy as np
@@ -11,11 +12,15 @@ from hypothesis import strategies as st
 
 from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
+from qshower.sampler.protocol import Sampler
 from qshower.sampler.request import SamplerOptions
+from tests.conftest import LawMaker, MachineMaker, RequestMaker, SpinMaker
+from tests.judge import Judge
+from tests.statistical.conftest import Checks
 
 ROWS_PER_CONDITION = 8000
 
-MACHINES = {
+MACHINES: dict[str, dict[str, str | float]] = {
     "five spins": {"free": 5, "condition": 2, "coupling": 0.7},
     "sixteen spins": {"free": 16, "condition": 4, "coupling": 0.4},
     "nine spins, strong": {"free": 9, "condition": 3, "coupling": 0.8, "density": 0.4},
@@ -25,16 +30,25 @@ MACHINES = {
 
 
 @pytest.fixture(scope="module", params=["gibbs", "annealing"])
-def sampler(request):
+def sampler(request: pytest.FixtureRequest) -> Iterator[Sampler]:
     with {"gibbs": GibbsSampler, "annealing": AnnealingSampler}[request.param]() as built:
         yield built
 
 
 @pytest.mark.parametrize("kind", MACHINES)
 def test_distribution_is_the_exact_one(
-    sampler, kind, rng, base_seed, judge, checks, random_machine, lattice_machine, random_spins, latent_request,
-    enumerate_law,
-):  # fmt: skip
+    sampler: Sampler,
+    kind: str,
+    rng: np.random.Generator,
+    base_seed: int,
+    judge: Judge,
+    checks: Checks,
+    random_machine: MachineMaker,
+    lattice_machine: MachineMaker,
+    random_spins: SpinMaker,
+    latent_request: RequestMaker,
+    enumerate_law: LawMaker,
+) -> None:
     shape = dict(MACHINES[kind])
     if "family" in shape:
         machine = lattice_machine(rng, shape["family"], nodes_per_partition=4, coupling=0.4)
@@ -62,9 +76,19 @@ def test_distribution_is_the_exact_one(
     seed=st.integers(0, 2**32 - 1),
 )
 def test_random_fields_and_conditions(
-    free, condition, coupling, field, density, seed, judge, checks, random_machine, random_spins, latent_request,
-    enumerate_law,
-):  # fmt: skip
+    free: int,
+    condition: int,
+    coupling: float,
+    field: float,
+    density: float,
+    seed: int,
+    judge: Judge,
+    checks: Checks,
+    random_machine: MachineMaker,
+    random_spins: SpinMaker,
+    latent_request: RequestMaker,
+    enumerate_law: LawMaker,
+) -> None:
     rng = np.random.default_rng(seed)
     # The width of the field on a spin grows with its neighbours; this keeps the machines within reach of 256 sweeps.
     coupling /= max(1.0, np.sqrt((free + condition) * density / 4))

@@ -8,12 +8,22 @@ matrix, sharing no code and no random number generator with either.
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
+from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.request import SamplerOptions
+from tests.conftest import LawMaker, MachineMaker, RequestMaker, SpinMaker
+from tests.judge import Judge
+from tests.statistical.conftest import Checks
+
+Link = tuple[np.int64, int, int]
+"""Index of an edge, its child, its parent."""
 
 SAMPLERS = {"gibbs": GibbsSampler, "annealing": AnnealingSampler}
 FOREST_ROWS = 300
@@ -22,16 +32,17 @@ OFF_ROWS = 1024
 """So many see a machine that is 3 % off by some eleven standard errors in the mean energy."""
 
 
-def forest_of(machine, rng):
+def forest_of(machine: BoltzmannMachine, rng: np.random.Generator) -> list[Link]:
     """A spanning forest among the free spins: edge indices, each with its child and parent, parents first."""
     free = set(machine.free_nodes.tolist())
-    neighbours = {node: [] for node in free}
+    neighbours: dict[int, list[tuple[int, np.int64]]] = {node: [] for node in free}
     for edge in rng.permutation(len(machine.edges)):
         one, other = machine.edges[edge].tolist()
         if one in free and other in free:
             neighbours[one].append((other, edge))
             neighbours[other].append((one, edge))
-    links, reached = [], set()
+    links: list[Link] = []
+    reached: set[int] = set()
     for root in rng.permutation(machine.free_nodes).tolist():
         if root in reached:
             continue
@@ -47,7 +58,9 @@ def forest_of(machine, rng):
     return links
 
 
-def forest_law(machine, links, condition):
+def forest_law(
+    machine: BoltzmannMachine, links: list[Link], condition: NDArray[np.int8]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """Exact chance of each free spin to be +1, of each link's spins to agree, and the mean energy."""
     level = np.zeros(machine.node_count)
     level[machine.partitions == 0] = condition
@@ -58,7 +71,8 @@ def forest_law(machine, links, condition):
             pull[other] -= weight * level[one]
         elif machine.partitions[other] == 0:
             pull[one] -= weight * level[other]
-    inward, total = {}, pull.copy()
+    inward: dict[int, np.float64] = {}
+    total = pull.copy()
     for edge, child, parent in reversed(links):
         inward[child] = np.arctanh(np.tanh(-float(machine.j[edge])) * np.tanh(total[child]))
         total[parent] += inward[child]
@@ -78,7 +92,9 @@ def forest_law(machine, links, condition):
     return up[machine.free_nodes], np.array(agree), energy
 
 
-def metropolis(machine, conditions, rng, sweeps):
+def metropolis(
+    machine: BoltzmannMachine, conditions: NDArray[np.int8], rng: np.random.Generator, sweeps: int
+) -> NDArray[np.int8]:
     """States (rows, nodes) after Metropolis sweeps from random states, beta ramped over the first half."""
     rows = conditions.shape[0]
     couplings = np.zeros((machine.node_count, machine.node_count), dtype=np.float32)
@@ -99,11 +115,11 @@ def metropolis(machine, conditions, rng, sweeps):
 
 
 @pytest.fixture(scope="module", params=["zephyr", "pegasus"])
-def lattice(request, base_seed, lattice_machine):
+def lattice(request: pytest.FixtureRequest, base_seed: int, lattice_machine: MachineMaker) -> BoltzmannMachine:
     return lattice_machine(np.random.default_rng([base_seed, len(request.param)]), request.param)
 
 
-def forest_machine(mesh, rng):
+def forest_machine(mesh: BoltzmannMachine, rng: np.random.Generator) -> tuple[BoltzmannMachine, list[Link]]:
     """The lattice with the couplings among free spins cut down to a forest, strong on it, and its links."""
     links = forest_of(mesh, rng)
     strong = np.clip(rng.normal(0, 0.8, mesh.j.shape[0]), -1.2, 1.2).astype(np.float32)
@@ -114,7 +130,9 @@ def forest_machine(mesh, rng):
     return mesh.with_parameters(mesh.h, j), links
 
 
-def forest_checks(machine, links, spins, levels, checks):
+def forest_checks(
+    machine: BoltzmannMachine, links: list[Link], spins: NDArray[np.int8], levels: NDArray[np.int8], checks: Checks
+) -> dict[str, float]:
     """P-values of spins (rows, nodes), drawn for the levels in turn, under the forest's exact law."""
     children, parents = np.array([link[1:] for link in links]).T
     found = {}
@@ -130,7 +148,15 @@ def forest_checks(machine, links, spins, levels, checks):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_forest_of_906_spins_has_its_exact_means(name, lattice, base_seed, judge, checks, random_spins, latent_request):
+def test_forest_of_906_spins_has_its_exact_means(
+    name: str,
+    lattice: BoltzmannMachine,
+    base_seed: int,
+    judge: Judge,
+    checks: Checks,
+    random_spins: SpinMaker,
+    latent_request: RequestMaker,
+) -> None:
     rng = np.random.default_rng([base_seed, 5])
     machine, links = forest_machine(lattice, rng)
     levels = random_spins(rng, (2, 302))
@@ -142,8 +168,14 @@ def test_forest_of_906_spins_has_its_exact_means(name, lattice, base_seed, judge
 
 @pytest.mark.parametrize("fault", ["one coupling flipped", "stale clamp", "3 % colder"])
 def test_a_fault_in_a_forest_of_906_spins_is_seen(
-    fault, lattice, base_seed, judge, checks, random_spins, latent_request
-):
+    fault: str,
+    lattice: BoltzmannMachine,
+    base_seed: int,
+    judge: Judge,
+    checks: Checks,
+    random_spins: SpinMaker,
+    latent_request: RequestMaker,
+) -> None:
     rng = np.random.default_rng([base_seed, 8])
     machine, links = forest_machine(lattice, rng)
     levels = random_spins(rng, (2, 302))
@@ -163,7 +195,9 @@ def test_a_fault_in_a_forest_of_906_spins_is_seen(
     assert judge.failed(forest_checks(machine, links, spins, levels, checks))
 
 
-def test_forest_law_is_that_of_enumeration(rng, random_machine, random_spins, enumerate_law):
+def test_forest_law_is_that_of_enumeration(
+    rng: np.random.Generator, random_machine: MachineMaker, random_spins: SpinMaker, enumerate_law: LawMaker
+) -> None:
     sparse = random_machine(rng, free=12, condition=3, coupling=0.8)
     links = forest_of(sparse, rng)
     kept = (sparse.partitions[sparse.edges] == 0).any(axis=1)
@@ -178,7 +212,14 @@ def test_forest_law_is_that_of_enumeration(rng, random_machine, random_spins, en
     assert np.isclose(energy, law.mean(law.energies))
 
 
-def test_three_implementations_agree(lattice, base_seed, judge, checks, random_spins, latent_request):
+def test_three_implementations_agree(
+    lattice: BoltzmannMachine,
+    base_seed: int,
+    judge: Judge,
+    checks: Checks,
+    random_spins: SpinMaker,
+    latent_request: RequestMaker,
+) -> None:
     machine = lattice
     rng = np.random.default_rng([base_seed, 6])
     conditions = random_spins(rng, (MESH_ROWS, 302))
@@ -188,11 +229,11 @@ def test_three_implementations_agree(lattice, base_seed, judge, checks, random_s
         with kind() as sampler:
             drawn[name] = sampler.sample(request).spins
 
-    def figures(spins):
-        biases = spins @ machine.h.astype(np.float64)
+    def figures(spins: NDArray[np.int8]) -> dict[str, NDArray[np.float64]]:
+        biases = cast("NDArray[np.float64]", spins @ machine.h.astype(np.float64))
         energies = machine.energies(spins)
         sums = {f"magnetisation {p}": spins[:, machine.nodes_of(p)].mean(axis=1) for p in (1, 2, 3)}
-        return {"energy": energies, "field energy": biases, "coupling energy": energies - biases} | sums
+        return {"energy": energies, "field energy": biases, "coupling energy": energies - biases, **sums}
 
     measured = {name: figures(spins) for name, spins in drawn.items()}
     found = {}
@@ -205,8 +246,14 @@ def test_three_implementations_agree(lattice, base_seed, judge, checks, random_s
 
 @pytest.mark.parametrize("scale", [0.97, 1.03])
 def test_a_full_machine_three_percent_off_is_seen(
-    lattice, scale, base_seed, judge, checks, random_spins, latent_request
-):
+    lattice: BoltzmannMachine,
+    scale: float,
+    base_seed: int,
+    judge: Judge,
+    checks: Checks,
+    random_spins: SpinMaker,
+    latent_request: RequestMaker,
+) -> None:
     machine = lattice
     wrong = machine.with_parameters(machine.h * np.float32(scale), machine.j * np.float32(scale))
     conditions = random_spins(np.random.default_rng([base_seed, 7]), (OFF_ROWS, 302))

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
+from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.request import SamplerOptions
 from qshower.sampler.tempering import HOTTEST_BETA, TemperingSampler, ladder_of, temper
+from tests.conftest import LawMaker, MachineMaker, RequestMaker, SpinMaker
+from tests.judge import Judge
+from tests.statistical.conftest import Checks
 
 ROWS = 6000
 COST = 1.5
@@ -16,23 +21,30 @@ COST = 1.5
 SPINS_TOGETHER = 12
 
 
-def equal_cost(sweeps, machine):
+def equal_cost(sweeps: int, machine: BoltzmannMachine) -> SamplerOptions:
     """Gibbs sweeps of a ramp that takes as long as tempering of so many sweeps."""
     return SamplerOptions(sweeps=int(COST * sweeps * len(ladder_of(machine))))
 
 
 @pytest.fixture
-def two_valleys(rng, random_machine):
+def two_valleys(rng: np.random.Generator, random_machine: MachineMaker) -> BoltzmannMachine:
     """12 spins that all want to agree, with a barrier of tens of kT between up and down and a bias of a few kT."""
     machine = random_machine(rng, free=12, condition=3, density=1.0)
     between_free = (machine.partitions[machine.edges] != 0).all(axis=1)
-    j = np.where(between_free, np.float32(-0.7), rng.normal(0, 0.05, machine.j.shape[0]).astype(np.float32))
+    j = np.where(between_free, np.float32(-0.7), rng.normal(0, 0.05, machine.j.shape).astype(np.float32))
     return machine.with_parameters(np.full(15, -0.08, np.float32), j)
 
 
 def test_tempering_weighs_valleys_right_where_a_ramp_does_not(
-    two_valleys, base_seed, judge, checks, rng, random_spins, latent_request, enumerate_law
-):
+    two_valleys: BoltzmannMachine,
+    base_seed: int,
+    judge: Judge,
+    checks: Checks,
+    rng: np.random.Generator,
+    random_spins: SpinMaker,
+    latent_request: RequestMaker,
+    enumerate_law: LawMaker,
+) -> None:
     levels = rng.permutation(np.unique(random_spins(rng, (32, 3)), axis=0))[:2]
     conditions = rng.permutation(np.repeat(levels, ROWS // 2, axis=0))
     laws = {level.tobytes(): enumerate_law(two_valleys, level) for level in levels}
@@ -44,15 +56,15 @@ def test_tempering_weighs_valleys_right_where_a_ramp_does_not(
         judge(checks.exact(laws, sampler.sample(request).spins, conditions))
 
 
-def clusters_of(machine, rng):
+def clusters_of(machine: BoltzmannMachine, rng: np.random.Generator) -> list[NDArray[np.int64]]:
     """Disjoint clusters of ``SPINS_TOGETHER`` well connected free nodes, ascending in each."""
     left = set(machine.free_nodes.tolist())
-    neighbours = {node: [] for node in left}
+    neighbours: dict[int, list[int]] = {node: [] for node in left}
     for one, other in machine.edges.tolist():
         if one in left and other in left:
             neighbours[one].append(other)
             neighbours[other].append(one)
-    clusters = []
+    clusters: list[NDArray[np.int64]] = []
     for seed in rng.permutation(machine.free_nodes).tolist():
         cluster = [seed] if seed in left else []
         while cluster and len(cluster) < SPINS_TOGETHER:
@@ -63,7 +75,9 @@ def clusters_of(machine, rng):
     return clusters
 
 
-def cluster_machine(lattice, clusters, rng):
+def cluster_machine(
+    lattice: BoltzmannMachine, clusters: list[NDArray[np.int64]], rng: np.random.Generator
+) -> tuple[BoltzmannMachine, NDArray[np.float64]]:
     """The lattice with couplings inside the clusters alone: two valleys each, 1 kT of bias, barriers of about 20 kT.
 
     Signs are those of a random gauge, so that neither couplings nor biases look alike. Returns the gauge too.
@@ -80,11 +94,13 @@ def cluster_machine(lattice, clusters, rng):
     return lattice.with_parameters((-0.04 * gauge).astype(np.float32), j.astype(np.float32)), gauge
 
 
-def random_signs(rng, count):
+def random_signs(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
     return rng.choice(np.array([-1.0, 1.0]), count)
 
 
-def cluster_law(machine, cluster, fields):
+def cluster_law(
+    machine: BoltzmannMachine, cluster: NDArray[np.int64], fields: NDArray[np.float64]
+) -> tuple[NDArray[np.floating], NDArray[np.float64]]:
     """States (states, spins) of a cluster and their exact probabilities, for folded ``fields`` (nodes,)."""
     states = ((np.arange(1 << len(cluster))[:, None] >> np.arange(len(cluster))) & 1) * 2.0 - 1.0
     energies = states @ fields[cluster]
@@ -96,14 +112,24 @@ def cluster_law(machine, cluster, fields):
     return states, weights / weights.sum()
 
 
-def cluster_checks(machine, clusters, gauge, levels, spins, checks):
+def cluster_checks(
+    machine: BoltzmannMachine,
+    clusters: list[NDArray[np.int64]],
+    gauge: NDArray[np.float64],
+    levels: NDArray[np.int8],
+    spins: NDArray[np.int8],
+    checks: Checks,
+) -> dict[str, float]:
     """P-values of each cluster's valley and of each of its spins, for rows of the levels in turn."""
     found = {}
     for number, level in enumerate(levels):
         drawn = spins[number :: len(levels)].astype(np.float64)
         fields = np.zeros(machine.node_count)
         fields[machine.free_nodes] = machine.folded_fields(level[None])[0]
-        valleys, in_first, ups, up = [], [], [], []
+        valleys: list[np.float64] = []
+        in_first: list[np.int64] = []
+        ups: list[np.int64] = []
+        up: list[np.float64] = []
         for cluster in clusters:
             states, probabilities = cluster_law(machine, cluster, fields)
             valleys.append(probabilities[states @ gauge[cluster] > 0].sum())
@@ -118,8 +144,15 @@ def cluster_checks(machine, clusters, gauge, levels, spins, checks):
 
 @pytest.mark.parametrize("family", ["zephyr", "pegasus"])
 def test_tempering_weighs_the_valleys_of_a_block_right_where_a_ramp_of_equal_cost_does_not(
-    family, rng, base_seed, judge, checks, lattice_machine, random_spins, latent_request
-):
+    family: str,
+    rng: np.random.Generator,
+    base_seed: int,
+    judge: Judge,
+    checks: Checks,
+    lattice_machine: MachineMaker,
+    random_spins: SpinMaker,
+    latent_request: RequestMaker,
+) -> None:
     """About nine clusters of 12 spins, hence hundreds of valleys, on a block of 4 x 40 nodes."""
     lattice = lattice_machine(rng, family, nodes_per_partition=40)
     clusters = clusters_of(lattice, rng)
@@ -139,8 +172,15 @@ def test_tempering_weighs_the_valleys_of_a_block_right_where_a_ramp_of_equal_cos
 
 
 def test_tempering_of_random_machines(
-    base_seed, judge, checks, rng, random_machine, random_spins, latent_request, enumerate_law
-):
+    base_seed: int,
+    judge: Judge,
+    checks: Checks,
+    rng: np.random.Generator,
+    random_machine: MachineMaker,
+    random_spins: SpinMaker,
+    latent_request: RequestMaker,
+    enumerate_law: LawMaker,
+) -> None:
     machine = random_machine(rng, free=14, condition=4, coupling=0.7)
     levels = rng.permutation(np.unique(random_spins(rng, (32, 4)), axis=0))[:2]
     conditions = rng.permutation(np.repeat(levels, ROWS // 2, axis=0))
@@ -151,7 +191,13 @@ def test_tempering_of_random_machines(
 
 
 @pytest.mark.parametrize("family", ["zephyr", "pegasus"])
-def test_ladder_of_a_full_machine_exchanges_everywhere(family, rng, lattice_machine, random_spins, latent_request):
+def test_ladder_of_a_full_machine_exchanges_everywhere(
+    family: str,
+    rng: np.random.Generator,
+    lattice_machine: MachineMaker,
+    random_spins: SpinMaker,
+    latent_request: RequestMaker,
+) -> None:
     machine = lattice_machine(rng, family)
     betas = ladder_of(machine)
     assert betas[0] == HOTTEST_BETA

@@ -9,14 +9,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
+from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.request import SamplerOptions
 from qshower.sampler.tempering import TemperingSampler
+from tests.conftest import MachineMaker, RequestMaker, SpinMaker
+from tests.judge import Judge
+from tests.statistical.conftest import Checks
+
+Compared = tuple[BoltzmannMachine, NDArray[np.int8], NDArray[np.float64], NDArray[np.int8]]
 
 SAMPLERS = {"gibbs": GibbsSampler, "annealing": AnnealingSampler, "tempering": TemperingSampler}
 ROWS = 1024
@@ -61,10 +70,12 @@ np.savez(folder + "/drawn.npz", spins=result, energies=np.asarray(energies))
 """
 
 
-def by_thrml(machine, spins, seed, folder):
+def by_thrml(
+    machine: BoltzmannMachine, spins: NDArray[np.int8], seed: int, folder: Path
+) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
     """thrml's energies of ``spins`` (rows, nodes), and as many draws of its own for the conditions in them."""
-    arrays = {"h": machine.h, "j": machine.j, "edges": machine.edges, "partitions": machine.partitions}
-    np.savez(folder / "machine.npz", **arrays, spins=spins)
+    h, j, edges, partitions = machine.h, machine.j, machine.edges, machine.partitions
+    np.savez(folder / "machine.npz", h=h, j=j, edges=edges, partitions=partitions, spins=spins)
     arguments = [str(folder), str(seed % 2**31), str(SWEEPS)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
@@ -76,7 +87,13 @@ def by_thrml(machine, spins, seed, folder):
 
 
 @pytest.fixture(scope="module", params=["zephyr", "pegasus"])
-def compared(request, base_seed, lattice_machine, random_spins, tmp_path_factory):
+def compared(
+    request: pytest.FixtureRequest,
+    base_seed: int,
+    lattice_machine: MachineMaker,
+    random_spins: SpinMaker,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Compared:
     """A full machine, random states, and what thrml says of them and draws for their conditions."""
     rng = np.random.default_rng([base_seed, 12, len(request.param)])
     machine = lattice_machine(rng, request.param)
@@ -84,23 +101,31 @@ def compared(request, base_seed, lattice_machine, random_spins, tmp_path_factory
     return machine, spins, *by_thrml(machine, spins, base_seed, tmp_path_factory.mktemp("thrml"))
 
 
-def test_energies_are_thrmls(compared):
+def test_energies_are_thrmls(compared: Compared) -> None:
     machine, spins, energies, _ = compared
     # thrml sums twelve thousand terms in float32.
     assert np.allclose(machine.energies(spins), energies, rtol=1e-5, atol=1e-2)
 
 
-def figures(machine, spins, signs):
+def figures(
+    machine: BoltzmannMachine, spins: NDArray[np.int8], signs: NDArray[np.float32]
+) -> dict[str, NDArray[np.floating]]:
     """(rows,) each: energy and its parts, magnetisations, and sums of two-point functions with fixed random signs."""
-    biases = spins @ machine.h.astype(np.float64)
+    biases = cast("NDArray[np.float64]", spins @ machine.h.astype(np.float64))
     energies = machine.energies(spins)
     pairs = (spins[:, machine.edges[:, 0]] * spins[:, machine.edges[:, 1]]).astype(np.float32) @ signs
-    sums = {f"magnetisation {p}": spins[:, machine.nodes_of(p)].mean(axis=1) for p in (1, 2, 3)}
-    two_point = {f"two-point functions {number}": column for number, column in enumerate(pairs.T)}
-    return {"field energy": biases, "coupling energy": energies - biases, "energy": energies} | sums | two_point
+    sums: dict[str, NDArray[np.floating]] = {
+        f"magnetisation {p}": spins[:, machine.nodes_of(p)].mean(axis=1) for p in (1, 2, 3)
+    }
+    two_point: dict[str, NDArray[np.floating]] = {
+        f"two-point functions {number}": column for number, column in enumerate(pairs.T)
+    }
+    return {"field energy": biases, "coupling energy": energies - biases, "energy": energies, **sums, **two_point}
 
 
-def checks_against(machine, spins, theirs, base_seed, checks):
+def checks_against(
+    machine: BoltzmannMachine, spins: NDArray[np.int8], theirs: NDArray[np.int8], base_seed: int, checks: Checks
+) -> dict[str, float]:
     rng = np.random.default_rng([base_seed, 13])
     signs = rng.choice(np.array([-1, 1], np.float32), (machine.j.shape[0], PROJECTIONS))
     ours, others = figures(machine, spins, signs), figures(machine, theirs, signs)
@@ -109,7 +134,9 @@ def checks_against(machine, spins, theirs, base_seed, checks):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_samples_agree_with_thrmls(name, compared, base_seed, judge, checks, latent_request):
+def test_samples_agree_with_thrmls(
+    name: str, compared: Compared, base_seed: int, judge: Judge, checks: Checks, latent_request: RequestMaker
+) -> None:
     machine, spins, _, theirs = compared
     assert np.array_equal(theirs[:, machine.condition_nodes], spins[:, machine.condition_nodes])
     conditions = spins[:, machine.condition_nodes]
@@ -119,7 +146,9 @@ def test_samples_agree_with_thrmls(name, compared, base_seed, judge, checks, lat
 
 
 @pytest.mark.parametrize("scale", [0.97, 1.03])
-def test_thrml_tells_a_machine_three_percent_off(scale, compared, base_seed, judge, checks, latent_request):
+def test_thrml_tells_a_machine_three_percent_off(
+    scale: float, compared: Compared, base_seed: int, judge: Judge, checks: Checks, latent_request: RequestMaker
+) -> None:
     machine, spins, _, theirs = compared
     wrong = machine.with_parameters(machine.h * np.float32(scale), machine.j * np.float32(scale))
     request = latent_request(wrong, spins[:, machine.condition_nodes], seed=2, options=SamplerOptions(sweeps=128))

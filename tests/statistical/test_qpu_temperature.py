@@ -5,7 +5,10 @@ Small chips, and a machine as weakly coupled as trained ones, so that calibratio
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,19 +53,26 @@ def bench_of(family: str, beta: float, error: float, rng: np.random.Generator, s
     h, j = rng.normal(0.0, 0.15, lattice.node_count), rng.normal(0.0, 0.01, len(lattice.edges))
     machine = lattice.with_parameters(h.astype(np.float32), j.astype(np.float32))
     conditions = rng.choice(np.array([-1, 1], dtype=np.int8), size=(CONDITIONS, machine.condition_nodes.size))
-    errors = {"control_error_h": error, "control_error_j": error}
     return Bench(
         machine,
         conditions,
-        EmulatorConfig(topology=topology, defects=0.02, beta=beta, sweeps=SWEEPS, seed=seed, **errors),
+        EmulatorConfig(
+            topology=topology,
+            defects=0.02,
+            beta=beta,
+            sweeps=SWEEPS,
+            seed=seed,
+            control_error_h=error,
+            control_error_j=error,
+        ),
     )
 
 
-def settings_on(server: EmulatorServer, folder, **changes) -> QpuSettings:
+def settings_on(server: EmulatorServer, folder: Path, **changes: Any) -> QpuSettings:
     return QpuSettings(endpoint=server.endpoint, token="any", state_dir=folder, **changes)
 
 
-def calibrated(bench: Bench, seed: int, folder, **changes) -> Calibration:
+def calibrated(bench: Bench, seed: int, folder: Path, **changes: Any) -> Calibration:
     """One calibration on a chip of its own."""
     with (
         EmulatorServer(chip_of(bench, seed)) as server,
@@ -76,7 +86,7 @@ def chip_of(bench: Bench, seed: int) -> EmulatorConfig:
     return replace(bench.chip, seed=(bench.chip.seed + seed) % 2**31)
 
 
-def best_fit(bench: Bench, seeds, folder, rng: np.random.Generator) -> tuple[float, float]:
+def best_fit(bench: Bench, seeds: Iterable[int], folder: Path, rng: np.random.Generator) -> tuple[float, float]:
     """The beta of largest pseudolikelihood of unamplified reads on many chips, and its standard error.
 
     By another minimiser than the calibration's, of reads that it has not seen.
@@ -120,7 +130,9 @@ def best_fit(bench: Bench, seeds, folder, rng: np.random.Generator) -> tuple[flo
 
 
 @pytest.mark.parametrize("family", ["zephyr", "pegasus"])
-def test_calibrations_are_right_to_one_percent(family, base_seed, rng, tmp_path):
+def test_calibrations_are_right_to_one_percent(
+    family: str, base_seed: int, rng: np.random.Generator, tmp_path: Path
+) -> None:
     """β 4.4, control errors of 2 %: the mean of calibrations on eight chips against the best fit on these chips.
 
     Both together are known to 0.2 to 0.3 %. If the calibration is off by less than 0.2 %, this fails in fewer than one
@@ -143,7 +155,9 @@ def test_calibrations_are_right_to_one_percent(family, base_seed, rng, tmp_path)
     assert all(one.amplification == pytest.approx(3.0, abs=0.5) for one in found)
 
 
-def test_calibrations_scatter_by_no_more_than_they_say(base_seed, rng, tmp_path):
+def test_calibrations_scatter_by_no_more_than_they_say(
+    base_seed: int, rng: np.random.Generator, tmp_path: Path
+) -> None:
     """24 chips with control errors of 3 % at a β of 6, five sets of gauges on each of four copies.
 
     Deviations from their mean in units of each one's error follow a t law of 16 degrees of freedom, or a narrower one:
