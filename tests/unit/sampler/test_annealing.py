@@ -30,15 +30,16 @@ def test_bad_sweeps_are_refused(
     sweeps: bool | int | float,
 ) -> None:
     machine = random_machine(rng)
+    spins = random_spins(rng, (2, 3))
     with AnnealingSampler() as sampler, pytest.raises(InvalidInputError, match=r"options\.sweeps") as caught:
-        sampler.sample(latent_request(machine, random_spins(rng, (2, 3)), options=SamplerOptions(sweeps=sweeps)))
+        sampler.sample(latent_request(machine, spins, options=SamplerOptions(sweeps=sweeps)))  # type: ignore[arg-type]
     assert caught.value.value == sweeps
 
 
 @pytest.mark.parametrize("threads", [0, -2, True, 1.5, "2"])
 def test_bad_thread_count_is_refused(threads: bool | int | float | str) -> None:
     with pytest.raises(InvalidInputError, match="threads"):
-        AnnealingSampler(threads=threads)
+        AnnealingSampler(threads=threads)  # type: ignore[arg-type]
 
 
 def test_same_spins_whatever_the_threads(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from qshower.sampler.diagnostics import (
     AutocorrelationTime,
+    Draw,
     agreement,
     autocorrelation_time,
     autocorrelation_times,
@@ -20,21 +23,25 @@ from qshower.sampler.diagnostics import (
 from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.gibbs.chains import refine
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
+from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.provenance import Provenance
-from qshower.sampler.request import LatentBatch, SamplerOptions
+from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
 from qshower.sampler.tempering import TemperingSampler
+from tests.conftest import ExactLaw, LawMaker, MachineMaker, SpinMaker
 
 
 @pytest.fixture
-def machine(rng, random_machine):
+def machine(rng: np.random.Generator, random_machine: MachineMaker) -> BoltzmannMachine:
     return random_machine(rng, free=12, condition=3, coupling=0.4)
 
 
-def scaled(machine, beta):
+def scaled(machine: BoltzmannMachine, beta: float) -> BoltzmannMachine:
     return machine.with_parameters(machine.h * np.float32(beta), machine.j * np.float32(beta))
 
 
-def test_figures_are_energy_and_partition_means(machine, rng, random_spins):
+def test_figures_are_energy_and_partition_means(
+    machine: BoltzmannMachine, rng: np.random.Generator, random_spins: SpinMaker
+) -> None:
     spins = random_spins(rng, (4, 15))
     figures = figures_of(machine, spins)
     assert list(figures) == ["energy", "magnetisation_1", "magnetisation_2", "magnetisation_3"]
@@ -42,7 +49,7 @@ def test_figures_are_energy_and_partition_means(machine, rng, random_spins):
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
-def test_autocorrelation_time_of_an_autoregressive_series(rho, rng):
+def test_autocorrelation_time_of_an_autoregressive_series(rho: float, rng: np.random.Generator) -> None:
     steps = np.empty((64, 4096))
     steps[:, 0] = rng.normal(size=64)
     for t in range(1, 4096):
@@ -58,19 +65,21 @@ def test_autocorrelation_time_of_an_autoregressive_series(rho, rng):
     assert found.error == pytest.approx(parts[0].error / 4, rel=0.4)
 
 
-def test_a_series_too_short_for_its_memory_gives_a_lower_bound(rng):
+def test_a_series_too_short_for_its_memory_gives_a_lower_bound(rng: np.random.Generator) -> None:
     found = autocorrelation_time(np.cumsum(rng.normal(size=(50, 30)), axis=1))
     assert found.steps > 5
     assert found.error == math.inf
 
 
-def test_autocorrelation_time_of_what_never_changes_is_infinite():
+def test_autocorrelation_time_of_what_never_changes_is_infinite() -> None:
     assert autocorrelation_time(np.full((3, 20), 0.1)) == AutocorrelationTime(math.inf, math.inf)
     with pytest.raises(InvalidInputError, match="at least 8 steps"):
         autocorrelation_time(np.zeros((3, 7)))
 
 
-def test_autocorrelation_times_of_independent_and_of_frozen_chains(machine, rng, random_spins, enumerate_law):
+def test_autocorrelation_times_of_independent_and_of_frozen_chains(
+    machine: BoltzmannMachine, rng: np.random.Generator, random_spins: SpinMaker, enumerate_law: LawMaker
+) -> None:
     level = random_spins(rng, (3,))
     law = enumerate_law(machine, level)
     start = law.draw(rng, 200)
@@ -86,11 +95,15 @@ def test_autocorrelation_times_of_independent_and_of_frozen_chains(machine, rng,
     assert all(tau.steps >= 32 for tau in frozen.values())
 
 
-def test_autocorrelation_time_of_gibbs_chains(machine, rng, random_spins):
+def test_autocorrelation_time_of_gibbs_chains(
+    machine: BoltzmannMachine, rng: np.random.Generator, random_spins: SpinMaker
+) -> None:
     levels = np.unique(random_spins(rng, (16, 3)), axis=0)[:3]
     seen = []
 
-    def recorded(machine, spins, sweeps, streams):
+    def recorded(
+        machine: BoltzmannMachine, spins: NDArray[np.int8], sweeps: int, streams: NDArray[np.uint64]
+    ) -> NDArray[np.int8]:
         seen.append(streams)
         assert sweeps == 1
         return refine(machine, spins, sweeps, streams)
@@ -109,7 +122,9 @@ def test_autocorrelation_time_of_gibbs_chains(machine, rng, random_spins):
     assert streams[:, 1].min() >= 96, "the start's streams were used again"
 
 
-def test_agreement_measures_differences_in_standard_deviations(machine, rng, random_spins, enumerate_law):
+def test_agreement_measures_differences_in_standard_deviations(
+    machine: BoltzmannMachine, rng: np.random.Generator, random_spins: SpinMaker, enumerate_law: LawMaker
+) -> None:
     level = random_spins(rng, (3,))
     law, colder = enumerate_law(machine, level), enumerate_law(scaled(machine, 1.5), level)
     first, second = law.draw(rng, 20_000), law.draw(rng, 20_000)
@@ -124,7 +139,9 @@ def test_agreement_measures_differences_in_standard_deviations(machine, rng, ran
     assert not found.within(0.1)
 
 
-def test_agreement_wants_rows_of_the_same_conditions(machine, rng, random_spins):
+def test_agreement_wants_rows_of_the_same_conditions(
+    machine: BoltzmannMachine, rng: np.random.Generator, random_spins: SpinMaker
+) -> None:
     spins = random_spins(rng, (4, 15))
     other = spins.copy()
     other[2, machine.condition_nodes[0]] *= -1
@@ -135,11 +152,12 @@ def test_agreement_wants_rows_of_the_same_conditions(machine, rng, random_spins)
     assert all(found == same["energy"] and found.within(1e-9) for found in same.values())
 
 
-def slow_draw(law, needed, rng):
+def slow_draw(law: ExactLaw, needed: int, rng: np.random.Generator) -> Draw:
     """A sampler that is right from ``needed`` sweeps on, and otherwise keeps some rows at one state."""
 
-    def draw(request):
+    def draw(request: LatentRequest) -> LatentBatch:
         sweeps = request.options.sweeps
+        assert sweeps is not None
         spins = law.draw(rng, request.rows)
         stuck = rng.random(request.rows) < max(0.0, 1 - sweeps / needed)
         spins[stuck] = law.spins[law.energies.argmax()]
@@ -148,13 +166,17 @@ def slow_draw(law, needed, rng):
     return draw
 
 
-def kept(machine, spins, sweeps, streams):
+def kept(
+    machine: BoltzmannMachine, spins: NDArray[np.int8], sweeps: int, streams: NDArray[np.uint64]
+) -> NDArray[np.int8]:
     """Sweeps that keep a law to perfection."""
     assert spins.shape[0] == streams.shape[0]
     return spins
 
 
-def test_calibration_finds_where_a_slow_sampler_becomes_right(machine, rng, random_spins, enumerate_law):
+def test_calibration_finds_where_a_slow_sampler_becomes_right(
+    machine: BoltzmannMachine, rng: np.random.Generator, random_spins: SpinMaker, enumerate_law: LawMaker
+) -> None:
     level = random_spins(rng, (1, 3))
     law = enumerate_law(machine, level[0])
     bands = [np.repeat(level, 2000, axis=0)] * 2
@@ -178,12 +200,12 @@ def test_calibration_finds_where_a_slow_sampler_becomes_right(machine, rng, rand
     assert wrong.sweeps is None
 
 
-def tilted(law, shift, rng):
+def tilted(law: ExactLaw, shift: float, rng: np.random.Generator) -> Draw:
     """A sampler at the temperature at which the mean energy is off by ``shift`` of the law's standard deviations."""
     energies = law.energies - law.mean(law.energies)
     spread = math.sqrt(law.mean(energies**2))
 
-    def at(beta):
+    def at(beta: float) -> ExactLaw:
         weights = law.probabilities * np.exp((1.0 - beta) * energies)
         return dataclasses.replace(law, probabilities=weights / weights.sum())
 
@@ -194,14 +216,16 @@ def tilted(law, shift, rng):
     return slow_draw(at(low), 1, rng)
 
 
-def test_opposite_errors_at_two_energies_do_not_make_up_for_one_another(machine, rng, random_spins, enumerate_law):
+def test_opposite_errors_at_two_energies_do_not_make_up_for_one_another(
+    machine: BoltzmannMachine, rng: np.random.Generator, random_spins: SpinMaker, enumerate_law: LawMaker
+) -> None:
     """Wrong by +0.72 standard deviations in one band and by -0.72 in the other, at every length."""
     first = random_spins(rng, (3,))
     levels = np.stack([first, -first])
     laws = [enumerate_law(machine, level) for level in levels]
 
-    def by_level(makers):
-        def draw(request):
+    def by_level(makers: list[Draw]) -> Draw:
+        def draw(request: LatentRequest) -> LatentBatch:
             number = int((request.conditions[0] == levels[1]).all())
             return makers[number](request)
 
@@ -222,12 +246,16 @@ def test_opposite_errors_at_two_energies_do_not_make_up_for_one_another(machine,
     assert calibrate_sweeps(machine, bands, right, right, kept, tolerance=0.2).sweeps == 8
 
 
-def test_warm_starts_are_advanced_by_as_many_sweeps(machine, rng, random_spins, enumerate_law):
+def test_warm_starts_are_advanced_by_as_many_sweeps(
+    machine: BoltzmannMachine, rng: np.random.Generator, random_spins: SpinMaker, enumerate_law: LawMaker
+) -> None:
     level = random_spins(rng, (1, 3))
     bands = [np.repeat(level, 2000, axis=0)]
     asked = []
 
-    def recorded(machine, spins, sweeps, streams):
+    def recorded(
+        machine: BoltzmannMachine, spins: NDArray[np.int8], sweeps: int, streams: NDArray[np.uint64]
+    ) -> NDArray[np.int8]:
         asked.append(sweeps)
         return refine(machine, spins, sweeps, streams)
 
@@ -240,7 +268,9 @@ def test_warm_starts_are_advanced_by_as_many_sweeps(machine, rng, random_spins, 
     assert calibrate_sweeps(machine, bands, colder, colder, kept, tolerance=0.2, candidates=(8, 16, 64)).sweeps == 8
 
 
-def test_calibration_of_the_real_sampler_on_an_easy_machine(machine, rng, random_spins):
+def test_calibration_of_the_real_sampler_on_an_easy_machine(
+    machine: BoltzmannMachine, rng: np.random.Generator, random_spins: SpinMaker
+) -> None:
     with GibbsSampler() as sampler, TemperingSampler() as control:
         found = calibrate_sweeps(
             machine,
@@ -266,30 +296,38 @@ def test_calibration_of_the_real_sampler_on_an_easy_machine(machine, rng, random
         ("candidates", {"candidates": (0, 4)}),
     ],
 )
-def test_bad_calibration_arguments_are_refused(field, changes, machine, rng, random_spins):
-    arguments = {"tolerance": 0.5, "bands": [random_spins(rng, (400, 3))]} | changes
+def test_bad_calibration_arguments_are_refused(
+    field: str, changes: dict[str, Any], machine: BoltzmannMachine, rng: np.random.Generator, random_spins: SpinMaker
+) -> None:
+    arguments: dict[str, Any] = {"tolerance": 0.5, "bands": [random_spins(rng, (400, 3))]} | changes
     bands = arguments.pop("bands")
     with GibbsSampler() as sampler, pytest.raises(InvalidInputError) as caught:
         calibrate_sweeps(machine, bands, sampler.sample, sampler.sample, refine, **arguments)
     assert caught.value.field == field
 
 
-def test_every_band_needs_its_own_chains(machine, rng, random_spins):
+def test_every_band_needs_its_own_chains(
+    machine: BoltzmannMachine, rng: np.random.Generator, random_spins: SpinMaker
+) -> None:
     bands = [random_spins(rng, (rows, 3)) for rows in (320, 319)]
     with GibbsSampler() as sampler, pytest.raises(InvalidInputError, match="at least 320 rows each"):
         calibrate_sweeps(machine, bands, sampler.sample, sampler.sample, refine, tolerance=0.5)
 
 
-def test_options_of_a_calibration_reach_the_sampler(machine, rng, random_spins):
+def test_options_of_a_calibration_reach_the_sampler(
+    machine: BoltzmannMachine, rng: np.random.Generator, random_spins: SpinMaker
+) -> None:
     asked, seen = [], []
 
-    def draw(request):
+    def draw(request: LatentRequest) -> LatentBatch:
         asked.append(request)
         seen.append(request.streams)
         with GibbsSampler() as sampler:
             return sampler.sample(dataclasses.replace(request, options=SamplerOptions(sweeps=2)))
 
-    def recorded(machine, spins, sweeps, streams):
+    def recorded(
+        machine: BoltzmannMachine, spins: NDArray[np.int8], sweeps: int, streams: NDArray[np.uint64]
+    ) -> NDArray[np.int8]:
         seen.append(streams)
         return refine(machine, spins, sweeps, streams)
 

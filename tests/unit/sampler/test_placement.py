@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TypedDict, Unpack
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,8 +15,15 @@ from qshower.sampler.placement import Placement, WorkingGraph
 from qshower.sampler.tiling import placements_by_number
 
 
+class Choices(TypedDict, total=False):
+    """Of ``placements_by_number``."""
+
+    place_condition: bool
+    max_missing_fraction: float
+
+
 def best_placements(
-    machine: BoltzmannMachine, graph: WorkingGraph, copies: int = 1, **choices: int
+    machine: BoltzmannMachine, graph: WorkingGraph, copies: int = 1, **choices: Unpack[Choices]
 ) -> tuple[Placement, ...]:
     return placements_by_number(machine, graph, copies=copies, **choices)[-1]
 

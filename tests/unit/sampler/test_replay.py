@@ -6,15 +6,19 @@ import dataclasses
 import errno
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Never, cast
 
 import h5py
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.bank_file import BankColumns, open_bank, write_bank
 from qshower.sampler.errors import BankExhaustedError, InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.packed_spins import pack_spins, unpack_spins
+from qshower.sampler.protocol import Sampler
 from qshower.sampler.provenance import (
     Provenance,
     merged_provenance,
@@ -22,24 +26,25 @@ from qshower.sampler.provenance import (
     provenance_from_json,
     provenance_to_json,
 )
-from qshower.sampler.replay import ReplaySampler, bank_info, draw_bank
-from qshower.sampler.request import SamplerOptions
+from qshower.sampler.replay import ReplayOrder, ReplaySampler, bank_info, draw_bank
+from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
+from tests.conftest import LargestFile, MachineMaker, RequestMaker, SpinMaker
 
 OPTIONS = SamplerOptions(sweeps=4)
 
 
 @pytest.fixture
-def machine(rng, random_machine):
+def machine(rng: np.random.Generator, random_machine: MachineMaker) -> BoltzmannMachine:
     return random_machine(rng, free=13, condition=3, coupling=0.1)
 
 
 @pytest.fixture
-def levels(rng, random_spins):
+def levels(rng: np.random.Generator, random_spins: SpinMaker) -> NDArray[np.int8]:
     return np.unique(random_spins(rng, (64, 3)), axis=0)[:3]
 
 
 @pytest.fixture
-def bank(tmp_path, machine, levels):
+def bank(tmp_path: Path, machine: BoltzmannMachine, levels: NDArray[np.int8]) -> tuple[Path, NDArray[np.int8]]:
     """40, 30 and 20 latents of three conditions, mixed, drawn in calls of 25 rows."""
     conditions = np.random.default_rng(5).permutation(np.repeat(levels, [40, 30, 20], axis=0))
     with AnnealingSampler() as sampler:
@@ -47,7 +52,9 @@ def bank(tmp_path, machine, levels):
     return tmp_path / "b.hdf5", conditions
 
 
-def test_bank_holds_what_the_sampler_drew(bank, machine, latent_request):
+def test_bank_holds_what_the_sampler_drew(
+    bank: tuple[Path, NDArray[np.int8]], machine: BoltzmannMachine, latent_request: RequestMaker
+) -> None:
     path, conditions = bank
     with AnnealingSampler() as sampler:
         drawn = sampler.sample(latent_request(machine, conditions, seed=11, options=OPTIONS)).spins
@@ -61,7 +68,12 @@ def test_bank_holds_what_the_sampler_drew(bank, machine, latent_request):
     assert content.draw.tolist() == [row // 25 for row in range(90)]
 
 
-def test_file_order_serves_each_condition_in_the_order_of_the_file(bank, machine, levels, latent_request):
+def test_file_order_serves_each_condition_in_the_order_of_the_file(
+    bank: tuple[Path, NDArray[np.int8]],
+    machine: BoltzmannMachine,
+    levels: NDArray[np.int8],
+    latent_request: RequestMaker,
+) -> None:
     path, conditions = bank
     of_level = unpack_spins(open_bank(path).packed, 16)[(conditions == levels[1]).all(axis=1)]
     with ReplaySampler(path) as replay:
@@ -70,11 +82,16 @@ def test_file_order_serves_each_condition_in_the_order_of_the_file(bank, machine
     assert np.array_equal(np.concatenate([first[[0, 2]], second]), of_level)
 
 
-def test_random_order_is_a_shuffle_of_the_same_latents(bank, machine, levels, latent_request):
+def test_random_order_is_a_shuffle_of_the_same_latents(
+    bank: tuple[Path, NDArray[np.int8]],
+    machine: BoltzmannMachine,
+    levels: NDArray[np.int8],
+    latent_request: RequestMaker,
+) -> None:
     path, conditions = bank
     of_level = unpack_spins(open_bank(path).packed, 16)[(conditions == levels[0]).all(axis=1)]
 
-    def served(seed):
+    def served(seed: int | None) -> NDArray[np.int8]:
         with ReplaySampler(path, "random", seed=seed) as replay:
             return np.concatenate([replay.sample(latent_request(machine, levels[[0] * 20])).spins for _ in "ab"])
 
@@ -85,7 +102,12 @@ def test_random_order_is_a_shuffle_of_the_same_latents(bank, machine, levels, la
     assert np.array_equal(np.sort(pack_spins(served(None)), axis=0), np.sort(pack_spins(of_level), axis=0))
 
 
-def test_exhaustion_is_told_with_numbers_and_uses_nothing_up(bank, machine, levels, latent_request):
+def test_exhaustion_is_told_with_numbers_and_uses_nothing_up(
+    bank: tuple[Path, NDArray[np.int8]],
+    machine: BoltzmannMachine,
+    levels: NDArray[np.int8],
+    latent_request: RequestMaker,
+) -> None:
     path, _ = bank
     with ReplaySampler(path) as replay:
         replay.sample(latent_request(machine, levels[[2] * 15]))
@@ -98,12 +120,18 @@ def test_exhaustion_is_told_with_numbers_and_uses_nothing_up(bank, machine, leve
             replay.sample(latent_request(machine, levels[[level] * count]))
         state = replay.availability(machine)
         assert not state.available
+        assert state.reason is not None
         assert "served" in state.reason
         with pytest.raises(BankExhaustedError, match="1 latents asked for and 0 left"):
             replay.sample(latent_request(machine, levels[[1]]))
 
 
-def test_a_claim_is_what_a_draw_would_be_and_nobody_else_gets_it(bank, machine, levels, latent_request):
+def test_a_claim_is_what_a_draw_would_be_and_nobody_else_gets_it(
+    bank: tuple[Path, NDArray[np.int8]],
+    machine: BoltzmannMachine,
+    levels: NDArray[np.int8],
+    latent_request: RequestMaker,
+) -> None:
     path, _ = bank
     picks = [0, 2, 1, 2, 2, 0]
     with ReplaySampler(path) as replay:
@@ -119,7 +147,13 @@ def test_a_claim_is_what_a_draw_would_be_and_nobody_else_gets_it(bank, machine, 
 
 
 @pytest.mark.parametrize("order", ["file", "random"])
-def test_what_is_given_back_stands_where_it_stood(bank, machine, levels, latent_request, order):
+def test_what_is_given_back_stands_where_it_stood(
+    bank: tuple[Path, NDArray[np.int8]],
+    machine: BoltzmannMachine,
+    levels: NDArray[np.int8],
+    latent_request: RequestMaker,
+    order: ReplayOrder,
+) -> None:
     path, _ = bank
     with ReplaySampler(path, order, seed=1) as replay:
         expected = replay.sample(latent_request(machine, levels[[2] * 20])).spins
@@ -133,14 +167,24 @@ def test_what_is_given_back_stands_where_it_stood(bank, machine, levels, latent_
         assert np.array_equal(replay.sample(latent_request(machine, levels[[2] * 20])).spins, expected)
 
 
-def test_condition_the_bank_does_not_have(bank, machine, levels, latent_request):
+def test_condition_the_bank_does_not_have(
+    bank: tuple[Path, NDArray[np.int8]],
+    machine: BoltzmannMachine,
+    levels: NDArray[np.int8],
+    latent_request: RequestMaker,
+) -> None:
     path, _ = bank
     unknown = next(c for c in -levels if not (levels == c).all(axis=1).any())
     with ReplaySampler(path) as replay, pytest.raises(BankExhaustedError, match="1 latents asked for and 0 left"):
         replay.sample(latent_request(machine, unknown[None]))
 
 
-def test_threads_never_get_the_same_latent(bank, machine, levels, latent_request):
+def test_threads_never_get_the_same_latent(
+    bank: tuple[Path, NDArray[np.int8]],
+    machine: BoltzmannMachine,
+    levels: NDArray[np.int8],
+    latent_request: RequestMaker,
+) -> None:
     path, _ = bank
     picks = [np.array(p) for p in [[0, 1], [0, 2], [1, 0], [2, 1, 0]] * 10]
     requests = [latent_request(machine, levels[pick]) for pick in picks]
@@ -150,7 +194,12 @@ def test_threads_never_get_the_same_latent(bank, machine, levels, latent_request
     assert np.array_equal(served[np.lexsort(served.T)], everything[np.lexsort(everything.T)])
 
 
-def test_another_machine_is_refused(bank, machine, levels, latent_request):
+def test_another_machine_is_refused(
+    bank: tuple[Path, NDArray[np.int8]],
+    machine: BoltzmannMachine,
+    levels: NDArray[np.int8],
+    latent_request: RequestMaker,
+) -> None:
     path, _ = bank
     j = machine.j.copy()
     j[0] += 1e-3
@@ -158,6 +207,7 @@ def test_another_machine_is_refused(bank, machine, levels, latent_request):
     with ReplaySampler(path) as replay:
         state = replay.availability(other)
         assert not state.available
+        assert state.reason is not None
         assert "another machine" in state.reason
         with pytest.raises(InvalidInputError, match="machine"):
             replay.sample(latent_request(other, levels))
@@ -165,7 +215,12 @@ def test_another_machine_is_refused(bank, machine, levels, latent_request):
     assert moved.law_sha256() == machine.law_sha256()
 
 
-def test_provenance_keeps_the_draws_own(bank, machine, levels, latent_request):
+def test_provenance_keeps_the_draws_own(
+    bank: tuple[Path, NDArray[np.int8]],
+    machine: BoltzmannMachine,
+    levels: NDArray[np.int8],
+    latent_request: RequestMaker,
+) -> None:
     path, _ = bank
     with ReplaySampler(path) as replay:
         provenance = replay.sample(latent_request(machine, levels)).provenance
@@ -173,7 +228,7 @@ def test_provenance_keeps_the_draws_own(bank, machine, levels, latent_request):
     assert provenance.notes[-1] == "drawn by annealing, replayed from the bank b.hdf5"
 
 
-def test_provenance_of_several_draws():
+def test_provenance_of_several_draws() -> None:
     first = Provenance(
         "qpu", solver="A", problem_ids=("1", "2"), beta=2.0, qpu_access_time_us=5.0, qpu_timing_us={"x": 1.0}
     )
@@ -188,7 +243,9 @@ def test_provenance_of_several_draws():
 
 
 @pytest.mark.parametrize("how", ["missing", "text", "foreign", "truncated", "altered", "version", "nodes", "draw"])
-def test_a_file_that_is_no_good_bank_is_refused_by_name(bank, tmp_path, how):
+def test_a_file_that_is_no_good_bank_is_refused_by_name(
+    bank: tuple[Path, NDArray[np.int8]], tmp_path: Path, how: str
+) -> None:
     path, _ = bank
     content = path.read_bytes()
     if how == "missing":
@@ -220,23 +277,25 @@ def test_a_file_that_is_no_good_bank_is_refused_by_name(bank, tmp_path, how):
 class _Failing:
     """Draws two calls' worth, then fails."""
 
-    def __init__(self, error):
+    def __init__(self, error: BaseException) -> None:
         self.inner, self.error, self.calls = AnnealingSampler(), error, 0
 
-    def sample(self, request):
+    def sample(self, request: LatentRequest) -> LatentBatch:
         self.calls += 1
         if self.calls > 2:
             raise self.error
         return self.inner.sample(request)
 
 
-def test_a_failed_draw_leaves_nothing_behind(tmp_path, machine, levels):
+def test_a_failed_draw_leaves_nothing_behind(
+    tmp_path: Path, machine: BoltzmannMachine, levels: NDArray[np.int8]
+) -> None:
     path = tmp_path / "b.hdf5"
     sampler = _Failing(SamplerTimeoutError("late"))
     done = []
     with sampler.inner, pytest.raises(SamplerTimeoutError):
         draw_bank(
-            path, sampler, machine, levels[[0] * 9], seed=1, rows_per_call=3, options=OPTIONS,
+            path, cast(Sampler, sampler), machine, levels[[0] * 9], seed=1, rows_per_call=3, options=OPTIONS,
             progress=lambda rows, total: done.append((rows, total)),
         )  # fmt: skip
     assert done == [(3, 9), (6, 9)]
@@ -244,13 +303,19 @@ def test_a_failed_draw_leaves_nothing_behind(tmp_path, machine, levels):
 
 
 @pytest.mark.parametrize("error", [SamplerTimeoutError("late"), KeyboardInterrupt()])
-def test_what_was_paid_for_can_be_kept(tmp_path, machine, levels, latent_request, error):
+def test_what_was_paid_for_can_be_kept(
+    tmp_path: Path,
+    machine: BoltzmannMachine,
+    levels: NDArray[np.int8],
+    latent_request: RequestMaker,
+    error: BaseException,
+) -> None:
     old, path = tmp_path / "b.hdf5", tmp_path / "b.partial.hdf5"
     old.write_bytes(b"a whole bank")
     sampler = _Failing(error)
-    how = {"seed": 1, "rows_per_call": 3, "options": OPTIONS, "overwrite": True}
+    how: dict[str, Any] = {"seed": 1, "rows_per_call": 3, "options": OPTIONS, "overwrite": True}
     with sampler.inner, pytest.raises(type(error)):
-        draw_bank(old, sampler, machine, levels[[0, 1, 2] * 3], partial=path, **how)
+        draw_bank(old, cast(Sampler, sampler), machine, levels[[0, 1, 2] * 3], partial=path, **how)
     assert old.read_bytes() == b"a whole bank"
     info = bank_info(path)
     assert (info.rows, len(info.draws), info.seeds) == (6, 2, (1,))
@@ -260,13 +325,22 @@ def test_what_was_paid_for_can_be_kept(tmp_path, machine, levels, latent_request
         assert np.array_equal(replay.sample(latent_request(machine, levels[[0, 1, 2] * 2])).spins, drawn)
     # What was kept once is paid for too, and before the first call there is nothing to keep.
     with sampler.inner, pytest.raises(InvalidInputError, match="partial"):
-        draw_bank(old, sampler, machine, levels, partial=path, **how)
+        draw_bank(old, cast(Sampler, sampler), machine, levels, partial=path, **how)
     with sampler.inner, pytest.raises(type(error)):
-        draw_bank(tmp_path / "none.hdf5", sampler, machine, levels, partial=tmp_path / "none.partial.hdf5", **how)
+        draw_bank(
+            tmp_path / "none.hdf5",
+            cast(Sampler, sampler),
+            machine,
+            levels,
+            partial=tmp_path / "none.partial.hdf5",
+            **how,
+        )
     assert sorted(tmp_path.iterdir()) == [old, path]
 
 
-def test_a_whole_bank_leaves_no_partial_one(tmp_path, machine, levels):
+def test_a_whole_bank_leaves_no_partial_one(
+    tmp_path: Path, machine: BoltzmannMachine, levels: NDArray[np.int8]
+) -> None:
     path = tmp_path / "b.hdf5"
     with AnnealingSampler() as sampler:
         draw_bank(path, sampler, machine, levels, seed=1, options=OPTIONS, partial=tmp_path / "b.partial.hdf5")
@@ -276,34 +350,40 @@ def test_a_whole_bank_leaves_no_partial_one(tmp_path, machine, levels):
 class _Unasked:
     """A sampler that must not be asked."""
 
-    def sample(self, request):
+    def sample(self, request: LatentRequest) -> Never:
         raise AssertionError
 
 
-def test_a_bank_without_room_is_refused_before_it_is_drawn(tmp_path, machine, levels, largest_file):
+def test_a_bank_without_room_is_refused_before_it_is_drawn(
+    tmp_path: Path, machine: BoltzmannMachine, levels: NDArray[np.int8], largest_file: LargestFile
+) -> None:
     with largest_file(100_000), pytest.raises(OSError, match=f"too large; the bank takes up to 1 MiB: '{tmp_path}'"):
-        draw_bank(tmp_path / "b.hdf5", _Unasked(), machine, levels, seed=1)
+        draw_bank(tmp_path / "b.hdf5", cast(Sampler, _Unasked()), machine, levels, seed=1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_room_set_aside_is_enough_and_of_no_name(tmp_path, machine, levels):
-    sizes = []
+def test_the_room_set_aside_is_enough_and_of_no_name(
+    tmp_path: Path, machine: BoltzmannMachine, levels: NDArray[np.int8]
+) -> None:
+    sizes: list[int] = []
 
-    def look(rows, total):
+    def look(rows: int, total: int) -> None:
         assert list(tmp_path.iterdir()) == []
         descriptors = [file for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
         sizes.extend(file.stat().st_blocks * 512 for file in descriptors if tmp_path in file.readlink().parents)
 
     with AnnealingSampler() as sampler:
-        how = {"seed": 1, "options": OPTIONS, "rows_per_call": 30}
+        how: dict[str, Any] = {"seed": 1, "options": OPTIONS, "rows_per_call": 30}
         info = draw_bank(tmp_path / "b.hdf5", sampler, machine, levels[[0] * 3000], progress=look, **how)
     assert len(sizes) == 100
     assert info.size_bytes < sizes[0] < info.size_bytes + (1 << 20) + 100 * (1 << 16)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "b.hdf5"]
 
 
-def test_a_disk_that_sets_nothing_aside_gets_its_bank(tmp_path, machine, levels, monkeypatch):
-    def unsupported(*_):
+def test_a_disk_that_sets_nothing_aside_gets_its_bank(
+    tmp_path: Path, machine: BoltzmannMachine, levels: NDArray[np.int8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: object) -> Never:
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
     monkeypatch.setattr("qshower.sampler.bank_file.os.posix_fallocate", unsupported)
@@ -312,7 +392,9 @@ def test_a_disk_that_sets_nothing_aside_gets_its_bank(tmp_path, machine, levels,
 
 
 @pytest.mark.parametrize("size", [0, 100, 3000, 8000, 20_000])
-def test_a_disk_that_is_full_all_the_same_leaves_the_old_bank_as_it_was(bank, machine, largest_file, size):
+def test_a_disk_that_is_full_all_the_same_leaves_the_old_bank_as_it_was(
+    bank: tuple[Path, NDArray[np.int8]], machine: BoltzmannMachine, largest_file: LargestFile, size: int
+) -> None:
     path, _ = bank
     before, old = path.read_bytes(), open_bank(path)
     rows = 3000
@@ -331,28 +413,33 @@ def test_a_disk_that_is_full_all_the_same_leaves_the_old_bank_as_it_was(bank, ma
     assert bank_info(path).rows == rows
 
 
-def test_bad_arguments_are_refused(bank, tmp_path, machine, levels):
+def test_bad_arguments_are_refused(
+    bank: tuple[Path, NDArray[np.int8]], tmp_path: Path, machine: BoltzmannMachine, levels: NDArray[np.int8]
+) -> None:
     path, _ = bank
     new = tmp_path / "new.hdf5"
     with AnnealingSampler() as sampler:
-        for field, target, changes in (
+        cases: list[tuple[str, Path, dict[str, Any]]] = [
             (str(path), path, {}),
             (str(tmp_path / "nowhere" / "b.hdf5"), tmp_path / "nowhere" / "b.hdf5", {}),
             ("seed", new, {"seed": -1}),
             ("seed", new, {"seed": 2**64}),
             ("rows_per_call", new, {"rows_per_call": 0}),
             ("conditions", new, {"conditions": levels[:, :2]}),
-        ):
-            arguments = {"conditions": levels, "seed": 1} | changes
+        ]
+        for field, target, changes in cases:
+            arguments: dict[str, Any] = {"conditions": levels, "seed": 1, **changes}
             with pytest.raises(InvalidInputError) as caught:
                 draw_bank(target, sampler, machine, **arguments)
             assert caught.value.field == field
     with pytest.raises(InvalidInputError, match="order"):
-        ReplaySampler(path, "sideways")
+        ReplaySampler(path, "sideways")  # type: ignore[arg-type]
     assert not new.exists()
 
 
-def test_an_empty_bank_can_be_written_and_says_so(tmp_path, machine, latent_request):
+def test_an_empty_bank_can_be_written_and_says_so(
+    tmp_path: Path, machine: BoltzmannMachine, latent_request: RequestMaker
+) -> None:
     path = tmp_path / "empty.hdf5"
     none = np.empty((0, 3), np.int8)
     with AnnealingSampler() as sampler:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_no_rows_have_no_condition() -> None:
 @pytest.mark.parametrize("sweeps", [0, -1, True, 2.0, MAX_SWEEPS + 1, "9"])
 def test_sweeps_out_of_range_are_refused(sweeps: object) -> None:
     with pytest.raises(InvalidInputError, match=r"options\.sweeps.*an integer from 1"):
-        SamplerOptions(sweeps=sweeps).sweeps_or(256, "gibbs")
+        SamplerOptions(sweeps=sweeps).sweeps_or(256, "gibbs")  # type: ignore[arg-type]
 
 
 def test_another_option_is_refused_by_name() -> None:
@@ -55,7 +56,8 @@ def test_another_option_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint8])
-def test_options_of_numpy_are_python_s_numbers(kind) -> None:
-    options = SamplerOptions(sweeps=kind(8), num_reads=kind(3), annealing_time_us=np.float64(20.0))
+def test_options_of_numpy_are_python_s_numbers(kind: type[np.integer[Any]]) -> None:
+    eight, three = kind(8), kind(3)
+    options = SamplerOptions(sweeps=eight, num_reads=three, annealing_time_us=np.float64(20.0))  # type: ignore[arg-type]
     assert [type(value) for value in options.given().values()] == [int, int, float]
     assert options == SamplerOptions(sweeps=8, num_reads=3, annealing_time_us=20.0)

@@ -61,7 +61,7 @@ def _all(chip: Chip) -> NDArray[np.int64]:
     return np.arange(chip.qubits.shape[0])
 
 
-REVERSE = {"anneal_schedule": [[0, 1], [10, 0.5], [20, 1]]}
+REVERSE: dict[str, Any] = {"anneal_schedule": [[0, 1], [10, 0.5], [20, 1]]}
 
 
 @pytest.mark.parametrize(
@@ -417,7 +417,9 @@ def test_a_reverse_anneal_starts_from_a_state_of_exactly_its_qubits(chip: Chip, 
     for qubit, spin in zip(chip.qubits[active].tolist(), spins.tolist(), strict=True):
         state[qubit] = spin if kind == "ising" else (spin + 1) // 2
     job = {**_job(chip, active, h=0.1, **REVERSE, initial_state=state), "type": kind}
-    assert np.array_equal(read_problem(job, chip).initial, spins)
+    initial = read_problem(job, chip).initial
+    assert initial is not None
+    assert np.array_equal(initial, spins)
     one, beside = int(chip.qubits[0]), int(chip.qubits[7])
     for place, value, message in (
         (one, 3, "a state for each qubit of the problem, and for no other"),

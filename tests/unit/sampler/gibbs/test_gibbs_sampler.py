@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError
 from qshower.sampler.gibbs.chains import draw, refine
@@ -19,30 +23,33 @@ from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.request import DEFAULT_SWEEPS, SamplerOptions, streams_of
 from qshower.sampler.tempering import temper
+from tests.conftest import MachineMaker, RequestMaker, SpinMaker
+
+Kernel = Callable[[], int]
 
 PINNED = ["596707e0", "547848f0", "9785a070"]
 PINNED_REFINED = ["a52d861c00", "a8ae329000", "3dd6b9e000"]
 
 
 @pytest.fixture(scope="module")
-def machine(lattice_machine):
+def machine(lattice_machine: MachineMaker) -> BoltzmannMachine:
     return lattice_machine(np.random.default_rng(4), "zephyr", nodes_per_partition=13, coupling=0.4)
 
 
 @pytest.fixture(scope="module")
-def conditions(random_spins, machine):
+def conditions(random_spins: SpinMaker, machine: BoltzmannMachine) -> NDArray[np.int8]:
     return random_spins(np.random.default_rng(5), (150, machine.condition_nodes.shape[0]))
 
 
 @pytest.fixture(scope="module")
-def whole(machine, conditions, latent_request):
+def whole(machine: BoltzmannMachine, conditions: NDArray[np.int8], latent_request: RequestMaker) -> NDArray[np.int8]:
     """150 rows drawn in one batch on one thread."""
     with GibbsSampler(threads=1) as sampler:
         return sampler.sample(latent_request(machine, conditions, seed=8, options=SamplerOptions(sweeps=23))).spins
 
 
 @st.composite
-def splits(draw_, most=150):
+def splits(draw_: st.DrawFn, most: int = 150) -> list[NDArray[np.int64]]:
     """Rows in any order, some perhaps twice, and where they are cut into batches."""
     rows = draw_(st.lists(st.integers(0, most - 1), min_size=1, max_size=most))
     cuts = sorted(draw_(st.sets(st.integers(1, len(rows)), max_size=4)))
@@ -65,8 +72,16 @@ WIDE = 400.0
 )
 @settings(max_examples=100, deadline=None)
 def test_row_is_the_same_alone_in_any_batch_and_on_any_threads(
-    machine, conditions, seed, first, strength, sweeps, beta, batches, threads
-):
+    machine: BoltzmannMachine,
+    conditions: NDArray[np.int8],
+    seed: int,
+    first: int,
+    strength: float,
+    sweeps: int,
+    beta: float,
+    batches: list[NDArray[np.int64]],
+    threads: int,
+) -> None:
     scaled = machine.with_parameters(machine.h, machine.j * np.float32(strength))
     assert program_of(scaled).wide == (strength == WIDE)
     streams = streams_of(seed, 150, first)
@@ -88,8 +103,17 @@ def test_row_is_the_same_alone_in_any_batch_and_on_any_threads(
 )
 @settings(max_examples=60, deadline=None)
 def test_refined_row_is_the_same_alone_in_any_batch_and_on_any_threads(
-    machine, whole, seed, first, strength, sweeps, beta, batches, threads, free
-):
+    machine: BoltzmannMachine,
+    whole: NDArray[np.int8],
+    seed: int,
+    first: int,
+    strength: float,
+    sweeps: int,
+    beta: float,
+    batches: list[NDArray[np.int64]],
+    threads: int,
+    free: bool,
+) -> None:
     scaled = machine.with_parameters(machine.h, machine.j * np.float32(strength))
     streams = streams_of(seed, 150, first)
     together = refine(scaled, whole, sweeps, streams, beta=beta, free_condition=free, threads=1)
@@ -109,8 +133,16 @@ def test_refined_row_is_the_same_alone_in_any_batch_and_on_any_threads(
 )
 @settings(max_examples=30, deadline=None)
 def test_tempered_row_is_the_same_alone_in_any_batch_and_on_any_threads(
-    machine, conditions, seed, first, strength, sweeps, betas, batches, threads
-):
+    machine: BoltzmannMachine,
+    conditions: NDArray[np.int8],
+    seed: int,
+    first: int,
+    strength: float,
+    sweeps: int,
+    betas: list[float],
+    batches: list[NDArray[np.int64]],
+    threads: int,
+) -> None:
     scaled = machine.with_parameters(machine.h, machine.j * np.float32(strength))
     streams, ladder = streams_of(seed, 40, first), np.sort(betas)
     together, _ = temper(scaled, conditions[:40], streams, sweeps, ladder, threads=1)
@@ -121,7 +153,9 @@ def test_tempered_row_is_the_same_alone_in_any_batch_and_on_any_threads(
 
 @given(seed=WORDS, first=WORDS, rows=st.integers(1, 150), condition=st.integers(0, 149))
 @settings(max_examples=30, deadline=None)
-def test_no_two_streams_share_their_spins(machine, conditions, seed, first, rows, condition):
+def test_no_two_streams_share_their_spins(
+    machine: BoltzmannMachine, conditions: NDArray[np.int8], seed: int, first: int, rows: int, condition: int
+) -> None:
     """Neighbours in index and in seed; 39 nearly free spins are the same by chance in fewer than 1e-6 of examples."""
     loose = machine.with_parameters(machine.h * np.float32(0), machine.j * np.float32(0.1))
     streams = np.concatenate([streams_of(seed, rows, first), streams_of(seed ^ 1, rows, first)])
@@ -129,7 +163,7 @@ def test_no_two_streams_share_their_spins(machine, conditions, seed, first, rows
     assert len(np.unique(spins, axis=0)) == 2 * rows
 
 
-def test_spins_of_a_stream_are_pinned(latent_request):
+def test_spins_of_a_stream_are_pinned(latent_request: RequestMaker) -> None:
     """Showers of a seed must outlive releases: a change of these spins is a change of every seeded answer."""
     ring = BoltzmannMachine(
         h=np.linspace(-1, 1, 40, dtype=np.float32),
@@ -146,7 +180,9 @@ def test_spins_of_a_stream_are_pinned(latent_request):
     assert [np.packbits(row > 0).tobytes().hex() for row in refined] == PINNED_REFINED
 
 
-def test_other_seeds_and_indices_give_other_spins(machine, conditions, whole, latent_request):
+def test_other_seeds_and_indices_give_other_spins(
+    machine: BoltzmannMachine, conditions: NDArray[np.int8], whole: NDArray[np.int8], latent_request: RequestMaker
+) -> None:
     request = latent_request(machine, conditions, seed=9, options=SamplerOptions(sweeps=23))
     other = GibbsSampler().sample(request).spins
     free = machine.free_nodes
@@ -186,9 +222,17 @@ print(sum(sum(k.stats.cache_misses.values()) for k in kernels))
 """
 
 
-def test_processes_agree_and_only_the_first_one_compiles(machine, whole, tmp_path):
+def test_processes_agree_and_only_the_first_one_compiles(
+    machine: BoltzmannMachine, whole: NDArray[np.int8], tmp_path: Path
+) -> None:
     """A cold process gives the same spins; once warmed up, requests compile nothing, nor does the next process."""
-    arrays = {"h": machine.h, "j": machine.j, "e": machine.edges, "p": machine.partitions, "q": machine.qubits}
+    arrays: dict[str, Any] = {
+        "h": machine.h,
+        "j": machine.j,
+        "e": machine.edges,
+        "p": machine.partitions,
+        "q": machine.qubits,
+    }
     np.savez(tmp_path / "machine.npz", **arrays, conditions=whole[:9, machine.condition_nodes])
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     misses = []
@@ -203,11 +247,13 @@ def test_processes_agree_and_only_the_first_one_compiles(machine, whole, tmp_pat
     assert misses[1] == 0
 
 
-def test_without_a_place_for_the_cache_kernels_are_compiled_and_it_is_said(caplog, monkeypatch):
+def test_without_a_place_for_the_cache_kernels_are_compiled_and_it_is_said(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from qshower.sampler.jit import kernel as jit_kernel
 
-    def refuse(cache=False, nogil=False):
-        def compile_(function):
+    def refuse(cache: bool = False, nogil: bool = False) -> Callable[[Kernel], Kernel]:
+        def compile_(function: Kernel) -> Kernel:
             if cache:
                 raise RuntimeError("cannot cache function: no locator available")
             return function
@@ -216,7 +262,7 @@ def test_without_a_place_for_the_cache_kernels_are_compiled_and_it_is_said(caplo
 
     monkeypatch.setattr(jit_kernel, "njit", refuse)
 
-    def some_kernel():
+    def some_kernel() -> int:
         return 3
 
     assert jit_kernel.kernel()(some_kernel)() == 3
@@ -224,7 +270,9 @@ def test_without_a_place_for_the_cache_kernels_are_compiled_and_it_is_said(caplo
 
 
 @pytest.mark.parametrize("rows", [0, 1, 65])
-def test_refine_holds_the_condition_and_leaves_its_input(machine, random_spins, rows):
+def test_refine_holds_the_condition_and_leaves_its_input(
+    machine: BoltzmannMachine, random_spins: SpinMaker, rows: int
+) -> None:
     start = random_spins(np.random.default_rng(1), (rows, machine.node_count))
     kept = start.copy()
     streams = streams_of(2, rows)
@@ -239,14 +287,18 @@ def test_refine_holds_the_condition_and_leaves_its_input(machine, random_spins, 
     assert np.isin(freed, (-1, 1)).all()
 
 
-def test_refine_does_not_repeat_the_draw_of_the_same_stream(machine, conditions, latent_request):
+def test_refine_does_not_repeat_the_draw_of_the_same_stream(
+    machine: BoltzmannMachine, conditions: NDArray[np.int8], latent_request: RequestMaker
+) -> None:
     request = latent_request(machine, conditions, seed=8, options=SamplerOptions(sweeps=1))
     drawn = GibbsSampler().sample(request).spins
     refined = refine(machine, drawn, 1, request.streams)
     assert (drawn != refined)[:, machine.free_nodes].mean() > 0.1
 
 
-def test_strided_and_read_only_input(machine, whole, random_spins):
+def test_strided_and_read_only_input(
+    machine: BoltzmannMachine, whole: NDArray[np.int8], random_spins: SpinMaker
+) -> None:
     streams = streams_of(2, 150)
     frozen = whole.copy()
     frozen.flags.writeable = False
@@ -256,7 +308,9 @@ def test_strided_and_read_only_input(machine, whole, random_spins):
     assert np.array_equal(refine(machine, whole[::2], 2, streams[::2]), expected[::2])
 
 
-def test_a_machine_whose_every_node_is_held_or_none_is(random_machine, rng, latent_request):
+def test_a_machine_whose_every_node_is_held_or_none_is(
+    random_machine: MachineMaker, rng: np.random.Generator, latent_request: RequestMaker
+) -> None:
     base = random_machine(rng, free=3, condition=3)
     for partition in (0, 1):
         edges = np.zeros((0, 2), np.int32)
@@ -268,20 +322,26 @@ def test_a_machine_whose_every_node_is_held_or_none_is(random_machine, rng, late
         assert batch.spins.shape == (4, 6)
 
 
-def test_default_sweeps_are_said(machine, conditions, latent_request):
+def test_default_sweeps_are_said(
+    machine: BoltzmannMachine, conditions: NDArray[np.int8], latent_request: RequestMaker
+) -> None:
     batch = GibbsSampler().sample(latent_request(machine, conditions[:2]))
     assert batch.provenance.sweeps == DEFAULT_SWEEPS
     assert batch.provenance.beta == 1.0
     assert batch.provenance.elapsed_s["sample"] > 0
 
 
-def test_the_deadline_is_looked_at_within_long_runs(machine, conditions, latent_request):
+def test_the_deadline_is_looked_at_within_long_runs(
+    machine: BoltzmannMachine, conditions: NDArray[np.int8], latent_request: RequestMaker
+) -> None:
     options = SamplerOptions(sweeps=1_000_000)
     with pytest.raises(SamplerTimeoutError):
         GibbsSampler().sample(latent_request(machine, conditions, options=options, deadline_s=0.05))
 
 
-def test_many_threads_on_one_sampler(machine, conditions, whole, latent_request):
+def test_many_threads_on_one_sampler(
+    machine: BoltzmannMachine, conditions: NDArray[np.int8], whole: NDArray[np.int8], latent_request: RequestMaker
+) -> None:
     sampler = GibbsSampler()
     request = latent_request(machine, conditions, seed=8, options=SamplerOptions(sweeps=23))
     with ThreadPoolExecutor(6) as pool:
@@ -289,7 +349,9 @@ def test_many_threads_on_one_sampler(machine, conditions, whole, latent_request)
             assert np.array_equal(batch.spins, whole)
 
 
-def test_other_parameters_on_the_same_lattice_are_not_mixed_up(machine, conditions, latent_request):
+def test_other_parameters_on_the_same_lattice_are_not_mixed_up(
+    machine: BoltzmannMachine, conditions: NDArray[np.int8], latent_request: RequestMaker
+) -> None:
     """Machines come and go; none may be served with another's kept parameters."""
     seen = {}
     for round_ in range(3):
@@ -305,12 +367,12 @@ def test_other_parameters_on_the_same_lattice_are_not_mixed_up(machine, conditio
 @pytest.mark.parametrize(
     ("field", "call"),
     [
-        ("device", lambda m, s, t: GibbsSampler(device="tpu")),
+        ("device", lambda m, s, t: GibbsSampler(device="tpu")),  # type: ignore[arg-type]
         ("threads", lambda m, s, t: GibbsSampler(threads=0)),
         ("threads", lambda m, s, t: GibbsSampler(threads=True)),
-        ("threads", lambda m, s, t: GibbsSampler(threads=1.5)),
+        ("threads", lambda m, s, t: GibbsSampler(threads=1.5)),  # type: ignore[arg-type]
         ("sweeps", lambda m, s, t: refine(m, s, -1, t)),
-        ("sweeps", lambda m, s, t: refine(m, s, 1.5, t)),
+        ("sweeps", lambda m, s, t: refine(m, s, 1.5, t)),  # type: ignore[arg-type]
         ("sweeps", lambda m, s, t: refine(m, s, 10**9, t)),
         ("beta", lambda m, s, t: refine(m, s, 1, t, beta=0.0)),
         ("beta", lambda m, s, t: refine(m, s, 1, t, beta=float("nan"))),
@@ -321,19 +383,26 @@ def test_other_parameters_on_the_same_lattice_are_not_mixed_up(machine, conditio
         ("streams", lambda m, s, t: refine(m, s, 1, t.astype(np.int64))),
     ],
 )
-def test_bad_input_is_named(machine, whole, field, call):
+def test_bad_input_is_named(
+    machine: BoltzmannMachine,
+    whole: NDArray[np.int8],
+    field: str,
+    call: Callable[[BoltzmannMachine, NDArray[np.int8], NDArray[np.uint64]], object],
+) -> None:
     streams = np.zeros((4, 2), dtype=np.uint64)
     with pytest.raises(InvalidInputError, match=r"allowed|expected") as caught:
         call(machine, whole[:4], streams)
     assert caught.value.field == field
 
 
-def test_options_it_lacks_are_named(machine, conditions, latent_request):
+def test_options_it_lacks_are_named(
+    machine: BoltzmannMachine, conditions: NDArray[np.int8], latent_request: RequestMaker
+) -> None:
     with pytest.raises(InvalidInputError) as caught:
         GibbsSampler().sample(latent_request(machine, conditions, options=SamplerOptions(num_reads=5)))
     assert caught.value.field == "options.num_reads"
 
 
-def test_warm_up_can_be_called_again():
+def test_warm_up_can_be_called_again() -> None:
     warm_up()
     warm_up()

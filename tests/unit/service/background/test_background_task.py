@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import dataclass
+from typing import Never
 
 import pytest
 
@@ -17,15 +18,17 @@ class Piece:
 class Work:
     """Pieces that wait to be done; fails when told to; says when it has come to one."""
 
-    def __init__(self):
-        self.waiting, self.done, self.failure = [], [], None
+    def __init__(self) -> None:
+        self.waiting: list[Piece] = []
+        self.done: list[str] = []
+        self.failure: Exception | None = None
         self.came, self.gate = threading.Semaphore(0), threading.Event()
         self.gate.set()
 
-    def due(self):
+    def due(self) -> Piece | None:
         return self.waiting[0] if self.waiting else None
 
-    def do(self, piece):
+    def do(self, piece: Piece) -> None:
         self.came.release()
         assert self.gate.wait(60)
         if self.failure is not None:
@@ -36,28 +39,28 @@ class Work:
 class Clock:
     """Seconds that pass when told to."""
 
-    now = 0.0
+    now: float = 0.0
 
-    def __call__(self):
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def work():
+def work() -> Work:
     return Work()
 
 
 @pytest.fixture
-def clock():
+def clock() -> Clock:
     return Clock()
 
 
 @pytest.fixture
-def task(work, clock):
+def task(work: Work, clock: Clock) -> BackgroundTask[Piece]:
     return BackgroundTask("testing", work.due, work.do, poll_s=0.001, pauses_s=(10.0, 30.0), clock=clock)
 
 
-def test_one_piece_after_another(work, task):
+def test_one_piece_after_another(work: Work, task: BackgroundTask[Piece]) -> None:
     assert task.check() is None
     work.waiting = [Piece("a"), Piece("b")]
     assert [task.check(), task.check(), task.check()] == ["a", "b", None]
@@ -66,7 +69,9 @@ def test_one_piece_after_another(work, task):
     assert status["last_done_at"]
 
 
-def test_failures_wait_longer_each_time_and_as_long_as_they_say(work, task, clock):
+def test_failures_wait_longer_each_time_and_as_long_as_they_say(
+    work: Work, task: BackgroundTask[Piece], clock: Clock
+) -> None:
     work.waiting, work.failure = [Piece("a")], ValueError("no")
     for failures, pause_s in ((1, 10.0), (2, 20.0), (3, 30.0), (4, 30.0)):
         assert task.check() is None
@@ -89,7 +94,9 @@ def test_failures_wait_longer_each_time_and_as_long_as_they_say(work, task, cloc
     assert task.status()["next_attempt_in_s"] == pytest.approx(10.0), "a success is a new beginning"
 
 
-def test_its_thread_works_whenever_some_is_due_and_ends_after_the_piece_in_hand(work, task):
+def test_its_thread_works_whenever_some_is_due_and_ends_after_the_piece_in_hand(
+    work: Work, task: BackgroundTask[Piece]
+) -> None:
     before = threading.active_count()
     task.start()
     work.waiting.append(Piece("a"))
@@ -108,10 +115,12 @@ def test_its_thread_works_whenever_some_is_due_and_ends_after_the_piece_in_hand(
     task.close()
 
 
-def test_its_thread_survives_a_failure_to_find_out_what_is_due(task, work, monkeypatch):
+def test_its_thread_survives_a_failure_to_find_out_what_is_due(
+    task: BackgroundTask[Piece], work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = threading.Semaphore(0)
 
-    def broken():
+    def broken() -> Never:
         asked.release()
         raise OSError("unreadable")
 
@@ -123,6 +132,6 @@ def test_its_thread_survives_a_failure_to_find_out_what_is_due(task, work, monke
     task.close()
 
 
-def test_closing_before_starting(task):
+def test_closing_before_starting(task: BackgroundTask[Piece]) -> None:
     task.close()
     assert task.status()["done"] == 0

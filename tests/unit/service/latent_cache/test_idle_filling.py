@@ -1,28 +1,36 @@
 """Filling latent caches: with what they lack most, from streams never used before, and while idle alone."""
 
 import threading
+from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.latent_cache import LatentCache
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.protocol import Sampler
 from qshower.sampler.provenance import Provenance
-from qshower.sampler.request import LatentBatch, SamplerOptions
+from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions
 from qshower.service.latent_cache.idle_filling import FIRST_ROWS, FilledCache, IdleFilling, emptiest
+from tests.conftest import MachineMaker, SpinMaker
+
+CacheMaker = Callable[..., FilledCache]
 
 FREE, WIDTH, PER_CONDITION = 45, 3, 10
 
 
 @pytest.fixture
-def machine(rng, random_machine):
+def machine(rng: np.random.Generator, random_machine: MachineMaker) -> BoltzmannMachine:
     return random_machine(rng, free=FREE, condition=WIDTH, coupling=0.1, density=0.2)
 
 
 @pytest.fixture
-def conditions(rng, random_spins):
+def conditions(rng: np.random.Generator, random_spins: SpinMaker) -> NDArray[np.int8]:
     return np.unique(random_spins(rng, (64, WIDTH)), axis=0)[:4]
 
 
@@ -31,10 +39,12 @@ class Counting:
 
     name = "counting"
 
-    def __init__(self, machine):
-        self.machine, self.failure, self.asked, self.called = machine, None, [], threading.Semaphore(0)
+    def __init__(self, machine: BoltzmannMachine) -> None:
+        self.machine, self.called = machine, threading.Semaphore(0)
+        self.failure: Exception | None = None
+        self.asked: list[LatentRequest] = []
 
-    def sample(self, request):
+    def sample(self, request: LatentRequest) -> LatentBatch:
         self.asked.append(request)
         self.called.release()
         if self.failure is not None:
@@ -47,26 +57,30 @@ class Counting:
 
 
 @pytest.fixture
-def sampler(machine):
+def sampler(machine: BoltzmannMachine) -> Counting:
     return Counting(machine)
 
 
 @pytest.fixture
-def cache_of(machine, conditions, sampler):
-    def make(by=None, *, max_bytes=100_000, **options):
+def cache_of(machine: BoltzmannMachine, conditions: NDArray[np.int8], sampler: Counting) -> CacheMaker:
+    def make(by: Sampler | None = None, *, max_bytes: int = 100_000, **options: bool) -> FilledCache:
         cache = LatentCache(machine, max_bytes)
         chosen = SamplerOptions(sweeps=9)
-        return FilledCache("model", by or sampler, machine, conditions, PER_CONDITION, cache, chosen, **options)
+        return FilledCache(
+            "model", by or cast(Sampler, sampler), machine, conditions, PER_CONDITION, cache, chosen, **options
+        )
 
     return make
 
 
-def fill(filled):
+def fill(filled: FilledCache) -> None:
     while filled.lacks:
         filled.fill()
 
 
-def test_it_draws_what_lacks_most_with_streams_never_used_before(cache_of, sampler, conditions):
+def test_it_draws_what_lacks_most_with_streams_never_used_before(
+    cache_of: CacheMaker, sampler: Counting, conditions: NDArray[np.int8]
+) -> None:
     filled = cache_of()
     fill(filled)
     assert filled.cache.count(conditions).tolist() == [PER_CONDITION] * 4
@@ -88,13 +102,15 @@ def test_it_draws_what_lacks_most_with_streams_never_used_before(cache_of, sampl
     assert sampler.asked[-1].streams[0, 0] != streams[0, 0], "two caches were filled with one seed"
 
 
-def test_the_emptiest_bins_come_first():
+def test_the_emptiest_bins_come_first() -> None:
     assert emptiest(np.array([1, 0, 3, 2]), 3).tolist() == [2, 2, 3]
     assert emptiest(np.array([1, 0, 3, 2]), 99).tolist() == [2, 2, 3, 0, 2, 3]
     assert emptiest(np.array([0, -4]), 5).tolist() == []
 
 
-def test_states_that_come_otherwise_count(cache_of, sampler, conditions):
+def test_states_that_come_otherwise_count(
+    cache_of: CacheMaker, sampler: Counting, conditions: NDArray[np.int8]
+) -> None:
     filled = cache_of()
     fill(filled)
     claim = filled.cache.claim(conditions[[0] * 5])
@@ -102,7 +118,7 @@ def test_states_that_come_otherwise_count(cache_of, sampler, conditions):
     assert not filled.lacks
 
 
-def test_nothing_is_drawn_that_there_is_no_room_for(cache_of, sampler):
+def test_nothing_is_drawn_that_there_is_no_room_for(cache_of: CacheMaker, sampler: Counting) -> None:
     filled = cache_of(max_bytes=5000)
     fill(filled)
     ready = filled.status()["ready"]
@@ -111,7 +127,7 @@ def test_nothing_is_drawn_that_there_is_no_room_for(cache_of, sampler):
     assert filled.status()["bytes"] <= 5000
 
 
-def test_a_failed_draw_leaves_the_cache_as_it_was(cache_of, sampler):
+def test_a_failed_draw_leaves_the_cache_as_it_was(cache_of: CacheMaker, sampler: Counting) -> None:
     filled = cache_of()
     sampler.failure = SamplerUnavailableError("away")
     with pytest.raises(SamplerUnavailableError):
@@ -122,7 +138,9 @@ def test_a_failed_draw_leaves_the_cache_as_it_was(cache_of, sampler):
     assert filled.status()["ready"] == 4 * PER_CONDITION
 
 
-def test_it_fills_while_idle_alone_and_what_is_wanted_alone(cache_of, machine, sampler):
+def test_it_fills_while_idle_alone_and_what_is_wanted_alone(
+    cache_of: CacheMaker, machine: BoltzmannMachine, sampler: Counting
+) -> None:
     unasked = Counting(machine)
     idle = [False]
     filled, unwanted = cache_of(), cache_of(unasked, wanted=False)
@@ -144,7 +162,9 @@ def test_it_fills_while_idle_alone_and_what_is_wanted_alone(cache_of, machine, s
 
 
 @pytest.mark.parametrize("kind", [GibbsSampler, AnnealingSampler])
-def test_real_samplers_fill_it(kind, cache_of, conditions):
+def test_real_samplers_fill_it(
+    kind: type[AnnealingSampler] | type[GibbsSampler], cache_of: CacheMaker, conditions: NDArray[np.int8]
+) -> None:
     with kind() as sampler:
         filled = cache_of(sampler)
         fill(filled)

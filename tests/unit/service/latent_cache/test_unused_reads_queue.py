@@ -1,13 +1,21 @@
 """Unused reads of QPU draws are taken at once and cached later, as far as there is room."""
 
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from qshower.sampler.machine import BoltzmannMachine
+from qshower.sampler.qpu.unused_reads import UnusedReads
 from qshower.sampler.request import LatentRequest, SamplerOptions
+from qshower.service.latent_cache.cached_reads import CachedReads
 from qshower.service.latent_cache.unused_reads_queue import SLICE_ROWS, UnusedReadsQueue
+from tests.conftest import MachineMaker, RequestMaker
+
+QueueMaker = Callable[..., UnusedReadsQueue]
 
 
 @dataclass(frozen=True)
@@ -17,9 +25,12 @@ class Left:
     request: LatentRequest
     rows: int
 
-    def slices(self, most_rows):
+    def slices(self, most_rows: int) -> "Iterator[Left]":
         for start in range(0, self.rows, most_rows):
             yield replace(self, rows=min(most_rows, self.rows - start))
+
+
+LeftMaker = Callable[..., UnusedReads]
 
 
 class Store:
@@ -27,11 +38,13 @@ class Store:
 
     name = "model"
 
-    def __init__(self, machine):
+    def __init__(self, machine: BoltzmannMachine) -> None:
         self.machine = machine
-        self.gate, self.entered, self.cached, self.failure = threading.Event(), threading.Event(), [], None
+        self.gate, self.entered = threading.Event(), threading.Event()
+        self.cached: list[tuple[int, str]] = []
+        self.failure: Exception | None = None
 
-    def put(self, reads):
+    def put(self, reads: Left) -> int:
         self.entered.set()
         assert self.gate.wait(60)
         if self.failure is not None:
@@ -41,32 +54,33 @@ class Store:
 
 
 @pytest.fixture
-def machine(rng, random_machine):
+def machine(rng: np.random.Generator, random_machine: MachineMaker) -> BoltzmannMachine:
     return random_machine(rng)
 
 
 @pytest.fixture
-def left_by(machine, latent_request):
+def left_by(machine: BoltzmannMachine, latent_request: RequestMaker) -> LeftMaker:
     """What a draw with these options leaves."""
 
-    def make(rows, **options):
+    def make(rows: int, **options: Any) -> UnusedReads:
         conditions = np.ones((2, machine.condition_nodes.size), np.int8)
-        return Left(latent_request(machine, conditions, options=SamplerOptions(**options)), rows)
+        left = Left(latent_request(machine, conditions, options=SamplerOptions(**options)), rows)
+        return cast(UnusedReads, left)
 
     return make
 
 
 @pytest.fixture
-def store(machine):
+def store(machine: BoltzmannMachine) -> Store:
     return Store(machine)
 
 
 @pytest.fixture
-def queue_of(store):
-    opened = []
+def queue_of(store: Store) -> Iterator[QueueMaker]:
+    opened: list[UnusedReadsQueue] = []
 
-    def make(**values):
-        opened.append(UnusedReadsQueue([store], pauses_s=(0.0, 0.0), **values))
+    def make(**values: int) -> UnusedReadsQueue:
+        opened.append(UnusedReadsQueue([cast(CachedReads, store)], pauses_s=(0.0, 0.0), **values))
         opened[-1].task.start()
         return opened[-1]
 
@@ -76,7 +90,7 @@ def queue_of(store):
         queue.close()
 
 
-def settled(queue):
+def settled(queue: UnusedReadsQueue) -> dict[str, Any]:
     """Its counts once nothing waits; the test's own time limit is the bound."""
     pause = threading.Event()
     while queue.status()["waiting"]:
@@ -84,7 +98,7 @@ def settled(queue):
     return queue.status()
 
 
-def test_who_draws_does_not_wait(queue_of, store, left_by):
+def test_who_draws_does_not_wait(queue_of: QueueMaker, store: Store, left_by: LeftMaker) -> None:
     queue = queue_of()
     queue.receive(left_by(2 * SLICE_ROWS + 7))
     # The store is shut, and the draw has its answer.
@@ -94,7 +108,7 @@ def test_who_draws_does_not_wait(queue_of, store, left_by):
     assert store.cached == [(SLICE_ROWS, "unused-reads"), (SLICE_ROWS, "unused-reads"), (7, "unused-reads")]
 
 
-def test_what_finds_no_room_is_dropped_and_counted(queue_of, store, left_by):
+def test_what_finds_no_room_is_dropped_and_counted(queue_of: QueueMaker, store: Store, left_by: LeftMaker) -> None:
     queue = queue_of(most_waiting=SLICE_ROWS + 20)
     queue.receive(left_by(2 * SLICE_ROWS + 5))
     assert (queue.status()["waiting"], queue.status()["dropped"]) == (SLICE_ROWS + 5, SLICE_ROWS)
@@ -105,7 +119,7 @@ def test_what_finds_no_room_is_dropped_and_counted(queue_of, store, left_by):
     assert (status["cached"], status["dropped"]) == (SLICE_ROWS + 20, SLICE_ROWS + 1)
 
 
-def test_what_a_store_does_not_take_counts_as_dropped(queue_of, store, left_by):
+def test_what_a_store_does_not_take_counts_as_dropped(queue_of: QueueMaker, store: Store, left_by: LeftMaker) -> None:
     queue = queue_of()
     store.failure = OSError("no room")
     store.gate.set()
@@ -120,7 +134,7 @@ def test_what_a_store_does_not_take_counts_as_dropped(queue_of, store, left_by):
     assert (settled(queue)["cached"], queue.status()["dropped"]) == (4, 3)
 
 
-def test_closing_waits_for_the_slice_in_hand_alone(queue_of, store, left_by):
+def test_closing_waits_for_the_slice_in_hand_alone(queue_of: QueueMaker, store: Store, left_by: LeftMaker) -> None:
     queue = queue_of()
     queue.receive(left_by(3 * SLICE_ROWS))
     assert store.entered.wait(60)
@@ -139,7 +153,9 @@ def test_closing_waits_for_the_slice_in_hand_alone(queue_of, store, left_by):
 
 
 @pytest.mark.parametrize("options", [{"refine_sweeps": 3}, {"gauges": 1}, {"solver": "zephyr"}])
-def test_what_options_drew_is_not_even_refined(queue_of, store, left_by, options):
+def test_what_options_drew_is_not_even_refined(
+    queue_of: QueueMaker, store: Store, left_by: LeftMaker, options: dict[str, int]
+) -> None:
     queue = queue_of()
     store.gate.set()
     queue.receive(left_by(3, **options))
@@ -150,7 +166,9 @@ def test_what_options_drew_is_not_even_refined(queue_of, store, left_by, options
     assert not store.cached[1:]
 
 
-def test_machines_of_no_model_are_left_alone(queue_of, store, left_by, rng, random_machine):
+def test_machines_of_no_model_are_left_alone(
+    queue_of: QueueMaker, store: Store, left_by: LeftMaker, rng: np.random.Generator, random_machine: MachineMaker
+) -> None:
     queue = queue_of()
     other = left_by(3)
     other = replace(other, request=replace(other.request, machine=random_machine(rng)))

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Never
 
 import numpy as np
 import pytest
+import torch
 
 from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import SMALL_BATCH, GibbsSampler
 from qshower.sampler.gibbs.kernels import cuda, cuda_device
 from qshower.sampler.gibbs.program import program_of
 from qshower.sampler.gibbs.schedule import ramp_and_hold
+from tests.conftest import MachineMaker, RequestMaker, SpinMaker
 
 INTERPRETED = """
 import sys
@@ -70,7 +74,7 @@ assert built.asm["cubin"]
 """
 
 
-def run_python(program, *arguments, **environment):
+def run_python(program: str, *arguments: str, **environment: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         env=os.environ | environment,
@@ -81,13 +85,13 @@ def run_python(program, *arguments, **environment):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_fused_kernel_gives_the_plain_rules_spins_in_the_interpreter(tmp_path):
+def test_fused_kernel_gives_the_plain_rules_spins_in_the_interpreter(tmp_path: Path) -> None:
     """5000 chains in two launches, narrow and wide fields: enough that some blocks take the float64 branch."""
     pytest.importorskip("triton", reason="Triton is not installed, so its interpreter cannot run the fused kernel")
     run_python(INTERPRETED, "5", TRITON_INTERPRET="1", TRITON_CACHE_DIR=str(tmp_path))
 
 
-def test_one_fused_kernel_for_all_requests_compiles_for_hopper(tmp_path):
+def test_one_fused_kernel_for_all_requests_compiles_for_hopper(tmp_path: Path) -> None:
     """Compiled for a machine once, whatever the rows and sweeps."""
     pytest.importorskip("triton", reason="Triton is not installed, so the fused kernel cannot be compiled")
     run_python(COMPILED, TRITON_CACHE_DIR=str(tmp_path))
@@ -101,12 +105,18 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("said", FAILURES)
-def test_a_device_that_fails_is_unavailable(rng, random_machine, random_spins, monkeypatch, said):
+def test_a_device_that_fails_is_unavailable(
+    rng: np.random.Generator,
+    random_machine: MachineMaker,
+    random_spins: SpinMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+) -> None:
     """So that a request's fallback is tried."""
     module, name, arguments = FAILURES[said]
     kind = getattr(pytest.importorskip(module), name)
 
-    def fails(*_, **__):
+    def fails(*_: object, **__: object) -> Never:
         raise kind(*arguments)
 
     monkeypatch.setattr(cuda, "_run", fails)
@@ -117,7 +127,12 @@ def test_a_device_that_fails_is_unavailable(rng, random_machine, random_spins, m
     assert isinstance(caught.value.__cause__, kind)
 
 
-def test_few_rows_stay_on_the_cpu_where_spins_are_the_same(rng, random_machine, latent_request, monkeypatch):
+def test_few_rows_stay_on_the_cpu_where_spins_are_the_same(
+    rng: np.random.Generator,
+    random_machine: MachineMaker,
+    latent_request: RequestMaker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     on_device = []
     monkeypatch.setattr(cuda_device, "missing", lambda: None)
     monkeypatch.setattr(cuda, "run_on_device", lambda _, spins, *__, **___: on_device.append(len(spins)))
@@ -130,24 +145,32 @@ def test_few_rows_stay_on_the_cpu_where_spins_are_the_same(rng, random_machine, 
     assert on_device == [65]
 
 
-def test_without_triton_a_device_is_of_no_use(monkeypatch):
-    monkeypatch.setattr(cuda.torch.cuda, "is_available", lambda: True)
+def test_without_triton_a_device_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(cuda, "find_spec", lambda _: None)
-    assert "Triton" in cuda.missing()
+    reason = cuda.missing()
+    assert reason is not None
+    assert "Triton" in reason
 
 
-def test_a_sampler_for_cuda_without_a_device_is_unavailable(rng, random_machine, latent_request, monkeypatch):
-    monkeypatch.setattr(cuda.torch.cuda, "is_available", lambda: False)
+def test_a_sampler_for_cuda_without_a_device_is_unavailable(
+    rng: np.random.Generator,
+    random_machine: MachineMaker,
+    latent_request: RequestMaker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     machine = random_machine(rng)
     sampler = GibbsSampler(device="cuda")
     state = sampler.availability(machine)
     assert not state.available
+    assert state.reason is not None
     assert "CUDA" in state.reason
     with pytest.raises(SamplerUnavailableError, match="CUDA"):
         sampler.sample(latent_request(machine, np.ones((1, 3), np.int8)))
 
 
-def test_the_cpu_sampler_does_not_import_torch_or_triton():
+def test_the_cpu_sampler_does_not_import_torch_or_triton() -> None:
     program = (
         "import sys; from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler, warm_up; GibbsSampler(); warm_up(); "
         "assert not {'torch', 'triton'} & set(sys.modules)"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from qshower.sampler.gibbs.kernels import many_chains
 from qshower.sampler.gibbs.kernels.one_chain import LANES
@@ -15,12 +16,20 @@ from qshower.sampler.gibbs.schedule import RAMP_START, ramp_and_hold
 from qshower.sampler.gibbs.streams import DRAW, REFINE, further_bits, generator_states, stream_keys
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.request import streams_of
+from tests.conftest import MachineMaker, SpinMaker
 
 
 @pytest.mark.parametrize("free_condition", [False, True])
 @pytest.mark.parametrize("coupling", [0.05, 0.5, 3.0])
 @pytest.mark.parametrize("family", ["pegasus", "zephyr"])
-def test_every_width_gives_the_plain_rules_spins(rng, lattice_machine, random_spins, family, coupling, free_condition):
+def test_every_width_gives_the_plain_rules_spins(
+    rng: np.random.Generator,
+    lattice_machine: MachineMaker,
+    random_spins: SpinMaker,
+    family: str,
+    coupling: float,
+    free_condition: bool,
+) -> None:
     machine = lattice_machine(rng, family, nodes_per_partition=41, coupling=coupling, field=coupling)
     program = program_of(machine, free_condition=free_condition)
     assert not program.wide
@@ -42,31 +51,43 @@ def test_every_width_gives_the_plain_rules_spins(rng, lattice_machine, random_sp
         assert np.array_equal(alone[0], plain[row]), row
 
 
-def test_long_runs_are_cut_without_a_seam(rng, lattice_machine, random_spins, monkeypatch):
+def test_long_runs_are_cut_without_a_seam(
+    rng: np.random.Generator, lattice_machine: MachineMaker, random_spins: SpinMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine = lattice_machine(rng, "zephyr", nodes_per_partition=8)
     program = program_of(machine)
     start, keys = random_spins(rng, (8, 32)), stream_keys(streams_of(1, 8), DRAW)
 
-    def one_by_one(program, spins, betas, keys):
+    def eight_together(
+        program: Program, spins: NDArray[np.int8], betas: NDArray[np.float64], keys: NDArray[np.uint64]
+    ) -> None:
+        run_block_many(program, spins, betas, keys, np.uint8)
+
+    def one_by_one(
+        program: Program, spins: NDArray[np.int8], betas: NDArray[np.float64], keys: NDArray[np.uint64]
+    ) -> None:
         for row in range(8):
             run_one(program, spins[row : row + 1], betas, keys[row : row + 1])
 
     found = set()
     for chunk in (7, 1024):
         monkeypatch.setattr("qshower.sampler.gibbs.kernels.run_block.CHUNK", chunk)
-        for run in (run_block_reference, lambda *a: run_block_many(*a, np.uint8), one_by_one):
+        for run in (run_block_reference, eight_together, one_by_one):
             spins = start.copy()
             run(program, spins, ramp_and_hold(40), keys)
             found.add(spins.tobytes())
     assert len(found) == 1
 
 
-def test_slices_hold_every_neighbour_and_stay_within_a_class(rng, lattice_machine):
+def test_slices_hold_every_neighbour_and_stay_within_a_class(
+    rng: np.random.Generator, lattice_machine: MachineMaker
+) -> None:
     machine = lattice_machine(rng, "zephyr", nodes_per_partition=21)
     graph = graph_of(machine)
     slices = slices_of(graph)
     assert slices is slices_of(graph)
-    seen, entries = [], []
+    seen: list[int] = []
+    entries: list[int] = []
     for number, position in enumerate(slices.positions):
         lanes = int(slices.valid[number]).bit_count()
         seen += range(position, position + lanes)
@@ -83,7 +104,7 @@ def test_slices_hold_every_neighbour_and_stay_within_a_class(rng, lattice_machin
     assert sorted(entries) == list(range(graph.neighbours.shape[0]))
 
 
-def sixteen_bit_distance(twice_beta):
+def sixteen_bit_distance(twice_beta: float) -> NDArray[np.int64]:
     """Bits of V at the edge of q less the kernel's own edge, for every possible field, by the kernel's arithmetic."""
     cap, whole, fraction = many_chains.exponent_factors(np.array([twice_beta]))[0].astype(np.int64)
     field = np.arange(32768, dtype=np.int64)
@@ -102,14 +123,14 @@ def sixteen_bit_distance(twice_beta):
 
 
 @pytest.mark.parametrize("scale", [163.0, 255.9, 700.0, 1115.0, 3749.0, 15543.0, 32000.0])
-def test_rounding_errors_stay_within_the_margin_for_every_field(scale):
+def test_rounding_errors_stay_within_the_margin_for_every_field(scale: float) -> None:
     """The comparison is monotone in V, so its error at the edge is its largest; all 32768 fields, 25 betas each."""
     for beta in np.append(ramp_and_hold(32)[:24], 1.0):
         distance = sixteen_bit_distance(2.0 * beta / scale)
         assert np.abs(distance).max() <= many_chains.MARGIN, (beta, scale)
 
 
-def test_parameters_are_held_to_the_stated_precision(rng, lattice_machine):
+def test_parameters_are_held_to_the_stated_precision(rng: np.random.Generator, lattice_machine: MachineMaker) -> None:
     machine = lattice_machine(rng, "pegasus", coupling=0.4)
     program = program_of(machine)
     graph = program.graph
@@ -135,7 +156,9 @@ def test_parameters_are_held_to_the_stated_precision(rng, lattice_machine):
     assert np.abs(field / program.scale - exact).max() <= (graph.degree + 1) / 2 / program.scale
 
 
-def test_a_decided_bias_does_not_cost_the_others_their_precision(rng, random_machine):
+def test_a_decided_bias_does_not_cost_the_others_their_precision(
+    rng: np.random.Generator, random_machine: MachineMaker
+) -> None:
     machine = random_machine(rng)
     huge = machine.h.copy()
     huge[machine.free_nodes[0]] = 1e6
@@ -144,7 +167,9 @@ def test_a_decided_bias_does_not_cost_the_others_their_precision(rng, random_mac
     assert program.scale > 300
 
 
-def test_graph_is_built_once_for_a_lattice_and_programs_once_for_a_machine(rng, lattice_machine):
+def test_graph_is_built_once_for_a_lattice_and_programs_once_for_a_machine(
+    rng: np.random.Generator, lattice_machine: MachineMaker
+) -> None:
     machine = lattice_machine(rng, "zephyr", nodes_per_partition=8)
     other = machine.with_parameters(2 * machine.h, 2 * machine.j)
     assert graph_of(machine) is graph_of(other)
@@ -156,12 +181,12 @@ def test_graph_is_built_once_for_a_lattice_and_programs_once_for_a_machine(rng, 
 
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
-def test_graph_lists_every_edge_from_both_ends(data):
+def test_graph_lists_every_edge_from_both_ends(data: st.DataObject) -> None:
     nodes = data.draw(st.integers(1, 14))
     partitions = np.array(data.draw(st.lists(st.integers(0, 3), min_size=nodes, max_size=nodes)), dtype=np.int8)
     pairs = [(a, b) for a in range(nodes) for b in range(a + 1, nodes) if partitions[a] != partitions[b]]
-    edges = data.draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
-    edges = np.array(sorted(edges), dtype=np.int32).reshape(-1, 2)
+    drawn = data.draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
+    edges = np.array(sorted(drawn), dtype=np.int32).reshape(-1, 2)
     free_condition = data.draw(st.booleans())
     graph = GibbsGraph.build(edges, partitions, free_condition=free_condition)
     found = set()
@@ -177,7 +202,7 @@ def test_graph_lists_every_edge_from_both_ends(data):
     assert (np.diff(partitions[graph.order].astype(int)) >= 0).all()
 
 
-def test_schedule_ramps_then_holds():
+def test_schedule_ramps_then_holds() -> None:
     for sweeps in (1, 2, 3, 7, 256):
         betas = ramp_and_hold(sweeps, beta=2.0)
         assert betas.shape == (sweeps,)
@@ -189,7 +214,7 @@ def test_schedule_ramps_then_holds():
     assert (betas == 1.0).sum() == 64
 
 
-def reference_xoshiro(state, count):
+def reference_xoshiro(state: NDArray[np.uint32], count: int) -> list[int]:
     """xoshiro128++ in Python's integers, from its published definition."""
     mask, found = 0xFFFFFFFF, []
     s = [int(word) for word in state]
@@ -206,7 +231,7 @@ def reference_xoshiro(state, count):
     return found
 
 
-def test_generator_is_xoshiro():
+def test_generator_is_xoshiro() -> None:
     """A free spin of zero field is up where its 16 bits are 2**15 or more: the bits can be read off the spins."""
     machine = BoltzmannMachine(
         h=np.zeros(33, np.float32),
@@ -231,7 +256,7 @@ def test_generator_is_xoshiro():
     assert states.dtype == np.uint32
 
 
-def test_streams_and_purposes_are_apart():
+def test_streams_and_purposes_are_apart() -> None:
     pairs = np.array([[seed, index] for seed in range(40) for index in range(40)], dtype=np.uint64)
     keys = np.concatenate([stream_keys(pairs, DRAW), stream_keys(pairs, REFINE)])
     assert np.unique(keys).shape[0] == 3200
@@ -241,7 +266,7 @@ def test_streams_and_purposes_are_apart():
     assert len({int(further_bits(np.uint64(1), update)) for update in range(100)}) == 100
 
 
-def test_wide_fields_use_the_plain_kernel(rng, random_machine):
+def test_wide_fields_use_the_plain_kernel(rng: np.random.Generator, random_machine: MachineMaker) -> None:
     machine = random_machine(rng, coupling=100.0)
     program = program_of(machine)
     assert program.wide

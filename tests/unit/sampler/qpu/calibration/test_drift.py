@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from qshower.sampler.qpu.calibration.drift import READS, DriftWatch, Observation, Reference
@@ -9,18 +10,32 @@ from qshower.sampler.qpu.calibration.drift import READS, DriftWatch, Observation
 SPINS = 60
 
 
-def pulls_of(rng, reads, r, fields=None, noise=0.0):
+def pulls_of(
+    rng: np.random.Generator,
+    reads: int,
+    r: float,
+    fields: NDArray[np.float64] | None = None,
+    noise: float | NDArray[np.float64] = 0.0,
+) -> NDArray[np.float64]:
     """−2 s f of independent spins in ``fields`` drawn at the scale r of the assumed temperature, in random fields."""
     fields = rng.normal(0.0, 0.5, SPINS) if fields is None else fields
     spins = np.where(rng.random((reads, SPINS)) < 1.0 / (1.0 + np.exp(2.0 * r * (fields + noise))), 1.0, -1.0)
     return -2.0 * spins * fields
 
 
-def see(watch, pulls, *, calibrated_at="then", error=0.01, variance=0.0, place=0):
+def see(
+    watch: DriftWatch,
+    pulls: NDArray[np.float64],
+    *,
+    calibrated_at: str = "then",
+    error: float = 0.01,
+    variance: float = 0.0,
+    place: int | None = 0,
+) -> float | None:
     return watch.see(Reference("key", calibrated_at, 1.0, error, variance), [Observation.at(pulls, 1.0, place)])
 
 
-def test_small_draws_raise_no_false_alarm(rng):
+def test_small_draws_raise_no_false_alarm(rng: np.random.Generator) -> None:
     # 3000 draws, none of which drifts: a false alarm in 40 runs of this test at most, by the watch's own bound; the
     # seed is fixed. Errors by a bootstrap of single reads would raise one in nearly every draw.
     watch = DriftWatch(0.05)
@@ -30,7 +45,7 @@ def test_small_draws_raise_no_false_alarm(rng):
 
 @pytest.mark.parametrize("reads", [1, 4, 60, 1000])
 @pytest.mark.parametrize("r", [0.7, 1.4])
-def test_a_drift_is_seen_whatever_the_size_of_draws(rng, reads, r):
+def test_a_drift_is_seen_whatever_the_size_of_draws(rng: np.random.Generator, reads: int, r: float) -> None:
     watch = DriftWatch(0.05)
     for _ in range(-(-READS // reads)):
         see(watch, pulls_of(rng, reads, 1.0))
@@ -48,13 +63,13 @@ def test_a_drift_is_seen_whatever_the_size_of_draws(rng, reads, r):
     assert change is None
 
 
-def test_a_new_calibration_starts_anew(rng):
+def test_a_new_calibration_starts_anew(rng: np.random.Generator) -> None:
     watch = DriftWatch(0.05)
     assert see(watch, pulls_of(rng, 500, 1.5)) is not None
     assert see(watch, pulls_of(rng, 1, 1.5), calibrated_at="now") is None
 
 
-def test_an_uncertain_calibration_is_no_ground_for_an_alarm(rng):
+def test_an_uncertain_calibration_is_no_ground_for_an_alarm(rng: np.random.Generator) -> None:
     assert see(DriftWatch(0.05), pulls_of(rng, 500, 1.2), error=0.1) is None
     assert see(DriftWatch(0.05), pulls_of(rng, 500, 1.2), error=0.01) is not None
 
@@ -63,14 +78,16 @@ FIELD_ERROR = 0.25
 """Of the random fields below, kT."""
 
 
-def variance_of(fields):
+def variance_of(fields: NDArray[np.float64]) -> float:
     """v of ``FIELD_ERROR`` on these spins, as the calibration would have it."""
     left = 1.0 / np.cosh(fields) ** 2
     return FIELD_ERROR**2 * (fields**2 * left**2).sum() / (fields**2 * left).sum()
 
 
 @pytest.mark.parametrize("chips_own", [True, False])
-def test_random_fields_that_all_reads_of_a_programming_share_are_no_drift(rng, chips_own):
+def test_random_fields_that_all_reads_of_a_programming_share_are_no_drift(
+    rng: np.random.Generator, chips_own: bool
+) -> None:
     """400 chips, five programmings of 300 reads each; 2000 looks at a false-alarm rate of 6e-7 each.
 
     A test that takes reads for independent sees drifts in many of them.
@@ -94,14 +111,14 @@ def test_random_fields_that_all_reads_of_a_programming_share_are_no_drift(rng, c
     assert naive > 20
 
 
-def apparent(fields):
+def apparent(fields: NDArray[np.float64]) -> float:
     """The r that solves Σ x ⟨tanh(x + n)⟩ = Σ x tanh(r x): what reads look like on average over the random fields."""
     points, weights = np.polynomial.hermite_e.hermegauss(11)
     noisy = np.tanh(fields[:, None] + FIELD_ERROR * points) @ (weights / weights.sum())
     return brentq(lambda r: fields @ (noisy - np.tanh(r * fields)), 0.3, 1.5)
 
 
-def test_places_and_gauges_of_their_own_average_random_fields_out(rng):
+def test_places_and_gauges_of_their_own_average_random_fields_out(rng: np.random.Generator) -> None:
     """A change of 10 % that one programming on a noisy chip does not show: many, that differ in their errors, do."""
     fields = rng.normal(0.0, 0.5, SPINS)
     drawn = [pulls_of(rng, 100, 1.1, fields, 0.15 * rng.standard_normal(SPINS)) for _ in range(64)]
@@ -114,7 +131,7 @@ def test_places_and_gauges_of_their_own_average_random_fields_out(rng):
     assert changes["places"] == changes["gauges"] == pytest.approx(0.08, abs=0.04)
 
 
-def test_draws_on_the_same_copy_are_moved_as_one_whatever_it_is_called(rng):
+def test_draws_on_the_same_copy_are_moved_as_one_whatever_it_is_called(rng: np.random.Generator) -> None:
     """A chip's own errors come again with every draw: many draws say no more of a change than one."""
     fields, noise = rng.normal(0.0, 0.5, SPINS), 0.15 * rng.standard_normal(SPINS)
     drawn = [pulls_of(rng, 20, 1.1, fields, noise) for _ in range(24)]
@@ -125,7 +142,7 @@ def test_draws_on_the_same_copy_are_moved_as_one_whatever_it_is_called(rng):
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_ten_percent_are_seen_within_some_hundred_reads(rng, sign):
+def test_ten_percent_are_seen_within_some_hundred_reads(rng: np.random.Generator, sign: int) -> None:
     """On a chip of 1 % control errors at a β of 4.4, by a machine whose energies spread by 6 kT, drawn on one place."""
     fields = rng.normal(0.0, 1.0, SPINS)
     fields *= 6.0 / np.sqrt((fields**2 / np.cosh(fields) ** 2).sum())

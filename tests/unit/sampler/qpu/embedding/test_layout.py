@@ -328,4 +328,4 @@ def test_settings_are_checked_and_hide_the_token() -> None:
     assert "abc" not in repr(QpuSettings(token="abc"))
     for bad in ({"gauges": 0}, {"deadline_s": 0.0}, {"condition_mode": "x"}, {"range_policy": "clip"}):
         with pytest.raises(InvalidInputError, match=next(iter(bad))):
-            QpuSettings(**bad)  # type: ignore[arg-type]
+            QpuSettings(**bad)

@@ -58,7 +58,11 @@ class Account:
 
 def usual_account() -> Account:
     """A Zephyr QPU, a hybrid solver, and a QPU that is offline."""
-    hybrid = {"identity": {"name": "hybrid"}, "status": "ONLINE", "properties": {"category": "hybrid"}}
+    hybrid: dict[str, object] = {
+        "identity": {"name": "hybrid"},
+        "status": "ONLINE",
+        "properties": {"category": "hybrid"},
+    }
     return Account(solver("qpu", "g1"), hybrid, solver("asleep", "g0", "OFFLINE"))
 
 
@@ -99,7 +103,7 @@ def test_full_definitions_are_fetched_only_when_a_graph_is_new(monkeypatch: pyte
 def test_a_solver_that_lacks_a_property_is_told_by_it_and_hides_no_other_one(
     lacking: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = found_in(Account(solver("odd", "g3", **{lacking: None}), solver("qpu", "g1")), monkeypatch)
+    found = found_in(Account(solver("odd", "g3", "ONLINE", **{lacking: None}), solver("qpu", "g1")), monkeypatch)
     assert found.choose(None, None, "zephyr").name == "qpu"
     with pytest.raises(SolverNotFoundHereError, match=f"^solver odd lacks the property {lacking}$"):
         found.choose("odd", None, "zephyr")
@@ -134,7 +138,7 @@ def test_a_solver_that_lacks_a_parameter_is_told_by_it(lacking: str, monkeypatch
 def test_a_property_that_is_no_use_is_told_by_its_name_and_value(
     name: str, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = found_in(Account(solver("odd", "g3", **{name: value}), solver("qpu", "g1")), monkeypatch)
+    found = found_in(Account(solver("odd", "g3", "ONLINE", **{name: value}), solver("qpu", "g1")), monkeypatch)
     if not value:
         # As good as not there.
         assert set(found.solvers) == {("odd", "g3"), ("qpu", "g1")}
