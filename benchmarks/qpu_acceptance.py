@@ -176,8 +176,7 @@ def best_fit(
         (measured,) = plan.programmings
         total = GAUGES_AT_ONCE * reads
         parts = tuple(Part(part.condition, part.copy, np.arange(total)) for part in measured.parts)
-        options = replace(plan.options, gauges=GAUGES_AT_ONCE)
-        plan = replace(plan, programmings=(Programming(parts, total),), options=options)
+        plan = replace(plan, programmings=(Programming(parts, total, GAUGES_AT_ONCE),))
         sets: list[PullCounts] = []
         with access.session(info, access.terms(request), Usage()) as session:
             while True:

@@ -105,8 +105,7 @@ def best_fit(bench: Bench, seeds: Iterable[int], folder: Path, rng: np.random.Ge
                 total = FIT_GAUGES * FIT_READS
                 (measured,) = plan.programmings
                 parts = tuple(Part(part.condition, part.copy, np.arange(total)) for part in measured.parts)
-                options = replace(plan.options, gauges=FIT_GAUGES)
-                plan = replace(plan, programmings=(Programming(parts, total),), options=options)
+                plan = replace(plan, programmings=(Programming(parts, total, FIT_GAUGES),))
                 with access.session(info, terms, Usage()) as session:
                     drawn = draw(replace(session, rng=rng), plan, beta).whole()
             finally:
@@ -133,12 +132,12 @@ def best_fit(bench: Bench, seeds: Iterable[int], folder: Path, rng: np.random.Ge
 def test_calibrations_are_right_to_one_percent(
     family: str, base_seed: int, rng: np.random.Generator, tmp_path: Path
 ) -> None:
-    """β 4.4, control errors of 1 %: the mean of calibrations on eight chips against the best fit on these chips.
+    """β 4.4, control errors of 2 %: the mean of calibrations on eight chips against the best fit on these chips.
 
     Both together are known to 0.2 to 0.3 %. If the calibration is off by less than 0.2 %, this fails in fewer than one
     of 10 000 cases; one that is off by 2.5 % either way would be told.
     """
-    bench = bench_of(family, 4.4, 0.01, rng, base_seed)
+    bench = bench_of(family, 4.4, 0.02, rng, base_seed)
     found = [calibrated(bench, seed, tmp_path) for seed in range(8)]
     best, best_error = best_fit(bench, range(8), tmp_path, rng)
     betas = np.array([one.beta for one in found])

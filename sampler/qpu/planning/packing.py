@@ -41,6 +41,19 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """What lies side by side on the chip, before it is known over how many gauges its reads are shared out.
+
+    Attributes:
+        parts: the parts, each on its own copy.
+        reads: reads of each part.
+    """
+
+    parts: tuple[Part, ...]
+    reads: int
+
+
+@dataclass(frozen=True, slots=True)
 class Programming:
     """What is programmed together.
 
@@ -52,7 +65,7 @@ class Programming:
 
     parts: tuple[Part, ...]
     reads: int
-    gauges: int = 1
+    gauges: int
 
 
 def pack(
@@ -61,8 +74,8 @@ def pack(
     cost_us: Cost,
     most_reads: int,
     num_reads: int | None = None,
-) -> tuple[Programming, ...]:
-    """The programmings that draw every row once, at the least access time found.
+) -> tuple[Packed, ...]:
+    """What draws every row once, at the least access time found.
 
     Args:
         members: rows of each condition, none of them empty.
@@ -72,11 +85,11 @@ def pack(
         num_reads: reads of every programming, if the request fixes it; ``most_reads`` does not count then.
 
     Returns:
-        Programmings with the conditions that lie side by side in each, and the reads of each.
+        The conditions that lie side by side in each programming, and its reads.
     """
     order = sorted(range(len(members)), key=lambda condition: -members[condition].size)
     if num_reads is not None:
-        return tuple(Programming(parts, num_reads) for parts in _chunks(members, order, copies, num_reads))
+        return tuple(Packed(parts, num_reads) for parts in _chunks(members, order, copies, num_reads))
     sizes = np.array([members[condition].size for condition in order], dtype=np.int64)
     least, best = np.inf, (0, 1, 1)
     for cut in np.unique(np.linspace(0, max(0, sizes.size - 1), min(_CUTS, sizes.size)).round().astype(int)):
@@ -85,12 +98,12 @@ def pack(
         if first_us + second_us < least:
             least, best = first_us + second_us, (int(cut), first, second)
     cut, *limits = best
-    programmings = [
-        Programming(parts, max(part.rows.size for part in parts))
+    packed = [
+        Packed(parts, max(part.rows.size for part in parts))
         for some, limit in zip((order[:cut], order[cut:]), limits, strict=True)
         for parts in _chunks(members, some, copies, limit)
     ]
-    return tuple(sorted(programmings, key=lambda programming: -programming.reads))
+    return tuple(sorted(packed, key=lambda one: -one.reads))
 
 
 def _best_limit(

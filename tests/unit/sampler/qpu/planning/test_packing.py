@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qshower.sampler.qpu.planning.packing import Cost, Programming, pack
+from qshower.sampler.qpu.planning.packing import Cost, Packed, pack
 
 
 def cost_us(parts: np.ndarray, reads: np.ndarray) -> np.ndarray:
@@ -18,7 +18,7 @@ def gauged_us(parts: np.ndarray, reads: np.ndarray) -> np.ndarray:
     return np.minimum(8, reads) * 34_000.0 + reads * (130.0 + 5.0 * parts)
 
 
-def total_us(programmings: tuple[Programming, ...], cost: Cost = cost_us) -> float:
+def total_us(programmings: tuple[Packed, ...], cost: Cost = cost_us) -> float:
     return float(sum(cost(np.array(len(one.parts)), np.array(float(one.reads))) for one in programmings))
 
 
