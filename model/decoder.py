@@ -174,6 +174,8 @@ class Profile(nn.Module):
         anywhere = np.zeros((0, self.shape.layers), dtype=np.float32)
         low, high = (anywhere, anywhere) if cells is None else cells
         response = log_response.unsqueeze(1) * RESPONSE_SCALE / 2
+        # A view of one row is contiguous, of several it is not, and the kernel is compiled for each layout.
+        for_layers = np.ascontiguousarray(uniforms[:, 1:]).reshape(drawn, self.shape.layers, 3)
         log_share, count = profile_chain(
             layer_code.numpy()[:drawn],
             torch.cat([energy, response], dim=1).numpy()[:drawn],
@@ -186,7 +188,7 @@ class Profile(nn.Module):
             self.count.weight.numpy(),
             self.count.bias.numpy(),
             self.highest.numpy(),
-            uniforms[:, 1:].reshape(drawn, self.shape.layers, 3),
+            for_layers,
             self.shape.profile_memory,
             EMPTY_LOG_SHARE,
             low,
