@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from qshower.model.bundle import find_bundles, load_bundle
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue, load_catalogue
 from qshower.service.cli import main
-from qshower.service.settings import load_settings
+from qshower.service.settings import Settings, load_settings
 from tests.polling import until
 
 
@@ -34,13 +34,14 @@ def environment(untrained_bundles: Path, monkeypatch: pytest.MonkeyPatch, tmp_pa
 def qshower(environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Runs a command in this process: exit code, standard output, standard error."""
 
-    def run(*arguments):
+    def run(*arguments: object) -> tuple[int, str, str]:
         environment.setattr(sys, "argv", ["qshower", *map(str, arguments)])
-        code = 0
+        code: str | int = 0
         try:
             main()
         except SystemExit as end:
             code = end.code or 0
+        assert isinstance(code, int)
         said = capsys.readouterr()
         return code, said.out, said.err
 
@@ -51,7 +52,7 @@ def qshower(environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def fails(qshower: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
     """Runs a command that cannot work: its one line."""
 
-    def run(code, *arguments):
+    def run(code: int, *arguments: object) -> str:
         found, out, err = qshower(*arguments)
         assert found == code, err
         assert out == ""
@@ -72,7 +73,7 @@ def server_url(untrained_bundles: Path, capsys: pytest.CaptureFixture[str]) -> I
 
 
 @contextmanager
-def serving(load_models=load_catalogue):
+def serving(load_models: Callable[[Settings], Catalogue] = load_catalogue) -> Iterator[str]:
     """A server in a thread of its own; its address."""
     app = create_app(load_settings(qpu="off"), load_models=load_models)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
@@ -89,6 +90,6 @@ def serving(load_models=load_catalogue):
 
 
 @pytest.fixture
-def serve():
+def serve() -> Callable[..., AbstractContextManager[str]]:
     """``with serve() as url``: a server of the bundles that the settings name."""
     return serving

@@ -2,10 +2,14 @@
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from numpy.typing import NDArray
 
 from qshower.client import ShowerClient, UnavailableError
 from qshower.model.bundle import find_bundles, load_bundle
@@ -15,18 +19,29 @@ from qshower.sampler.claim import Claim
 from qshower.sampler.errors import BankExhaustedError, SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.packed_spins import unpack_spins
+from qshower.sampler.protocol import Sampler
 from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.replay import ReplaySampler, draw_bank
-from qshower.sampler.request import SamplerOptions, streams_of
+from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions, streams_of
 from qshower.sampler.tempering import TemperingSampler
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue
 from qshower.service.generation.sampler_status import SamplerStatus
 from qshower.service.generation.selection import Selection
-from qshower.service.generation.shower_request import ShowerRequest
+from qshower.service.generation.shower_request import ShowerAnswer, ShowerRequest
 from qshower.service.metrics import Metrics
-from qshower.service.running import running_service
+from qshower.service.running import Service, running_service
+from qshower.service.schemas import SamplerState
 from qshower.service.settings import load_settings
+
+Value = TypeVar("Value")
+
+
+class OnService(Protocol):
+    """Runs a coroutine function with a service."""
+
+    def __call__(self, work: Callable[[Service], Awaitable[Value]], **settings: Any) -> Value: ...
+
 
 FEW_MEV, MANY_MEV = 2000.0, 500_000.0
 FEW, MANY = 5, 100
@@ -34,16 +49,16 @@ BATCH_ROWS = 64
 
 
 @pytest.fixture(scope="module")
-def catalogue(untrained_bundles):
+def catalogue(untrained_bundles: Path) -> Catalogue:
     bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
     return Catalogue(bundles, "test-zephyr")
 
 
 @pytest.fixture(scope="module")
-def bank_of(catalogue, tmp_path_factory):
+def bank_of(catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Draws a bank of FEW and MANY latents of two conditions of a model."""
 
-    def draw(model):
+    def draw(model: str) -> Path:
         bundle, path = catalogue.get(model), tmp_path_factory.mktemp("banks") / f"{model}.hdf5"
         conditions = bundle.conditions(np.repeat([FEW_MEV, MANY_MEV], [FEW, MANY]))
         assert len(np.unique(conditions, axis=0)) == 2
@@ -55,16 +70,16 @@ def bank_of(catalogue, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def bank(bank_of):
+def bank(bank_of: Callable[[str], Path]) -> Path:
     return bank_of("test-zephyr")
 
 
 @pytest.fixture
-def on_service(catalogue):
+def on_service(catalogue: Catalogue) -> OnService:
     """Runs a coroutine function with the generator of a service, in an event loop of its own."""
 
-    def run(work, **settings):
-        async def whole():
+    def run(work: Callable[[Service], Awaitable[Value]], **settings: Any) -> Value:
+        async def whole() -> Value:
             known = load_settings(qpu="off", max_batch_rows=BATCH_ROWS, **settings)
             async with running_service(known, Metrics(), lambda _: catalogue, warm=False) as service:
                 return await asyncio.wait_for(work(service), 60)
@@ -74,22 +89,25 @@ def on_service(catalogue):
     return run
 
 
-def order(energy_mev, rows, **changes):
+def order(energy_mev: float, rows: int, **changes: Any) -> ShowerRequest:
     return ShowerRequest(np.full(rows, energy_mev), sampler="replay", **changes)
 
 
-def left(service):
-    return service.samplers.of("replay").detail.get("left", 0)
+def left(service: Service) -> int:
+    left: int = service.samplers.of("replay").detail.get("left", 0)
+    return left
 
 
-def test_a_refused_request_uses_nothing_up_and_fails_nobody_else(on_service, bank):
-    async def work(service):
+def test_a_refused_request_uses_nothing_up_and_fails_nobody_else(on_service: OnService, bank: Path) -> None:
+    async def work(service: Service) -> tuple[list[ShowerAnswer | BaseException], int, ShowerAnswer]:
         # What comes while the first is drawn would go together, were it drawn.
         orders = [order(MANY_MEV, 1), order(FEW_MEV, FEW + 1), order(MANY_MEV, 3), order(MANY_MEV, MANY + 1)]
         answers = await asyncio.gather(*map(service.generator.generate, orders), return_exceptions=True)
         return answers, left(service), await service.generator.generate(order(MANY_MEV, MANY - 4))
 
     (first, short, other, long), rest, last = on_service(work, bank=bank)
+    assert isinstance(first, ShowerAnswer)
+    assert isinstance(other, ShowerAnswer)
     assert (first.showers_mev.shape[0], other.showers_mev.shape[0]) == (1, 3)
     for refused in (short, long):
         assert isinstance(refused, BankExhaustedError)
@@ -99,8 +117,10 @@ def test_a_refused_request_uses_nothing_up_and_fails_nobody_else(on_service, ban
     assert last.showers_mev.shape[0] == MANY - 4 > BATCH_ROWS
 
 
-def test_a_request_of_several_batches_has_the_bank_in_order(on_service, catalogue, bank):
-    async def work(service):
+def test_a_request_of_several_batches_has_the_bank_in_order(
+    on_service: OnService, catalogue: Catalogue, bank: Path
+) -> None:
+    async def work(service: Service) -> ShowerAnswer:
         return await service.generator.generate(order(MANY_MEV, MANY, seed=1))
 
     answer = on_service(work, bank=bank)
@@ -111,16 +131,18 @@ def test_a_request_of_several_batches_has_the_bank_in_order(on_service, catalogu
     assert np.array_equal(answer.showers_mev, bundle.decode(spins, energies, streams, bundle.geometry.threshold_mev))
 
 
-def test_what_is_given_up_goes_back_to_its_place(on_service, bank, monkeypatch):
+def test_what_is_given_up_goes_back_to_its_place(
+    on_service: OnService, bank: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun, gate = threading.Event(), threading.Event()
     unpacked = Claim.spins
 
-    def slow(*arguments):
+    def slow(claim: Claim, *rows: int) -> NDArray[np.int8]:
         begun.set()
         assert gate.wait(30)
-        return unpacked(*arguments)
+        return unpacked(claim, *rows)
 
-    async def work(service):
+    async def work(service: Service) -> tuple[int, int]:
         with monkeypatch.context() as patch:
             patch.setattr(Claim, "spins", slow)
             task = asyncio.create_task(service.generator.generate(order(FEW_MEV, 2)))
@@ -134,8 +156,8 @@ def test_what_is_given_up_goes_back_to_its_place(on_service, bank, monkeypatch):
     assert on_service(work, bank=bank) == (FEW + MANY - 2, FEW + MANY)
 
 
-def test_the_order_and_its_seed_are_settings(on_service, bank):
-    async def work(service):
+def test_the_order_and_its_seed_are_settings(on_service: OnService, bank: Path) -> None:
+    async def work(service: Service) -> NDArray[np.float32]:
         return (await service.generator.generate(order(MANY_MEV, MANY, seed=1))).showers_mev
 
     in_file = on_service(work, bank=bank)
@@ -146,9 +168,9 @@ def test_the_order_and_its_seed_are_settings(on_service, bank):
     assert not np.array_equal(one, other)
 
 
-def test_what_a_bank_has_run_out_of_is_not_waited_for(catalogue, bank):
+def test_what_a_bank_has_run_out_of_is_not_waited_for(catalogue: Catalogue, bank: Path) -> None:
     settings = load_settings(qpu="off", bank=bank, latent_cache_bytes=0)
-    pauses = []
+    pauses: list[float] = []
     with TestClient(create_app(settings, load_models=lambda _: catalogue)) as http:
         client = ShowerClient("http://testserver", http=http, sleep=pauses.append)
         client.generate([FEW_MEV] * FEW, sampler="replay")
@@ -176,13 +198,15 @@ def test_what_a_bank_has_run_out_of_is_not_waited_for(catalogue, bank):
         (["qpu", "annealing"], "7", "sampler-unavailable"),
     ],
 )
-def test_when_to_try_again_is_told_only_if_that_helps(catalogue, bank, fallback, wait, kind):
+def test_when_to_try_again_is_told_only_if_that_helps(
+    catalogue: Catalogue, bank: Path, fallback: list[str], wait: str | None, kind: str
+) -> None:
     class Down(AnnealingSampler):
-        def sample(self, request):
+        def sample(self, request: LatentRequest) -> LatentBatch:
             raise SamplerUnavailableError("in maintenance", retry_after_s=7.0)
 
     settings = load_settings(qpu="off", latent_cache_bytes=0, retry_after_s=99)
-    samplers = [GibbsSampler(threads=1), TemperingSampler(1), Down(1), ReplaySampler(bank)]
+    samplers: list[Sampler] = [GibbsSampler(threads=1), TemperingSampler(1), Down(1), ReplaySampler(bank)]
     app = create_app(settings, load_models=lambda _: catalogue, make_samplers=lambda _: SamplerRegistry(samplers))
     with pytest.MonkeyPatch.context() as patch:
         # What is warmed is drawn.
@@ -197,8 +221,8 @@ def test_when_to_try_again_is_told_only_if_that_helps(catalogue, bank, fallback,
         assert f"{name}: " in problem["detail"]
 
 
-def test_a_bank_chooses_its_model(on_service, bank_of):
-    async def work(service):
+def test_a_bank_chooses_its_model(on_service: OnService, bank_of: Callable[[str], Path]) -> None:
+    async def work(service: Service) -> tuple[str, str, SamplerState]:
         first = await service.generator.generate(order(MANY_MEV, 2))
         named = await service.generator.generate(order(MANY_MEV, 2, model="test-pegasus"))
         with pytest.raises(SamplerUnavailableError, match="another machine"):
@@ -211,7 +235,7 @@ def test_a_bank_chooses_its_model(on_service, bank_of):
     assert state.detail["model"] == "test-pegasus"
 
 
-def test_a_bank_that_fits_several_models_chooses_none(catalogue, bank_of):
+def test_a_bank_that_fits_several_models_chooses_none(catalogue: Catalogue, bank_of: Callable[[str], Path]) -> None:
     """The same machine with two decoders: which one is meant is for the request to say."""
     pegasus = catalogue.get("test-pegasus")
     bundles = {"test-zephyr": catalogue.get("test-zephyr"), "test-pegasus": pegasus, "twin": pegasus}

@@ -4,31 +4,41 @@ import hashlib
 import re
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from numpy.typing import NDArray
 
 from qshower.client import ShowerClient
-from qshower.model.bundle import find_bundles, load_bundle
+from qshower.model.bundle import Bundle, find_bundles, load_bundle
 from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
+from qshower.sampler.protocol import Sampler
 from qshower.sampler.qpu import operations
 from qshower.sampler.qpu.qpu_sampler import QpuSampler
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.quota import Quota
+from qshower.sampler.qpu.unused_reads import UnusedReads
 from qshower.sampler.registry import SamplerRegistry
 from qshower.sampler.tempering import TemperingSampler
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue
 from qshower.service.latent_cache.cached_reads import CachedReads
 from qshower.service.sampler_table import build_registry
-from qshower.service.settings import load_settings
+from qshower.service.settings import Settings, load_settings
 from tests.polling import until
+
+EmulatorMaker = Callable[..., EmulatorServer]
+ServiceMaker = Callable[..., TestClient]
 
 LOW, HIGH = 1000.0, 500000.0
 UNEVEN = {"incident_energies_mev": [LOW] * 9 + [HIGH], "sampler": "qpu"}
@@ -37,17 +47,17 @@ for. On four copies it would not be cheaper by a tenth."""
 
 
 @pytest.fixture(scope="module")
-def catalogue(untrained_bundles):
+def catalogue(untrained_bundles: Path) -> Catalogue:
     bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
     return Catalogue(bundles, "test-zephyr")
 
 
 @pytest.fixture
-def emulator_of():
+def emulator_of() -> Iterator[EmulatorMaker]:
     """Makes an emulator."""
-    opened = []
+    opened: list[EmulatorServer] = []
 
-    def make(*, clock=time.monotonic, **values):
+    def make(*, clock: Callable[[], float] = time.monotonic, **values: Any) -> EmulatorServer:
         config = EmulatorConfig(topology="zephyr:6", sweeps=16, seed=5, **{"defects": 0.0, **values})
         opened.append(EmulatorServer(config, clock=clock))
         return opened[-1]
@@ -58,19 +68,21 @@ def emulator_of():
 
 
 @pytest.fixture
-def emulator(emulator_of):
+def emulator(emulator_of: EmulatorMaker) -> EmulatorServer:
     return emulator_of()
 
 
 @pytest.fixture
-def service_at(catalogue, monkeypatch, tmp_path):
+def service_at(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ServiceMaker]:
     """Makes a running service whose QPU is an emulator."""
     monkeypatch.setenv("DWAVE_API_TOKEN", "any")
     for name in ("DWAVE_API_SOLVER", "DWAVE_PROFILE", "DWAVE_CONFIG_FILE"):
         monkeypatch.delenv(name, raising=False)
-    opened = []
+    opened: list[TestClient] = []
 
-    def make(emulator, make_samplers=build_registry, **values):
+    def make(
+        emulator: EmulatorServer, make_samplers: Callable[[Settings], SamplerRegistry] = build_registry, **values: Any
+    ) -> TestClient:
         monkeypatch.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
         settings = load_settings(qpu_state_folder=tmp_path / "state", **values)
         client = TestClient(create_app(settings, load_models=lambda _: catalogue, make_samplers=make_samplers))
@@ -84,43 +96,48 @@ def service_at(catalogue, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def service_on(service_at, emulator):
+def service_on(service_at: ServiceMaker, emulator: EmulatorServer) -> ServiceMaker:
     """Makes a running service whose QPU is the usual emulator."""
     return lambda **values: service_at(emulator, **values)
 
 
-def ask(client, body, status=200):
+def ask(client: TestClient, body: dict[str, Any], status: int = 200) -> dict[str, Any]:
     response = client.post("/generate", json=body)
     assert response.status_code == status, response.text
     # Nobody waits for what the draw has left, but a test.
     until(lambda: not metrics_of(client).get("qshower_qpu_unused_reads_waiting"))
-    return response.json()
+    document: dict[str, Any] = response.json()
+    return document
 
 
-def metrics_of(client):
+def metrics_of(client: TestClient) -> dict[str, float]:
     """Samples of the metrics page by name and labels."""
     lines = [line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if line[:1] != "#"]
     return {name: float(value) for name, value in lines}
 
 
-def cache_of(client, model="test-zephyr"):
+def cache_of(client: TestClient, model: str = "test-zephyr") -> dict[str, Any]:
     states = {state["name"]: state for state in client.get("/samplers").json()["samplers"]}
-    return states["qpu"]["detail"]["latent_cache"][model]
+    cache: dict[str, Any] = states["qpu"]["detail"]["latent_cache"][model]
+    return cache
 
 
-def submitted(emulator):
-    return emulator.backend.state()["submitted"]
+def submitted(emulator: EmulatorServer) -> int:
+    count: int = emulator.backend.state()["submitted"]
+    return count
 
 
-def used_today(tmp_path):
+def used_today(tmp_path: Path) -> float:
     return Quota(tmp_path / "state" / "qpu_budget.json", None, None).status().used_today_us
 
 
-def for_high(count, **change):
+def for_high(count: int, **change: Any) -> dict[str, Any]:
     return {"incident_energies_mev": [HIGH], "showers_per_energy": count, "sampler": "qpu", **change}
 
 
-def test_a_second_request_is_served_from_what_the_first_left(emulator, service_on, tmp_path):
+def test_a_second_request_is_served_from_what_the_first_left(
+    emulator: EmulatorServer, service_on: ServiceMaker, tmp_path: Path
+) -> None:
     client = service_on()
     first = ask(client, UNEVEN)["provenance"]
     assert cache_of(client)["ready"] == 8
@@ -157,7 +174,7 @@ def test_a_second_request_is_served_from_what_the_first_left(emulator, service_o
     assert (float(counts["ready"]), float(counts["consumed_total"])) == (3.0, 5.0)
 
 
-def test_what_is_cached_answers_without_a_solver(emulator, service_on):
+def test_what_is_cached_answers_without_a_solver(emulator: EmulatorServer, service_on: ServiceMaker) -> None:
     client = service_on()
     ask(client, UNEVEN)
     emulator.close()
@@ -169,7 +186,7 @@ def test_what_is_cached_answers_without_a_solver(emulator, service_on):
     assert ask(client, for_high(1, fallback=["gibbs"]))["provenance"]["fallback_from"] == "qpu"
 
 
-def test_rows_beyond_what_is_cached_are_drawn(emulator, service_on):
+def test_rows_beyond_what_is_cached_are_drawn(emulator: EmulatorServer, service_on: ServiceMaker) -> None:
     client = service_on()
     ask(client, UNEVEN)
     before = submitted(emulator)
@@ -180,7 +197,7 @@ def test_rows_beyond_what_is_cached_are_drawn(emulator, service_on):
     assert cache_of(client)["ready"] == 0
 
 
-def test_reads_survive_a_draw_that_fails_beside_them(emulator, service_on):
+def test_reads_survive_a_draw_that_fails_beside_them(emulator: EmulatorServer, service_on: ServiceMaker) -> None:
     client = service_on()
     ask(client, UNEVEN)
     emulator.arm("problem_failed")
@@ -191,10 +208,12 @@ def test_reads_survive_a_draw_that_fails_beside_them(emulator, service_on):
     assert cache_of(client)["ready"] == 0
 
 
-def test_an_answer_does_not_wait_for_the_reads_it_leaves(service_on, monkeypatch):
+def test_an_answer_does_not_wait_for_the_reads_it_leaves(
+    service_on: ServiceMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, gate, put = service_on(), threading.Event(), CachedReads.put
 
-    def once_allowed(self, reads):
+    def once_allowed(self: CachedReads, reads: UnusedReads) -> int:
         assert gate.wait(60)
         return put(self, reads)
 
@@ -211,7 +230,7 @@ def test_an_answer_does_not_wait_for_the_reads_it_leaves(service_on, monkeypatch
     assert cache_of(client)["ready"] == 8
 
 
-def test_what_an_option_bought_too_many_of_is_cached(emulator, service_on):
+def test_what_an_option_bought_too_many_of_is_cached(emulator: EmulatorServer, service_on: ServiceMaker) -> None:
     client = service_on()
     ask(client, {**UNEVEN, "options": {"num_reads": 40}})
     kept = cache_of(client)["ready"]
@@ -222,16 +241,18 @@ def test_what_an_option_bought_too_many_of_is_cached(emulator, service_on):
     assert cache_of(client)["ready"] == kept - 39
 
 
-def test_a_request_of_several_batches_has_cached_reads_whole(emulator, service_on, monkeypatch):
+def test_a_request_of_several_batches_has_cached_reads_whole(
+    emulator: EmulatorServer, service_on: ServiceMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = service_on()
     first = ask(client, UNEVEN)["provenance"]
     before = submitted(emulator)
     # Of the lane of cached reads, which is not there yet.
     monkeypatch.setattr(QpuSampler, "capabilities", replace(QpuSampler.capabilities, batch_rows=3))
-    bundle, calls = type(client.app.state.service.generator.selection.catalogue.get(None)), []
+    bundle, calls = type(cast(FastAPI, client.app).state.service.generator.selection.catalogue.get(None)), list[int]()
     decode = bundle.decode
 
-    def second_batch_fails(self, spins, *more):
+    def second_batch_fails(self: Bundle, spins: NDArray[np.int8], *more: Any) -> NDArray[np.float32]:
         calls.append(len(spins))
         if len(calls) == 2:
             raise SamplerUnavailableError("no")
@@ -254,7 +275,9 @@ def test_a_request_of_several_batches_has_cached_reads_whole(emulator, service_o
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"options": {"refine_sweeps": 3}}, {"solver": "zephyr"}])
-def test_seeds_and_options_neither_take_nor_leave(emulator, service_on, change):
+def test_seeds_and_options_neither_take_nor_leave(
+    emulator: EmulatorServer, service_on: ServiceMaker, change: dict[str, Any]
+) -> None:
     client = service_on()
     ask(client, UNEVEN)
     before = submitted(emulator)
@@ -266,7 +289,7 @@ def test_seeds_and_options_neither_take_nor_leave(emulator, service_on, change):
         assert cache_of(client)["ready"] == 8
 
 
-def test_none_are_cached_without_memory(emulator, service_on):
+def test_none_are_cached_without_memory(emulator: EmulatorServer, service_on: ServiceMaker) -> None:
     client = service_on(latent_cache_bytes=0)
     ask(client, UNEVEN)
     states = {state["name"]: state for state in client.get("/samplers").json()["samplers"]}
@@ -276,7 +299,7 @@ def test_none_are_cached_without_memory(emulator, service_on):
     assert submitted(emulator) > before
 
 
-def test_a_dry_run_counts_what_is_cached(emulator, service_on):
+def test_a_dry_run_counts_what_is_cached(emulator: EmulatorServer, service_on: ServiceMaker) -> None:
     http = service_on()
     ask(http, UNEVEN)
     client = ShowerClient("http://testserver", http=http)
@@ -291,7 +314,9 @@ def test_a_dry_run_counts_what_is_cached(emulator, service_on):
     assert cache_of(http)["ready"] == 8
 
 
-def test_metrics_tell_of_circuit_costs_and_calibration(emulator_of, service_at, tmp_path):
+def test_metrics_tell_of_circuit_costs_and_calibration(
+    emulator_of: EmulatorMaker, service_at: ServiceMaker, tmp_path: Path
+) -> None:
     hours = [0.0]
     emulator = emulator_of(beta_drift_per_hour=1.0, clock=lambda: 3600.0 * hours[0])
     client = service_at(emulator, qpu_daily_budget_us=5e6)
@@ -334,7 +359,9 @@ def test_metrics_tell_of_circuit_costs_and_calibration(emulator_of, service_at, 
 
 
 @pytest.mark.parametrize("name", ["calibrations.json", "shims.json", "qpu_budget.json"])
-def test_a_state_file_that_cannot_be_read_takes_the_qpu_along_and_nothing_else(emulator, service_on, tmp_path, name):
+def test_a_state_file_that_cannot_be_read_takes_the_qpu_along_and_nothing_else(
+    emulator: EmulatorServer, service_on: ServiceMaker, tmp_path: Path, name: str
+) -> None:
     digest = hashlib.sha256(b"key").hexdigest()
     client = service_on(api_keys=f"ada:{digest}:1e9")
     client.headers["x-api-key"] = "key"
@@ -369,18 +396,20 @@ def test_a_state_file_that_cannot_be_read_takes_the_qpu_along_and_nothing_else(e
     assert submitted(emulator) == before
 
 
-def test_reads_past_their_age_are_forgotten(service_on):
+def test_reads_past_their_age_are_forgotten(service_on: ServiceMaker) -> None:
     client = service_on(qpu_cached_reads_max_age_s=1e-6)
     ask(client, UNEVEN)
     assert cache_of(client)["ready"] == 0
     assert cache_of(client)["discarded"] == 8
 
 
-def test_each_read_is_served_once_to_requests_that_come_together(emulator, service_on):
+def test_each_read_is_served_once_to_requests_that_come_together(
+    emulator: EmulatorServer, service_on: ServiceMaker
+) -> None:
     client = service_on()
     ask(client, UNEVEN)
     before = submitted(emulator)
-    answers = []
+    answers: list[dict[str, Any]] = []
     threads = [threading.Thread(target=lambda: answers.append(ask(client, for_high(2)))) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -391,7 +420,9 @@ def test_each_read_is_served_once_to_requests_that_come_together(emulator, servi
     assert len({tuple(shower) for answer in answers for shower in answer["showers_mev"]}) == 8
 
 
-def test_reads_of_another_calibration_are_forgotten(emulator, service_on, catalogue, tmp_path):
+def test_reads_of_another_calibration_are_forgotten(
+    emulator: EmulatorServer, service_on: ServiceMaker, catalogue: Catalogue, tmp_path: Path
+) -> None:
     client = service_on()
     first = ask(client, UNEVEN)["provenance"]
     assert cache_of(client)["ready"] == 8
@@ -407,7 +438,7 @@ def test_reads_of_another_calibration_are_forgotten(emulator, service_on, catalo
     assert cache_of(client)["ready"] == 8
 
 
-def test_reads_of_a_solver_that_has_drifted_are_forgotten(service_at, emulator_of):
+def test_reads_of_a_solver_that_has_drifted_are_forgotten(service_at: ServiceMaker, emulator_of: EmulatorMaker) -> None:
     hours = [0.0]
     emulator = emulator_of(beta_drift_per_hour=1.0, clock=lambda: 3600.0 * hours[0])
     client = service_at(emulator)
@@ -420,10 +451,12 @@ def test_reads_of_a_solver_that_has_drifted_are_forgotten(service_at, emulator_o
     assert cache_of(client)["ready"] == 0
 
 
-def test_reads_of_another_graph_are_forgotten(emulator_of, service_at, tmp_path):
+def test_reads_of_another_graph_are_forgotten(
+    emulator_of: EmulatorMaker, service_at: ServiceMaker, tmp_path: Path
+) -> None:
     emulator = emulator_of(maintenance_s=3.0)
     hasty = QpuSettings(state_dir=tmp_path, availability_ttl_s=0.1)
-    classical = [GibbsSampler(threads=1), AnnealingSampler(1), TemperingSampler(1)]
+    classical: list[Sampler] = [GibbsSampler(threads=1), AnnealingSampler(1), TemperingSampler(1)]
     client = service_at(emulator, make_samplers=lambda _: SamplerRegistry([*classical, QpuSampler(hasty)]))
     ask(client, UNEVEN)
     emulator.arm("maintenance:1")

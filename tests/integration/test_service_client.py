@@ -4,6 +4,9 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import h5py
 import httpx2
@@ -33,21 +36,21 @@ URL = "http://testserver"
 
 
 @pytest.fixture(scope="module")
-def client(untrained_bundles):
+def client(untrained_bundles: Path) -> Iterator[ShowerClient]:
     bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
     app = create_app(load_settings(qpu="off"), load_models=lambda _: Catalogue(bundles, "test-zephyr"))
     with TestClient(app) as http:
         yield ShowerClient(URL, http=http, sleep=lambda _: None, longest_wait_s=0.0)
 
 
-def answering(handler, **options):
+def answering(handler: Callable[[httpx2.Request], httpx2.Response], **options: Any) -> tuple[ShowerClient, list[float]]:
     """A client of a server made of one function, and the pauses it took."""
-    pauses = []
+    pauses: list[float] = []
     http = httpx2.Client(transport=httpx2.MockTransport(handler))
     return ShowerClient(URL, http=http, sleep=pauses.append, **options), pauses
 
 
-def npz(rows):
+def npz(rows: int) -> httpx2.Response:
     buffer = io.BytesIO()
     empty = np.array("{}")
     np.savez(
@@ -56,7 +59,7 @@ def npz(rows):
     return httpx2.Response(200, content=buffer.getvalue(), headers={"content-type": "application/x-npz"})
 
 
-def test_showers_as_arrays(client):
+def test_showers_as_arrays(client: ShowerClient) -> None:
     showers = client.generate([1000.0, 65536.0], showers_per_energy=2, sampler="gibbs", seed=1)
     assert showers.incident_energies_mev.tolist() == [1000, 1000, 65536, 65536]
     assert showers.showers_mev.shape == (4, 6480)
@@ -67,8 +70,8 @@ def test_showers_as_arrays(client):
     assert np.array_equal(again.showers_mev[0], showers.showers_mev[0])
 
 
-def test_showers_as_a_file(client, tmp_path):
-    path, seen = tmp_path / "out.hdf5", []
+def test_showers_as_a_file(client: ShowerClient, tmp_path: Path) -> None:
+    path, seen = tmp_path / "out.hdf5", list[tuple[int, int | None]]()
     client.save(path, [1000.0], seed=1, sampler="gibbs", progress=lambda done, total: seen.append((done, total)))
     with h5py.File(path) as file:
         assert file["showers"].shape == (1, 6480)
@@ -77,7 +80,7 @@ def test_showers_as_a_file(client, tmp_path):
     assert seen[-1][0] == seen[-1][1] == path.stat().st_size
 
 
-def test_a_refusal_leaves_the_file_as_it_was(client, tmp_path):
+def test_a_refusal_leaves_the_file_as_it_was(client: ShowerClient, tmp_path: Path) -> None:
     path = tmp_path / "out.hdf5"
     path.write_text("before")
     with pytest.raises(InvalidRequestError):
@@ -86,17 +89,18 @@ def test_a_refusal_leaves_the_file_as_it_was(client, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["out.hdf5"]
 
 
-def test_what_the_service_says_about_itself(client):
+def test_what_the_service_says_about_itself(client: ShowerClient) -> None:
     assert client.models()[0]["name"] == "test-zephyr"
     assert client.model("test-pegasus")["topology"] == "pegasus:16"
     assert {state["name"] for state in client.samplers()} == {"gibbs", "annealing", "tempering", "qpu", "replay"}
     assert client.ready()
 
 
-def test_refusals_are_typed(client):
+def test_refusals_are_typed(client: ShowerClient) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         client.generate([5000.0, 5.0])
     assert (caught.value.status, caught.value.field, caught.value.value) == (422, "incident_energies_mev[1]", 5.0)
+    assert caught.value.allowed is not None
     assert "1000 to 1000000" in caught.value.allowed
     with pytest.raises(NotFoundError):
         client.generate([5000.0], model="nothing")
@@ -110,20 +114,25 @@ def test_refusals_are_typed(client):
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, UnauthorisedError), (429, BusyError), (500, RefusedError)])
-def test_refusals_without_a_problem_document(status, kind):
+def test_refusals_without_a_problem_document(status: int, kind: type[RefusedError]) -> None:
     client, _ = answering(lambda _: httpx2.Response(status, text="<html>no</html>"))
     with pytest.raises(kind, match="no"):
         client.generate([1.0])
 
 
-def test_the_key_is_sent():
-    sent = []
-    client, _ = answering(lambda request: sent.append(request.headers["authorization"]) or npz(1), api_key="k")
+def test_the_key_is_sent() -> None:
+    sent: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request.headers["authorization"])
+        return npz(1)
+
+    client, _ = answering(answer, api_key="k")
     client.generate([1.0])
     assert sent == ["Bearer k"]
 
 
-def test_it_waits_as_long_as_it_is_told(caplog):
+def test_it_waits_as_long_as_it_is_told(caplog: pytest.LogCaptureFixture) -> None:
     answers = [httpx2.Response(429, headers={"retry-after": "7"}), httpx2.Response(503, headers={"retry-after": "2"})]
     client, pauses = answering(lambda _: answers.pop(0) if answers else npz(1))
     assert client.generate([1.0]).showers_mev.shape == (1, 2)
@@ -131,24 +140,31 @@ def test_it_waits_as_long_as_it_is_told(caplog):
     assert client.retries == len(caplog.records) == 2
 
 
-def test_it_does_not_wait_for_ever():
+def test_it_does_not_wait_for_ever() -> None:
     client, pauses = answering(lambda _: httpx2.Response(503, headers={"retry-after": "25"}), longest_wait_s=60)
     with pytest.raises(UnavailableError):
         client.generate([1.0])
     assert pauses == [25.0, 25.0]
 
 
-def test_it_does_not_repeat_what_cannot_help():
-    calls = []
-    client, pauses = answering(lambda _: calls.append(1) or httpx2.Response(504))
+def test_it_does_not_repeat_what_cannot_help() -> None:
+    calls: list[int] = []
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        calls.append(1)
+        return httpx2.Response(504)
+
+    client, pauses = answering(answer)
     with pytest.raises(DeadlineError):
         client.generate([1.0])
     assert (len(calls), pauses) == (1, [])
 
 
 @pytest.mark.parametrize("kind", [httpx2.ConnectError, httpx2.ConnectTimeout])
-def test_where_nobody_listens_it_fails_at_once(kind, caplog):
-    def refuse(request):
+def test_where_nobody_listens_it_fails_at_once(
+    kind: type[httpx2.TransportError], caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(request: httpx2.Request) -> httpx2.Response:
         raise kind("refused", request=request)
 
     client, pauses = answering(refuse)
@@ -159,8 +175,8 @@ def test_where_nobody_listens_it_fails_at_once(kind, caplog):
     assert (pauses, client.retries, caplog.records) == ([], 0, [])
 
 
-def test_waiting_for_a_server_is_asked_for_logged_and_counted(caplog):
-    def refuse(request):
+def test_waiting_for_a_server_is_asked_for_logged_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(request: httpx2.Request) -> httpx2.Response:
         raise httpx2.ConnectError("refused", request=request)
 
     client, pauses = answering(refuse, connect_wait_s=1.0, longest_wait_s=0.0)
@@ -172,10 +188,10 @@ def test_waiting_for_a_server_is_asked_for_logged_and_counted(caplog):
     assert caplog.records[1].getMessage().endswith("the next one in 0.4 s")
 
 
-def test_a_server_that_is_being_started_is_reached(caplog):
+def test_a_server_that_is_being_started_is_reached(caplog: pytest.LogCaptureFixture) -> None:
     refusals = [httpx2.ConnectError("refused"), httpx2.ConnectError("refused")]
 
-    def answer(request):
+    def answer(request: httpx2.Request) -> httpx2.Response:
         if refusals:
             raise refusals.pop()
         return npz(1)
@@ -185,10 +201,10 @@ def test_a_server_that_is_being_started_is_reached(caplog):
     assert client.retries == len(caplog.records) == 2
 
 
-def test_requests_that_are_lost_are_never_sent_again():
-    calls = []
+def test_requests_that_are_lost_are_never_sent_again() -> None:
+    calls: list[int] = []
 
-    def cut(request):
+    def cut(request: httpx2.Request) -> httpx2.Response:
         calls.append(1)
         raise httpx2.ReadError("cut", request=request)
 
@@ -199,7 +215,7 @@ def test_requests_that_are_lost_are_never_sent_again():
     assert not client.ready()
 
 
-ESTIMATE = {
+ESTIMATE: dict[str, Any] = {
     "model": "m",
     "solver": "S",
     "graph_id": "g",
@@ -214,10 +230,10 @@ ESTIMATE = {
 }
 
 
-def test_a_dry_run_is_a_typed_estimate():
-    sent = []
+def test_a_dry_run_is_a_typed_estimate() -> None:
+    sent: list[dict[str, Any]] = []
 
-    def answer(request):
+    def answer(request: httpx2.Request) -> httpx2.Response:
         sent.append(json.loads(request.content))
         return httpx2.Response(200, json={"estimate": {**ESTIMATE, "of a later version": 1}})
 
@@ -244,13 +260,13 @@ def test_a_dry_run_is_a_typed_estimate():
         [],
     ],
 )
-def test_an_estimate_that_is_none(answer):
+def test_an_estimate_that_is_none(answer: object) -> None:
     client, _ = answering(lambda _: httpx2.Response(200, json=answer))
     with pytest.raises(BadAnswerError):
         client.estimate([1000.0])
 
 
-def test_a_dry_run_of_what_bills_nothing_is_refused(client):
+def test_a_dry_run_of_what_bills_nothing_is_refused(client: ShowerClient) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         client.estimate([1000.0], sampler="gibbs")
     assert caught.value.field == "dry_run"
@@ -258,19 +274,24 @@ def test_a_dry_run_of_what_bills_nothing_is_refused(client):
         client.estimate([1000.0])
 
 
-def test_an_answer_that_is_not_one():
+def always(response: httpx2.Response) -> Callable[[httpx2.Request], httpx2.Response]:
+    """A server that answers everything alike."""
+    return lambda _: response
+
+
+def test_an_answer_that_is_not_one() -> None:
     for response in (
         npz(2),
         httpx2.Response(200, content=b"PK", headers={"content-type": "application/x-npz"}),
         httpx2.Response(200, content=b"", headers={"content-type": "application/x-npz"}),
         httpx2.Response(200, json={}),
     ):
-        client, _ = answering(lambda _, response=response: response)
+        client, _ = answering(always(response))
         with pytest.raises(BadAnswerError):
             client.generate([1.0])
 
 
-def test_the_client_needs_nothing_else_of_the_project():
+def test_the_client_needs_nothing_else_of_the_project() -> None:
     others = ("sampler", "model", "evaluation", "service", "torch", "h5py")
     script = f"import client, sys; print([name for name in {others} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -7,13 +7,16 @@ import shutil
 import socket
 import subprocess
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
+from typing import Any, Protocol, cast, overload
 
 import numpy as np
 import pytest
 import uvicorn
+from numpy.typing import NDArray
 
 from qshower.client import ShowerClient
 from qshower.model.bundle import find_bundles, load_bundle
@@ -70,11 +73,25 @@ int main(int, char** argument) {
 }
 """
 
+Drawn = tuple[list[str], NDArray[np.float32] | None]
+
+
+class Ask(Protocol):
+    """Runs the program: its three lines and its showers, or the line of a dry run."""
+
+    @overload
+    def __call__(self, port: int, *, key: str = "", energy: float = 65536.0, estimate: None = None) -> Drawn: ...
+
+    @overload
+    def __call__(self, port: int, *, key: str = "", energy: float = 65536.0, estimate: str) -> str: ...
+
+
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler on this machine")
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory):
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    assert COMPILER is not None
     folder = tmp_path_factory.mktemp("cpp")
     (folder / "main.cpp").write_text(PROGRAM)
     flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
@@ -85,13 +102,13 @@ def program(tmp_path_factory):
 
 
 @pytest.fixture
-def ask(program, tmp_path):
+def ask(program: Path, tmp_path: Path) -> Ask:
     """Runs the program: its three lines, and the showers it wrote last."""
 
-    def run(port, *, key="", energy=65536.0, estimate=None):
+    def run(port: int, *, key: str = "", energy: float = 65536.0, estimate: str | None = None) -> str | Drawn:
         output = tmp_path / "showers.bin"
         if estimate is not None:
-            command = [program, str(port), key, str(energy), output, estimate]
+            command: list[str | Path] = [program, str(port), key, str(energy), output, estimate]
             done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
             return done.stdout.rstrip("\n")
         done = subprocess.run(
@@ -101,17 +118,17 @@ def ask(program, tmp_path):
         assert len(lines) == 3
         return lines, np.fromfile(output, dtype=np.float32) if output.exists() else None
 
-    return run
+    return cast(Ask, run)
 
 
 @pytest.fixture
-def service_port(untrained_bundles):
+def service_port(untrained_bundles: Path) -> Iterator[int]:
     with served(untrained_bundles, qpu="off") as port:
         yield port
 
 
 @contextmanager
-def served(folder, **settings):
+def served(folder: Path, **settings: Any) -> Iterator[int]:
     """The port of a running service."""
     bundles = {name: load_bundle(path) for name, path in find_bundles(folder).items()}
     app = create_app(load_settings(**settings), load_models=lambda _: Catalogue(bundles, "test-zephyr"))
@@ -126,12 +143,12 @@ def served(folder, **settings):
 
 
 @pytest.fixture
-def answering():
+def answering() -> Iterator[Callable[[bytes], int]]:
     """A port where each connection gets the same bytes, whatever it asks."""
     listener = socket.create_server(("127.0.0.1", 0))
-    content = []
+    content: list[bytes] = []
 
-    def serve():
+    def serve() -> None:
         while True:
             try:
                 connection, _ = listener.accept()
@@ -150,9 +167,10 @@ def answering():
     thread = threading.Thread(target=serve)
     thread.start()
 
-    def start(answer):
+    def start(answer: bytes) -> int:
         content[:] = [answer]
-        return listener.getsockname()[1]
+        port: int = listener.getsockname()[1]
+        return port
 
     yield start
     listener.shutdown(socket.SHUT_RDWR)
@@ -160,12 +178,13 @@ def answering():
     thread.join()
 
 
-def test_it_gets_the_showers_that_python_gets(ask, service_port):
+def test_it_gets_the_showers_that_python_gets(ask: Ask, service_port: int) -> None:
     lines, showers = ask(service_port)
     with ShowerClient(f"http://127.0.0.1:{service_port}") as client:
         expected = client.generate(
             [1000.0, 65536.0], showers_per_energy=2, sampler="gibbs", seed=2**64 - 1, options={"sweeps": 8}
         )
+    assert showers is not None
     assert np.array_equal(showers.reshape(4, 6480), expected.showers_mev)
     for line in lines:
         word, count, voxels, energy, provenance = line.split(" ", 4)
@@ -173,7 +192,9 @@ def test_it_gets_the_showers_that_python_gets(ask, service_port):
         assert json.loads(provenance)["seed"] == 2**64 - 1
 
 
-def test_its_dry_run_is_python_s(ask, untrained_bundles, monkeypatch, tmp_path):
+def test_its_dry_run_is_python_s(
+    ask: Ask, untrained_bundles: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with EmulatorServer(EmulatorConfig(topology="zephyr:6", sweeps=16, seed=5)) as emulator:
         monkeypatch.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
         monkeypatch.setenv("DWAVE_API_TOKEN", "any")
@@ -188,12 +209,14 @@ def test_its_dry_run_is_python_s(ask, untrained_bundles, monkeypatch, tmp_path):
     assert expected.access_time_us > expected.calibration_us > 0
 
 
-def test_it_survives_bad_answers_to_a_dry_run(ask, answering):
+def test_it_survives_bad_answers_to_a_dry_run(ask: Ask, answering: Callable[[bytes], int]) -> None:
     numbers = {"access_time_us": 1.5e3, "calibration_us": 0.0}
     counts = dict.fromkeys(("problems", "reads", "conditions", "copies", "missing_qubits", "cached"), 3)
-    whole = {"estimate": {"model": 'a "b" \\ \u00e9 \U0001f600', "solver": "S", "graph_id": "g", **numbers, **counts}}
+    whole: dict[str, dict[str, Any]] = {
+        "estimate": {"model": 'a "b" \\ \u00e9 \U0001f600', "solver": "S", "graph_id": "g", **numbers, **counts}
+    }
 
-    def told(text):
+    def told(text: str) -> str:
         body = text.encode()
         return ask(answering(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body), estimate="qpu")
 
@@ -209,7 +232,7 @@ def test_it_survives_bad_answers_to_a_dry_run(ask, answering):
         assert told(json.dumps({"estimate": lacking})) == f"error the estimate holds no {name}"
 
 
-def test_it_tells_a_refusal(ask, service_port):
+def test_it_tells_a_refusal(ask: Ask, service_port: int) -> None:
     lines, _ = ask(service_port, energy=5.0)
     for line in lines:
         word, status, retry_after_s, problem = line.split(" ", 3)
@@ -217,12 +240,12 @@ def test_it_tells_a_refusal(ask, service_port):
         assert json.loads(problem)["field"] == "incident_energies_mev[1]"
 
 
-def test_it_survives_bad_answers(ask, answering):
+def test_it_survives_bad_answers(ask: Ask, answering: Callable[[bytes], int]) -> None:
     npz = io.BytesIO()
     np.savez(npz, incident_energies_mev=np.ones(3), showers_mev=np.ones((3, 2), dtype=np.float32))
     whole = npz.getvalue()
 
-    def http(body, length=None, status="200 OK", more=""):
+    def http(body: bytes, length: int | None = None, status: str = "200 OK", more: str = "") -> bytes:
         size = len(body) if length is None else length
         return f"HTTP/1.1 {status}\r\nContent-Length: {size}\r\n{more}\r\n".encode() + body
 
@@ -241,7 +264,7 @@ def test_it_survives_bad_answers(ask, answering):
         assert all(said in line for line in lines), (said, lines)
 
 
-def test_it_tells_that_nobody_is_there(ask):
+def test_it_tells_that_nobody_is_there(ask: Ask) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     lines, _ = ask(port)

@@ -3,34 +3,42 @@
 import hashlib
 import io
 import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
 
 import h5py
+import httpx2
 import numpy as np
 import pyarrow as pa
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from numpy.typing import NDArray
 
 from qshower.model.bundle import find_bundles, load_bundle
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue
 from qshower.service.settings import load_settings
 
-BODY = {"incident_energies_mev": [1000, 65536, 500000], "sampler": "gibbs", "seed": 1}
+ClientMaker = Callable[..., TestClient]
+
+BODY: dict[str, Any] = {"incident_energies_mev": [1000, 65536, 500000], "sampler": "gibbs", "seed": 1}
 JSON, PROBLEM = "application/json", "application/problem+json"
 
 
 @pytest.fixture(scope="module")
-def catalogue(untrained_bundles):
+def catalogue(untrained_bundles: Path) -> Catalogue:
     bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
     return Catalogue(bundles, "test-zephyr")
 
 
 @pytest.fixture(scope="module")
-def client_of(catalogue):
+def client_of(catalogue: Catalogue) -> Iterator[ClientMaker]:
     """Makes a running client of an application with other settings."""
-    opened = []
+    opened: list[TestClient] = []
 
-    def make(**settings):
+    def make(**settings: Any) -> TestClient:
         app = create_app(load_settings(qpu="off", **settings), load_models=lambda _: catalogue)
         client = TestClient(app)
         client.__enter__()
@@ -43,19 +51,19 @@ def client_of(catalogue):
 
 
 @pytest.fixture(scope="module")
-def client(client_of):
+def client(client_of: ClientMaker) -> TestClient:
     return client_of()
 
 
-def showers_of(response):
+def showers_of(response: httpx2.Response) -> NDArray[np.float32]:
     assert response.status_code == 200, response.text
     return np.array(response.json()["showers_mev"], dtype=np.float32)
 
 
-def problem_of(response, status):
+def problem_of(response: httpx2.Response, status: int) -> dict[str, Any]:
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == PROBLEM
-    problem = response.json()
+    problem: dict[str, Any] = response.json()
     assert problem["status"] == status
     assert problem["type"].startswith("urn:qshower:")
     assert problem["title"]
@@ -63,7 +71,7 @@ def problem_of(response, status):
     return problem
 
 
-def test_a_request_is_answered_in_order_with_provenance(client):
+def test_a_request_is_answered_in_order_with_provenance(client: TestClient) -> None:
     response = client.post("/generate", json=BODY)
     document = response.json()
     assert response.headers["content-type"] == JSON
@@ -92,12 +100,12 @@ def test_a_request_is_answered_in_order_with_provenance(client):
     assert set(provenance["elapsed_s"]) == {"queue", "sample", "decode", "total"}
 
 
-def test_all_formats_hold_the_same_showers(client):
+def test_all_formats_hold_the_same_showers(client: TestClient) -> None:
     expected = client.post("/generate", json=BODY).json()
     showers = np.array(expected["showers_mev"], dtype=np.float32)
 
-    def provenance_without_time(text):
-        document = json.loads(text)
+    def provenance_without_time(text: str | bytes) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(text)
         document.pop("elapsed_s")
         return document
 
@@ -123,7 +131,7 @@ def test_all_formats_hold_the_same_showers(client):
     assert provenance_without_time(table.schema.metadata[b"provenance"]) == origin
 
 
-def test_a_seed_gives_the_same_showers_alone_and_in_any_company(client):
+def test_a_seed_gives_the_same_showers_alone_and_in_any_company(client: TestClient) -> None:
     many = showers_of(client.post("/generate", json={**BODY, "incident_energies_mev": [65536.0] * 200}))
     alone = showers_of(client.post("/generate", json={**BODY, "incident_energies_mev": [65536.0]}))
     repeated = showers_of(
@@ -134,31 +142,31 @@ def test_a_seed_gives_the_same_showers_alone_and_in_any_company(client):
     assert len(np.unique(many, axis=0)) == 200
 
 
-def test_without_a_seed_no_shower_comes_twice(client):
+def test_without_a_seed_no_shower_comes_twice(client: TestClient) -> None:
     body = {"incident_energies_mev": [65536.0] * 4, "sampler": "gibbs"}
     both = np.concatenate([showers_of(client.post("/generate", json=body)) for _ in range(2)])
     assert len(np.unique(both, axis=0)) == 8
 
 
-def test_showers_per_energy_repeats_in_place(client):
+def test_showers_per_energy_repeats_in_place(client: TestClient) -> None:
     document = client.post("/generate", json={**BODY, "showers_per_energy": 2}).json()
     assert document["incident_energies_mev"] == [1000, 1000, 65536, 65536, 500000, 500000]
 
 
-def test_the_threshold_empties_voxels(client):
+def test_the_threshold_empties_voxels(client: TestClient) -> None:
     plain = showers_of(client.post("/generate", json={**BODY, "threshold_mev": 0}))
     cut = showers_of(client.post("/generate", json={**BODY, "threshold_mev": 50.0}))
     assert ((plain > 0) & (plain < 50)).any()
     assert np.array_equal(cut, np.where(plain < 50, 0, plain))
 
 
-def test_each_model_is_chosen_by_name(client):
+def test_each_model_is_chosen_by_name(client: TestClient) -> None:
     document = client.post("/generate", json={**BODY, "model": "test-pegasus"}).json()
     assert document["provenance"]["model"] == "test-pegasus"
 
 
 @pytest.mark.parametrize("sampler", ["annealing", "tempering"])
-def test_other_classical_samplers_draw_too(client, sampler):
+def test_other_classical_samplers_draw_too(client: TestClient, sampler: str) -> None:
     body = {**BODY, "sampler": sampler, "seed": 3, "options": {"sweeps": 20}}
     document = client.post("/generate", json=body).json()
     assert document["provenance"]["sampler"] == sampler
@@ -171,13 +179,13 @@ def test_other_classical_samplers_draw_too(client, sampler):
     assert refused["field"] == "options.num_reads"
 
 
-def test_tempering_is_never_chosen_unasked(client):
-    selection = client.app.state.service.generator.selection
+def test_tempering_is_never_chosen_unasked(client: TestClient) -> None:
+    selection = cast(FastAPI, client.app).state.service.generator.selection
     assert "tempering" in selection.registry
     assert "tempering" not in selection.candidates("auto", ())
 
 
-def test_auto_takes_gibbs_where_there_is_no_qpu(client):
+def test_auto_takes_gibbs_where_there_is_no_qpu(client: TestClient) -> None:
     provenance = client.post("/generate", json={"incident_energies_mev": [2000]}).json()["provenance"]
     assert (provenance["sampler"], provenance["fallback_from"]) == ("gibbs", None)
 
@@ -214,7 +222,9 @@ def test_auto_takes_gibbs_where_there_is_no_qpu(client):
         ({"energies": [1]}, "energies", [1], "incident_energies_mev, showers_per_energy"),
     ],
 )
-def test_a_value_that_is_not_allowed(client, change, field, value, allowed):
+def test_a_value_that_is_not_allowed(
+    client: TestClient, change: dict[str, Any], field: str, value: object, allowed: str
+) -> None:
     problem = problem_of(client.post("/generate", json={**BODY, **change}), 422)
     assert problem["field"] == field
     assert problem.get("value") == value
@@ -223,20 +233,20 @@ def test_a_value_that_is_not_allowed(client, change, field, value, allowed):
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_numbers_that_json_does_not_have(client, number):
+def test_numbers_that_json_does_not_have(client: TestClient, number: str) -> None:
     body = f'{{"incident_energies_mev": [1000, {number}]}}'
     problem = problem_of(client.post("/generate", content=body, headers={"content-type": JSON}), 422)
     assert problem["field"] == "incident_energies_mev[1]"
     assert "finite" in problem["allowed"]
 
 
-def test_a_missing_field(client):
+def test_a_missing_field(client: TestClient) -> None:
     problem = problem_of(client.post("/generate", json={"seed": 1}), 422)
     assert problem["field"] == "incident_energies_mev"
     assert "required" in problem["allowed"]
 
 
-def test_a_flood_of_wrong_energies_gets_a_short_answer(client):
+def test_a_flood_of_wrong_energies_gets_a_short_answer(client: TestClient) -> None:
     response = client.post("/generate", json={**BODY, "incident_energies_mev": [True] * 20_000})
     problem_of(response, 422)
     assert len(response.content) < 4000
@@ -245,45 +255,45 @@ def test_a_flood_of_wrong_energies_gets_a_short_answer(client):
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"1", b"\xff", b'{"incident_energies_mev": [1000],}', b"[" * 100_000]
 )
-def test_a_malformed_body(client, content):
+def test_a_malformed_body(client: TestClient, content: bytes) -> None:
     problem_of(client.post("/generate", content=content, headers={"content-type": JSON}), 400)
 
 
-def test_a_body_of_another_type(client):
+def test_a_body_of_another_type(client: TestClient) -> None:
     problem_of(client.post("/generate", content=b"{}", headers={"content-type": "text/plain"}), 400)
 
 
-def test_an_unknown_model(client):
+def test_an_unknown_model(client: TestClient) -> None:
     problem = problem_of(client.post("/generate", json={**BODY, "model": "../etc"}), 404)
     assert "test-zephyr" in problem["detail"]
     problem_of(client.get("/models/nothing"), 404)
 
 
-def test_a_format_that_cannot_be_made(client):
+def test_a_format_that_cannot_be_made(client: TestClient) -> None:
     response = client.post("/generate", json=BODY, headers={"accept": "text/csv"})
     assert response.headers["vary"] == "Accept"
     problem = problem_of(response, 406)
     assert "application/x-hdf5" in problem["detail"]
 
 
-def test_a_page_that_is_not_there(client):
+def test_a_page_that_is_not_there(client: TestClient) -> None:
     problem_of(client.get("/nothing"), 404)
     problem_of(client.get("/generate"), 405)
 
 
-def test_too_large_a_body(client_of):
+def test_too_large_a_body(client_of: ClientMaker) -> None:
     small = client_of(max_body_bytes=1000)
     body = {**BODY, "incident_energies_mev": [1000.0] * 500}
     problem_of(small.post("/generate", json=body), 413)
 
-    def pieces():
+    def pieces() -> Iterator[bytes]:
         yield json.dumps(body).encode()
 
     problem_of(small.post("/generate", content=pieces(), headers={"content-type": JSON}), 413)
     assert small.post("/generate", json=BODY).status_code == 200
 
 
-def test_too_large_an_answer_is_refused_before_it_is_made(client_of):
+def test_too_large_an_answer_is_refused_before_it_is_made(client_of: ClientMaker) -> None:
     small = client_of(max_response_bytes=6480 * 4 * 10)
     npz = {"accept": "application/x-npz"}
     assert (
@@ -294,13 +304,13 @@ def test_too_large_an_answer_is_refused_before_it_is_made(client_of):
     problem_of(small.post("/generate", json={**BODY, "incident_energies_mev": [1000.0] * 10}), 413)
 
 
-def test_a_deadline_that_passes(client):
+def test_a_deadline_that_passes(client: TestClient) -> None:
     problem = problem_of(client.post("/generate", json={**BODY, "deadline_s": 1e-6}), 504)
     assert "1e-06 s" in problem["detail"]
     assert client.post("/generate", json=BODY).status_code == 200
 
 
-def test_an_unavailable_sampler_is_503_and_never_another(client):
+def test_an_unavailable_sampler_is_503_and_never_another(client: TestClient) -> None:
     for sampler in ("qpu", "replay"):
         response = client.post("/generate", json={**BODY, "sampler": sampler})
         problem = problem_of(response, 503)
@@ -308,7 +318,7 @@ def test_an_unavailable_sampler_is_503_and_never_another(client):
         assert "configured" in problem["detail"]
 
 
-def test_fallbacks_are_tried_in_order_and_told(client):
+def test_fallbacks_are_tried_in_order_and_told(client: TestClient) -> None:
     body = {**BODY, "sampler": "qpu", "fallback": ["replay", "annealing", "gibbs"], "options": {"num_reads": 10}}
     provenance = client.post("/generate", json=body).json()["provenance"]
     assert provenance["sampler"] == "annealing"
@@ -318,26 +328,26 @@ def test_fallbacks_are_tried_in_order_and_told(client):
     assert any("num_reads" in note for note in provenance["notes"])
 
 
-def test_a_fallback_is_no_way_around_a_wrong_value(client):
+def test_a_fallback_is_no_way_around_a_wrong_value(client: TestClient) -> None:
     body = {**BODY, "sampler": "qpu", "fallback": ["gibbs"], "incident_energies_mev": [5]}
     assert problem_of(client.post("/generate", json=body), 422)["field"] == "incident_energies_mev[0]"
 
 
-def test_what_is_wrong_is_told_before_what_is_unavailable(client):
+def test_what_is_wrong_is_told_before_what_is_unavailable(client: TestClient) -> None:
     body = {**BODY, "sampler": "replay"}
     problem_of(client.post("/generate", json={**body, "model": "nothing"}), 404)
     assert problem_of(client.post("/generate", json={**body, "incident_energies_mev": [5]}), 422)["value"] == 5.0
 
 
 @pytest.mark.parametrize("sampler", ["gibbs", "annealing", "tempering", "replay", "auto"])
-def test_a_dry_run_is_for_a_qpu(client, sampler):
+def test_a_dry_run_is_for_a_qpu(client: TestClient, sampler: str) -> None:
     problem = problem_of(client.post("/generate", json={**BODY, "sampler": sampler, "dry_run": True}), 422)
     assert (problem["field"], problem["value"]) == ("dry_run", True)
     missing = problem_of(client.post("/generate", json={**BODY, "sampler": "qpu", "dry_run": True}), 503)
     assert "DWAVE_API_TOKEN" in missing["detail"]
 
 
-def test_keys_are_asked_for_everywhere_but_at_the_probes(client_of):
+def test_keys_are_asked_for_everywhere_but_at_the_probes(client_of: ClientMaker) -> None:
     digest = hashlib.sha256(b"open sesame").hexdigest()
     locked = client_of(api_keys=f"ada:{digest}")
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "open sesame"}, {"x-api-key": digest}):
@@ -352,7 +362,7 @@ def test_keys_are_asked_for_everywhere_but_at_the_probes(client_of):
         assert locked.post("/generate", json=BODY, headers=headers).status_code == 200
 
 
-def test_models(client, catalogue):
+def test_models(client: TestClient, catalogue: Catalogue) -> None:
     models = client.get("/models").json()["models"]
     assert [(model["name"], model["default"]) for model in models] == [("test-zephyr", True), ("test-pegasus", False)]
     assert models[0]["domain_mev"] == [1000, 1000000]
@@ -364,7 +374,7 @@ def test_models(client, catalogue):
     assert (detail["nodes"], detail["topology"]) == (96, "pegasus:16")
 
 
-def test_samplers(client):
+def test_samplers(client: TestClient) -> None:
     document = client.get("/samplers").json()
     assert document["auto"] == "gibbs"
     states = {state["name"]: state for state in document["samplers"]}
@@ -375,18 +385,18 @@ def test_samplers(client):
     assert "DWAVE_API_TOKEN" in states["qpu"]["reason"]
 
 
-def test_health_and_draining(client_of):
+def test_health_and_draining(client_of: ClientMaker) -> None:
     one = client_of()
     assert one.get("/health/live").json() == {"status": "live"}
     assert one.get("/health/ready").json() == {"status": "ready"}
-    one.app.state.service.engine.drain()
+    cast(FastAPI, one.app).state.service.engine.drain()
     for response in (one.get("/health/ready"), one.post("/generate", json=BODY)):
         problem_of(response, 503)
         assert response.headers["retry-after"] == "30"
     assert one.get("/health/live").status_code == 200
 
 
-def test_metrics_count_what_happened(client_of):
+def test_metrics_count_what_happened(client_of: ClientMaker) -> None:
     one = client_of()
     one.post("/generate", json={**BODY, "showers_per_energy": 2})
     one.post("/generate", json={**BODY, "seed": -1})
@@ -402,7 +412,7 @@ def test_metrics_count_what_happened(client_of):
     assert "qshower_queue_rows 0.0" in text
 
 
-def test_every_status_is_declared(client):
+def test_every_status_is_declared(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     responses = document["paths"]["/generate"]["post"]["responses"]
     assert set(responses) == {"200", "400", "401", "404", "406", "413", "415", "422", "429", "500", "503", "504"}

@@ -3,47 +3,57 @@
 import asyncio
 import re
 import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from numpy.typing import NDArray
 
-from qshower.model.bundle import find_bundles, load_bundle
+from qshower.model.bundle import Bundle, find_bundles, load_bundle
 from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.latent_cache import LatentCache
 from qshower.sampler.registry import SamplerRegistry
-from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
+from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions, streams_of
 from qshower.service.app import create_app
 from qshower.service.background.idle_tracking import IdleTracking
 from qshower.service.catalogue import Catalogue
-from qshower.service.engine.batches import DrawKey, Work
+from qshower.service.engine.batches import DrawKey, Drawn, Work
 from qshower.service.engine.engine import Engine, Limits
 from qshower.service.generation.answer_provenance import Origin, provenance_json
+from qshower.service.generation.shower_request import ShowerAnswer
 from qshower.service.http.encoding import encode
+from qshower.service.http.negotiation import Format
 from qshower.service.latent_cache.latent_caches import LatentCaches
 from qshower.service.metrics import Metrics
 from qshower.service.schemas import Estimate
 from qshower.service.settings import load_settings, variables
 from tests.polling import until
 
+ClientMaker = Callable[..., TestClient]
+CachesMaker = Callable[..., LatentCaches]
+
 PER_CONDITION = 6
 BODY = {"incident_energies_mev": [1000, 65536, 500000], "sampler": "gibbs"}
 
 
 @pytest.fixture(scope="module")
-def catalogue(untrained_bundles):
+def catalogue(untrained_bundles: Path) -> Catalogue:
     bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
     return Catalogue(bundles, "test-zephyr")
 
 
 @pytest.fixture
-def client_of(catalogue):
-    opened = []
+def client_of(catalogue: Catalogue) -> Iterator[ClientMaker]:
+    opened: list[TestClient] = []
 
-    def make(**settings):
+    def make(**settings: Any) -> TestClient:
         values = {"qpu": "off", "latent_cache_per_condition": PER_CONDITION, **settings}
         client = TestClient(create_app(load_settings(**values), load_models=lambda _: catalogue))
         client.__enter__()
@@ -55,27 +65,41 @@ def client_of(catalogue):
         client.__exit__(None, None, None)
 
 
-def states_of(client, sampler="gibbs"):
+def detail_of(client: TestClient, sampler: str = "gibbs") -> dict[str, Any]:
     samplers = {state["name"]: state for state in client.get("/samplers").json()["samplers"]}
-    return samplers[sampler]["detail"].get("latent_cache")
+    detail: dict[str, Any] = samplers[sampler]["detail"]
+    return detail
 
 
-def once_full(client, sampler="gibbs"):
+def states_of(client: TestClient, sampler: str = "gibbs") -> dict[str, Any]:
+    states: dict[str, Any] = detail_of(client, sampler)["latent_cache"]
+    return states
+
+
+def once_full(client: TestClient, sampler: str = "gibbs") -> dict[str, Any]:
     """The caches' states when all of them are full."""
 
-    def full():
+    def full() -> dict[str, Any] | None:
         states = states_of(client, sampler)
         return states if all(state["ready"] == state["wanted"] for state in states.values()) else None
 
-    return until(full)
+    states = until(full)
+    assert states is not None
+    return states
 
 
-def counts_of(client):
+def has_ahead(client: TestClient, sampler: str, count: int) -> bool:
+    """Whether so many latents of the default model are ready."""
+    ready: int = states_of(client, sampler)["test-zephyr"]["ready"]
+    return ready >= count
+
+
+def counts_of(client: TestClient) -> dict[str, float]:
     found = re.findall(r"^qshower_latent_cache_(\w+)\{(.*?)\} (\S+)$", client.get("/metrics").text, re.MULTILINE)
     return {name: float(value) for name, labels, value in found if 'model="test-zephyr",sampler="gibbs"' in labels}
 
 
-def test_a_plain_request_is_served_from_the_cache_and_says_so(client_of):
+def test_a_plain_request_is_served_from_the_cache_and_says_so(client_of: ClientMaker) -> None:
     client = client_of()
     states = once_full(client)
     assert states["test-zephyr"]["wanted"] == 16 * PER_CONDITION
@@ -96,10 +120,10 @@ def test_a_plain_request_is_served_from_the_cache_and_says_so(client_of):
     assert once_full(client)["test-zephyr"]["consumed"] == 3
 
 
-def test_a_cache_that_cannot_be_told_of_leaves_the_other_metrics():
+def test_a_cache_that_cannot_be_told_of_leaves_the_other_metrics() -> None:
     one = {"ready": 5, "wanted": 9, "bytes": 70, "consumed": 2, "missed": 1}
 
-    def status():
+    def status() -> Iterator[tuple[str, str, dict[str, int]]]:
         yield "gibbs", "m", one
         raise SamplerUnavailableError("calibrations.json cannot be read")
 
@@ -110,14 +134,14 @@ def test_a_cache_that_cannot_be_told_of_leaves_the_other_metrics():
     assert "qshower_queue_rows" in page
 
 
-def test_any_cacheable_sampler_s_cache_is_filled_once_it_was_asked_for(client_of):
+def test_any_cacheable_sampler_s_cache_is_filled_once_it_was_asked_for(client_of: ClientMaker) -> None:
     client = client_of(latent_cache_per_condition=2)
     once_full(client)
     for sampler in ("annealing", "tempering"):
         assert {state["ready"] for state in states_of(client, sampler).values()} == {0}
         first = client.post("/generate", json={**BODY, "sampler": sampler}).json()["provenance"]
         assert first["from_cache"] is False
-        until(lambda sampler=sampler: states_of(client, sampler)["test-zephyr"]["ready"] >= 32)
+        until(partial(has_ahead, client, sampler, 32))
         seeded, plain = (
             client.post("/generate", json={**BODY, "sampler": sampler, **change}).json()["provenance"]
             for change in ({"seed": 1}, {})
@@ -132,7 +156,7 @@ def test_any_cacheable_sampler_s_cache_is_filled_once_it_was_asked_for(client_of
     assert sum(bounds) <= 32 << 20
 
 
-def test_the_interface_s_page_tells_of_them():
+def test_the_interface_s_page_tells_of_them() -> None:
     page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
     dry_run = page[page.index("### Dry run") : page.index("### Latent cache")]
     assert [name for name in Estimate.model_fields if f"`{name}`" not in dry_run] == []
@@ -145,7 +169,7 @@ def test_the_interface_s_page_tells_of_them():
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"options": {"sweeps": 32}}, {"sampler": "annealing"}], ids=["seed", "options", "annealing"]
 )
-def test_who_asks_for_more_than_showers_gets_a_draw(client_of, change):
+def test_who_asks_for_more_than_showers_gets_a_draw(client_of: ClientMaker, change: dict[str, Any]) -> None:
     client = client_of()
     once_full(client)
     provenance = client.post("/generate", json={**BODY, **change}).json()["provenance"]
@@ -153,7 +177,7 @@ def test_who_asks_for_more_than_showers_gets_a_draw(client_of, change):
     assert states_of(client)["test-zephyr"]["consumed"] == 0
 
 
-def test_seeded_showers_are_the_same_with_and_without(client_of):
+def test_seeded_showers_are_the_same_with_and_without(client_of: ClientMaker) -> None:
     with_cache, without = client_of(), client_of(latent_cache_bytes=0)
     once_full(with_cache)
     body = {**BODY, "seed": 5}
@@ -161,14 +185,14 @@ def test_seeded_showers_are_the_same_with_and_without(client_of):
     assert first == second
 
 
-def test_none_without_memory(client_of):
+def test_none_without_memory(client_of: ClientMaker) -> None:
     client = client_of(latent_cache_bytes=0)
-    assert states_of(client) is None
+    assert detail_of(client).get("latent_cache") is None
     assert client.post("/generate", json=BODY).json()["provenance"]["from_cache"] is False
     assert counts_of(client) == {}
 
 
-def test_rows_beyond_the_cached_are_drawn(client_of):
+def test_rows_beyond_the_cached_are_drawn(client_of: ClientMaker) -> None:
     client = client_of()
     once_full(client)
     body = {**BODY, "showers_per_energy": PER_CONDITION + 4}
@@ -184,13 +208,13 @@ def test_rows_beyond_the_cached_are_drawn(client_of):
 
 
 @pytest.fixture
-def caches_of(catalogue):
+def caches_of(catalogue: Catalogue) -> Iterator[CachesMaker]:
     """Makes latent caches of Gibbs samples."""
     with SamplerRegistry([GibbsSampler(threads=1)]) as registry:
-        opened = []
+        opened: list[LatentCaches] = []
 
-        def make(idle=lambda: True, **values):
-            settings = {"max_bytes": 1 << 20, "per_condition": 2, "max_age_s": 60.0} | values
+        def make(idle: Callable[[], bool] = lambda: True, **values: Any) -> LatentCaches:
+            settings: dict[str, Any] = {"max_bytes": 1 << 20, "per_condition": 2, "max_age_s": 60.0} | values
             opened.append(LatentCaches(catalogue, registry, idle, **settings))
             return opened[-1]
 
@@ -199,7 +223,7 @@ def caches_of(catalogue):
             caches.close()
 
 
-def test_memory_is_bounded(caches_of):
+def test_memory_is_bounded(caches_of: CachesMaker) -> None:
     states = [state for _, _, state in caches_of(max_bytes=200_000, per_condition=1_000_000).status()]
     assert [state["max_bytes"] for state in states] == [100_000] * 2
     none = caches_of(max_bytes=0)
@@ -207,10 +231,10 @@ def test_memory_is_bounded(caches_of):
     assert none.claim("gibbs", "test-zephyr", np.ones((1, 4), np.int8)) is None
 
 
-def test_a_cache_waits_while_there_is_work(caches_of):
+def test_a_cache_waits_while_there_is_work(caches_of: CachesMaker) -> None:
     asked, busy = threading.Semaphore(0), [True]
 
-    def idle():
+    def idle() -> bool:
         asked.release()
         return not busy[0]
 
@@ -225,18 +249,20 @@ def test_a_cache_waits_while_there_is_work(caches_of):
     assert all(state["ready"] == 32 for _, _, state in caches.status())
 
 
-def test_nothing_is_drawn_ahead_while_an_answer_is_encoded(client_of, monkeypatch):
+def test_nothing_is_drawn_ahead_while_an_answer_is_encoded(
+    client_of: ClientMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = client_of()
     once_full(client)
-    caches = client.app.state.service.generator._cache
-    filling, asked, seen = caches._filling, threading.Semaphore(0), []
+    caches = cast(FastAPI, client.app).state.service.generator._cache
+    filling, asked, seen = caches._filling, threading.Semaphore(0), list[int]()
     idle = filling._idle
 
-    def watched():
+    def watched() -> bool:
         asked.release()
         return idle()
 
-    def slowly(answer, wanted):
+    def slowly(answer: ShowerAnswer, wanted: Format) -> bytes | memoryview:
         monkeypatch.setattr(filling, "_idle", watched)
         for _ in range(3):
             assert asked.acquire(timeout=60)
@@ -250,37 +276,37 @@ def test_nothing_is_drawn_ahead_while_an_answer_is_encoded(client_of, monkeypatc
     once_full(client)
 
 
-def test_what_waits_for_a_qpu_leaves_the_cpu_idle(catalogue):
+def test_what_waits_for_a_qpu_leaves_the_cpu_idle(catalogue: Catalogue) -> None:
     """Waiting and being drawn there is idle; being decoded is not, nor is any other request."""
     bundle, drawing = catalogue.get(None), threading.Event()
-    gibbs, idle, seen = GibbsSampler(threads=1), IdleTracking(), []
+    gibbs, idle, seen = GibbsSampler(threads=1), IdleTracking(), list[bool]()
 
     class Slow:
         name, machine, geometry, conditions = bundle.name, bundle.machine, bundle.geometry, bundle.conditions
 
-        def __init__(self, failure=None):
+        def __init__(self, failure: Exception | None = None) -> None:
             self.failure = failure
 
-        def sample(self, request):
+        def sample(self, request: LatentRequest) -> LatentBatch:
             drawing.wait(30)
             return gibbs.sample(request)
 
-        def decode(self, *latents):
+        def decode(self, *latents: Any) -> NDArray[np.float32]:
             seen.append(idle.cpu_idle)
             if self.failure:
                 raise self.failure
             return bundle.decode(*latents)
 
-    async def work():
+    async def work() -> list[bool]:
         engine = Engine(Limits(64, 1000, 10, 1 << 40, 1.0), Metrics(), idle)
         streams, asked = np.zeros((1, 2), np.uint64), asyncio.Semaphore(0)
 
-        async def ask(sampler, failure=None):
+        async def ask(sampler: str, failure: Exception | None = None) -> None:
             key = DrawKey(bundle.name, sampler, SamplerOptions(sweeps=8), 0.0, elsewhere=sampler == "qpu")
             with idle.answering():
                 one = Slow(failure)
                 energies = np.array([5e4])
-                work = Work(key, one, one, energies, bundle.conditions(energies), streams)
+                work = Work(key, cast(Bundle, one), one, energies, bundle.conditions(energies), streams)
                 future = engine.submit(work).future
                 asked.release()
                 await future
@@ -307,17 +333,23 @@ def test_what_waits_for_a_qpu_leaves_the_cpu_idle(catalogue):
     assert set(seen) == {False}
 
 
-def test_drawn_and_cached_latents_go_to_the_rows_they_are_for(catalogue):
+def test_drawn_and_cached_latents_go_to_the_rows_they_are_for(catalogue: Catalogue) -> None:
     """The spins decoded are, row by row, those cached or those of the row's own stream."""
     bundle, options = catalogue.get(None), SamplerOptions(sweeps=8)
-    gibbs, seen = GibbsSampler(threads=1), []
+    gibbs, seen = GibbsSampler(threads=1), list[tuple[NDArray[np.int8], NDArray[np.float64], NDArray[np.uint64]]]()
 
     class Watched:
         """A bundle that shows which latents it decodes."""
 
         name, machine, geometry, conditions = bundle.name, bundle.machine, bundle.geometry, bundle.conditions
 
-        def decode(self, spins, energies, streams, threshold_mev):
+        def decode(
+            self,
+            spins: NDArray[np.int8],
+            energies: NDArray[np.float64],
+            streams: NDArray[np.uint64],
+            threshold_mev: float,
+        ) -> NDArray[np.float32]:
             seen.append((spins, energies, streams))
             return bundle.decode(spins, energies, streams, threshold_mev)
 
@@ -328,12 +360,14 @@ def test_drawn_and_cached_latents_go_to_the_rows_they_are_for(catalogue):
         ahead = other.sample(LatentRequest(bundle.machine, bundle.conditions(energies[[0, 0]]), streams[:2]))
     assert cache.put(ahead.spins, ahead.provenance) == 2
 
-    async def work():
+    async def work() -> Drawn:
         engine = Engine(Limits(64, 1000, 10, 1 << 40, 1.0), Metrics())
         key = DrawKey(bundle.name, "gibbs", options, 0.0)
         try:
             conditions = bundle.conditions(energies)
-            work = Work(key, Watched(), gibbs, energies, conditions, streams, claim=cache.claim(conditions))
+            work = Work(
+                key, cast(Bundle, Watched()), gibbs, energies, conditions, streams, claim=cache.claim(conditions)
+            )
             return await engine.submit(work).future
         finally:
             await engine.close(10)
@@ -350,6 +384,13 @@ def test_drawn_and_cached_latents_go_to_the_rows_they_are_for(catalogue):
     assert [group["rows"] for group in told["groups"]] == [[0, 1], [1, 2], [2, 3], [3, 5]]
 
 
-def gibbs_row(gibbs, bundle, energies, streams, options, row):
+def gibbs_row(
+    gibbs: GibbsSampler,
+    bundle: Bundle,
+    energies: NDArray[np.float64],
+    streams: NDArray[np.uint64],
+    options: SamplerOptions,
+    row: int,
+) -> NDArray[np.int8]:
     one = slice(row, row + 1)
     return gibbs.sample(LatentRequest(bundle.machine, bundle.conditions(energies[one]), streams[one], options)).spins[0]

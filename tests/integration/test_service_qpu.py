@@ -4,7 +4,12 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -20,19 +25,32 @@ from tests.polling import until
 BODY = {"incident_energies_mev": [1000, 65536, 500000], "sampler": "qpu", "seed": 1}
 TOKEN = "TEST-0123456789abcdef"
 
+EmulatorMaker = Callable[..., EmulatorServer]
+
+
+@dataclass(frozen=True)
+class Services:
+    """Makes running services, and stops one."""
+
+    make: Callable[..., TestClient]
+    stop: Callable[[TestClient], None]
+
+    def __call__(self, endpoint: str, token: str = TOKEN, **values: Any) -> TestClient:
+        return self.make(endpoint, token, **values)
+
 
 @pytest.fixture(scope="module")
-def catalogue(untrained_bundles):
+def catalogue(untrained_bundles: Path) -> Catalogue:
     bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
     return Catalogue(bundles, "test-zephyr")
 
 
 @pytest.fixture
-def service_on(catalogue, monkeypatch, tmp_path):
+def service_on(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Services]:
     """Makes a running service whose QPU is at an endpoint; its ``stop`` stops one."""
-    opened = []
+    opened: list[TestClient] = []
 
-    def make(endpoint, token=TOKEN, **values):
+    def make(endpoint: str, token: str = TOKEN, **values: Any) -> TestClient:
         monkeypatch.setenv("DWAVE_API_ENDPOINT", endpoint)
         monkeypatch.setenv("DWAVE_API_TOKEN", token)
         for name in ("DWAVE_API_SOLVER", "DWAVE_PROFILE", "DWAVE_CONFIG_FILE"):
@@ -43,22 +61,21 @@ def service_on(catalogue, monkeypatch, tmp_path):
         opened.append(client)
         return client
 
-    def stop(client):
+    def stop(client: TestClient) -> None:
         opened.remove(client)
         client.__exit__(None, None, None)
 
-    make.stop = stop
-    yield make
+    yield Services(make, stop)
     for client in opened:
         client.__exit__(None, None, None)
 
 
 @pytest.fixture
-def emulator_of():
+def emulator_of() -> Iterator[EmulatorMaker]:
     """Makes an emulator."""
-    opened = []
+    opened: list[EmulatorServer] = []
 
-    def make(topology, **values):
+    def make(topology: str, **values: Any) -> EmulatorServer:
         server = EmulatorServer(EmulatorConfig(topology=topology, sweeps=16, seed=5, **values))
         opened.append(server)
         return server
@@ -69,7 +86,7 @@ def emulator_of():
 
 
 @pytest.mark.parametrize(("topology", "model"), [("zephyr:12", "test-zephyr"), ("pegasus:16", "test-pegasus")])
-def test_showers_from_a_qpu(emulator_of, service_on, topology, model):
+def test_showers_from_a_qpu(emulator_of: EmulatorMaker, service_on: Services, topology: str, model: str) -> None:
     emulator = emulator_of(topology, defects=0.03)
     client = service_on(emulator.endpoint)
     response = client.post("/generate", json=BODY)
@@ -96,10 +113,11 @@ def test_showers_from_a_qpu(emulator_of, service_on, topology, model):
     assert states["qpu"]["detail"]["solver"] == emulator.solver_name
     assert TOKEN not in response.text + client.get("/samplers").text + client.get("/metrics").text
     billed = re.search(r"^qshower_qpu_access_seconds_total (\S+)$", client.get("/metrics").text, re.MULTILINE)
+    assert billed is not None
     assert float(billed[1]) == pytest.approx(provenance["qpu_access_time_us"] * 1e-6)
 
 
-def test_a_model_of_another_topology(emulator_of, service_on):
+def test_a_model_of_another_topology(emulator_of: EmulatorMaker, service_on: Services) -> None:
     emulator = emulator_of("zephyr:6", defects=0.0)
     client = service_on(emulator.endpoint)
     for change in ({}, {"solver": "zephyr"}, {"solver": emulator.solver_name}):
@@ -114,7 +132,7 @@ def test_a_model_of_another_topology(emulator_of, service_on):
     assert emulator.solver_name in missing.json()["detail"]
 
 
-def test_options_of_the_qpu(emulator_of, service_on):
+def test_options_of_the_qpu(emulator_of: EmulatorMaker, service_on: Services) -> None:
     client = service_on(emulator_of("zephyr:6", defects=0.0).endpoint)
     options = {"num_reads": 20, "annealing_time_us": 30.0, "gauges": 2, "refine_sweeps": 3}
     provenance = client.post("/generate", json={**BODY, "options": options}).json()["provenance"]
@@ -125,7 +143,7 @@ def test_options_of_the_qpu(emulator_of, service_on):
     assert int(capped.headers["retry-after"]) >= 1
 
 
-def test_the_annealing_time_is_a_setting(emulator_of, service_on):
+def test_the_annealing_time_is_a_setting(emulator_of: EmulatorMaker, service_on: Services) -> None:
     client = service_on(emulator_of("zephyr:6", defects=0.0).endpoint, qpu_annealing_time_us=35.0)
     plain = client.post("/generate", json=BODY).json()["provenance"]
     asked = client.post("/generate", json={**BODY, "options": {"annealing_time_us": 40.0}}).json()["provenance"]
@@ -134,7 +152,9 @@ def test_the_annealing_time_is_a_setting(emulator_of, service_on):
     assert plain["beta_calibrated_at"] != asked["beta_calibrated_at"]
 
 
-def test_a_setting_that_the_solver_does_not_take_is_no_fault_of_the_request(emulator_of, service_on):
+def test_a_setting_that_the_solver_does_not_take_is_no_fault_of_the_request(
+    emulator_of: EmulatorMaker, service_on: Services
+) -> None:
     emulator = emulator_of("zephyr:6", defects=0.0)
     client = service_on(emulator.endpoint, qpu_annealing_time_us=0.001)
     for body in (BODY, {**BODY, "dry_run": True}):
@@ -150,7 +170,7 @@ def test_a_setting_that_the_solver_does_not_take_is_no_fault_of_the_request(emul
     assert client.post("/generate", json={**BODY, "options": {"annealing_time_us": 20.0}}).status_code == 200
 
 
-def test_a_dry_run_draws_nothing(emulator_of, service_on, tmp_path):
+def test_a_dry_run_draws_nothing(emulator_of: EmulatorMaker, service_on: Services, tmp_path: Path) -> None:
     emulator = emulator_of("zephyr:6", defects=0.03)
     client = service_on(emulator.endpoint)
     body = {**BODY, "dry_run": True}
@@ -181,20 +201,21 @@ def test_a_dry_run_draws_nothing(emulator_of, service_on, tmp_path):
     assert client.post("/generate", json={**body, "incident_energies_mev": [1.0]}).status_code == 422
 
 
-def key_entry(key, budget=""):
+def key_entry(key: str, budget: str = "") -> str:
     return f"{key}:{hashlib.sha256(key.encode()).hexdigest()}{budget}"
 
 
-def by(key):
+def by(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
 
-def left_of(client, key):
+def left_of(client: TestClient, key: str) -> dict[str, Any]:
     states = {state["name"]: state for state in client.get("/samplers", headers=by(key)).json()["samplers"]}
-    return states["qpu"]["detail"]["key"]
+    left: dict[str, Any] = states["qpu"]["detail"]["key"]
+    return left
 
 
-def test_each_key_has_its_own_budget(emulator_of, service_on, tmp_path):
+def test_each_key_has_its_own_budget(emulator_of: EmulatorMaker, service_on: Services, tmp_path: Path) -> None:
     emulator = emulator_of("zephyr:6", defects=0.0)
     # The first draw calibrates; the second one's price is that of those to come.
     first = service_on(emulator.endpoint)
@@ -227,15 +248,15 @@ def test_each_key_has_its_own_budget(emulator_of, service_on, tmp_path):
     assert {name for day in ledger.values() for name in day} == {"", "ada", "bob"}
 
 
-def test_two_draws_at_once_share_one_budget(emulator_of, service_on):
+def test_two_draws_at_once_share_one_budget(emulator_of: EmulatorMaker, service_on: Services) -> None:
     emulator = emulator_of("zephyr:6", defects=0.0)
     first = service_on(emulator.endpoint)
     assert first.post("/generate", json=BODY).status_code == 200
     price = first.post("/generate", json=BODY).json()["provenance"]["qpu_access_time_us"]
     client = service_on(emulator.endpoint, api_keys=key_entry("bob", f":{1.5 * price}"))
-    statuses = []
+    statuses: list[int] = []
 
-    def ask(threshold_mev):
+    def ask(threshold_mev: float) -> None:
         # Thresholds differ, so that the two are not drawn as one batch.
         body = {**BODY, "threshold_mev": threshold_mev}
         statuses.append(client.post("/generate", json=body, headers=by("bob")).status_code)
@@ -248,7 +269,7 @@ def test_two_draws_at_once_share_one_budget(emulator_of, service_on):
     assert sorted(statuses) == [200, 429]
 
 
-def test_a_qpu_that_is_gone(emulator_of, service_on):
+def test_a_qpu_that_is_gone(emulator_of: EmulatorMaker, service_on: Services) -> None:
     emulator = emulator_of("zephyr:6", defects=0.0)
     client = service_on(emulator.endpoint)
     auto = {**BODY, "sampler": "auto"}
@@ -265,7 +286,7 @@ def test_a_qpu_that_is_gone(emulator_of, service_on):
     assert client.get("/samplers").json()["auto"] == "gibbs"
 
 
-def test_a_wrong_token(emulator_of, service_on):
+def test_a_wrong_token(emulator_of: EmulatorMaker, service_on: Services) -> None:
     emulator = emulator_of("zephyr:6", defects=0.0, token="right")
     client = service_on(emulator.endpoint, token="wrong-token-of-mine")
     response = client.post("/generate", json=BODY)
@@ -274,14 +295,14 @@ def test_a_wrong_token(emulator_of, service_on):
     assert "wrong-token-of-mine" not in response.text
 
 
-def test_other_samplers_answer_while_the_solver_api_hangs(emulator_of, service_on):
+def test_other_samplers_answer_while_the_solver_api_hangs(emulator_of: EmulatorMaker, service_on: Services) -> None:
     """Twelve requests wait for an API that says nothing; a large answer of Gibbs comes before any of them ends."""
     emulator = emulator_of("zephyr:12")
     client = service_on(emulator.endpoint)
     emulator.arm("solvers_hang")
-    ended = []
+    ended: list[int] = []
 
-    def wait_for_the_qpu():
+    def wait_for_the_qpu() -> None:
         ended.append(client.post("/generate", json=BODY | {"deadline_s": 40}).status_code)
 
     waiting = [threading.Thread(target=wait_for_the_qpu) for _ in range(12)]
@@ -299,16 +320,18 @@ def test_other_samplers_answer_while_the_solver_api_hangs(emulator_of, service_o
 
 
 @pytest.mark.parametrize("work", ["request", "calibration"])
-def test_a_stop_in_mid_draw_ends_it(emulator_of, service_on, monkeypatch, work):
+def test_a_stop_in_mid_draw_ends_it(
+    emulator_of: EmulatorMaker, service_on: Services, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
     """The problem would wait for an hour: only closing the sampler ends the draw, and with it the thread it is in."""
     monkeypatch.setattr("qshower.service.background.recalibration.CLOSE_S", 1000.0)
     emulator = emulator_of("zephyr:6", defects=0.0)
-    settings = {"qpu_recalibrate_s": 86400.0} if work == "calibration" else {}
+    settings: dict[str, Any] = {"qpu_recalibrate_s": 86400.0} if work == "calibration" else {}
     emulator.arm("slow_queue")
     before = emulator.backend.state()["submitted"]
-    long = {"drain_timeout_s": 0.2, "qpu_deadline_s": 3600.0, "default_deadline_s": 3600.0}
+    long: dict[str, Any] = {"drain_timeout_s": 0.2, "qpu_deadline_s": 3600.0, "default_deadline_s": 3600.0}
     client = service_on(emulator.endpoint, **settings, **long)
-    ended = []
+    ended: list[httpx2.Response] = []
     asking = threading.Thread(target=lambda: ended.append(client.post("/generate", json=BODY)))
     if work == "request":
         asking.start()
@@ -329,7 +352,9 @@ def test_a_stop_in_mid_draw_ends_it(emulator_of, service_on, monkeypatch, work):
 
 
 @pytest.mark.parametrize("fault", ["solvers_503", "solvers_page"])
-def test_a_solver_api_that_is_down_is_told_of_in_our_words_with_its_time_to_retry(emulator_of, service_on, fault):
+def test_a_solver_api_that_is_down_is_told_of_in_our_words_with_its_time_to_retry(
+    emulator_of: EmulatorMaker, service_on: Services, fault: str
+) -> None:
     emulator = emulator_of("zephyr:4", retry_after_s=77)
     emulator.arm(fault)
     client = service_on(emulator.endpoint)

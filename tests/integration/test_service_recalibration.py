@@ -2,7 +2,10 @@
 
 import json
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,34 +38,34 @@ class Clock:
 
     now = 0.0
 
-    def __call__(self):
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def clock():
+def clock() -> Clock:
     return Clock()
 
 
 @pytest.fixture(scope="module")
-def catalogue(untrained_bundles):
+def catalogue(untrained_bundles: Path) -> Catalogue:
     bundles = {name: load_bundle(path) for name, path in find_bundles(untrained_bundles).items()}
     return Catalogue(bundles, "test-zephyr")
 
 
 @pytest.fixture
-def emulator():
+def emulator() -> Iterator[EmulatorServer]:
     with EmulatorServer(EmulatorConfig(topology="zephyr:6", defects=0.0, sweeps=16, seed=5)) as server:
         yield server
 
 
 @pytest.fixture
-def qpu_of(emulator, tmp_path):
+def qpu_of(emulator: EmulatorServer, tmp_path: Path) -> Iterator[Callable[..., QpuSampler]]:
     """Makes a sampler; all of them share one state folder."""
-    opened = []
+    opened: list[QpuSampler] = []
 
-    def make(**values):
-        quick = {"calibration_reads": 200, "availability_ttl_s": 0.0, "request_timeout_s": 5.0}
+    def make(**values: Any) -> QpuSampler:
+        quick: dict[str, Any] = {"calibration_reads": 200, "availability_ttl_s": 0.0, "request_timeout_s": 5.0}
         settings = QpuSettings(endpoint=emulator.endpoint, token="any", state_dir=tmp_path, **quick, **values)
         opened.append(QpuSampler(settings))
         return opened[-1]
@@ -72,7 +75,7 @@ def qpu_of(emulator, tmp_path):
         qpu.close()
 
 
-def aged(folder, seconds):
+def aged(folder: Path, seconds: float) -> None:
     """Make every calibration of ``folder`` older."""
     path = folder / "calibrations.json"
     entries = json.loads(path.read_text())
@@ -82,7 +85,9 @@ def aged(folder, seconds):
     path.write_text(json.dumps(entries))
 
 
-def test_the_first_model_without_a_calibration_gets_one(qpu_of, catalogue, clock):
+def test_the_first_model_without_a_calibration_gets_one(
+    qpu_of: Callable[..., QpuSampler], catalogue: Catalogue, clock: Clock
+) -> None:
     qpu = qpu_of()
     recalibration = Recalibration(qpu, catalogue, DAY_S, clock)
     assert recalibration.task.check() == "test-zephyr"
@@ -97,7 +102,9 @@ def test_the_first_model_without_a_calibration_gets_one(qpu_of, catalogue, clock
     assert not any("measured" in note for note in qpu.sample(request).provenance.notes)
 
 
-def test_an_old_calibration_is_renewed(qpu_of, catalogue, clock, tmp_path):
+def test_an_old_calibration_is_renewed(
+    qpu_of: Callable[..., QpuSampler], catalogue: Catalogue, clock: Clock, tmp_path: Path
+) -> None:
     qpu = qpu_of()
     recalibration = Recalibration(qpu, catalogue, DAY_S, clock)
     recalibration.task.check()
@@ -111,7 +118,7 @@ def test_an_old_calibration_is_renewed(qpu_of, catalogue, clock, tmp_path):
     assert recalibration.task.check() is None
 
 
-def test_a_drift_is_followed(qpu_of, catalogue, clock):
+def test_a_drift_is_followed(qpu_of: Callable[..., QpuSampler], catalogue: Catalogue, clock: Clock) -> None:
     qpu = qpu_of()
     recalibration = Recalibration(qpu, catalogue, DAY_S, clock)
     recalibration.task.check()
@@ -129,7 +136,9 @@ def test_a_drift_is_followed(qpu_of, catalogue, clock):
     assert operations.calibrations(qpu.access)[0].beta == pytest.approx(kept.beta, rel=0.2)
 
 
-def test_a_failure_changes_nothing_and_is_tried_again_later(qpu_of, catalogue, clock, emulator, tmp_path):
+def test_a_failure_changes_nothing_and_is_tried_again_later(
+    qpu_of: Callable[..., QpuSampler], catalogue: Catalogue, clock: Clock, emulator: EmulatorServer, tmp_path: Path
+) -> None:
     qpu = qpu_of(breaker_failures=1)
     recalibration = Recalibration(qpu, catalogue, DAY_S, clock)
     recalibration.task.check()
@@ -160,7 +169,9 @@ def test_a_failure_changes_nothing_and_is_tried_again_later(qpu_of, catalogue, c
     assert recalibration.status()["last_error"] is None
 
 
-def test_budgets_hold(qpu_of, catalogue, clock, emulator):
+def test_budgets_hold(
+    qpu_of: Callable[..., QpuSampler], catalogue: Catalogue, clock: Clock, emulator: EmulatorServer
+) -> None:
     bundle = catalogue.get(None)
     price = operations.estimate_calibration(
         qpu_of().access, bundle.machine, calibration_conditions(bundle)
@@ -176,7 +187,9 @@ def test_budgets_hold(qpu_of, catalogue, clock, emulator):
     assert used == pytest.approx(price, rel=0.1)
 
 
-def test_an_open_circuit_is_left_alone(qpu_of, catalogue, clock, emulator):
+def test_an_open_circuit_is_left_alone(
+    qpu_of: Callable[..., QpuSampler], catalogue: Catalogue, clock: Clock, emulator: EmulatorServer
+) -> None:
     qpu = qpu_of(breaker_failures=1, breaker_cooldown_s=3600.0)
     bundle = catalogue.get(None)
     emulator.arm("problem_failed:1")
@@ -189,15 +202,18 @@ def test_an_open_circuit_is_left_alone(qpu_of, catalogue, clock, emulator):
     assert recalibration.status()["failed"] == 0
 
 
-def test_the_service_calibrates_when_it_starts(emulator, catalogue, monkeypatch, tmp_path):
+def test_the_service_calibrates_when_it_starts(
+    emulator: EmulatorServer, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
     monkeypatch.setenv("DWAVE_API_TOKEN", "any")
     settings = load_settings(qpu_state_folder=tmp_path, qpu_recalibrate_s=DAY_S)
     with TestClient(create_app(settings, load_models=lambda _: catalogue)) as client:
 
-        def of_qpu():
+        def of_qpu() -> dict[str, Any]:
             states = {state["name"]: state for state in client.get("/samplers").json()["samplers"]}
-            return states["qpu"]["detail"]
+            detail: dict[str, Any] = states["qpu"]["detail"]
+            return detail
 
         until(lambda: of_qpu()["recalibration"]["done"])
         detail = of_qpu()
@@ -216,8 +232,12 @@ def test_the_service_calibrates_when_it_starts(emulator, catalogue, monkeypatch,
 
 
 def test_a_running_service_takes_up_a_calibration_of_the_command_line(
-    emulator, catalogue, untrained_bundles, monkeypatch, tmp_path
-):
+    emulator: EmulatorServer,
+    catalogue: Catalogue,
+    untrained_bundles: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     for name in ("DWAVE_API_SOLVER", "DWAVE_PROFILE", "DWAVE_CONFIG_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
@@ -227,7 +247,7 @@ def test_a_running_service_takes_up_a_calibration_of_the_command_line(
     monkeypatch.setenv("QSHOWER_DEFAULT_MODEL", "test-zephyr")
     command = ["calibrate", "--sampler", "qpu"]
 
-    def shown(*more):
+    def shown(*more: str) -> dict[str, str]:
         done = CliRunner().invoke(app, [*command, *more])
         assert done.exit_code == 0, done.output
         return dict(re.findall(r"^│ *(\S.*?) *│ *(\S.*?) *│$", done.output, re.MULTILINE))
@@ -262,7 +282,9 @@ def test_a_running_service_takes_up_a_calibration_of_the_command_line(
     assert isinstance(refused.exception, InvalidInputError)
 
 
-def test_the_command_line_calibrates_for_the_topology_that_is_there(untrained_bundles, monkeypatch, tmp_path):
+def test_the_command_line_calibrates_for_the_topology_that_is_there(
+    untrained_bundles: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with EmulatorServer(EmulatorConfig(topology="pegasus:16", defects=0.0, sweeps=16)) as emulator:
         monkeypatch.setenv("DWAVE_API_ENDPOINT", emulator.endpoint)
         monkeypatch.setenv("DWAVE_API_TOKEN", "any")
@@ -275,6 +297,6 @@ def test_the_command_line_calibrates_for_the_topology_that_is_there(untrained_bu
     assert "pegasus" in done.output
 
 
-def test_an_interval_that_would_calibrate_all_the_time_is_refused():
+def test_an_interval_that_would_calibrate_all_the_time_is_refused() -> None:
     with pytest.raises(SettingsError, match="every calibration is billed"):
         load_settings(qpu_recalibrate_s=10.0)

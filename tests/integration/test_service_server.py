@@ -9,24 +9,30 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
 
 import h5py
 import httpx2
 import numpy as np
 import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 
-from qshower.client import ShowerClient
+from qshower.client import ShowerClient, Showers
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from tests.polling import until
+
+Start = Callable[..., tuple[subprocess.Popen[str], str, list[str]]]
 
 START_S, STOP_S = 120, 60
 ENERGY = 65536.0
 
 
 @pytest.fixture
-def environment(untrained_bundles):
+def environment(untrained_bundles: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("QSHOWER_", "DWAVE_"))}
     return {
         **kept,
@@ -37,19 +43,21 @@ def environment(untrained_bundles):
 
 
 @pytest.fixture
-def start(environment):
+def start(environment: dict[str, str]) -> Iterator[Start]:
     """Starts a server on a free port; ends what it started."""
-    started = []
+    started: list[tuple[subprocess.Popen[str], IO[str]]] = []
 
-    def begin(**variables):
+    def begin(**variables: str) -> tuple[subprocess.Popen[str], str, list[str]]:
         command = [sys.executable, "-m", "qshower.service.cli", "serve", "--port", "0"]
         process = subprocess.Popen(
             command, env={**environment, **variables}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
         )
-        started.append(process)
-        lines = []
+        stderr = process.stderr
+        assert stderr is not None
+        started.append((process, stderr))
+        lines: list[str] = []
         url = None
-        for line in process.stderr:
+        for line in stderr:
             lines.append(line)
             found = re.search(r"url=(http://\S+)", line)
             url = found[1] if found else url
@@ -58,23 +66,23 @@ def start(environment):
         assert process.poll() is None, "".join(lines)
         assert url, "".join(lines)
         # Somebody has to read on, or the server blocks on a full pipe.
-        threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True).start()
+        threading.Thread(target=lambda: lines.extend(stderr), daemon=True).start()
         return process, url, lines
 
     yield begin
-    for process in started:
+    for process, stderr in started:
         if process.poll() is None:
             process.kill()
         process.wait(STOP_S)
-        process.stderr.close()
+        stderr.close()
 
 
-def test_the_same_seed_alone_in_a_crowd_and_after_a_restart_in_all_formats(start):
+def test_the_same_seed_alone_in_a_crowd_and_after_a_restart_in_all_formats(start: Start) -> None:
     body = {"incident_energies_mev": [ENERGY], "sampler": "gibbs", "seed": 1}
     process, url, _ = start()
     assert httpx2.get(f"{url}/health/ready", timeout=60).status_code == 200
 
-    def ask(accept, **change):
+    def ask(accept: str, **change: Any) -> bytes:
         response = httpx2.post(f"{url}/generate", json={**body, **change}, headers={"accept": accept}, timeout=120)
         assert response.status_code == 200, response.text
         assert response.headers["content-type"] == accept
@@ -96,9 +104,9 @@ def test_the_same_seed_alone_in_a_crowd_and_after_a_restart_in_all_formats(start
     with ShowerClient(again) as client:
         after = client.generate([ENERGY] * 500, sampler="gibbs", seed=1)
         assert np.array_equal(after.showers_mev, crowd)
-        together = [None] * 8
+        together: list[NDArray[np.float32] | None] = [None] * 8
 
-        def one(index):
+        def one(index: int) -> None:
             together[index] = client.generate([ENERGY] * 3, sampler="gibbs", seed=1).showers_mev
 
         threads = [threading.Thread(target=one, args=(index,)) for index in range(8)]
@@ -106,14 +114,14 @@ def test_the_same_seed_alone_in_a_crowd_and_after_a_restart_in_all_formats(start
             thread.start()
         for thread in threads:
             thread.join()
-        assert all(np.array_equal(showers, crowd[:3]) for showers in together)
+        assert all(showers is not None and np.array_equal(showers, crowd[:3]) for showers in together)
 
 
-def test_sigterm_finishes_what_is_in_work_and_refuses_the_rest(start):
+def test_sigterm_finishes_what_is_in_work_and_refuses_the_rest(start: Start) -> None:
     process, url, lines = start(QSHOWER_DRAIN_GRACE_S="4")
-    answer = {}
+    answer: dict[str, Showers] = {}
 
-    def long_request():
+    def long_request() -> None:
         with ShowerClient(url) as client:
             answer["showers"] = client.generate([ENERGY] * 60, sampler="annealing", seed=1, options={"sweeps": 6000})
 
@@ -133,7 +141,7 @@ def test_sigterm_finishes_what_is_in_work_and_refuses_the_rest(start):
     assert not [line for line in lines if "Traceback" in line]
 
 
-def test_a_client_that_goes_away_gives_its_place_free(start):
+def test_a_client_that_goes_away_gives_its_place_free(start: Start) -> None:
     _, url, lines = start()
     host, port = url.removeprefix("http://").split(":")
     order = {"incident_energies_mev": [ENERGY] * 2000, "sampler": "annealing", "options": {"sweeps": 20_000}}
@@ -150,7 +158,7 @@ def test_a_client_that_goes_away_gives_its_place_free(start):
     assert not [line for line in lines if "Traceback" in line]
 
 
-def test_a_port_in_use_is_one_line(environment):
+def test_a_port_in_use_is_one_line(environment: dict[str, str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -164,7 +172,7 @@ def test_a_port_in_use_is_one_line(environment):
     assert "--port" in done.stderr
 
 
-def test_a_corrupted_bundle_is_one_line(environment, untrained_bundles, tmp_path):
+def test_a_corrupted_bundle_is_one_line(environment: dict[str, str], untrained_bundles: Path, tmp_path: Path) -> None:
     for source in untrained_bundles.glob("test-zephyr/*"):
         content = bytearray(source.read_bytes())
         if source.name == "decoder.safetensors":
@@ -182,7 +190,7 @@ def test_a_corrupted_bundle_is_one_line(environment, untrained_bundles, tmp_path
     assert "altered" in last
 
 
-def test_sigterm_in_mid_draw_ends_the_process(start, tmp_path):
+def test_sigterm_in_mid_draw_ends_the_process(start: Start, tmp_path: Path) -> None:
     """The problem would wait for an hour, and no thread that waits for it keeps the process from its end."""
     with EmulatorServer(EmulatorConfig(topology="zephyr:6", defects=0.0, queue_s=3600.0)) as emulator:
         process, url, _ = start(
@@ -195,9 +203,9 @@ def test_sigterm_in_mid_draw_ends_the_process(start, tmp_path):
             DWAVE_API_ENDPOINT=emulator.endpoint,
             DWAVE_API_TOKEN="any",
         )
-        answers = []
+        answers: list[httpx2.Response] = []
 
-        def ask():
+        def ask() -> None:
             body = {"incident_energies_mev": [ENERGY], "sampler": "qpu"}
             answers.append(httpx2.post(f"{url}/generate", json=body, timeout=START_S))
 
