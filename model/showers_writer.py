@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
@@ -48,6 +48,7 @@ def write_showers(
     Raises:
         InvalidInputError: shapes that do not fit together, or values that no shower has.
         ShowerFileError: the file cannot be written, for example because the disk is full. Nothing is left behind.
+        OSError: as ``showers_mev`` raised it, for example because its connection broke.
     """
     energies = np.asarray(unmasked("incident_energies_mev", incident_energies_mev), dtype=np.float64)
     energies = energies[:, 0] if energies.ndim == 2 and energies.shape[1] == 1 else energies
@@ -62,7 +63,9 @@ def write_showers(
             raise ShowerFileError(str(target), "its folder does not exist", "a path in an existing folder")
         try:
             with replacing_hdf5(target) as guard:
-                _write_hdf5(guard, energies, chunks, attributes, guard.check)
+                _write_hdf5(guard, energies, _told_apart(chunks), attributes, guard.check)
+        except _SourceError as failed:
+            raise failed.error from failed.error.__cause__
         except OSError as error:
             raise _write_error(str(target), error) from error
     elif target.seekable():
@@ -108,6 +111,21 @@ def _write_hdf5(
         with uninterrupted():
             file.attrs.update(described)
             file.close()
+
+
+class _SourceError(Exception):
+    """An OSError of what gives the showers, which says nothing of the file that they are written to."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _told_apart(chunks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    try:
+        yield from chunks
+    except OSError as error:
+        raise _SourceError(error) from error
 
 
 class _CompressedRows:

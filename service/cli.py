@@ -80,7 +80,7 @@ def _end_of_client(error: Exception) -> None:
 
 
 def _end(error: Exception, code: int) -> None:
-    print(f"qshower: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"qshower: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
     sys.exit(code)
 
 

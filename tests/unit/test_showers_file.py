@@ -351,3 +351,15 @@ def test_masked_values_are_not_written(tmp_path: Path) -> None:
     assert not path.exists()
     write_showers(path, np.ma.masked_array(energies), np.ma.masked_array(showers))
     assert path.exists()
+
+
+def test_a_connection_that_breaks_while_showers_arrive_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    energies, showers = random_showers(4)
+
+    def arriving() -> Iterator[NDArray[np.float32]]:
+        yield showers[:2]
+        raise ConnectionResetError("the service went away")
+
+    with pytest.raises(ConnectionResetError, match="the service went away"):
+        write_showers(tmp_path / "out.hdf5", energies, arriving())
+    assert list(tmp_path.iterdir()) == []
