@@ -165,7 +165,7 @@ class Planner:
         most = max(low, info.most_reads(qubits, options.annealing_time_us))
 
         def plan(reads: int, gauges: int) -> Plan:
-            reads = max(low, min(most, reads))
+            reads = max(low, min(gauges * most, reads))
             parts = tuple(Part(int(condition), copy, np.arange(reads)) for copy, condition in enumerate(picked))
             own = replace(options, gauges=gauges)
             programmings = (Programming(parts, reads, gauges_of(reads, gauges, info)),)
@@ -173,7 +173,7 @@ class Planner:
             return Plan(request.machine, info, embeddings, programmings, conditions, own, cost_us)
 
         first = plan(min(FIRST_LOOK_READS, settings.calibration_reads), 1)
-        enough = max(1, min(most, settings.calibration_reads) // max(low, LEAST_READS_PER_GAUGE))
+        enough = max(1, settings.calibration_reads // max(low, LEAST_READS_PER_GAUGE))
         gauges = min(settings.calibration_gauges, enough)
         for some in range(gauges // GAUGES_OF_A_SET * GAUGES_OF_A_SET, 0, -GAUGES_OF_A_SET):
             found = CalibrationPlan(first, plan(settings.calibration_reads, some))
