@@ -5,9 +5,9 @@ STAMP := $(VENV)/.installed
 
 .PHONY: serve test lint coverage docs settings bench statistical image clean
 
-$(STAMP): pyproject.toml requirements.lock
+$(STAMP): pyproject.toml client/pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev,evaluate,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock ./client -e '.[dev,evaluate,docs]'
 	touch $(STAMP)
 
 serve: $(STAMP)

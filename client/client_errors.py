@@ -3,17 +3,37 @@
 ::
 
     ShowerServiceError
-    ├── InvalidArgumentError     an argument that cannot be sent: a mask hides it, or JSON has no such value
-    ├── ClientConfigurationError the URL, the API key or the environment's proxy cannot be used
-    ├── ConnectionFailedError    no answer: refused, cut or timed out
-    ├── BadAnswerError           an answer that is not what was asked for
-    └── RefusedError             the service said no: status, title, detail
-        ├── InvalidRequestError  400, 406, 413, 415, 422: the request must change (field, value, allowed)
-        ├── UnauthorisedError    401
-        ├── NotFoundError        404
-        ├── BusyError            429: queue or budget; retry_after_s
-        ├── UnavailableError     503: not ready, draining, or no such sampler now; retry_after_s
-        └── DeadlineError        504
+    ├── InvalidArgumentError         an argument that cannot be sent: a mask hides it, or JSON has no such value
+    ├── ClientConfigurationError     the URL, the API key or the environment's proxy cannot be used
+    ├── MissingPackageError          an optional package is needed: h5py, pyarrow
+    ├── ConnectionFailedError        no answer: refused, cut or timed out
+    │   └── IncompleteAnswerError    an answer began and did not end: cut, or fewer showers than were asked for
+    ├── BadAnswerError               an answer that is not what was asked for
+    └── RefusedError                 the service said no: status, title, detail
+        ├── InvalidRequestError      the request must change (field, value, allowed)
+        │   ├── MalformedError             400
+        │   ├── NotAcceptableError         406
+        │   ├── TooLargeError              413
+        │   ├── UnsupportedEncodingError   415
+        │   ├── InvalidValueError          422
+        │   ├── ProblemRangeError          422: the model does not fit the solver's ranges
+        │   └── ConditionNotHeldError      422: flux biases do not hold the condition
+        ├── UnauthorisedError        401
+        ├── NotFoundError            404
+        │   └── UnknownModelError
+        ├── BusyError                429; retry_after_s
+        │   ├── QueueFullError
+        │   └── BudgetError                the QPU budget is used up
+        ├── UnavailableError         503; retry_after_s where waiting helps
+        │   ├── NotReadyError              starting or draining
+        │   ├── SamplerUnavailableError
+        │   ├── SamplerFailedError
+        │   ├── SamplerAnswerError
+        │   └── BankExhaustedError
+        ├── DeadlineError            504
+        └── InternalError            500
+
+A problem whose type is newer than the client has the class of its status.
 """
 
 from __future__ import annotations
@@ -30,6 +50,10 @@ class ClientConfigurationError(ShowerServiceError, ValueError):
     """What the client was given, or the environment's proxy or certificates, cannot be used; nothing was sent."""
 
 
+class MissingPackageError(ShowerServiceError, ImportError):
+    """An optional package is not installed; the message says how to install it. Nothing was sent."""
+
+
 class InvalidArgumentError(ShowerServiceError, ValueError):
     """An argument that cannot be sent; nothing was."""
 
@@ -38,17 +62,22 @@ class ConnectionFailedError(ShowerServiceError):
     """No answer came."""
 
 
+class IncompleteAnswerError(ConnectionFailedError):
+    """An answer began and did not end as it should."""
+
+
 class BadAnswerError(ShowerServiceError):
     """An answer came that is not what was asked for."""
 
 
 class RefusedError(ShowerServiceError):
-    """The service answered with a problem. ``problem`` is its whole document."""
+    """The service answered with a problem. ``problem`` is its whole document, ``type`` the URN of its kind."""
 
     def __init__(self, status: int, problem: Mapping[str, Any], retry_after_s: float | None = None) -> None:
         self.status = status
         self.problem = dict(problem)
         self.retry_after_s = retry_after_s
+        self.type: str | None = self.problem.get("type")
         self.field: str | None = self.problem.get("field")
         self.value: Any = self.problem.get("value")
         self.allowed: str | None = self.problem.get("allowed")
@@ -59,6 +88,34 @@ class InvalidRequestError(RefusedError):
     """The request has to change before it can be answered."""
 
 
+class MalformedError(InvalidRequestError):
+    """The body is no JSON object."""
+
+
+class NotAcceptableError(InvalidRequestError):
+    """The service cannot make the format that was asked for."""
+
+
+class TooLargeError(InvalidRequestError):
+    """The body, or what the answer would take, is too large."""
+
+
+class UnsupportedEncodingError(InvalidRequestError):
+    """The body is encoded in a way that the service does not undo."""
+
+
+class InvalidValueError(InvalidRequestError):
+    """A value is not allowed: ``field``, ``value``, ``allowed``."""
+
+
+class ProblemRangeError(InvalidRequestError):
+    """The model does not fit the solver's ranges."""
+
+
+class ConditionNotHeldError(InvalidRequestError):
+    """Flux biases do not hold the condition."""
+
+
 class UnauthorisedError(RefusedError):
     """The API key is missing or unknown."""
 
@@ -67,17 +124,77 @@ class NotFoundError(RefusedError):
     """No such model or page."""
 
 
+class UnknownModelError(NotFoundError):
+    """No model of that name is loaded."""
+
+
 class BusyError(RefusedError):
     """Too much is waiting, or the QPU budget is used up."""
+
+
+class QueueFullError(BusyError):
+    """Too much is waiting."""
+
+
+class BudgetError(BusyError):
+    """The QPU budget, of the day or of the caller's key, is used up."""
 
 
 class UnavailableError(RefusedError):
     """Not ready, draining, or the sampler cannot be used now."""
 
 
+class NotReadyError(UnavailableError):
+    """The service is starting or shutting down."""
+
+
+class SamplerUnavailableError(UnavailableError):
+    """The sampler cannot be used now."""
+
+
+class SamplerFailedError(UnavailableError):
+    """The sampler failed."""
+
+
+class SamplerAnswerError(UnavailableError):
+    """What the sampler answered was no valid draw."""
+
+
+class BankExhaustedError(UnavailableError):
+    """The bank has too few latents left; waiting does not help."""
+
+
 class DeadlineError(RefusedError):
     """Not done before the deadline."""
 
+
+class InternalError(RefusedError):
+    """The service failed in a way that it did not foresee; its log has it."""
+
+
+TYPE_PREFIX = "urn:qshower:"
+
+BY_TYPE: Mapping[str, type[RefusedError]] = {
+    "malformed": MalformedError,
+    "not-acceptable": NotAcceptableError,
+    "too-large": TooLargeError,
+    "unsupported-encoding": UnsupportedEncodingError,
+    "invalid-value": InvalidValueError,
+    "problem-range": ProblemRangeError,
+    "condition-not-held": ConditionNotHeldError,
+    "unauthorised": UnauthorisedError,
+    "not-found": NotFoundError,
+    "unknown-model": UnknownModelError,
+    "queue-full": QueueFullError,
+    "budget": BudgetError,
+    "not-ready": NotReadyError,
+    "sampler-unavailable": SamplerUnavailableError,
+    "sampler-failed": SamplerFailedError,
+    "sampler-answer": SamplerAnswerError,
+    "bank-exhausted": BankExhaustedError,
+    "deadline": DeadlineError,
+    "internal": InternalError,
+}
 
 BY_STATUS: Mapping[int, type[RefusedError]] = {
     400: InvalidRequestError,
@@ -88,6 +205,13 @@ BY_STATUS: Mapping[int, type[RefusedError]] = {
     415: InvalidRequestError,
     422: InvalidRequestError,
     429: BusyError,
+    500: InternalError,
     503: UnavailableError,
     504: DeadlineError,
 }
+
+
+def refusal(status: int, problem: Mapping[str, Any], retry_after_s: float | None) -> RefusedError:
+    """The error of a problem document, by its type, else by its status."""
+    kind = str(problem.get("type", "")).removeprefix(TYPE_PREFIX)
+    return BY_TYPE.get(kind, BY_STATUS.get(status, RefusedError))(status, problem, retry_after_s)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -12,6 +14,7 @@ from qshower.client.client_errors import ClientConfigurationError
 
 CONNECT_TIMEOUT_S = 10.0
 PROXY_SCHEMES = ("http", "https", "all")
+Pool = TypeVar("Pool", httpx2.Client, httpx2.AsyncClient)
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
@@ -34,7 +37,7 @@ def headers_of(api_key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def open_http(timeout_s: float) -> httpx2.Client:
+def open_http(kind: Callable[[], Pool]) -> Pool:
     """A pool of connections, through the environment's proxies.
 
     Raises:
@@ -42,7 +45,7 @@ def open_http(timeout_s: float) -> httpx2.Client:
             variable and never shows its value, which may hold a password.
     """
     try:
-        return httpx2.Client(timeout=httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S))
+        return kind()
     except (ImportError, ValueError, httpx2.InvalidURL) as error:
         raise ClientConfigurationError(_faulty_proxy() or str(error)) from error
     except OSError as error:

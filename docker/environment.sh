@@ -20,7 +20,9 @@ dependencies)
 import pathlib
 import tomllib
 
-print(*tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]["dependencies"], sep="\n")
+wanted = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]["dependencies"]
+# The client comes with the sources, and needs nothing that the service does not.
+print(*(need for need in wanted if not need.startswith("qshower-client")), sep="\n")
 PYTHON
     if [ -n "${TORCH_INDEX:-}" ]; then
         # Its dependencies come with the rest: an index of torch builds is asked for nothing else.
@@ -36,7 +38,7 @@ PYTHON
     "$folder/bin/python" -c 'import pyarrow, torch'
     ;;
 package)
-    install --no-deps .
+    install --no-deps ./client .
     ;;
 *)
     echo "environment.sh: unknown step $step" >&2

@@ -33,10 +33,10 @@ def run(request: Request) -> None:
 
 
 def _from_server(request: Request, url: str, energies: NDArray[np.float64]) -> str:
-    from qshower.client import ShowerClient
+    from qshower.client import Client
 
     show_warnings()
-    client = ShowerClient(
+    client = Client(
         url, request.api_key, longest_wait_s=LONGEST_WAIT_S, connect_wait_s=request.connect_wait_s, sleep=time.sleep
     )
     with client, progress("bytes") as bar:

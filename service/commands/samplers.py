@@ -24,10 +24,10 @@ def run(url: str | None, api_key: str | None, *, connect_wait_s: float = 0.0, as
 
 
 def _of_server(url: str, api_key: str | None, connect_wait_s: float) -> list[dict[str, Any]]:
-    from qshower.client import ShowerClient
+    from qshower.client import Client
 
     show_warnings()
-    with ShowerClient(url, api_key, longest_wait_s=0.0, connect_wait_s=connect_wait_s, sleep=time.sleep) as client:
+    with Client(url, api_key, longest_wait_s=0.0, connect_wait_s=connect_wait_s, sleep=time.sleep) as client:
         return client.samplers()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qshower.client import ClientConfigurationError, ConnectionFailedError, ShowerClient
+from qshower.client import Client, ClientConfigurationError, ConnectionFailedError
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 BAD = {
@@ -40,7 +40,7 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ClientConfigurationError) as caught:
-        ShowerClient("http://127.0.0.1:9")
+        Client("http://127.0.0.1:9")
     assert str(caught.value).startswith(f"{name} {BAD[value]}")
     assert "geheim" not in str(caught.value)
 
@@ -58,19 +58,19 @@ def test_commands_behind_a_proxy_that_cannot_be_used(
 
 def test_a_proxy_that_refuses_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://user:geheim@127.0.0.1:9")
-    with ShowerClient("http://192.0.2.1:1") as client, pytest.raises(ConnectionFailedError) as caught:
+    with Client("http://192.0.2.1:1") as client, pytest.raises(ConnectionFailedError) as caught:
         client.models()
     assert "it goes through the proxy of HTTP_PROXY" in str(caught.value)
     assert "geheim" not in str(caught.value)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with ShowerClient("http://127.0.0.1:9") as client, pytest.raises(ConnectionFailedError, match="qshower serve"):
+    with Client("http://127.0.0.1:9") as client, pytest.raises(ConnectionFailedError, match="qshower serve"):
         client.models()
 
 
 def test_certificates_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
     with pytest.raises(ClientConfigurationError, match="SSL_CERT_FILE: No such file"):
-        ShowerClient("https://127.0.0.1:9")
+        Client("https://127.0.0.1:9")
 
 
 @pytest.mark.parametrize(
@@ -78,13 +78,13 @@ def test_certificates_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_a_url_that_is_none(fails: Any, url: str) -> None:
     with pytest.raises(ClientConfigurationError, match="no URL"):
-        ShowerClient(url)
+        Client(url)
     assert repr(url) in fails(2, "samplers", "--url", url)
 
 
 def test_a_key_that_no_header_holds() -> None:
     for key in ("geheim\u200b", "gehe im", "gehe\nim"):
         with pytest.raises(ClientConfigurationError, match="the API key has a blank") as caught:
-            ShowerClient(api_key=key)
+            Client(api_key=key)
         assert "gehe" not in str(caught.value)
-    ShowerClient(api_key=" key\n").close()
+    Client(api_key=" key\n").close()

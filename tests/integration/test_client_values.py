@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from qshower.client import InvalidArgumentError, ShowerClient
+from qshower.client import Client, InvalidArgumentError
 from qshower.service.schemas import GenerateRequest
 
 
@@ -36,7 +36,7 @@ def sent(energies: Any, **choices: Any) -> dict[str, Any]:
         np.savez(buffer, incident_energies_mev=np.ones(count), showers_mev=showers, geometry=empty, provenance=empty)
         return httpx2.Response(200, content=buffer.getvalue(), headers={"content-type": "application/x-npz"})
 
-    client = ShowerClient("http://testserver", http=httpx2.Client(transport=httpx2.MockTransport(answer)))
+    client = Client("http://testserver", http=httpx2.Client(transport=httpx2.MockTransport(answer)))
     client.generate(energies, **choices)
     GenerateRequest.model_validate_json(json.dumps(bodies[0]))
     return bodies[0]

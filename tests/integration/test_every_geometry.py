@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from qshower.client import ShowerClient
+from qshower.client import Client
 from qshower.evaluation import report
 from qshower.evaluation.comparison import QUICK_SETTINGS
 from qshower.evaluation.distances import FpdSettings, KpdSettings
@@ -115,7 +115,7 @@ def test_from_a_file_to_a_report(
     succeeds("generate", "--like", g4, "--seed", 1, *wish, "-o", first)
     with serve() as url:
         succeeds("generate", "--like", g4, "--seed", 2, *wish, "--url", url, "-o", second)
-        with ShowerClient(url) as client:
+        with Client(url) as client:
             answer = client.generate([2000.0], sampler="gibbs", seed=1, options={"sweeps": 8})
     assert answer.showers_mev.shape == (1, geometry.voxel_count)
     assert answer.geometry["layers"] == geometry.as_dict()["layers"]

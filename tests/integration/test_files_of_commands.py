@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qshower.client import ShowerClient
+from qshower.client import Client
 from qshower.model import sweep_calibration
 from qshower.model.geometry import named_geometry
 from qshower.model.showers_writer import write_showers
@@ -190,7 +190,7 @@ def test_training_does_not_replace_a_folder_that_is_no_bundle(run: Any, folder: 
 def test_the_client_follows_links_and_replaces_no_pipe(server_url: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link.hdf5").symlink_to(tmp_path / "real.hdf5")
-    with ShowerClient(server_url) as client:
+    with Client(server_url) as client:
         with pytest.raises(OSError, match="not a regular file"):
             client.save(tmp_path / "pipe", [2000.0], sampler="gibbs")
         client.save(tmp_path / "link.hdf5", [2000.0], sampler="gibbs")

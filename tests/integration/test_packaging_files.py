@@ -10,18 +10,23 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PACKAGES = ("sampler", "model", "evaluation", "service", "client")
+CLIENT = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PACKAGES = ("sampler", "model", "evaluation", "service")
 DOCKERFILE = ROOT / "Dockerfile"
 COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
 IMAGE_SCRIPTS = ("environment.sh", "start.sh", "warm.py")
 NOT_SOURCES = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+NOT_PACKAGED = {"pyproject.toml", "README.md", "LICENSE"}
+Wheels = dict[str, Path]
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +35,14 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sources")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / name)
-    for name in ("qshower", *PACKAGES):
+    for name in ("qshower", "client", *PACKAGES):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=NOT_SOURCES)
     return folder
 
 
 @pytest.fixture(scope="module")
-def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheels(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Wheels:
+    """That of the client, and that of the rest, by the names of their distributions."""
     target = tmp_path_factory.mktemp("wheel")
     command: list[str | Path] = [
         sys.executable,
@@ -48,32 +54,83 @@ def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--no-index",
         "-w",
         target,
+        "./client",
         ".",
     ]
+    listed = {name: sorted((sources / name).rglob("*")) for name in ("client", *PACKAGES)}
     done = subprocess.run(command, cwd=sources, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (built,) = target.glob("*.whl")
-    return built
+    for name, before in listed.items():
+        for left in set((sources / name).iterdir()) - set(before):
+            shutil.rmtree(left)
+    return {built.name.split("-")[0].replace("_", "-"): built for built in target.glob("*.whl")}
 
 
-@pytest.fixture(scope="module")
-def wheel_names(wheel: Path) -> set[str]:
+def names_in(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.namelist())
 
 
-def test_everything_in_the_packages_is_in_the_wheel(sources: Path, wheel_names: set[str]) -> None:
-    inside = {name for name in wheel_names if ".dist-info/" not in name}
-    expected = {
+def packaged(sources: Path, *packages: str) -> set[str]:
+    return {
         f"qshower/{file.relative_to(sources)}"
-        for name in PACKAGES
+        for name in packages
         for file in (sources / name).rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
-    assert inside == expected | {"qshower/__init__.py", "qshower/py.typed"}
 
 
-def test_an_installed_wheel_leaves_the_names_of_its_folders_to_the_user(wheel: Path, tmp_path: Path) -> None:
+def test_everything_in_the_packages_is_in_one_of_the_wheels(sources: Path, wheels: Wheels) -> None:
+    inside = {name: {file for file in names_in(wheels[name]) if ".dist-info/" not in file} for name in wheels}
+    rest = packaged(sources, *PACKAGES) | {"qshower/__init__.py", "qshower/py.typed"}
+    client = packaged(sources, "client") - {f"qshower/client/{name}" for name in NOT_PACKAGED}
+    assert inside == {"qshower": rest, "qshower-client": client}
+    assert not rest & client, "two distributions with one file: removing one breaks the other"
+
+
+def test_both_distributions_have_one_version(wheels: Wheels) -> None:
+    assert CLIENT["version"] == PROJECT["version"]
+    assert f"qshower-client=={CLIENT['version']}" in PROJECT["dependencies"]
+    assert set(CLIENT["dependencies"]) <= set(PROJECT["dependencies"]), "images install what the service needs"
+
+
+def test_the_installed_client_alone_needs_only_what_it_declares(
+    wheels: Wheels, server_url: str, tmp_path: Path
+) -> None:
+    """In an environment of the wheel and, as links, the distributions that it declares and those that these declare."""
+    site = tmp_path / "site"
+    command: list[str | Path] = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site]
+    subprocess.run([*command, wheels["qshower-client"]], check=True, capture_output=True)
+    waiting, linked = {Requirement(need).name for need in CLIENT["dependencies"]}, set[str]()
+    while waiting:
+        linked.add(name := waiting.pop())
+        installed = metadata.distribution(name)
+        needs = [Requirement(need) for need in installed.requires or []]
+        waiting |= {need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})} - linked
+        for top in {file.parts[0] for file in installed.files or [] if file.parts[0] != ".."}:
+            if not (site / top).exists():
+                (site / top).symlink_to(str(installed.locate_file(top)))
+    program = f"""
+from qshower.client import Client, MissingPackageError
+with Client({server_url!r}) as client:
+    showers = client.generate([1000.0, 65536.0], sampler="gibbs", seed=1)
+    client.save("showers.hdf5", [1000.0], sampler="gibbs", seed=1)
+print(showers.showers_mev.shape, showers.provenance["sampler"])
+try:
+    showers.to_hdf5("out.hdf5")
+except MissingPackageError as error:
+    print(error)
+"""
+    environment = {"PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1"}
+    run: list[str | Path] = [sys.executable, "-S", "-c", program]
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = "h5py is needed to write HDF5: pip install 'qshower-client[hdf5]'"
+    assert done.stdout.splitlines() == ["(2, 6480) gibbs", said]
+    assert (tmp_path / "showers.hdf5").stat().st_size > 0
+
+
+def test_installed_wheels_leave_the_names_of_their_folders_to_the_user(wheels: Wheels, tmp_path: Path) -> None:
     site = tmp_path / "site"
     command: list[str | Path] = [
         sys.executable,
@@ -84,16 +141,17 @@ def test_an_installed_wheel_leaves_the_names_of_its_folders_to_the_user(wheel: P
         "--no-index",
         "--target",
         site,
-        wheel,
+        *wheels.values(),
     ]
     subprocess.run(command, check=True, capture_output=True)
     work = tmp_path / "work"
-    for name in PACKAGES:
+    packages = ("client", *PACKAGES)
+    for name in packages:
         (work / name).mkdir(parents=True)
         (work / name / "__init__.py").write_text(f"owner = 'the user of {name}'\n", encoding="utf-8")
     program = f"""
 import importlib
-for name in {PACKAGES}:
+for name in {packages}:
     assert importlib.import_module(name).owner == f"the user of {{name}}"
     print(importlib.import_module(f"qshower.{{name}}").__file__)
 from qshower.model.geometry import named_geometry
@@ -101,12 +159,25 @@ from qshower.model.geometry import named_geometry
     environment = os.environ | {"PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", program], cwd=work, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(site / "qshower" / name / "__init__.py") for name in PACKAGES]
+    assert done.stdout.split() == [str(site / "qshower" / name / "__init__.py") for name in packages]
 
 
-def test_the_wheel_has_command_and_licence(wheel_names: set[str]) -> None:
-    endings = {name.split(".dist-info/")[1] for name in wheel_names if ".dist-info/" in name}
-    assert {"entry_points.txt", "licenses/LICENSE"} <= endings
+def test_an_editable_installation_beside_the_client_is_whole(sources: Path, tmp_path: Path) -> None:
+    command: list[str | Path] = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index"]
+    options: list[str | Path] = ["--no-build-isolation", "--ignore-installed", "--prefix", tmp_path]
+    subprocess.run([*command, *options, "./client", "-e", "."], cwd=sources, check=True, capture_output=True)
+    (site,) = tmp_path.glob("lib/*/site-packages")
+    assert (site / "qshower" / "client" / "__init__.py").exists()
+    program = f"import site; site.addsitedir({str(site)!r}); import qshower.model, qshower; print(qshower.__file__)"
+    done = subprocess.run([sys.executable, "-S", "-c", program], cwd=tmp_path, env={}, capture_output=True, text=True)
+    assert done.stdout.strip() == str(sources / "qshower" / "__init__.py"), done.stderr
+
+
+def test_the_wheels_have_command_and_licence(wheels: Wheels) -> None:
+    for wheel in wheels.values():
+        endings = {name.split(".dist-info/")[1] for name in names_in(wheel) if ".dist-info/" in name}
+        assert "licenses/LICENSE" in endings
+    assert "qshower/entry_points.txt" in {name.replace("-0.1.0.dist-info", "") for name in names_in(wheels["qshower"])}
 
 
 def test_hadolint_finds_nothing() -> None:
@@ -183,7 +254,7 @@ def test_services_of_the_compose_file_have_limits_and_a_health_check(name: str) 
 
 def test_the_build_context_holds_what_images_are_made_of() -> None:
     kept = [line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] == "!"]
-    wanted = {*PACKAGES, "qshower", "pyproject.toml", "requirements.lock", "README.md", "LICENSE"}
+    wanted = {*PACKAGES, "client", "qshower", "pyproject.toml", "requirements.lock", "README.md", "LICENSE"}
     assert set(kept) == wanted | {f"docker/{name}" for name in IMAGE_SCRIPTS}
     assert [name for name in kept if not (ROOT / name).exists()] == []
 
@@ -200,7 +271,7 @@ def test_the_lock_pins_every_dependency_of_the_images() -> None:
         for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     }
     wanted = {re.split(r"[\[<>=]", need)[0].lower() for need in PROJECT["dependencies"]}
-    assert wanted <= pinned
+    assert wanted - {CLIENT["name"]} <= pinned
 
 
 def test_prometheus_scrapes_the_service_of_the_compose_file() -> None:

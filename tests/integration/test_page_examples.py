@@ -39,11 +39,20 @@ def test_the_client_of_the_readme(server_url: str) -> None:
     assert run(code, localhost=server_url)["answer"].showers_mev.shape == (2, 6480)
 
 
-def test_the_client_of_the_http_page(server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("example", range(3))
+def test_the_client_of_its_page(
+    server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], example: int
+) -> None:
     monkeypatch.chdir(tmp_path)
-    code = examples_of("docs/api.md")[0]
-    assert run(code.replace("127.0.0.1", "localhost"), localhost=server_url)["showers"].showers_mev.shape == (20, 6480)
-    assert Path("showers.hdf5").stat().st_size > 0
+    code = examples_of("docs/python-client.md")[example].replace("127.0.0.1", "localhost")
+    names = run(code, localhost=server_url)
+    if example == 0:
+        assert names["showers"].showers_mev.shape == (20, 6480)
+        assert {path.name for path in tmp_path.iterdir()} == {"showers.hdf5", "more.hdf5"}
+    elif example == 1:
+        assert names["showers"].showers_mev.shape == (1, 6480)
+    else:
+        assert capsys.readouterr().out.startswith("incident_energies_mev[0] 5.0 1000 to 1000000 MeV")
 
 
 def test_a_quantum_annealer_in_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

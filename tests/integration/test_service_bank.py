@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
-from qshower.client import ShowerClient, UnavailableError
+from qshower.client import Client, UnavailableError
 from qshower.model.bundle import find_bundles, load_bundle
 from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.bank_file import open_bank
@@ -172,7 +172,7 @@ def test_what_a_bank_has_run_out_of_is_not_waited_for(catalogue: Catalogue, bank
     settings = load_settings(qpu="off", bank=bank, latent_cache_bytes=0)
     pauses: list[float] = []
     with TestClient(create_app(settings, load_models=lambda _: catalogue)) as http:
-        client = ShowerClient("http://testserver", http=http, sleep=pauses.append)
+        client = Client("http://testserver", http=http, sleep=pauses.append)
         client.generate([FEW_MEV] * FEW, sampler="replay")
         client.generate([MANY_MEV] * (MANY - 1), sampler="replay")
         # One condition has run out, then all of them have.

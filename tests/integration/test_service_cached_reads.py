@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
-from qshower.client import ShowerClient
+from qshower.client import Client
 from qshower.model.bundle import Bundle, find_bundles, load_bundle
 from qshower.sampler.annealing import AnnealingSampler
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
@@ -302,7 +302,7 @@ def test_none_are_cached_without_memory(emulator: EmulatorServer, service_on: Se
 def test_a_dry_run_counts_what_is_cached(emulator: EmulatorServer, service_on: ServiceMaker) -> None:
     http = service_on()
     ask(http, UNEVEN)
-    client = ShowerClient("http://testserver", http=http)
+    client = Client("http://testserver", http=http)
     emulator_had = submitted(emulator)
     alone, seeded = client.estimate([HIGH], showers_per_energy=3), client.estimate([HIGH], showers_per_energy=3, seed=1)
     assert (alone.cached, alone.access_time_us, alone.problems, alone.reads) == (3, 0.0, 0, 0)

@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 from numpy.typing import NDArray
 
-from qshower.client import ShowerClient
+from qshower.client import Client
 from qshower.model.bundle import find_bundles, load_bundle
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
@@ -180,7 +180,7 @@ def answering() -> Iterator[Callable[[bytes], int]]:
 
 def test_it_gets_the_showers_that_python_gets(ask: Ask, service_port: int) -> None:
     lines, showers = ask(service_port)
-    with ShowerClient(f"http://127.0.0.1:{service_port}") as client:
+    with Client(f"http://127.0.0.1:{service_port}") as client:
         expected = client.generate(
             [1000.0, 65536.0], showers_per_energy=2, sampler="gibbs", seed=2**64 - 1, options={"sweeps": 8}
         )
@@ -200,7 +200,7 @@ def test_its_dry_run_is_python_s(
         monkeypatch.setenv("DWAVE_API_TOKEN", "any")
         with served(untrained_bundles, qpu_state_folder=tmp_path) as port:
             told = ask(port, estimate="qpu").split("|")
-            with ShowerClient(f"http://127.0.0.1:{port}") as client:
+            with Client(f"http://127.0.0.1:{port}") as client:
                 expected = client.estimate([1000.0, 65536.0], showers_per_energy=2, seed=2**64 - 1)
             assert ask(port, estimate="gibbs").startswith("refused 422")
         assert emulator.backend.state()["submitted"] == 0

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from qshower.client import ShowerClient, Showers
+from qshower.client import Client, Showers
 from qshower.sampler.emulator.emulator_config import EmulatorConfig
 from qshower.sampler.emulator.emulator_server import EmulatorServer
 from tests.polling import until
@@ -101,7 +101,7 @@ def test_the_same_seed_alone_in_a_crowd_and_after_a_restart_in_all_formats(start
     process.send_signal(signal.SIGTERM)
     assert process.wait(STOP_S) == 0
     _, again, _ = start()
-    with ShowerClient(again) as client:
+    with Client(again) as client:
         after = client.generate([ENERGY] * 500, sampler="gibbs", seed=1)
         assert np.array_equal(after.showers_mev, crowd)
         together: list[NDArray[np.float32] | None] = [None] * 8
@@ -122,7 +122,7 @@ def test_sigterm_finishes_what_is_in_work_and_refuses_the_rest(start: Start) -> 
     answer: dict[str, Showers] = {}
 
     def long_request() -> None:
-        with ShowerClient(url) as client:
+        with Client(url) as client:
             answer["showers"] = client.generate([ENERGY] * 60, sampler="annealing", seed=1, options={"sweeps": 6000})
 
     thread = threading.Thread(target=long_request)
