@@ -171,7 +171,7 @@ def best_fit(
     try:
         streams = np.zeros((len(conditions), 2), dtype=np.uint64)
         request = LatentRequest(bundle.machine, conditions, streams, deadline_s=1200.0)
-        info = access.find(request, access.terms(request).deadline)
+        info = access.find(request, access.terms(request).limit.deadline)
         plan = access.planner.calibration(request, info).measurement
         (measured,) = plan.programmings
         total = GAUGES_AT_ONCE * reads

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from qshower.sampler.closing import Closing
 from qshower.sampler.cores import checked_threads, usable_cores
-from qshower.sampler.errors import SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.errors import SamplerUnavailableError
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.protocol import Availability, SamplerCapabilities
 from qshower.sampler.provenance import Provenance
@@ -88,21 +88,21 @@ class AnnealingSampler(Closing):
 
         Raises:
             InvalidInputError: an option other than ``sweeps`` is set, or ``sweeps`` is out of range.
-            SamplerTimeoutError: the deadline passed; it is checked between rows, and every 1024 sweeps within one.
+            SamplerTimeoutError, SamplerCancelledError: the deadline passed, or nobody waits any more; looked at
+                between rows, and every 1024 sweeps within one.
             SamplerUnavailableError: the sampler is closed.
         """
-        start_s = time.monotonic()
+        start_s, limit = time.monotonic(), request.time_limit()
         sweeps = request.options.sweeps_or(DEFAULT_SWEEPS, self.name)
         if self._closed:
             raise SamplerUnavailableError("the annealing sampler is closed")
         machine = request.machine
-        end_s = None if request.deadline_s is None else start_s + request.deadline_s
         spins = np.empty((request.rows, machine.node_count), dtype=np.int8)
         spins[:, machine.condition_nodes] = request.conditions
         problem, stop = _FreeProblem.of(machine), threading.Event()
 
         def stopped() -> bool:
-            if end_s is not None and time.monotonic() >= end_s:
+            if limit.given_up() or limit.left_s <= 0:
                 stop.set()
             return stop.is_set()
 
@@ -138,9 +138,7 @@ class AnnealingSampler(Closing):
             stop_requested = stop.is_set()
             stop.set()
         if stop_requested:
-            raise SamplerTimeoutError(
-                f"annealing did not draw {request.rows} latents at {sweeps} sweeps within {request.deadline_s} s"
-            )
+            limit.check(f"annealing of {request.rows} latents at {sweeps} sweeps")
         provenance = Provenance(
             sampler=self.name,
             sweeps=sweeps,

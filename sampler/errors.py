@@ -15,6 +15,7 @@
         │   ├── PlacementError                    the machine does not fit the solver's working graph
         │   └── CircuitOpenError                  too many failures in a row; waiting before the next probe
         ├── SamplerTimeoutError      no answer before the deadline
+        ├── SamplerCancelledError    nobody waited for the answer any more
         ├── SamplerAnswerError       an answer came, and it is not a valid draw
         │   └── ConditionNotHeldError             flux biases did not hold the condition
         ├── NotEquilibratedError     no number of sweeps tried is known to reach the law
@@ -118,6 +119,10 @@ class CircuitOpenError(SamplerUnavailableError):
 
 class SamplerTimeoutError(SamplerError):
     """No answer came before the deadline."""
+
+
+class SamplerCancelledError(SamplerError):
+    """Nobody waited for the answer any more, so that the draw was stopped."""
 
 
 class SamplerAnswerError(SamplerError):

@@ -26,7 +26,6 @@ from qshower.sampler.errors import (
     BankExhaustedError,
     DefectError,
     InvalidInputError,
-    SamplerTimeoutError,
     SamplerUnavailableError,
 )
 from qshower.sampler.machine import BoltzmannMachine
@@ -156,18 +155,17 @@ class ReplaySampler(Closing):
         Raises:
             InvalidInputError: an option is set, or the bank was drawn from another machine.
             BankExhaustedError: too few latents are left for a condition; none is used up.
-            SamplerTimeoutError: the deadline passed; none is used up.
+            SamplerTimeoutError, SamplerCancelledError: the deadline passed, or nobody waits; none is used up.
             SamplerUnavailableError: the sampler is closed.
         """
-        start_s = time.monotonic()
+        start_s, limit = time.monotonic(), request.time_limit()
         for option, value in request.options.given().items():
             raise InvalidInputError(f"options.{option}", value, "nothing: replay takes no option")
         if not self.drawn_from(request.machine):
             info = self._bank.info
             allowed = f"the machine that the bank {info.path.name} was drawn from, {info.machine_sha256}"
             raise InvalidInputError("machine", request.machine.law_sha256(), allowed)
-        if request.deadline_s is not None and time.monotonic() - start_s >= request.deadline_s:
-            raise SamplerTimeoutError(f"replay did not answer within {request.deadline_s} s")
+        limit.check("replay")
         claim = self.claim(request.conditions)
         spins = claim.spins()
         provenance = dataclasses.replace(claim.provenance, elapsed_s={"sample": time.monotonic() - start_s})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ from numpy.typing import NDArray
 from qshower.sampler.errors import DefectError, InvalidInputError, SamplerAnswerError
 from qshower.sampler.machine import BoltzmannMachine, are_spins, check_spins
 from qshower.sampler.provenance import ConditionMode, Provenance
+from qshower.sampler.time_limit import TimeLimit, never
 
 DEFAULT_SWEEPS = 256
 """Sweeps of a classical draw whose caller names no number. Bundles carry a measured one."""
@@ -128,6 +132,7 @@ class LatentRequest:
         options: choices of this request.
         deadline_s: seconds from the call in which the draw must end, None for no limit.
         account: who pays for QPU time; empty where callers have no keys.
+        given_up: whether nobody waits for the latents any more; the draw then stops with SamplerCancelledError.
     """
 
     machine: BoltzmannMachine
@@ -136,6 +141,7 @@ class LatentRequest:
     options: SamplerOptions = field(default_factory=SamplerOptions)
     deadline_s: float | None = None
     account: str = ""
+    given_up: Callable[[], bool] = never
 
     def __post_init__(self) -> None:
         check_spins("conditions", self.conditions, self.machine.condition_nodes.shape[0])
@@ -145,6 +151,10 @@ class LatentRequest:
     def rows(self) -> int:
         """Number of latents asked for."""
         return int(self.conditions.shape[0])
+
+    def time_limit(self) -> TimeLimit:
+        """Until when a draw that begins now may go on."""
+        return TimeLimit(math.inf if self.deadline_s is None else monotonic() + self.deadline_s, self.given_up)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

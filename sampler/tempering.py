@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from qshower.sampler.closing import Closing
 from qshower.sampler.cores import checked_threads
-from qshower.sampler.errors import DefectError, SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.errors import DefectError, SamplerUnavailableError
 from qshower.sampler.gibbs.program import LastUsed, program_of
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.protocol import Availability, SamplerCapabilities
 from qshower.sampler.provenance import Provenance
 from qshower.sampler.request import DEFAULT_SWEEPS, LatentBatch, LatentRequest
+from qshower.sampler.time_limit import UNLIMITED, TimeLimit
 
 HOTTEST_BETA = 0.1
 MOST_REPLICAS = 128
@@ -28,11 +29,11 @@ _STEP = 1.2
 _PURPOSE = np.uint64(0x74656D706572)
 
 
-def ladder_of(machine: BoltzmannMachine) -> NDArray[np.float64]:
+def ladder_of(machine: BoltzmannMachine, limit: TimeLimit = UNLIMITED) -> NDArray[np.float64]:
     """β of each replica, (replicas,), ascending from ``HOTTEST_BETA`` to 1, spaced by the spread of the energy.
 
     The spread is measured on the machine itself, at random conditions and a fixed seed: the ladder is a function of the
-    machine alone.
+    machine alone. ``limit`` says until when that may take.
 
     Raises:
         InvalidInputError: the machine is so cold that the ladder would have more than ``MOST_REPLICAS`` steps.
@@ -46,7 +47,8 @@ def ladder_of(machine: BoltzmannMachine) -> NDArray[np.float64]:
     spins[:, machine.condition_nodes] = np.tile(level, (2, 1))
     betas = [HOTTEST_BETA]
     while betas[-1] < 1.0:
-        spins = refine(machine, spins, 32, random.integers(0, 2**64, (2 * rows, 2), dtype=np.uint64), beta=betas[-1])
+        streams = random.integers(0, 2**64, (2 * rows, 2), dtype=np.uint64)
+        spins = refine(machine, spins, 32, streams, beta=betas[-1], limit=limit)
         energies = machine.energies(spins)
         variance = float(((energies[:rows] - energies[rows:]) ** 2).mean() / 2.0)
         # No step wider than the whole range: a machine without energy needs two replicas, not none.
@@ -68,7 +70,7 @@ def temper(
     betas: NDArray[np.float64],
     *,
     threads: int | None = None,
-    deadline: float | None = None,
+    limit: TimeLimit = UNLIMITED,
 ) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
     """States (rows, nodes) at the last β, and the share of exchanges accepted between neighbours, (replicas − 1,).
 
@@ -79,7 +81,7 @@ def temper(
         sweeps: of each replica, with exchanges after each.
         betas: (replicas,), ascending.
         threads: worker threads, None for one on each processor.
-        deadline: ``time.monotonic`` instant past which SamplerTimeoutError is raised.
+        limit: until when replicas may run, looked at now and then.
 
     Returns:
         Spins (rows, nodes) int8, and rates of exchange (replicas − 1,), from the hottest pair to the coldest.
@@ -88,8 +90,7 @@ def temper(
     from qshower.sampler.gibbs.streams import stream_keys
 
     def on_time() -> None:
-        if deadline is not None and monotonic() >= deadline:
-            raise SamplerTimeoutError("tempering: the deadline passed before all replicas had run")
+        limit.check("tempering")
 
     rows = conditions.shape[0]
     spins = np.empty((rows, machine.node_count), dtype=np.int8)
@@ -126,17 +127,16 @@ class TemperingSampler(Closing):
 
         Raises:
             InvalidInputError: an option other than ``sweeps`` is set, or ``sweeps`` is out of range.
-            SamplerTimeoutError: the deadline passed.
+            SamplerTimeoutError, SamplerCancelledError: the deadline passed, or nobody waits any more.
             SamplerUnavailableError: the sampler is closed.
         """
-        began = monotonic()
+        began, limit = monotonic(), request.time_limit()
         sweeps = request.options.sweeps_or(DEFAULT_SWEEPS, self.name)
         if self._closed:
             raise SamplerUnavailableError("the tempering sampler is closed")
-        deadline = None if request.deadline_s is None else began + request.deadline_s
-        machine, betas = request.machine, self._ladder_of(request.machine)
+        machine, betas = request.machine, self._ladder_of(request.machine, limit)
         spins, accepted = temper(
-            machine, request.conditions, request.streams, sweeps, betas, threads=self._threads, deadline=deadline
+            machine, request.conditions, request.streams, sweeps, betas, threads=self._threads, limit=limit
         )
         ladder = f"parallel tempering over {betas.shape[0]} temperatures, least exchange {accepted.min():.0%}"
         elapsed_s = {"sample": monotonic() - began}
@@ -147,12 +147,12 @@ class TemperingSampler(Closing):
         """Refuse further requests. Idempotent."""
         self._closed = True
 
-    def _ladder_of(self, machine: BoltzmannMachine) -> NDArray[np.float64]:
+    def _ladder_of(self, machine: BoltzmannMachine, limit: TimeLimit) -> NDArray[np.float64]:
         """The machine's ladder; those of the last machines are kept."""
         sources = (machine.h, machine.j, machine.edges, machine.partitions)
         key = tuple(map(id, sources))
         ladder = self._ladders.get(key)
         if ladder is None:
-            ladder = ladder_of(machine)
+            ladder = ladder_of(machine, limit)
             self._ladders.put(key, sources, ladder)
         return ladder

@@ -6,14 +6,13 @@ GIL). Integer arithmetic makes the cut invisible in the result.
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qshower.sampler.cores import usable_cores
-from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError
+from qshower.sampler.errors import InvalidInputError
 from qshower.sampler.gibbs.kernels.run_block import block_type, run_block_many, run_block_reference, run_one
 from qshower.sampler.gibbs.kernels.workers import each_slice
 from qshower.sampler.gibbs.program import Program, program_of
@@ -21,6 +20,7 @@ from qshower.sampler.gibbs.schedule import ramp_and_hold
 from qshower.sampler.gibbs.streams import DRAW, REFINE, scatter_start, stream_keys
 from qshower.sampler.machine import BoltzmannMachine, check_spins
 from qshower.sampler.request import check_streams, checked_sweeps
+from qshower.sampler.time_limit import UNLIMITED, TimeLimit
 
 Device = Literal["cpu", "cuda"]
 
@@ -36,7 +36,7 @@ def draw(
     *,
     beta: float = 1.0,
     threads: int | None = None,
-    deadline: float | None = None,
+    limit: TimeLimit = UNLIMITED,
     device: Device = "cpu",
 ) -> NDArray[np.int8]:
     """States (rows, nodes) drawn from scratch: random start, ramp and hold, the condition held.
@@ -48,7 +48,7 @@ def draw(
         sweeps: length of the schedule.
         beta: the law is P(s) ∝ exp(−beta·E(s)).
         threads: worker threads, None for one on each processor.
-        deadline: ``time.monotonic`` instant past which SamplerTimeoutError is raised.
+        limit: until when chains may run, looked at now and then.
         device: ``"cpu"`` or ``"cuda"``.
 
     Returns:
@@ -61,7 +61,7 @@ def draw(
     spins = np.empty((conditions.shape[0], machine.node_count), dtype=np.int8)
     spins[:, program.graph.held] = conditions
     scatter_start(spins, program.graph.order, keys)
-    run(program, spins, betas, keys, threads=threads, deadline=deadline, device=device)
+    run(program, spins, betas, keys, threads=threads, limit=limit, device=device)
     return spins
 
 
@@ -74,7 +74,7 @@ def refine(
     beta: float = 1.0,
     free_condition: bool = False,
     threads: int | None = None,
-    deadline: float | None = None,
+    limit: TimeLimit = UNLIMITED,
     device: Device = "cpu",
 ) -> NDArray[np.int8]:
     """States (rows, nodes) after ``sweeps`` Gibbs sweeps at ``beta`` from given states; ``spins`` is left as it is.
@@ -91,7 +91,7 @@ def refine(
         beta: inverse temperature, above 0.
         free_condition: sweep partition 0 too.
         threads: worker threads, None for one on each processor.
-        deadline: ``time.monotonic`` instant past which SamplerTimeoutError is raised.
+        limit: until when chains may run, looked at now and then.
         device: ``"cpu"`` or ``"cuda"``.
 
     Returns:
@@ -108,7 +108,7 @@ def refine(
         betas,
         stream_keys(np.array(streams), REFINE),
         threads=threads,
-        deadline=deadline,
+        limit=limit,
         device=device,
     )
     return result
@@ -128,7 +128,7 @@ def run(
     keys: NDArray[np.uint64],
     *,
     threads: int | None = None,
-    deadline: float | None = None,
+    limit: TimeLimit = UNLIMITED,
     device: Device = "cpu",
 ) -> None:
     """Sweep ``spins`` (rows, nodes) in place, one sweep for each entry of ``betas``, rows seeded by ``keys``."""
@@ -136,8 +136,7 @@ def run(
         return
 
     def on_time() -> None:
-        if deadline is not None and monotonic() > deadline:
-            raise SamplerTimeoutError("gibbs: the deadline passed before all chains had run")
+        limit.check("gibbs")
 
     if device == "cuda":
         from qshower.sampler.gibbs.kernels.cuda import run_on_device

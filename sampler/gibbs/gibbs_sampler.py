@@ -84,22 +84,27 @@ class GibbsSampler(Closing):
         return Availability(available=True, detail={"device": "cpu", "threads": self.threads or usable_cores()})
 
     def sample(self, request: LatentRequest) -> LatentBatch:
-        """One latent per row; InvalidInputError for an option other than ``sweeps``, SamplerTimeoutError if late."""
+        """One latent per row.
+
+        Raises:
+            InvalidInputError: an option other than ``sweeps`` is set, or ``sweeps`` is out of range.
+            SamplerTimeoutError, SamplerCancelledError: the deadline passed, or nobody waits any more.
+            SamplerUnavailableError: the GPU cannot be used.
+        """
         from qshower.sampler.gibbs.chains import draw
 
-        began = monotonic()
+        began, limit = monotonic(), request.time_limit()
         sweeps = request.options.sweeps_or(DEFAULT_SWEEPS, self.name)
         state = self.availability(request.machine)
         if not state.available:
             raise SamplerUnavailableError(f"gibbs: {state.reason}")
-        deadline = None if request.deadline_s is None else began + request.deadline_s
         spins = draw(
             request.machine,
             request.conditions,
             request.streams,
             sweeps,
             threads=self.threads,
-            deadline=deadline,
+            limit=limit,
             device="cpu" if request.rows <= SMALL_BATCH else self.device,
         )
         energies = request.machine.energies(spins)

@@ -16,6 +16,7 @@ from qshower.sampler.errors import (
     PlacementError,
     ProblemRangeError,
     QShowerError,
+    SamplerCancelledError,
     SamplerError,
     SamplerTimeoutError,
     SamplerUnavailableError,
@@ -37,6 +38,7 @@ from qshower.sampler.qpu.shims.flux_bias import Shim, ShimStore
 from qshower.sampler.qpu.unused_reads import Receiver
 from qshower.sampler.qpu.usage import Terms, Usage
 from qshower.sampler.request import LatentRequest
+from qshower.sampler.time_limit import TimeLimit
 
 Result = TypeVar("Result")
 _IMPATIENT_S = 10.0
@@ -76,11 +78,11 @@ class QpuAccess:
         return f"QpuAccess({self.client!r})"
 
     def terms(self, request: LatentRequest) -> Terms:
-        """Deadline, cap and account of a call; SamplerTimeoutError if it is too late already."""
+        """Deadline, cap and account of a call; an error of TimeLimit.check if it is too late."""
         limit_s = self.settings.deadline_s if request.deadline_s is None else request.deadline_s
-        if limit_s <= 0:
-            raise SamplerTimeoutError("the deadline had passed before the draw began")
-        return Terms(monotonic() + limit_s, cap_us_of(request.options, self.settings), request.account)
+        limit = TimeLimit(monotonic() + limit_s, request.given_up)
+        limit.check("qpu")
+        return Terms(limit, cap_us_of(request.options, self.settings), request.account)
 
     def find(self, request: LatentRequest, deadline: float) -> SolverInfo:
         """The solver that ``request`` is drawn on today."""
@@ -102,7 +104,7 @@ class QpuAccess:
         self, request: LatentRequest, terms: Terms, usage: Usage, work: Callable[[SolverInfo], Result]
     ) -> Result:
         """What ``work`` gives for the solver of ``request``; tried once more if nothing was accepted and it changed."""
-        info = self.find(request, terms.deadline)
+        info = self.find(request, terms.limit.deadline)
         try:
             return work(info)
         except SamplerError as error:
@@ -111,7 +113,7 @@ class QpuAccess:
             if billed or type(error) not in (SamplerError, SamplerUnavailableError, SolverNotFoundHereError):
                 raise
             self.client.forget()
-            today = self.find(request, terms.deadline)
+            today = self.find(request, terms.limit.deadline)
             if today is info:
                 raise
             return work(today)
@@ -123,7 +125,13 @@ class QpuAccess:
         began = monotonic()
         try:
             yield
-        except (InvalidInputError, BudgetExceededError, ConditionNotHeldError, ProblemRangeError):
+        except (
+            InvalidInputError,
+            BudgetExceededError,
+            ConditionNotHeldError,
+            ProblemRangeError,
+            SamplerCancelledError,
+        ):
             self.breaker.abandoned(call)
             raise
         except QShowerError as error:

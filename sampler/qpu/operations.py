@@ -36,7 +36,7 @@ def estimate(access: QpuAccess, request: LatentRequest) -> QpuEstimate:
         QPU access time, problems, reads and copies; with those of a calibration, if one would be made on the way.
     """
     check_options(request.options)
-    info = access.find(request, access.terms(request).deadline)
+    info = access.find(request, access.terms(request).limit.deadline)
     plan = access.planner.plan(request, info)
     kept = access.calibrator.kept(calibration_key(plan))
     return estimate_of_draw(plan, access.planner.calibration(request, info) if kept is None else None)
@@ -91,7 +91,7 @@ def estimate_calibration(
 ) -> QpuEstimate:
     """What ``calibrate`` would take: a dry run that submits nothing and bills nothing."""
     request = calibration_request(machine, conditions, options, deadline_s)
-    info = access.find(request, access.terms(request).deadline)
+    info = access.find(request, access.terms(request).limit.deadline)
     return estimate_of_calibration(access.planner.calibration(request, info))
 
 
@@ -151,7 +151,7 @@ def estimate_shim(
     All of the graph is programmed as it is, so there are no conditions, copies or missing qubits.
     """
     request = _shim_request(machine, options, deadline_s)
-    info = access.find(request, access.terms(request).deadline)
+    info = access.find(request, access.terms(request).limit.deadline)
     asked = draw_options(request.options, access.settings, info)
     cost = shim_cost(info, reads, asked.annealing_time_us, couplers=couplers)
     return QpuEstimate(

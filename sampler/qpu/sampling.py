@@ -58,7 +58,7 @@ def sample(access: QpuAccess, request: LatentRequest, terms: Terms) -> LatentBat
     sweeps = _sweeps(access, request)
     made = provenance_of(plan, calibration, usage, sweeps, notes)
     try:
-        spins = assemble(request, parts, sweeps, terms.deadline)
+        spins = assemble(request, parts, sweeps, terms.limit)
     except SamplerError:
         _leave(access, request, parts, made)
         raise

@@ -5,11 +5,9 @@ They are paid for, so the sampler hands them to whoever wants them, such as the 
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +16,7 @@ from qshower.sampler.provenance import Provenance
 from qshower.sampler.qpu.drawing.assemble import assemble
 from qshower.sampler.qpu.drawing.part_reads import PartReads
 from qshower.sampler.request import LatentRequest, streams_of
+from qshower.sampler.time_limit import never
 
 MOST_ROWS = 8192
 """Most unused reads handed over after one draw: they take memory until they are refined."""
@@ -47,8 +46,8 @@ class UnusedReads:
 
         Nobody else is given them. SamplerTimeoutError if that takes more than ``deadline_s``.
         """
-        deadline = math.inf if deadline_s is None else monotonic() + deadline_s
-        return assemble(self.request, self.parts, self.provenance.refine_sweeps or 0, deadline)
+        limit = replace(self.request, deadline_s=deadline_s).time_limit()
+        return assemble(self.request, self.parts, self.provenance.refine_sweeps or 0, limit)
 
     def slices(self, most_rows: int) -> Iterator[UnusedReads]:
         """The same in slices of up to ``most_rows``."""
@@ -112,7 +111,7 @@ def _as_unused_reads(request: LatentRequest, parts: Sequence[PartReads], provena
     if not chosen:
         return None
     streams = streams_of(secrets.randbits(64), count)
-    own = replace(request, conditions=np.concatenate(conditions), streams=streams, deadline_s=None)
+    own = replace(request, conditions=np.concatenate(conditions), streams=streams, deadline_s=None, given_up=never)
     return UnusedReads(own, tuple(chosen), provenance)
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from qshower.sampler.time_limit import TimeLimit
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
     """On what terms a call uses a QPU.
 
     Attributes:
-        deadline: instant of ``time.monotonic`` by which all must be back.
+        limit: until when all must be back, and whether anybody waits for it.
         cap_us: most QPU access time of the call, None for no cap.
         account: who pays for it, "" for nobody in particular.
     """
 
-    deadline: float
+    limit: TimeLimit
     cap_us: float | None = None
     account: str = ""
 

@@ -173,7 +173,7 @@ def next_batch(waiting: deque[QueuedRequest], most_rows: int) -> list[Slice]:
 def draw_latents(slices: list[Slice], begun: float) -> Latents:
     """The latents of a batch: those that its requests have claimed, and draws of the others. In a thread.
 
-    A lone deadline is passed on; company gets the longest.
+    A lone deadline is passed on; company gets the longest. The draw stops once nobody waits for any of it.
     """
     first = slices[0].request.work
     energies = np.concatenate([part.request.work.energies_mev[part.start : part.stop] for part in slices])
@@ -201,7 +201,14 @@ def draw_latents(slices: list[Slice], begun: float) -> Latents:
         latest = math.inf if None in deadlines else max(at for at in deadlines if at is not None)
         deadline_s = None if math.isinf(latest) else max(latest - begun, 1e-3)
         batch = first.sampler.sample(
-            LatentRequest(machine, conditions[missing], streams[missing], first.key.options, deadline_s)
+            LatentRequest(
+                machine,
+                conditions[missing],
+                streams[missing],
+                first.key.options,
+                deadline_s,
+                given_up=lambda: all(part.request.future.done() for part in slices),
+            )
         )
         spins[missing], source[missing] = batch.spins, len(origins)
         origins.append((batch.provenance, int(missing.sum())))

@@ -114,7 +114,7 @@ class Engine:
         return request
 
     def cancel(self, request: QueuedRequest) -> None:
-        """Give a request up: what has not begun never will; what is in work is thrown away."""
+        """Give a request up: what has not begun never will; a draw that is for nobody else stops."""
         request.future.cancel()
 
     def drain(self) -> None:

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
-from qshower.sampler.errors import BudgetExceededError, QShowerError, SamplerTimeoutError
+from qshower.sampler.errors import BudgetExceededError, QShowerError
 from qshower.sampler.qpu.quota import Quota, until_midnight_s, utc_now
 from qshower.sampler.request import LatentBatch, LatentRequest
 from qshower.service.engine.batches import Draws
+
+LOOK_S = 0.1
+"""How often a draw that waits for its turn looks whether it is still wanted."""
 
 
 class Accounts:
@@ -54,13 +56,12 @@ class Accounts:
         if budget is None:
             return sampler.sample(request)
         # One draw of a key at a time: two together could each fit into what is left, and not both.
-        lock, begun = self._locks[name], monotonic()
-        if not lock.acquire(timeout=-1 if request.deadline_s is None else request.deadline_s):
-            raise SamplerTimeoutError(f"other draws of the key {name!r} were under way until the deadline")
+        lock, limit = self._locks[name], request.time_limit()
+        while not lock.acquire(timeout=max(0.0, min(LOOK_S, limit.left_s))):
+            limit.check(f"a draw that waits for others of the key {name!r}")
         try:
-            waited = monotonic() - begun
             if request.deadline_s is not None:
-                request = replace(request, deadline_s=max(request.deadline_s - waited, 1e-3))
+                request = replace(request, deadline_s=max(limit.left_s, 1e-3))
             return self._within(budget, sampler, name, request)
         finally:
             lock.release()

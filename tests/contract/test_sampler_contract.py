@@ -14,7 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qshower.sampler.errors import InvalidInputError, SamplerTimeoutError, SamplerUnavailableError
+from qshower.sampler.errors import (
+    InvalidInputError,
+    SamplerCancelledError,
+    SamplerTimeoutError,
+    SamplerUnavailableError,
+)
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.protocol import Sampler
 from qshower.sampler.request import LatentRequest, SamplerOptions
@@ -129,6 +134,12 @@ def test_a_deadline_already_passed_is_a_timeout(case: ContractCase, mixed: Reque
     with pytest.raises(SamplerTimeoutError):
         case.sampler.sample(mixed(50, deadline_s=0.0))
     assert case.sampler.sample(mixed(2, deadline_s=120.0)).spins.shape == (2, 16)
+
+
+def test_a_draw_that_nobody_waits_for_is_stopped(case: ContractCase, mixed: RequestMaker) -> None:
+    with pytest.raises(SamplerCancelledError):
+        case.sampler.sample(dataclasses.replace(mixed(50), given_up=lambda: True))
+    assert case.sampler.sample(mixed(2)).spins.shape == (2, 16)
 
 
 def test_a_row_depends_on_its_own_stream_and_condition_alone(case: ContractCase, mixed: RequestMaker) -> None:

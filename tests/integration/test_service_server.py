@@ -158,6 +158,20 @@ def test_a_client_that_goes_away_gives_its_place_free(start: Start) -> None:
     assert not [line for line in lines if "Traceback" in line]
 
 
+@pytest.mark.parametrize("sampler", ["gibbs", "tempering", "annealing"])
+def test_sigterm_ends_a_process_whose_sampler_would_go_on_for_hours(start: Start, sampler: str) -> None:
+    process, url, _ = start(QSHOWER_DRAIN_TIMEOUT_S="1", QSHOWER_DEFAULT_DEADLINE_S="3600")
+    answers: list[httpx2.Response] = []
+    body = {"incident_energies_mev": [ENERGY] * 500, "sampler": sampler, "options": {"sweeps": 1_000_000}}
+    asking = threading.Thread(target=lambda: answers.append(httpx2.post(f"{url}/generate", json=body, timeout=START_S)))
+    asking.start()
+    until(lambda: "qshower_queue_requests 1.0" in httpx2.get(f"{url}/metrics", timeout=60).text)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(STOP_S) == 0
+    asking.join()
+    assert (answers[0].status_code, answers[0].json()["type"]) == (503, "urn:qshower:not-ready")
+
+
 def test_a_port_in_use_is_one_line(environment: dict[str, str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -100,7 +100,7 @@ def best_fit(bench: Bench, seeds: Iterable[int], folder: Path, rng: np.random.Ge
                 streams = np.zeros((CONDITIONS, 2), dtype=np.uint64)
                 request = LatentRequest(bench.machine, bench.conditions, streams, deadline_s=120.0)
                 terms = access.terms(request)
-                info = access.find(request, terms.deadline)
+                info = access.find(request, terms.limit.deadline)
                 plan = access.planner.calibration(request, info).measurement
                 total = FIT_GAUGES * FIT_READS
                 (measured,) = plan.programmings

@@ -6,11 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Lock
-from time import monotonic
 
 import numpy as np
 
-from qshower.sampler.errors import SamplerTimeoutError
 from qshower.sampler.qpu.calibration.drift import DriftWatch, Observation, Reference
 from qshower.sampler.qpu.calibration.measurement import Measurement, calibrate
 from qshower.sampler.qpu.calibration.scale import (
@@ -21,12 +19,14 @@ from qshower.sampler.qpu.calibration.scale import (
     pulls_of,
 )
 from qshower.sampler.qpu.drawing.part_reads import PartReads
+from qshower.sampler.qpu.ocean.connection import SLICE_S
 from qshower.sampler.qpu.planning.gauge_shares import gauge_of_reads, spread_reads
 from qshower.sampler.qpu.planning.planner import CalibrationPlan, Plan
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.quota import timestamp
 from qshower.sampler.qpu.session import QpuSession
 from qshower.sampler.qpu.shims.flux_bias import Shim
+from qshower.sampler.time_limit import TimeLimit
 
 DRIFT_PAUSE_S = 3600.0
 """A calibration made because of a drift is not made anew for another one before this: if the alarm is a false one that
@@ -106,7 +106,7 @@ class Calibrator:
             The calibration, which is kept too, and notes of what a user should know of its draws.
         """
         key = calibration_key(plan.measurement)
-        with self._turn(session.terms.deadline):
+        with self._turn(session.terms.limit):
             kept = self.kept(key)
             if unless_kept and kept is not None:
                 return Measurement(kept, ())
@@ -180,10 +180,10 @@ class Calibrator:
         return calibration.after_drift and calibration.age_s(self.store.now()) < DRIFT_PAUSE_S
 
     @contextmanager
-    def _turn(self, deadline: float) -> Iterator[None]:
-        """One measurement at a time; SamplerTimeoutError if the others' last until ``deadline``."""
-        if not self._measuring.acquire(timeout=max(0.0, deadline - monotonic())):
-            raise SamplerTimeoutError("other calibrations were under way until the deadline")
+    def _turn(self, limit: TimeLimit) -> Iterator[None]:
+        """One measurement at a time; SamplerTimeoutError if the others' last until ``limit``."""
+        while not self._measuring.acquire(timeout=max(0.0, min(SLICE_S, limit.left_s))):
+            limit.check("a calibration that waits for others")
         try:
             yield
         finally:

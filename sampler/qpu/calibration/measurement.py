@@ -58,7 +58,7 @@ def calibrate(session: QpuSession, plan: CalibrationPlan, beta: float, shim: Shi
     drawn = draw(session, measurement, beta, shim, strengths=strengths)
     reads = drawn.whole()
     by_pull = apparent_scale(reads, SPINS_MEASURED)
-    by_energy = matched_scale(reads, by_pull.value, int(session.rng.integers(2**62)), session.terms.deadline)
+    by_energy = matched_scale(reads, by_pull.value, int(session.rng.integers(2**62)), session.terms.limit)
     best = combined(by_pull, by_energy)
     moved = score_variance(reads, by_pull.value)
     calibration = Calibration(

@@ -21,6 +21,7 @@ from qshower.sampler.qpu.planning.gauge_shares import gauge_of_reads, spread_rea
 from qshower.sampler.qpu.quota import utc_now
 from qshower.sampler.qpu.state_files import altered, known_fields, locked, read_json, write_json
 from qshower.sampler.request import streams_of
+from qshower.sampler.time_limit import TimeLimit
 
 _CHAIN_SWEEPS = 256
 _CHAINS = 600
@@ -179,7 +180,7 @@ def matched_scale(
     parts: Sequence[PartReads],
     start: float,
     seed: int,
-    deadline: float | None,
+    limit: TimeLimit,
 ) -> Scale:
     """Energy matching of some parts, all with the same number of reads and of gauges, against Gibbs chains."""
     machines = [programmed_machine(reads) for reads in parts]
@@ -194,7 +195,7 @@ def matched_scale(
             streams = streams_of(seed, _CHAINS, call * _CHAINS)
             call += 1
             conditions = np.ones((_CHAINS, machine.condition_nodes.size), dtype=np.int8)
-            states = draw(machine, conditions, streams, _CHAIN_SWEEPS, beta=r, deadline=deadline)
+            states = draw(machine, conditions, streams, _CHAIN_SWEEPS, beta=r, limit=limit)
             drawn.append(_energies(reads, states[:, reads.embedding.layout.nodes]))
         return np.stack(drawn)
 

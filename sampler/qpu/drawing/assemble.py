@@ -12,6 +12,7 @@ from qshower.sampler.gibbs.chains import refine
 from qshower.sampler.qpu.drawing.part_reads import PartReads
 from qshower.sampler.qpu.embedding.layout import draw_unplaced
 from qshower.sampler.request import LatentRequest
+from qshower.sampler.time_limit import TimeLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,9 @@ def held_condition(request: LatentRequest, parts: Sequence[PartReads]) -> HeldCo
 
 
 def assemble(
-    request: LatentRequest, parts: Sequence[PartReads], refine_sweeps: int, deadline: float
+    request: LatentRequest, parts: Sequence[PartReads], refine_sweeps: int, limit: TimeLimit
 ) -> NDArray[np.int8]:
-    """(rows, nodes) states: each row its own read, the condition set, unplaced nodes drawn, then refined."""
+    """(rows, nodes) states: each row its own read, the condition set, unplaced nodes drawn, refined by ``limit``."""
     machine = request.machine
     spins = np.zeros((request.rows, machine.node_count), dtype=np.int8)
     for reads in parts:
@@ -63,4 +64,4 @@ def assemble(
             block = spins[rows]
             draw_unplaced(machine, block, unplaced, request.streams[rows])
             spins[rows] = block
-    return refine(machine, spins, refine_sweeps, request.streams, deadline=deadline)
+    return refine(machine, spins, refine_sweeps, request.streams, limit=limit)

@@ -29,6 +29,7 @@ from qshower.sampler.qpu.ocean.ocean_errors import (
 )
 from qshower.sampler.qpu.ocean.solver import SolverInfo
 from qshower.sampler.qpu.qpu_settings import QpuSettings
+from qshower.sampler.time_limit import TimeLimit
 
 _DONE = "COMPLETED"
 
@@ -178,15 +179,15 @@ def submit(info: SolverInfo, problem: Problem, secret: str | None, label: str = 
 
 
 class Collector:
-    """Waits for the answers of one draw's problems, until the instant ``deadline`` of ``time.monotonic``.
+    """Waits for the answers of one draw's problems, as long as ``limit`` allows.
 
     The last tenth of the time, or the ``cancel_grace_s`` of the settings if that is less, is for cancelling.
     """
 
-    def __init__(self, client: OceanClient, connection: Connection, settings: QpuSettings, deadline: float) -> None:
+    def __init__(self, client: OceanClient, connection: Connection, settings: QpuSettings, limit: TimeLimit) -> None:
         self._client, self._connection, self._settings = client, connection, settings
-        self._deadline = deadline
-        self._enough = deadline - min(settings.cancel_grace_s, 0.1 * max(0.0, deadline - monotonic()))
+        self._limit, self._deadline = limit, limit.deadline
+        self._enough = limit.deadline - min(settings.cancel_grace_s, 0.1 * max(0.0, limit.left_s))
 
     def collect(self, submission: Submission, under_way: Iterable[Submission] = ()) -> Answer:
         """The verified answer; if it does not come in time, ``under_way`` is cancelled along with it.
@@ -197,6 +198,7 @@ class Collector:
 
         Raises:
             SamplerTimeoutError: no answer by the deadline; the problem was cancelled.
+            SamplerCancelledError: nobody waits for it any more; it was cancelled, too.
             SamplerUnavailableError: among others, that the client was closed; the problem was cancelled.
             SamplerAnswerError: the answer is not a valid draw.
             SamplerError: whatever else went wrong, with its cause.
@@ -255,6 +257,9 @@ class Collector:
             if self._client.closed:
                 self._cancel([submission, *under_way])
                 raise closed_error(submission.ids)
+            if self._limit.given_up():
+                self._cancel([submission, *under_way])
+                self._limit.check("qpu")
             now = monotonic()
             if now >= self._enough:
                 self._cancel([submission, *under_way])

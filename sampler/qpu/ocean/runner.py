@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from time import monotonic
 
 from qshower.sampler.errors import SamplerError, SamplerUnavailableError
 from qshower.sampler.qpu.ocean.connection import Connection
@@ -14,6 +13,7 @@ from qshower.sampler.qpu.ocean.solver import SolverInfo
 from qshower.sampler.qpu.qpu_settings import QpuSettings
 from qshower.sampler.qpu.quota import Quota
 from qshower.sampler.qpu.usage import Terms, Usage
+from qshower.sampler.time_limit import TimeLimit
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Runner:
             answers[number] = answer
 
         try:
-            self._run(problems, terms.deadline, spent, enter)
+            self._run(problems, terms.limit, spent, enter)
         except BaseException:
             usage.doubtful_us += max(0.0, spent.billed_us() - (usage.access_time_us - before_us))
             raise
@@ -69,19 +69,20 @@ class Runner:
                 _LOG.warning("the access time of a QPU draw could not be entered: %s", error)
 
     def _run(
-        self, problems: Sequence[Problem], deadline: float, spent: _Spending, enter: Callable[[int, Answer], None]
+        self, problems: Sequence[Problem], limit: TimeLimit, spent: _Spending, enter: Callable[[int, Answer], None]
     ) -> None:
-        collector = Collector(self._client, self._connection, self._settings, deadline)
+        collector = Collector(self._client, self._connection, self._settings, limit)
         under_way: dict[int, Submission] = {}
         sent = 0
         try:
             for number in range(len(problems)):
                 while sent < len(problems) and len(under_way) < self._settings.max_in_flight:
                     self._client.refuse_if_closed()
+                    limit.check("qpu")
                     under_way[sent] = submit(self.info, problems[sent], self._client.secret)
                     spent.sent(sent)
                     sent += 1
-                enter(number, self._collected(collector, under_way, number, deadline))
+                enter(number, self._collected(collector, under_way, number, limit))
                 del under_way[number]
         finally:
             collector.abandon(under_way.values())
@@ -93,11 +94,11 @@ class Runner:
                     spent.refused(number)
 
     def _collected(
-        self, collector: Collector, under_way: dict[int, Submission], number: int, deadline: float
+        self, collector: Collector, under_way: dict[int, Submission], number: int, limit: TimeLimit
     ) -> Answer:
         """The answer to problem ``number``.
 
-        It is sent again, until the deadline, if there were too many others for it: that is certain not to be billed.
+        It is sent again, until ``limit``, if there were too many others for it: that is certain not to be billed.
         """
         pauses_s = growing_pauses_s()
         while True:
@@ -106,9 +107,10 @@ class Runner:
                 return collector.collect(submission, under_way.values())
             except SamplerError:
                 pause_s = max(next(pauses_s), submission.told_to_wait_s or 0.0)
-                if not submission.untimely or monotonic() + pause_s >= deadline:
+                if not submission.untimely or limit.left_s <= pause_s:
                     raise
             self._client.pause(pause_s)
+            limit.check("qpu")
             under_way[number] = submit(self.info, submission.problem, self._client.secret)
 
 

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qshower.model.bundle import Bundle, load_bundle
-from qshower.sampler.errors import SamplerAnswerError, SamplerUnavailableError
+from qshower.sampler.errors import SamplerAnswerError, SamplerCancelledError, SamplerUnavailableError
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.protocol import Availability, SamplerCapabilities
@@ -39,6 +39,7 @@ class GatedSampler:
         self.batches: list[int] = []
         self.deadlines: list[float | None] = []
         self.failure: Exception | None = None
+        self.stopped: list[SamplerCancelledError] = []
 
     name = "gibbs"
 
@@ -55,7 +56,11 @@ class GatedSampler:
         assert self.gate.wait(30)
         if self.failure is not None:
             raise self.failure
-        return self._gibbs.sample(request)
+        try:
+            return self._gibbs.sample(request)
+        except SamplerCancelledError as error:
+            self.stopped.append(error)
+            raise
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +290,34 @@ def test_a_request_given_up_in_its_middle_stops_there(on_bench: OnBench) -> None
         return bench.sampler.batches
 
     assert on_bench(work) == [64, 1]
+
+
+def test_a_draw_under_way_stops_when_nobody_waits_for_any_of_it(on_bench: OnBench) -> None:
+    endless = SamplerOptions(sweeps=1_000_000)
+
+    async def work(bench: Bench) -> tuple[int, int]:
+        await bench.blocked()
+        two = [bench.submit(30, seed, options=endless) for seed in range(2)]
+        bench.sampler.gate.set()
+        await until_in_loop(lambda: len(bench.sampler.batches) == 2)
+        bench.engine.cancel(two[0])
+        await holds_in_loop(lambda: not bench.sampler.stopped)
+        bench.engine.cancel(two[1])
+        await bench.submit(1).future
+        return len(bench.sampler.stopped), bench.engine.queued_rows
+
+    assert on_bench(work) == (1, 0)
+
+
+def test_the_end_of_the_time_to_drain_stops_a_draw(on_bench: OnBench) -> None:
+    async def work(bench: Bench) -> None:
+        endless = bench.submit(30, options=SamplerOptions(sweeps=1_000_000))
+        await until_in_loop(lambda: bench.sampler.batches)
+        await bench.engine.close(0.05)
+        assert isinstance(endless.future.exception(), NotReadyError)
+        await until_in_loop(lambda: bench.sampler.stopped)
+
+    on_bench(work)
 
 
 def test_a_failure_ends_the_requests_of_its_batch_alone(on_bench: OnBench) -> None:

@@ -31,6 +31,7 @@ from qshower.sampler.qpu.shims.flux_bias import Shim
 from qshower.sampler.qpu.unused_reads import unused
 from qshower.sampler.qpu.usage import Terms, Usage
 from qshower.sampler.tiling import placements_by_number
+from qshower.sampler.time_limit import TimeLimit
 
 TOPOLOGIES = ("zephyr:4", "pegasus:5")
 
@@ -246,7 +247,7 @@ def drawn(
         asked,
         0.0,
     )
-    session = QpuSession(runner, runner.info, QpuSettings(), Terms(0.0), np.random.default_rng(0), Usage())  # type: ignore[arg-type]
+    session = QpuSession(runner, runner.info, QpuSettings(), Terms(TimeLimit(0.0)), np.random.default_rng(0), Usage())  # type: ignore[arg-type]
     return draw(session, plan, 1.0, shim)
 
 
