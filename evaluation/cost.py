@@ -20,6 +20,7 @@ from time import perf_counter, process_time
 import numpy as np
 
 from qshower.model.bundle import load_bundle
+from qshower.model.drawing.tensors import parameter_count
 from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
 from qshower.sampler.request import LatentRequest, SamplerOptions, streams_of
 
@@ -105,7 +106,7 @@ def _measure(path: Path, batches: Sequence[int], seed: int) -> Cost:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else KIBIBYTE)
     return Cost(
         bundle=bundle.name,
-        decoder_parameters=sum(parameter.numel() for parameter in bundle.decoder.parameters()),
+        decoder_parameters=parameter_count(bundle.tensor_shapes),
         machine_parameters=int(bundle.machine.h.size + bundle.machine.j.size),
         peak_memory_bytes=int(peak),
         sweeps=bundle.default_sweeps,

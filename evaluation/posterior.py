@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from qshower.model.bundle import ENCODER_FILE, Bundle, load_encoder_state
+from qshower.model.bundle import ENCODER_FILE, Bundle
 from qshower.model.decoder import ShowerView
 from qshower.model.encoder import Encoder, EncoderShape, shower_features
 from qshower.model.grid import Grid
 from qshower.model.layers import energy_features
 from qshower.model.symmetry import canonical_elements, turn
+from qshower.model.trained_networks import encoder_state_of
 
 CHUNK_ROWS = 512
 
@@ -69,14 +70,14 @@ def encode_showers(
 
 def _encoder(bundle: Bundle) -> Encoder:
     """The bundle's encoder; the sizes are those of its tensors."""
-    state = load_encoder_state(bundle.path)
+    state = encoder_state_of(bundle.path)
     levels = sorted(name for name in state if name.startswith("level_logits.") and name.endswith(".weight"))
     shape = EncoderShape(
         partition_bits=tuple(int(state[name].shape[0]) for name in levels),
         hidden=int(state["first.weight"].shape[0]),
         level_hidden=int(state[levels[0]].shape[1]),
     )
-    encoder = Encoder(shape, bundle.decoder.shape)
+    encoder = Encoder(shape, bundle.decoder_shape)
     encoder.load_state_dict(state)
     return encoder.eval().requires_grad_(requires_grad=False)
 
@@ -89,5 +90,5 @@ def _encode(
     features = shower_features(showers, ShowerView.of(showers, energies))
     noise = torch.from_numpy(rng.logistic(size=(len(block), len(bundle.machine.free_nodes))).astype(np.float32))
     with torch.no_grad():
-        latent, logits = encoder(features, energy_features(bundle.decoder.shape, energies), noise, 1.0, hard=True)
+        latent, logits = encoder(features, energy_features(bundle.decoder_shape, energies), noise, 1.0, hard=True)
     return torch.where(latent > 0, 1.0, -1.0), logits

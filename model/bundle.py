@@ -1,8 +1,8 @@
 """A trained model on disk: ``manifest.json`` and safetensors files whose SHA-256 the manifest holds.
 
 Nothing is pickled. Loading needs no QPU and no encoder; it verifies every hash, so that a changed byte is an error and
-never a different shower. ``Bundle.decode`` is reproducible to the bit: it works in tiles of one fixed size on one
-thread each, and draws from each shower's own stream.
+never a different shower. ``Bundle.decode`` is reproducible to the bit, in any batch and on any kind of processor: it
+draws from each shower's own stream, by sums in a fixed order. torch, which only training needs, is not loaded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -18,57 +18,43 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
 
+from qshower.model.decoder_shape import DecoderShape
+from qshower.model.drawing.tensors import Shapes, first_difference, parameter_count, tensor_shapes
 from qshower.model.energy_code import build_energy_code
 from qshower.model.geometry import geometry_from_dict
 from qshower.model.grid import Grid
 from qshower.model.manifest import (
     MANIFEST,
-    Likelihood,
     Manifest,
-    ScalingKind,
     lattice_of,
     manifest_bytes,
     read_manifest,
     shape_from_dict,
 )
 from qshower.model.masks import unmasked
-from qshower.model.share_cells import ShareCells
-from qshower.model.shower_code import ShowerCode
 from qshower.sampler.cores import usable_cores
 from qshower.sampler.errors import BundleError, InvalidInputError
 from qshower.sampler.files import replacing_folder, why, write_file
 from qshower.sampler.machine import BoltzmannMachine
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from qshower.model.drawing.build import Drawing
+    from qshower.model.shower_code import ShowerCode
 
-    from qshower.model.decoder import SampledDecoder
-    from qshower.model.depth_decoder import DepthDecoder
-    from qshower.model.layers import DecoderShape
-    from qshower.model.point_decoder import PointDecoder
+# numba, which takes half a second to load, is imported by what decodes; a machine and its conditions do without.
 
-# torch and numba, which take seconds to load, are imported by what decodes; a machine and its conditions need neither.
+Array = NDArray[Any]
 
 DECODER_FILE, PRIOR_FILE, ENCODER_FILE = "decoder.safetensors", "prior.safetensors", "encoder.safetensors"
 CODE_FILE = "code.safetensors"
 PRETRAINED = Path(__file__).parent / "pretrained"
 TILE_ROWS = 32
+"""Showers that one thread draws together; for speed alone."""
 DEFAULT_SWEEPS = 256
 """Of a bundle that was not calibrated: an assumption."""
-
-
-def build_decoder(
-    likelihood: Likelihood, shape: DecoderShape, scaling: ScalingKind
-) -> SampledDecoder | PointDecoder | DepthDecoder:
-    """The decoder a manifest or configuration names, with fresh parameters."""
-    from qshower.model.decoder import SampledDecoder
-    from qshower.model.depth_decoder import DepthDecoder
-    from qshower.model.point_decoder import PointDecoder
-
-    if likelihood == "depth":
-        return DepthDecoder(shape)
-    return SampledDecoder(shape) if likelihood == "sampled" else PointDecoder(shape, scaling)
 
 
 class Bundle:
@@ -86,7 +72,7 @@ class Bundle:
     def __init__(
         self, path: Path, manifest: Manifest, sha256: str, machine: BoltzmannMachine, decoder_content: bytes
     ) -> None:
-        """``decoder_content`` is the decoder's file, verified; the network is built when it is first used."""
+        """``decoder_content`` is the decoder's file, verified; it is read when it is first used."""
         self.path = path
         self.manifest = manifest
         self.sha256 = sha256
@@ -100,33 +86,48 @@ class Bundle:
         )
         self._grid = Grid.of(self.geometry)
         self._decoder_content = decoder_content
-        self._decoder: SampledDecoder | PointDecoder | DepthDecoder | None = None
-        self._order = 1
+        self._drawing: Drawing | None = None
         self._building = Lock()
 
-    @property
-    def decoder(self) -> SampledDecoder | PointDecoder | DepthDecoder:
-        """The network; BundleError if its tensors are not those that the manifest describes."""
-        with self._building:
-            if self._decoder is None:
-                self._decoder = self._built()
-                self._decoder_content = b""
-            return self._decoder
-
-    def _built(self) -> SampledDecoder | PointDecoder | DepthDecoder:
-        from qshower.model.symmetry import group_order
-
+    @cached_property
+    def decoder_shape(self) -> DecoderShape:
+        """Sizes of the decoder; BundleError if the manifest's are none, or not those of its geometry."""
         shape = shape_from_dict(self.manifest.decoder)
         if shape.grid != self._grid:
             raise BundleError("decoder", f"grid {shape.grid.shape}", f"the geometry's grid {self._grid.shape}")
-        decoder = build_decoder(self.manifest.likelihood, shape, self.manifest.scaling)
+        return shape
+
+    @property
+    def tensor_shapes(self) -> Shapes:
+        """Names and shapes of the decoder's tensors."""
+        return tensor_shapes(self.manifest.likelihood, self.decoder_shape)
+
+    @cached_property
+    def _order(self) -> int:
+        from qshower.model.symmetry import group_order
+
+        return group_order(self.manifest.symmetry, self._grid)
+
+    def decoder_tensors(self) -> dict[str, NDArray[np.float32]]:
+        """The decoder's tensors; BundleError if they are not those that the manifest describes."""
         file = self.path / DECODER_FILE
-        try:
-            decoder.load_state_dict(_tensors(file, self._decoder_content))
-        except RuntimeError as error:
-            raise BundleError(str(file), str(error).splitlines()[0], "the tensors of its decoder") from error
-        self._order = group_order(self.manifest.symmetry, self._grid)
-        return decoder.eval().requires_grad_(requires_grad=False)
+        tensors = _tensors(file, self._decoder_content or _verified(self.path, self.manifest, DECODER_FILE))
+        wrong = first_difference(tensors, self.tensor_shapes)
+        if wrong is not None:
+            raise BundleError(str(file), wrong, "the tensors of its decoder")
+        return tensors
+
+    @property
+    def drawing(self) -> Drawing:
+        """What draws showers; BundleError as of ``decoder_tensors``."""
+        from qshower.model.drawing.build import build_drawing
+
+        with self._building:
+            if self._drawing is None:
+                manifest, shape = self.manifest, self.decoder_shape
+                self._drawing = build_drawing(manifest.likelihood, shape, manifest.scaling, self.decoder_tensors())
+                self._decoder_content = b""
+            return self._drawing
 
     @property
     def name(self) -> str:
@@ -176,14 +177,14 @@ class Bundle:
         showers_mev: NDArray[np.float32],
         streams: NDArray[np.uint64],
     ) -> NDArray[np.int8]:
-        from qshower.model.depth_decoder import DepthDecoder
+        from qshower.model.drawing.depth_drawing import DepthDrawing
         from qshower.model.real_codes import latents_of_codes
         from qshower.model.symmetry import canonical_elements, turn
 
-        decoder = self.decoder
-        if not isinstance(decoder, DepthDecoder):
+        drawing = self.drawing
+        if not isinstance(drawing, DepthDrawing):
             raise BundleError("likelihood", self.manifest.likelihood, "depth: the decoder that reads a fixed code")
-        nodes = self.machine.free_nodes[decoder.visible.numpy().reshape(-1)]
+        nodes = self.machine.free_nodes[drawing.visible]
         showers = self._grid.from_voxels(
             np.where(showers_mev < self.geometry.threshold_mev, np.float32(0), showers_mev).astype(np.float32)
         )
@@ -205,54 +206,46 @@ class Bundle:
         ``spins`` (rows, nodes) of −1 and +1, energies (rows,) in MeV, ``streams`` (rows, 2) uint64 (seed, index). A row
         depends on its own arguments alone, to the bit.
         """
-        import torch
-
-        from qshower.model.philox import uniforms
+        from qshower.model.drawing.philox import uniforms
         from qshower.model.symmetry import turn
 
-        decoder, rows = self.decoder, len(spins)
+        drawing, rows = self.drawing, len(spins)
         showers = np.empty((rows, self.geometry.voxel_count), dtype=np.float32)
-        latent = spins[:, self.machine.free_nodes]
-        energies = np.asarray(incident_energies_mev, dtype=np.float64)
+        latents = np.ascontiguousarray(spins[:, self.machine.free_nodes])
+        energies = np.asarray(incident_energies_mev, dtype=np.float64).astype(np.float32)
 
         def decode_tile(start: int) -> None:
-            chosen = np.arange(start, start + TILE_ROWS)
-            chosen[chosen >= rows] = start
-            numbers = uniforms(streams[start : start + TILE_ROWS], 1 + decoder.uniform_count)
-            grid = decoder.draw(
-                torch.from_numpy(latent[chosen].astype(np.float32)),
-                torch.from_numpy(energies[chosen].astype(np.float32)),
-                numbers,
-            )
-            elements = (numbers[:, -1] * self._order).astype(np.int64)
+            tile = slice(start, start + TILE_ROWS)
+            numbers = uniforms(streams[tile], 1 + drawing.uniform_count)
+            grid = drawing.draw(latents[tile], energies[tile], numbers)
             if self._order > 1:
-                grid = turn(grid, elements, self._grid)
+                grid = turn(grid, (numbers[:, -1] * self._order).astype(np.int64), self._grid)
             voxels = self._grid.to_voxels(grid)
-            np.multiply(voxels, voxels >= threshold_mev, out=showers[start : start + TILE_ROWS])
+            np.multiply(voxels, voxels >= threshold_mev, out=showers[tile])
 
-        list(_decoding_threads().map(decode_tile, range(0, rows, TILE_ROWS)))
+        tiles = range(0, rows, TILE_ROWS)
+        if len(tiles) > 1:
+            list(_decoding_threads().map(decode_tile, tiles))
+        else:
+            for start in tiles:
+                decode_tile(start)
         return showers
 
 
 @cache
 def _decoding_threads() -> ThreadPoolExecutor:
-    """One single-threaded worker per core: the sum order inside a matrix product must not depend on the load."""
-    import torch
-
-    return ThreadPoolExecutor(
-        usable_cores(), thread_name_prefix="decode", initializer=torch.set_num_threads, initargs=(1,)
-    )
+    return ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode")
 
 
 def load_bundle(path: Path | str, *, build_decoder: bool = True) -> Bundle:
     """The model in the folder ``path``; BundleError if anything is missing, altered or unreadable.
 
-    Without ``build_decoder`` the network is built, and torch loaded, only when it is used.
+    Without ``build_decoder`` the decoder is read, and numba loaded, only when it is used.
     """
     folder = Path(path)
     manifest, sha256 = read_manifest(folder)
     lattice = manifest.lattice
-    prior = _numbers(folder / PRIOR_FILE, _verified(folder, manifest, PRIOR_FILE))
+    prior = _tensors(folder / PRIOR_FILE, _verified(folder, manifest, PRIOR_FILE))
     if set(prior) != {"h", "j"}:
         raise BundleError(str(folder / PRIOR_FILE), sorted(prior), "tensors h and j")
     machine = BoltzmannMachine(
@@ -265,11 +258,11 @@ def load_bundle(path: Path | str, *, build_decoder: bool = True) -> Bundle:
     )
     bundle = Bundle(folder, manifest, sha256, machine, _verified(folder, manifest, DECODER_FILE))
     if build_decoder:
-        _ = bundle.decoder
+        _ = bundle.drawing
     return bundle
 
 
-def load_encoder_state(path: Path | str) -> dict[str, Tensor]:
+def load_encoder_tensors(path: Path | str) -> dict[str, NDArray[np.float32]]:
     """The encoder's tensors of a bundle, verified; needed only to train on."""
     folder = Path(path)
     return _read_tensors(folder, read_manifest(folder)[0], ENCODER_FILE)
@@ -277,9 +270,12 @@ def load_encoder_state(path: Path | str) -> dict[str, Tensor]:
 
 def load_shower_code(path: Path | str) -> ShowerCode:
     """The fixed code of showers that a bundle's latents carry, verified; BundleError where it has none."""
+    from qshower.model.share_cells import ShareCells
+    from qshower.model.shower_code import ShowerCode
+
     folder = Path(path)
     manifest = read_manifest(folder)[0]
-    tensors = {name: tensor.double().numpy() for name, tensor in _read_tensors(folder, manifest, CODE_FILE).items()}
+    tensors = {name: array.astype(np.float64) for name, array in _read_tensors(folder, manifest, CODE_FILE).items()}
     names = tuple(manifest.code.get("observables", ()))
     share = ShareCells(tensors["share_terms"], tensors["share_span"]) if "share_terms" in tensors else None
     return ShowerCode(names, tensors["terms"], int(manifest.code.get("reach", 0)), share)
@@ -295,9 +291,9 @@ def save_bundle(
     path: Path | str,
     manifest: Manifest,
     machine: BoltzmannMachine,
-    decoder_state: Mapping[str, Tensor],
+    decoder_state: Mapping[str, Array],
     *,
-    encoder_state: Mapping[str, Tensor] | None = None,
+    encoder_state: Mapping[str, Array] | None = None,
     code: ShowerCode | None = None,
 ) -> Manifest:
     """Write a bundle folder, whole or not at all, and return its manifest with the files' hashes.
@@ -305,9 +301,7 @@ def save_bundle(
     ``manifest.lattice`` and ``manifest.files`` are set here from the machine and the tensors. An existing
     folder is replaced.
     """
-    import torch
-
-    prior = {"h": torch.from_numpy(np.array(machine.h)), "j": torch.from_numpy(np.array(machine.j))}
+    prior = {"h": machine.h, "j": machine.j}
     contents = {DECODER_FILE: _tensor_bytes(decoder_state), PRIOR_FILE: _tensor_bytes(prior)}
     if encoder_state is not None:
         contents[ENCODER_FILE] = _tensor_bytes(encoder_state)
@@ -315,7 +309,7 @@ def save_bundle(
         terms = {"terms": code.terms}
         if code.share is not None:
             terms |= {"share_terms": code.share.terms, "share_span": code.share.span}
-        contents[CODE_FILE] = _tensor_bytes({name: torch.from_numpy(array).float() for name, array in terms.items()})
+        contents[CODE_FILE] = _tensor_bytes({name: array.astype(np.float32) for name, array in terms.items()})
         manifest = manifest.model_copy(update={"code": {"observables": list(code.observables), "reach": code.reach}})
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     complete = manifest.model_copy(update={"lattice": lattice_of(machine), "files": hashes})
@@ -326,13 +320,11 @@ def save_bundle(
     return complete
 
 
-def _tensor_bytes(state: Mapping[str, Tensor]) -> bytes:
-    from safetensors.torch import save as save_tensors
-
-    return save_tensors({name: tensor.detach().contiguous() for name, tensor in state.items()})
+def _tensor_bytes(tensors: Mapping[str, Array]) -> bytes:
+    return save_tensors({name: np.ascontiguousarray(array) for name, array in tensors.items()})
 
 
-def _read_tensors(folder: Path, manifest: Manifest, name: str) -> dict[str, Tensor]:
+def _read_tensors(folder: Path, manifest: Manifest, name: str) -> dict[str, NDArray[np.float32]]:
     """Tensors of one file of a bundle, after its hash was checked."""
     return _tensors(folder / name, _verified(folder, manifest, name))
 
@@ -354,34 +346,17 @@ def _verified(folder: Path, manifest: Manifest, name: str) -> bytes:
     return content
 
 
-def _tensors(file: Path, content: bytes) -> dict[str, Tensor]:
-    """Tensors of a file; stored halves come back as float32."""
-    from safetensors.torch import load
-
+def _tensors(file: Path, content: bytes) -> dict[str, NDArray[np.float32]]:
+    """Tensors of a file as float32, whatever they are stored as."""
     try:
-        return {key: tensor.float() for key, tensor in load(content).items()}
+        return {key: array.astype(np.float32) for key, array in load_tensors(content).items()}
     except SafetensorError as error:
         raise BundleError(str(file), str(error), "a safetensors file") from error
-
-
-def _numbers(file: Path, content: bytes) -> dict[str, NDArray[np.float32]]:
-    """As ``_tensors``, without torch."""
-    from safetensors.numpy import load
-
-    try:
-        return {key: array.astype(np.float32) for key, array in load(content).items()}
-    except SafetensorError as error:
-        raise BundleError(str(file), str(error), "a safetensors file") from error
-
-
-def parameter_count(bundle: Bundle) -> int:
-    """Parameters of the decoder and the prior."""
-    return sum(p.numel() for p in bundle.decoder.parameters()) + bundle.machine.h.size + bundle.machine.j.size
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
     """What a user wants to know of a model, JSON-ready."""
-    manifest = bundle.manifest
+    manifest, machine = bundle.manifest, bundle.machine
     return {
         "name": manifest.name,
         "default": manifest.default,
@@ -390,10 +365,10 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "geometry": manifest.geometry,
         "domain_mev": list(manifest.domain_mev),
         "energy_code": manifest.energy_code.model_dump(),
-        "topology": bundle.machine.topology,
-        "nodes": bundle.machine.node_count,
-        "couplers": int(bundle.machine.j.size),
-        "parameters": parameter_count(bundle),
+        "topology": machine.topology,
+        "nodes": machine.node_count,
+        "couplers": int(machine.j.size),
+        "parameters": parameter_count(bundle.tensor_shapes) + machine.h.size + machine.j.size,
         "sweeps": manifest.sweeps,
         "training": manifest.training,
         "quality": manifest.quality,

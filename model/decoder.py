@@ -1,4 +1,4 @@
-"""The decoder with the sampled likelihood: latents and incident energy → distributions, and showers drawn from them.
+"""The decoder with the sampled likelihood: latents and incident energy → the law of the shower, in torch, to train.
 
 ::
 
@@ -11,7 +11,7 @@ of the layer's mean hit) for every voxel. n_l hits are drawn by Pareto sampling,
 distributions, and each layer is scaled to e_l, so that the layers' energies have exactly the law of the profile.
 
 Angles enter through convolutions with circular padding, and the shower is turned by a uniformly random element of its
-symmetry group (``qshower.model.symmetry``) at the end.
+symmetry group (``qshower.model.symmetry``) at the end. Showers are drawn by ``model.drawing.sampled_drawing``.
 """
 
 from __future__ import annotations
@@ -20,38 +20,24 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, hardswish, pad
 
-from qshower.model.inverse_transforms import (
-    affine,
-    mixture_values,
-    profile_chain,
-    voxel_energies,
-)
-from qshower.model.layers import (
+from qshower.model.decoder_shape import (
+    EMPTY_LOG_SHARE,
     ENERGY_FEATURES,
+    LAYER_VALUES,
+    LEAST_REMAINING,
+    NEIGHBOUR_LAYERS,
+    PROFILE_COMPONENTS,
+    RESPONSE_SCALE,
+    VOXEL_COMPONENTS,
     DecoderShape,
-    PerLayerLinear,
-    RadialOutputs,
-    Rings,
-    Trunk,
-    energy_features,
 )
+from qshower.model.layers import PerLayerLinear, RadialOutputs, Rings, Trunk, energy_features
 from qshower.model.likelihood import NormalMixture, bernoulli_log_probability, count_log_probability
-from qshower.model.share_cells import LEAST_REMAINING
 
-Floats = NDArray[np.float32]
-
-PROFILE_COMPONENTS = 3
-VOXEL_COMPONENTS = 3
-EMPTY_LOG_SHARE = -14.0
 LOWEST_TOTAL_MEV = 1e-3
-# Logarithms of the response vary by percents, those of shares by units: this brings them to one scale.
-RESPONSE_SCALE = 10.0
-LAYER_VALUES = 3
-NEIGHBOUR_LAYERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,54 +135,6 @@ class Profile(nn.Module):
         count = count_log_probability(count_law, view.count.clamp_min(1.0), self.highest)
         return total, (present + torch.where(filled, share + count, torch.zeros_like(share))).sum(dim=1)
 
-    def draw(
-        self,
-        energy: Tensor,
-        code: Tensor,
-        layer_code: Tensor,
-        uniforms: Floats,
-        cells: tuple[Floats, Floats] | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """ln(E_tot/E_inc) (rows,), ln shares and counts (rows, L) each; uniforms (drawn, 1 + 3L), drawn ≤ rows.
-
-        ``cells``: lowest and highest x (``share_cells``) of each layer, (drawn, L) each, within which it is drawn.
-        The shares are as drawn: they sum to 1 only as nearly as the chain has learned. Rows beyond ``drawn`` are 0.
-        """
-        rows, drawn = len(code), len(uniforms)
-        log_response = torch.zeros(rows)
-        law = affine(
-            torch.cat([code, energy], dim=1).numpy()[:drawn],
-            self.response.weight.T.contiguous().numpy(),
-            self.response.bias.numpy(),
-        )
-        mixture_values(law.T.copy(), uniforms[:, 0].copy(), log_response.numpy()[:drawn])
-        log_response /= RESPONSE_SCALE
-        anywhere = np.zeros((0, self.shape.layers), dtype=np.float32)
-        low, high = (anywhere, anywhere) if cells is None else cells
-        response = log_response.unsqueeze(1) * RESPONSE_SCALE / 2
-        # A view of one row is contiguous, of several it is not, and the kernel is compiled for each layout.
-        for_layers = np.ascontiguousarray(uniforms[:, 1:]).reshape(drawn, self.shape.layers, 3)
-        log_share, count = profile_chain(
-            layer_code.numpy()[:drawn],
-            torch.cat([energy, response], dim=1).numpy()[:drawn],
-            self.hidden.weight.numpy(),
-            self.hidden.bias.numpy(),
-            self.energy.weight.numpy(),
-            self.energy.bias.numpy(),
-            self.count_hidden.weight.numpy(),
-            self.count_hidden.bias.numpy(),
-            self.count.weight.numpy(),
-            self.count.bias.numpy(),
-            self.highest.numpy(),
-            for_layers,
-            self.shape.profile_memory,
-            EMPTY_LOG_SHARE,
-            low,
-            high,
-        )
-        undrawn = (0, 0, 0, rows - drawn)
-        return log_response, pad(torch.from_numpy(log_share), undrawn), pad(torch.from_numpy(count), undrawn)
-
     def _memory(self, view: ShowerView) -> list[Tensor]:
         """What each layer sees of the layers before it."""
         if not self.shape.profile_memory:
@@ -269,12 +207,6 @@ class SampledDecoder(nn.Module):
         self.profile = Profile(shape)
         self.voxels = VoxelHead(shape)
 
-    @property
-    def uniform_count(self) -> int:
-        """Uniforms of one shower: total, layers (present, energy, hits), voxels (hit, activation)."""
-        layers, angular, radial = self.shape.grid.shape
-        return 1 + 3 * layers + 2 * layers * angular * radial
-
     def log_likelihood(self, latent: Tensor, incident_energies: Tensor, view: ShowerView) -> dict[str, Tensor]:
         """ln p(shower | s, E) by part, each (rows,), in nats."""
         energy = energy_features(self.shape, incident_energies)
@@ -283,33 +215,3 @@ class SampledDecoder(nn.Module):
         ring = self.voxels(energy, layer_code, view.log_response, view.log_share, view.count)
         hits, activations = self.voxels.log_likelihood(ring, view)
         return {"total": total, "layers": layers, "hits": hits, "activations": activations}
-
-    @torch.inference_mode()
-    def draw(self, latent: Tensor, incident_energies: Tensor, uniforms: Floats) -> Floats:
-        """Showers (drawn, L, A, R) in MeV, in canonical orientation.
-
-        ``latent`` (rows, bits) of −1 and +1, energies (rows,) in MeV, ``uniforms`` (drawn, ≥ uniform_count) in (0, 1),
-        of which the first are used; drawn ≤ rows. The sums in a matrix product may depend on its size: only calls with
-        equal rows give equal bits, and rows that are not wanted are not drawn.
-        """
-        drawn = len(uniforms)
-        energy = energy_features(self.shape, incident_energies)
-        code, layer_code = self.trunk(latent, energy)
-        split = 1 + 3 * self.shape.layers
-        log_response, log_share, count = self.profile.draw(energy, code, layer_code, uniforms[:, :split])
-        filled = count > 0
-        log_share = log_share - (log_share.exp() * filled).sum(dim=1, keepdim=True).clamp_min(1e-6).log() * filled
-        ring = self.voxels(energy, layer_code, log_response, log_share, count)
-        layer_energy = (log_share + log_response.unsqueeze(1)).exp() * incident_energies.unsqueeze(1) * filled
-        activation = self.voxels.activation
-        showers: Floats = voxel_energies(
-            self.voxels.hit_logits(ring).numpy()[:drawn],
-            ring.numpy()[:drawn],
-            activation.linear.weight.T.contiguous().numpy(),
-            (activation.layer_bias + activation.linear.bias).numpy(),
-            uniforms,
-            split,
-            count.numpy()[:drawn],
-            layer_energy.numpy()[:drawn],
-        )
-        return showers

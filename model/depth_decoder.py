@@ -30,27 +30,32 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, gelu, hardswish, pad
 
-from qshower.model.decoder import RESPONSE_SCALE, Profile, ShowerView, layer_values
-from qshower.model.depth_kernels import VECTOR, VOXEL_COMPONENTS, Weights, broken_stick, draw_voxels
-from qshower.model.layers import ENERGY_FEATURES, DecoderShape, PerLayerLinear, energy_features
+from qshower.model.decoder import Profile, ShowerView, layer_values
+from qshower.model.decoder_shape import (
+    BITS_WINDOW,
+    ENERGY_FEATURES,
+    FIELD_SCALE_MEV,
+    FIELD_UNIT,
+    FIELDS,
+    FORGET,
+    NEIGHBOUR_LAYERS,
+    PROFILE_BITS_WINDOW,
+    RESPONSE_SCALE,
+    SHARE_POWERS,
+    SHARES,
+    STICK_VALUES,
+    VOXEL_COMPONENTS,
+    WINDOW,
+    DecoderShape,
+)
+from qshower.model.drawing.sticks import broken_stick
+from qshower.model.layers import PerLayerLinear, energy_features
 from qshower.model.likelihood import NormalMixture
-from qshower.model.share_cells import POWERS, ShareCells
+from qshower.model.share_cells import ShareCells
 from qshower.sampler.errors import InvalidInputError
-
-Floats = NDArray[np.float32]
-
-FIELDS = 3
-FIELD_SCALE_MEV, FIELD_UNIT = 0.2, 0.25
-FORGET = 0.25
-WINDOW = 2
-BITS_WINDOW, PROFILE_BITS_WINDOW, NEAR_LAYERS = 1, 2, 2
-STICK_VALUES = 7
-SHARES = (-30.0, 0.0)
-"""Between which every x lies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ class DepthDecoder(nn.Module):
         self.profile_energy = PerLayerLinear(layers, ENERGY_FEATURES, shape.layer_code)
         # Bits that name a cell of a share tell the voxels nothing that the share itself does not.
         told = bits - shape.share_bits
-        near = (2 * BITS_WINDOW + 1) * told + ENERGY_FEATURES + 1 + 3 * (2 * NEAR_LAYERS + 1)
+        near = (2 * BITS_WINDOW + 1) * told + ENERGY_FEATURES + 1 + 3 * (2 * NEIGHBOUR_LAYERS + 1)
         self.layer = PerLayerLinear(layers, near, hidden)
         self.ring = nn.Linear(hidden, angular * ring)
         self.ring_energy = PerLayerLinear(layers, ENERGY_FEATURES, angular * ring)
@@ -119,14 +124,8 @@ class DepthDecoder(nn.Module):
         self.register_buffer("recall", recall, persistent=False)
         self.register_buffer("visible", torch.arange(layers * bits).view(layers, bits))
         if shape.share_bits:
-            self.register_buffer("share_terms", torch.zeros(layers, 2**shape.share_bits - 1, POWERS))
+            self.register_buffer("share_terms", torch.zeros(layers, 2**shape.share_bits - 1, SHARE_POWERS))
             self.register_buffer("share_span", torch.zeros(layers, 2))
-
-    @property
-    def uniform_count(self) -> int:
-        """Uniforms of one shower: total, layers (present, energy, hits), voxels (hit, energy)."""
-        layers, angular, radial = self.shape.grid.shape
-        return 1 + 3 * layers + 2 * layers * angular * radial
 
     def bits(self, latent: Tensor) -> Tensor:
         """(rows, L, bits_per_layer) of a latent (rows, free spins)."""
@@ -138,7 +137,7 @@ class DepthDecoder(nn.Module):
         if not named:
             return None
         cells = ShareCells(self.share_terms.double().numpy(), self.share_span.double().numpy())
-        limits = cells.limits(bits[:, :, :named].numpy(), incident_energies.double().numpy())
+        limits = cells.limits(bits[:, :, :named].numpy().astype(np.int8), incident_energies.double().numpy())
         low, high = (torch.from_numpy(limit).float().clamp(*SHARES) for limit in limits)
         return low, high
 
@@ -179,39 +178,6 @@ class DepthDecoder(nn.Module):
         logits: Tensor = self.hit(code) + self.hit_layer[layer].unsqueeze(1)
         return logits
 
-    @torch.inference_mode()
-    def draw(self, latent: Tensor, incident_energies: Tensor, uniforms: Floats) -> Floats:
-        """Showers (drawn, L, A, R) in MeV, in canonical orientation; arguments as of ``SampledDecoder.draw``."""
-        drawn, depth = len(uniforms), self.shape.layers
-        bits, energy = self.bits(latent), energy_features(self.shape, incident_energies)
-        split = 1 + 3 * depth
-        cells = self.cells(bits, incident_energies)
-        log_response, log_share, count = self.profile.draw(
-            energy,
-            self._code(energy),
-            self._profile_code(bits, energy).contiguous(),
-            uniforms[:, :split],
-            None if cells is None else (cells[0].numpy()[:drawn], cells[1].numpy()[:drawn]),
-        )
-        filled = count > 0
-        log_share = log_share - (log_share.exp() * filled).sum(dim=1, keepdim=True).clamp_min(1e-6).log() * filled
-        layer_energy = (log_share + log_response.unsqueeze(1)).exp() * incident_energies.unsqueeze(1) * filled
-        threshold = self.shape.threshold_mev
-        if threshold > 0:
-            layer_energy = torch.where(filled, layer_energy.clamp_min(1.001 * threshold), layer_energy)
-            count = torch.minimum(count, (layer_energy / threshold).floor())
-        ring = self._rings(bits, energy, log_response, log_share, count)
-        showers: Floats = draw_voxels(
-            ring.numpy()[:drawn],
-            count.numpy()[:drawn],
-            layer_energy.numpy()[:drawn],
-            uniforms,
-            split,
-            draw_weights(self),
-            np.float32(threshold),
-        )
-        return showers
-
     def _code(self, energy: Tensor) -> Tensor:
         return gelu(self.shower_code(energy))
 
@@ -226,7 +192,7 @@ class DepthDecoder(nn.Module):
         shared = torch.cat([energy, log_response.unsqueeze(1) * RESPONSE_SCALE / 2], dim=1)
         per_layer = shared.unsqueeze(1).expand(-1, layers, -1)
         told = bits[:, :, self.shape.share_bits :]
-        values = torch.cat([_windows(told, BITS_WINDOW), per_layer, _windows(near, NEAR_LAYERS)], dim=2)
+        values = torch.cat([_windows(told, BITS_WINDOW), per_layer, _windows(near, NEIGHBOUR_LAYERS)], dim=2)
         hidden = gelu(self.layer(values))
         ring = gelu(self.ring(hidden) + self.ring_energy(per_layer[:, :, :ENERGY_FEATURES]))
         channels = self.shape.angular_channels
@@ -264,36 +230,6 @@ class DepthDecoder(nn.Module):
         hidden = hardswish(own + self.energy_ring[ring] + self.energy_stick(seen))
         law = NormalMixture.from_outputs(self.energy_law(hidden) + self.energy_law_ring[ring])
         return torch.zeros(rows).index_add(0, layer // depth, law.log_density(broken))
-
-
-def draw_weights(decoder: DepthDecoder) -> Weights:
-    """A decoder's parameters of the voxels as ``draw_voxels`` wants them."""
-    radial = decoder.shape.grid.shape[2]
-    channels, width = decoder.shape.voxel_channels, decoder.shape.hit_channels
-    window = decoder.window.view(channels, 2 * WINDOW + 1, FIELDS, radial).permute(3, 1, 2, 0)
-    arrays = (
-        window.reshape(radial, 2 * WINDOW + 1, FIELDS * channels),
-        decoder.harmonics.view(3, channels, FIELDS, radial).permute(3, 0, 2, 1).reshape(radial, 3, FIELDS * channels),
-        decoder.waves.T,
-        decoder.mix.weight.T,
-        decoder.mix.bias,
-        _padded(decoder.hit.weight.T),
-        _padded(decoder.hit.bias + decoder.hit_layer),
-        decoder.energy.weight.T,
-        decoder.energy.bias + decoder.energy_layer,
-        decoder.energy_near.view(width, 3, radial).permute(1, 2, 0),
-        decoder.energy_rings.T,
-        decoder.energy_ring + decoder.energy_stick.bias,
-        decoder.energy_stick.weight.T,
-        _padded(decoder.energy_law.weight.T),
-        _padded(decoder.energy_law.bias + decoder.energy_law_ring),
-    )
-    return Weights(*(np.ascontiguousarray(tensor.detach().numpy()) for tensor in arrays))
-
-
-def _padded(values: Tensor) -> Tensor:
-    """The last axis filled with 0 to whole vectors."""
-    return pad(values, (0, -values.shape[-1] % VECTOR))
 
 
 def _windows(values: Tensor, reach: int) -> Tensor:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, softplus
 
-from qshower.model.decoder import LAYER_VALUES, ShowerView, layer_values
-from qshower.model.layers import ENERGY_FEATURES, DecoderShape
+from qshower.model.decoder import ShowerView, layer_values
+from qshower.model.decoder_shape import ENERGY_FEATURES, LAYER_VALUES, DecoderShape
 
 ZONE_STARTS = (0, 1, 3)
 HARMONICS = (1, 2)

@@ -1,56 +1,14 @@
-"""Network parts shared by decoders: the grid they work on, the trunk, and convolutions around the shower's axis."""
+"""Network parts shared by decoders: energy features, the trunk, and convolutions around the shower's axis."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from qshower.model.grid import Grid
-
-ENERGY_FEATURES = 6
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderShape:
-    """Sizes of a decoder.
-
-    ``domain_low_mev`` and ``domain_high_mev`` set the scale of its energy features; ``profile_memory`` is how many
-    layers before a layer are seen when that layer's energy is drawn, 0 for none (its energy then depends on the latent
-    and the energies alone). ``bits_per_layer``, ``share_bits`` (how many of those, the first, name the cell of the
-    layer's energy share), ``hit_channels`` and ``threshold_mev``, the least energy of a hit voxel, are for
-    ``model.depth_decoder``.
-    """
-
-    latent_bits: int
-    angular_bins: tuple[int, ...]
-    radial_bins: tuple[int, ...]
-    domain_low_mev: float
-    domain_high_mev: float
-    trunk: int = 384
-    layer_code: int = 32
-    layer_hidden: int = 96
-    angular_channels: int = 12
-    voxel_channels: int = 32
-    profile_hidden: int = 64
-    profile_memory: int = 2
-    bits_per_layer: int = 0
-    share_bits: int = 0
-    hit_channels: int = 32
-    threshold_mev: float = 0.0
-
-    @property
-    def grid(self) -> Grid:
-        """The voxels' grid."""
-        return Grid(tuple(self.angular_bins), tuple(self.radial_bins))
-
-    @property
-    def layers(self) -> int:
-        """Number of layers."""
-        return len(self.angular_bins)
+from qshower.model.decoder_shape import ENERGY_FEATURES, DecoderShape
 
 
 class PerLayerLinear(nn.Module):

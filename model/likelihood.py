@@ -1,7 +1,7 @@
 """The sampled likelihood: normal mixtures and counts, their log densities.
 
 A squared error on voxels blurs; here the decoder's outputs are parameters of distributions that are *sampled* at
-generation (``qshower.model.inverse_transforms``).
+generation (``qshower.model.drawing``).
 
 Law of a mixture with raw outputs (a_k, m_k, r_k), k = 1..K:  Σ_k softmax(a)_k Normal(m_k, σ_k),
 σ_k = exp(bounded(r_k)), ln σ between MIN_LOG_SCALE and MAX_LOG_SCALE.
@@ -17,10 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-MIN_LOG_SCALE = -5.0
-MAX_LOG_SCALE = 2.0
-SCALE_CENTRE = (MAX_LOG_SCALE + MIN_LOG_SCALE) / 2
-SCALE_HALF = (MAX_LOG_SCALE - MIN_LOG_SCALE) / 2
+from qshower.model.decoder_shape import SCALE_CENTRE, SCALE_HALF
+
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 LOWEST_COUNT_PROBABILITY = 1e-7
 LOWEST_MASS = 1e-12

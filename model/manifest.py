@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from qshower.model.decoder_shape import DecoderShape, Likelihood, ScalingKind
 from qshower.model.energy_code import EnergyCodeKind
 from qshower.model.field_errors import field_errors
 from qshower.sampler.errors import BundleError
@@ -20,11 +21,6 @@ MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.pt"
 """What a training leaves beside its bundle, to go on from."""
 
-if TYPE_CHECKING:
-    from qshower.model.layers import DecoderShape
-
-Likelihood = Literal["sampled", "squared_error", "depth"]
-ScalingKind = Literal["logit", "log1p"]
 Symmetry = Literal["dihedral", "none"]
 
 
@@ -78,8 +74,6 @@ class Manifest(_Section):
 
 def shape_from_dict(values: Mapping[str, Any]) -> DecoderShape:
     """The DecoderShape a manifest holds; BundleError where a field is missing or unknown."""
-    from qshower.model.layers import DecoderShape  # loads torch
-
     try:
         bins = {name: tuple(int(n) for n in values[name]) for name in ("angular_bins", "radial_bins")}
         return DecoderShape(**{**values, **bins})

@@ -6,16 +6,12 @@ in a sigmoid scaled to ``highest``, which keeps the log1p scaling from rare, far
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qshower.model.layers import ENERGY_FEATURES, DecoderShape, RadialOutputs, Rings, Trunk, energy_features
+from qshower.model.decoder_shape import ENERGY_FEATURES, HIGHEST_SCALED, DecoderShape
+from qshower.model.layers import RadialOutputs, Rings, Trunk, energy_features
 from qshower.model.scaling import build_scaling
-
-# ε ≤ 1: ln(1 + 1/0.04) = 3.26 for log1p, 2·ln(1/1e-7) = 32.2 for logit.
-HIGHEST_SCALED = {"log1p": 3.3, "logit": 32.3}
 
 
 class PointDecoder(nn.Module):
@@ -33,12 +29,6 @@ class PointDecoder(nn.Module):
         self.heads = RadialOutputs(shape, 2)
         self.register_buffer("mask", torch.from_numpy(shape.grid.mask()), persistent=False)
 
-    @property
-    def uniform_count(self) -> int:
-        """Uniforms of one shower: one per voxel of the grid."""
-        layers, angular, radial = self.shape.grid.shape
-        return layers * angular * radial
-
     def forward(self, latent: Tensor, incident_energies: Tensor) -> tuple[Tensor, Tensor]:
         """Hit logits and scaled activations u, (rows, L, A, R) each."""
         energy = energy_features(self.shape, incident_energies)
@@ -47,14 +37,3 @@ class PointDecoder(nn.Module):
         outputs = self.heads(self.rings(torch.cat([layer_code, shared], dim=2)))
         logits = torch.where(self.mask, outputs[..., 0], torch.full_like(outputs[..., 0], -1e4))
         return logits, self.highest * torch.sigmoid(outputs[..., 1])
-
-    @torch.inference_mode()
-    def draw(self, latent: Tensor, incident_energies: Tensor, uniforms: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Showers (drawn, L, A, R) in MeV; arguments as of ``SampledDecoder.draw``."""
-        drawn = len(uniforms)
-        logits, activation = self(latent, incident_energies)
-        probability = torch.sigmoid(logits)[:drawn]
-        hit = torch.from_numpy(uniforms[:, : self.uniform_count]).reshape(probability.shape) < probability
-        showers: NDArray[np.float32] = (self.scaling.inverse(activation)[:drawn] * hit).numpy()
-        energies: NDArray[np.float32] = incident_energies.numpy()[:drawn, None, None, None]
-        return showers * energies

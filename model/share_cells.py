@@ -23,16 +23,14 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from qshower.model.decoder_shape import LEAST_REMAINING, REFERENCE_MEV, SHARE_POWERS
+from qshower.model.drawing.share_kernels import cell_borders, cell_limits
 from qshower.sampler.errors import InvalidInputError
 
-POWERS = 4
-REFERENCE_MEV = 10**4.5
 WINDOWS = 20
 """Of incident energy, in which the borders are measured; each reaches as far again into its neighbours."""
 LEAST_ROWS = 50
 LEAST_SHARE = 1e-9
-LEAST_REMAINING = 1e-3
-"""Added to what is left of the energy, whose logarithm is then finite."""
 
 Doubles = NDArray[np.float64]
 Spins = NDArray[np.int8]
@@ -52,8 +50,8 @@ class ShareCells:
 
     def __post_init__(self) -> None:
         cells = self.terms.shape[1] + 1 if self.terms.ndim == len(("layer", "border", "power")) else 0
-        if cells < 2 or cells & (cells - 1) or self.terms.shape[2] != POWERS:
-            raise InvalidInputError("terms", self.terms.shape, f"(layers, 2^bits - 1, {POWERS})")
+        if cells < 2 or cells & (cells - 1) or self.terms.shape[2] != SHARE_POWERS:
+            raise InvalidInputError("terms", self.terms.shape, f"(layers, 2^bits - 1, {SHARE_POWERS})")
         if self.span.shape != (len(self.terms), 2):
             raise InvalidInputError("span", self.span.shape, f"({len(self.terms)}, 2)")
 
@@ -82,7 +80,7 @@ class ShareCells:
         """
         layers, values = shares.shape[1], log_of_rest(shares)
         t = np.log(energies_mev / REFERENCE_MEV)
-        terms = np.zeros((layers, cells - 1, POWERS))
+        terms = np.zeros((layers, cells - 1, SHARE_POWERS))
         span = np.zeros((layers, 2))
         middles = np.linspace(t.min(), t.max(), WINDOWS)
         reach = max(middles[1] - middles[0], 1e-6)
@@ -101,12 +99,12 @@ class ShareCells:
             if not places:
                 terms[layer, :, 0] = weighted_quantiles(values[rows, layer], weights[rows], levels)
                 continue
-            degree = min(POWERS, 1 + len(places) // 3)
+            degree = min(SHARE_POWERS, 1 + len(places) // 3)
             root = np.sqrt(counts)[:, None]
             powers = np.array(places)[:, None] ** np.arange(degree)
             terms[layer, :, :degree] = np.linalg.lstsq(powers * root, np.array(borders) * root, rcond=None)[0].T
             span[layer] = min(places), max(places)
-        terms *= given_energy ** np.arange(POWERS)
+        terms *= given_energy ** np.arange(SHARE_POWERS)
         # As they are stored, so that a bundle that is read gives the same bits.
         return cls(
             terms.astype(np.float32).astype(np.float64), (span / given_energy).astype(np.float32).astype(np.float64)
@@ -114,9 +112,7 @@ class ShareCells:
 
     def borders(self, energies_mev: Doubles) -> Doubles:
         """(rows, L, cells - 1) rising borders at incident energies (rows,)."""
-        t = np.log(energies_mev / REFERENCE_MEV)[:, None]
-        powers = np.clip(t, self.span[:, 0], self.span[:, 1])[:, :, None] ** np.arange(POWERS)
-        found: Doubles = np.maximum.accumulate(np.einsum("nlp,lkp->nlk", powers, self.terms), axis=2)
+        found: Doubles = cell_borders(np.asarray(energies_mev, dtype=np.float64), self.terms, self.span)
         return found
 
     def bits(self, shares: Doubles, energies_mev: Doubles) -> Spins:
@@ -126,14 +122,9 @@ class ShareCells:
         found: Spins = (((cell[:, :, None] >> places) & 1) * 2 - 1).astype(np.int8)
         return found
 
-    def limits(self, bits: Spins | NDArray[np.float32], energies_mev: Doubles) -> tuple[Doubles, Doubles]:
+    def limits(self, bits: Spins, energies_mev: Doubles) -> tuple[Doubles, Doubles]:
         """Lowest and highest x, (rows, L) each, of the cells that ``bits`` (rows, L, bits_per_layer) name."""
-        borders = self.borders(energies_mev)
-        places = np.arange(self.bits_per_layer - 1, -1, -1)
-        cell = ((bits > 0).astype(np.int64) << places).sum(axis=2)
-        ends = np.full((*cell.shape, 1), np.inf)
-        bounds = np.concatenate([-ends, borders, ends], axis=2)
-        low, high = (np.take_along_axis(bounds, cell[:, :, None] + side, axis=2)[:, :, 0] for side in (0, 1))
+        low, high = cell_limits(bits, np.asarray(energies_mev, dtype=np.float64), self.terms, self.span)
         return low, high
 
 

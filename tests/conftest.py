@@ -224,11 +224,12 @@ def untrained_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of two small, untrained bundles of dataset 2, ``test-zephyr`` and ``test-pegasus``."""
     import torch  # slow to load, and most tests do without
 
-    from qshower.model.bundle import build_decoder, save_bundle
+    from qshower.model.bundle import save_bundle
+    from qshower.model.decoder_shape import DecoderShape
     from qshower.model.geometry import named_geometry
     from qshower.model.grid import Grid
-    from qshower.model.layers import DecoderShape
     from qshower.model.manifest import EnergyCodeSpec, Manifest, lattice_of
+    from qshower.model.trained_networks import arrays_of, build_decoder
 
     folder = tmp_path_factory.mktemp("bundles")
     geometry, domain = named_geometry("2"), (1000.0, 1e6)
@@ -263,8 +264,8 @@ def untrained_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lattice=lattice_of(machine),
             sweeps=32,
         )
-        decoder = build_decoder("sampled", shape, "logit")
-        save_bundle(folder / manifest.name, manifest, machine, decoder.state_dict())
+        state = arrays_of(build_decoder("sampled", shape, "logit").state_dict())
+        save_bundle(folder / manifest.name, manifest, machine, state)
     return folder
 
 

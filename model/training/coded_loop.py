@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 from qshower.model.bundle import load_bundle
 from qshower.model.code_placement import place_code
+from qshower.model.decoder_shape import DecoderShape
 from qshower.model.depth_decoder import DepthDecoder
 from qshower.model.energy_code import build_energy_code
 from qshower.model.geometry import Geometry
 from qshower.model.grid import Grid
-from qshower.model.layers import DecoderShape
 from qshower.model.shower_code import ShowerCode
+from qshower.model.trained_networks import decoder_of
 from qshower.model.training.checkpoint import read_checkpoint, write_checkpoint
 from qshower.model.training.coded_config import CodedConfig
 from qshower.model.training.data import TrainingShowers
@@ -49,7 +50,7 @@ def start_decoder(decoder: DepthDecoder, folder: Path) -> None:
         BundleError: no bundle there.
         InvalidInputError: another kind of decoder, or other sizes.
     """
-    source = load_bundle(folder).decoder
+    source = decoder_of(load_bundle(folder, build_decoder=False))
     if not isinstance(source, DepthDecoder):
         raise InvalidInputError("start_from", str(folder), "a bundle with a code (likelihood depth)")
     with torch.no_grad():

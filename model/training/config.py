@@ -8,9 +8,10 @@ from typing import Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from qshower.model.decoder_shape import ScalingKind
 from qshower.model.field_errors import field_errors, invalid_input
 from qshower.model.geometry import GEOMETRIES
-from qshower.model.manifest import ScalingKind, Symmetry
+from qshower.model.manifest import Symmetry
 from qshower.model.training.coded_config import CodedConfig
 from qshower.model.training.sections import RunConfig, Section
 from qshower.sampler.errors import DefectError

@@ -18,15 +18,16 @@ import torch
 from numpy.typing import NDArray
 
 from qshower.model.autoencoder import Autoencoder, Batch, Bound
-from qshower.model.bundle import load_bundle, load_encoder_state
+from qshower.model.bundle import load_bundle
 from qshower.model.decoder import SampledDecoder
+from qshower.model.decoder_shape import DecoderShape
 from qshower.model.encoder import Encoder, EncoderShape, bernoulli_entropy
 from qshower.model.energy_code import build_energy_code
 from qshower.model.grid import Grid
-from qshower.model.layers import DecoderShape
 from qshower.model.losses import divergence
 from qshower.model.point_decoder import PointDecoder
 from qshower.model.rbm import RBM
+from qshower.model.trained_networks import decoder_of, encoder_state_of
 from qshower.model.training.checkpoint import read_checkpoint, write_checkpoint
 from qshower.model.training.config import TrainingConfig
 from qshower.model.training.data import TrainingShowers
@@ -68,10 +69,10 @@ def build_autoencoder(config: TrainingConfig, showers: TrainingShowers) -> Autoe
     encoder = Encoder(EncoderShape(bits, network.encoder_hidden, network.level_hidden), shape)
     decoder = SampledDecoder(shape) if network.likelihood == "sampled" else PointDecoder(shape, network.scaling)
     if config.start_from is not None:
-        start = load_bundle(config.start_from)
+        start = load_bundle(config.start_from, build_decoder=False)
         try:
-            decoder.load_state_dict(start.decoder.state_dict())
-            encoder.load_state_dict(load_encoder_state(config.start_from))
+            decoder.load_state_dict(decoder_of(start).state_dict())
+            encoder.load_state_dict(encoder_state_of(config.start_from))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise InvalidInputError(

@@ -9,6 +9,7 @@ from typing import Any
 from qshower.model.bundle import DEFAULT_SWEEPS, Bundle, save_bundle
 from qshower.model.manifest import CHECKPOINT, MANIFEST, EnergyCodeSpec, Manifest, lattice_of
 from qshower.model.sweep_calibration import failure_fields, measure_sweeps, measured_fields
+from qshower.model.trained_networks import arrays_of
 from qshower.model.training.coded_config import CodedConfig
 from qshower.model.training.coded_loop import CodedTrainer
 from qshower.model.training.config import read_config
@@ -77,7 +78,7 @@ def train(
     )
     target = config.output / config.name
     fields = _measure(
-        Bundle(target, manifest, "", machine, parts["decoder_state"]),
+        Bundle(target, manifest, "", machine, b""),
         SHORT_RUN_TOLERANCE if config.total_steps < SHORT_RUN_STEPS else TOLERANCE,
         config.schedule.threads,
         lambda sweeps: reported(trainer.step, {**latest, "sweeps_tried": sweeps}),
@@ -127,8 +128,8 @@ def _parts(trainer: Trainer, command: str) -> Parts:
         machine,
         manifest,
         {
-            "decoder_state": model.decoder.state_dict(),
-            "encoder_state": model.encoder.state_dict(),
+            "decoder_state": arrays_of(model.decoder.state_dict()),
+            "encoder_state": arrays_of(model.encoder.state_dict()),
         },
     )
 
@@ -145,7 +146,7 @@ def _coded_parts(trainer: CodedTrainer, command: str) -> Parts:
         training=_training_record(trainer, settings, command),
         quality={"validation_nats_per_shower": {name: round(x, 3) for name, x in trainer.best_figures.items()}},
     )
-    return machine, manifest, {"decoder_state": trainer.best, "code": trainer.code}
+    return machine, manifest, {"decoder_state": arrays_of(trainer.best), "code": trainer.code}
 
 
 def _common(trainer: Trainer | CodedTrainer, machine: BoltzmannMachine) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def planted(folder: Path, target: Path, coupling: float) -> Bundle:
     machine = bundle.machine
     free = (machine.partitions[machine.edges] != 0).all(axis=1)
     machine = machine.with_parameters(np.zeros(machine.node_count), np.where(free, -coupling, 0.0))
-    state, bits = bundle.decoder.state_dict(), len(machine.free_nodes)
+    state, bits = bundle.decoder_tensors(), len(machine.free_nodes)
     state["trunk.first.weight"][:, :bits] = 0.2
     for name in ("trunk.layer_code.weight", "profile.response.weight", "profile.hidden.weight"):
         state[name] *= 8

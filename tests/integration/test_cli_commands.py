@@ -542,7 +542,7 @@ def test_a_model_on_which_ramps_fail_keeps_its_sweeps_and_says_so(
     )
     folder = tmp_path / "bundles" / "test-zephyr"
     folder.parent.mkdir()
-    save_bundle(folder, easy.manifest, hard, easy.decoder.state_dict())
+    save_bundle(folder, easy.manifest, hard, easy.decoder_tensors())
     before = (folder / "manifest.json").read_bytes()
     environment.setenv("QSHOWER_MODEL_FOLDER", str(tmp_path / "bundles"))
     for flags in (("--no-save",), ()):

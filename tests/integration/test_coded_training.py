@@ -9,10 +9,12 @@ import yaml
 
 from qshower.model.bundle import load_bundle, load_shower_code
 from qshower.model.depth_decoder import DepthDecoder
+from qshower.model.drawing.depth_drawing import DepthDrawing
 from qshower.model.geometry import named_geometry
 from qshower.model.grid import Grid
 from qshower.model.showers_writer import write_showers
 from qshower.model.symmetry import canonical_elements, turn
+from qshower.model.trained_networks import decoder_of
 from qshower.model.training.coded_config import CodedConfig
 from qshower.model.training.coded_loop import CodedTrainer
 from qshower.model.training.config import read_config
@@ -130,8 +132,8 @@ def test_a_coded_bundle_decodes_and_knows_its_code(tmp_path: Path, monkeypatch: 
     assert set(np.unique(bits)) == {-1, 0, 1}
     assert bundle.codes is not None
     latents = bundle.codes(energies, showers, streams)
-    assert isinstance(bundle.decoder, DepthDecoder)
-    nodes = bundle.machine.free_nodes[bundle.decoder.visible.numpy().reshape(-1)]
+    assert isinstance(bundle.drawing, DepthDrawing)
+    nodes = bundle.machine.free_nodes[bundle.drawing.visible]
     np.testing.assert_array_equal(latents[:, nodes][bits != 0], bits[bits != 0])
     np.testing.assert_array_equal(latents[:, bundle.machine.condition_nodes], bundle.conditions(energies))
 
@@ -143,7 +145,7 @@ def test_a_run_starts_from_the_decoder_of_another_code(tmp_path: Path, monkeypat
     values = yaml.safe_load(path.read_text())
     values |= {"start_from": "../first/out/toy", "code": {"observables": ["radius"], "share_cells": 2}}
     path.write_text(yaml.safe_dump(values))
-    second, source = trainer_of(path), load_bundle(first).decoder
+    second, source = trainer_of(path), decoder_of(load_bundle(first))
     assert isinstance(source, DepthDecoder)
     assert second.decoder.visible.shape == (45, 2)
     own, given = dict(second.decoder.named_parameters()), dict(source.named_parameters())

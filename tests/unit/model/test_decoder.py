@@ -1,86 +1,24 @@
-"""The decoder: its densities, its draws, and the agreement of the two."""
+"""The networks and losses of the training."""
 
 import numpy as np
 import pytest
 import torch
 
-from qshower.model.bundle import build_decoder
-from qshower.model.decoder import EMPTY_LOG_SHARE, SampledDecoder, ShowerView
+from qshower.model.decoder import SampledDecoder, ShowerView
+from qshower.model.decoder_shape import DecoderShape
 from qshower.model.encoder import Encoder, EncoderShape, bernoulli_entropy, relaxed_spins, shower_features
 from qshower.model.geometry import named_geometry
 from qshower.model.grid import Grid
-from qshower.model.inverse_transforms import mixture_values
-from qshower.model.layers import DecoderShape, energy_features
+from qshower.model.layers import energy_features
 from qshower.model.losses import divergence, squared_error_loss
-from qshower.model.point_decoder import PointDecoder
 from qshower.model.rbm import RBM
 from qshower.sampler.lattice import compact_lattice
-
-ROWS = 48
 
 
 def small_shape(name: str = "1-photons", memory: int = 2) -> DecoderShape:
     grid = Grid.of(named_geometry(name))
     sizes = {"trunk": 24, "layer_code": 8, "layer_hidden": 16, "profile_memory": memory}
     return DecoderShape(12, grid.angular_bins, grid.radial_bins, 1e3, 1e6, **sizes)
-
-
-def random_latent(rows: int = ROWS) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], (rows, 12)).astype(np.float32))
-
-
-def random_uniforms(decoder: SampledDecoder, rows: int = ROWS) -> np.ndarray:
-    return np.random.default_rng(1).uniform(1e-4, 1 - 1e-4, (rows, decoder.uniform_count)).astype(np.float32)
-
-
-def mixture_draws(outputs: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    values = np.empty(len(uniforms), dtype=np.float32)
-    mixture_values(np.ascontiguousarray(outputs.T), np.ascontiguousarray(uniforms), values)
-    return values
-
-
-@pytest.mark.parametrize("memory", [0, 1, 2, 3])
-def test_compiled_chain_draws_from_the_laws_of_the_likelihood(memory: int) -> None:
-    """Teacher-forced on the drawn layers, the trained maps give back every drawn energy and count."""
-    torch.manual_seed(memory)
-    shape = small_shape(memory=memory)
-    decoder = SampledDecoder(shape)
-    uniforms = random_uniforms(decoder)[:, : 1 + 3 * shape.layers]
-    with torch.inference_mode():
-        energy = energy_features(shape, torch.logspace(3, 6, ROWS))
-        code, layer_code = decoder.trunk(random_latent(), energy)
-        response, share, count = decoder.profile.draw(energy, code, layer_code, uniforms)
-        view = ShowerView(response, share, count, torch.zeros(0), torch.zeros(0))
-        energy_outputs, count_outputs = (t.numpy() for t in decoder.profile.outputs(energy, layer_code, view))
-    draws = uniforms[:, 1:].reshape(ROWS, shape.layers, 3)
-    filled = count.numpy() > 0
-    assert 0 < filled.mean() < 1
-    for layer in range(shape.layers):
-        hit = draws[:, layer, 0] < 1 / (1 + np.exp(-energy_outputs[:, layer, 0]))
-        np.testing.assert_array_equal(hit, filled[:, layer])
-        expected = mixture_draws(energy_outputs[:, layer, 1:], draws[:, layer, 1]).clip(EMPTY_LOG_SHARE + 1, 0)
-        np.testing.assert_allclose(share.numpy()[hit, layer], expected[hit], atol=2e-4)
-        counts = np.exp(mixture_draws(count_outputs[:, layer], draws[:, layer, 2]).clip(-1, 12))
-        wanted = np.floor(counts + 0.5).clip(1, decoder.profile.highest[layer].item())
-        assert np.abs(count.numpy()[hit, layer] - wanted[hit]).max(initial=0) <= 1
-
-
-def test_drawn_showers_have_the_drawn_profile() -> None:
-    torch.manual_seed(3)
-    shape = small_shape()
-    decoder = SampledDecoder(shape)
-    energies = torch.logspace(3, 6, ROWS)
-    uniforms = random_uniforms(decoder)
-    showers = decoder.draw(random_latent(), energies, uniforms)
-    with torch.inference_mode():
-        energy = energy_features(shape, energies)
-        code, layer_code = decoder.trunk(random_latent(), energy)
-        response, _, count = decoder.profile.draw(energy, code, layer_code, uniforms[:, : 1 + 3 * shape.layers])
-    some = count.sum(dim=1).numpy() > 0
-    total = response.exp().numpy() * energies.numpy()
-    np.testing.assert_allclose(showers.sum(axis=(1, 2, 3))[some], total[some], rtol=1e-4)
-    np.testing.assert_array_equal((showers > 0).sum(axis=(2, 3)), count.numpy())
-    assert not showers[:, ~shape.grid.mask()].any()
 
 
 def test_activation_density_matches_the_plain_formula() -> None:
@@ -100,22 +38,6 @@ def test_activation_density_matches_the_plain_formula() -> None:
         0, view.hit.nonzero()[:, 0], (weight * each).sum(dim=1).log()
     )
     torch.testing.assert_close(activation.double(), expected, rtol=1e-5, atol=1e-3)
-
-
-def test_reference_heads_draw_bernoulli_hits_of_one_activation() -> None:
-    torch.manual_seed(1)
-    shape = small_shape("2")
-    decoder = build_decoder("squared_error", shape, "logit")
-    assert isinstance(decoder, PointDecoder)
-    energies = torch.tensor([5e3] * 4)
-    latent = random_latent(4)
-    uniforms = np.random.default_rng(2).random((4, decoder.uniform_count)).astype(np.float32)
-    showers = decoder.draw(latent, energies, uniforms)
-    with torch.inference_mode():
-        logits, activation = decoder(latent, energies)
-        fraction = decoder.scaling.inverse(activation)
-    hit = uniforms.reshape(4, 45, 16, 9) < torch.sigmoid(logits).numpy()
-    np.testing.assert_allclose(showers, np.where(hit, fraction.numpy() * 5e3, 0), rtol=1e-5)
 
 
 def test_reference_losses_have_their_published_weights() -> None:

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qshower.model.philox import philox_block, uniforms
+from qshower.model.drawing.philox import philox_block, uniforms
 from qshower.sampler.request import streams_of
 
 

@@ -1,0 +1,1 @@
+"""Showers drawn from a bundle's decoder in compiled kernels, without torch."""
