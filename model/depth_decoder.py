@@ -124,7 +124,7 @@ class DepthDecoder(nn.Module):
         self.register_buffer("recall", recall, persistent=False)
         self.register_buffer("visible", torch.arange(layers * bits).view(layers, bits))
         if shape.share_bits:
-            self.register_buffer("share_terms", torch.zeros(layers, 2**shape.share_bits - 1, SHARE_POWERS))
+            self.register_buffer("share_terms", torch.zeros(layers, shape.share_bits, SHARE_POWERS))
             self.register_buffer("share_span", torch.zeros(layers, 2))
 
     def bits(self, latent: Tensor) -> Tensor:

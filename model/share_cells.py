@@ -10,9 +10,10 @@ t = ln(E_inc / 10^4.5 MeV) the borders of a layer's cells are polynomials of t::
 
     c_k(t) = sum_p c_kp t^p,  p = 0..3,  t held within the layer's ``span``
 
-Bits name a cell in binary, the coarsest first (the upper half of the layer's law, then the upper half of that half), so
-that x is nearly a linear function of the bits, and a Boltzmann machine's pair couplings give layers correlated shares.
-A decoder that draws x from within the cell (``model.depth_decoder``) cannot mend what contradicts itself.
+Each border has a bit, +1 where x is above it, and the number of bits that are +1 names the cell. Any law of two layers'
+cells is then one of pair couplings between their bits, which a cell in binary would need couplings of four bits for; and
+bits that are not in order, which showers never have, name a cell as well. A decoder that draws x from within the cell
+(``model.depth_decoder``) cannot mend what contradicts itself.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class ShareCells:
     """Borders of the cells of each layer.
 
     Attributes:
-        terms: (L, cells - 1, 4) coefficients of the borders; the number of cells is a power of 2.
+        terms: (L, cells - 1, 4) coefficients of the borders.
         span: (L, 2) lowest and highest t.
     """
 
@@ -49,16 +50,15 @@ class ShareCells:
     span: Doubles
 
     def __post_init__(self) -> None:
-        cells = self.terms.shape[1] + 1 if self.terms.ndim == len(("layer", "border", "power")) else 0
-        if cells < 2 or cells & (cells - 1) or self.terms.shape[2] != SHARE_POWERS:
-            raise InvalidInputError("terms", self.terms.shape, f"(layers, 2^bits - 1, {SHARE_POWERS})")
+        if self.terms.ndim != len(("layer", "border", "power")) or self.terms.shape[2] != SHARE_POWERS:
+            raise InvalidInputError("terms", self.terms.shape, f"(layers, cells - 1, {SHARE_POWERS})")
         if self.span.shape != (len(self.terms), 2):
             raise InvalidInputError("span", self.span.shape, f"({len(self.terms)}, 2)")
 
     @property
     def bits_per_layer(self) -> int:
-        """Bits that name a cell."""
-        return int(self.terms.shape[1]).bit_length()
+        """Bits that name a cell: one for each border."""
+        return int(self.terms.shape[1])
 
     @classmethod
     def fitted(
@@ -117,10 +117,8 @@ class ShareCells:
 
     def bits(self, shares: Doubles, energies_mev: Doubles) -> Spins:
         """(rows, L, bits_per_layer) of -1 and +1 of shares (rows, L), whether the layers are filled or not."""
-        cell = (log_of_rest(shares)[:, :, None] > self.borders(energies_mev)).sum(axis=2)
-        places = np.arange(self.bits_per_layer - 1, -1, -1)
-        found: Spins = (((cell[:, :, None] >> places) & 1) * 2 - 1).astype(np.int8)
-        return found
+        above = log_of_rest(shares)[:, :, None] > self.borders(energies_mev)
+        return np.where(above, 1, -1).astype(np.int8)
 
     def limits(self, bits: Spins, energies_mev: Doubles) -> tuple[Doubles, Doubles]:
         """Lowest and highest x, (rows, L) each, of the cells that ``bits`` (rows, L, bits_per_layer) name."""

@@ -39,10 +39,9 @@ def cell_limits(
     low, high = np.empty((rows, layers)), np.empty((rows, layers))
     for row in range(rows):
         for layer in range(layers):
-            cell, place = 0, 0
-            while (1 << place) <= last:
-                cell = 2 * cell + (1 if bits[row, layer, place] > 0 else 0)
-                place += 1
+            cell = 0
+            for border in range(last):
+                cell += 1 if bits[row, layer, border] > 0 else 0
             low[row, layer] = borders[row, layer, cell - 1] if cell > 0 else -np.inf
             high[row, layer] = borders[row, layer, cell] if cell < last else np.inf
     return low, high

@@ -113,7 +113,7 @@ def _of_depth(shape: DecoderShape) -> Shapes:
     bits, channels, width = shape.bits_per_layer, shape.voxel_channels, shape.hit_channels
     ring, law = angular * shape.angular_channels, 3 * VOXEL_COMPONENTS
     told = (2 * BITS_WINDOW + 1) * (bits - shape.share_bits) + ENERGY_FEATURES + 1 + NEAR_VALUES
-    cells = {"share_terms": (layers, 2**shape.share_bits - 1, SHARE_POWERS), "share_span": (layers, 2)}
+    cells = {"share_terms": (layers, shape.share_bits, SHARE_POWERS), "share_span": (layers, 2)}
     return {
         "visible": (layers, bits),
         **(cells if shape.share_bits else {}),

@@ -20,7 +20,7 @@ class CodeSection(Section):
     ``given_hits`` are judged at a given number of hits.
     """
 
-    share_cells: Literal[0, 2, 4, 8] = 0
+    share_cells: Literal[0, 2, 3, 4, 5, 6, 7, 8] = 0
     share_given_energy: float = Field(default=1.0, gt=0, le=1)
     observables: tuple[Observable, ...] = ("share", "radius", "width", "cos_1", "sin_1")
     given_hits: tuple[Observable, ...] = GIVEN_HITS
@@ -29,7 +29,7 @@ class CodeSection(Section):
     @model_validator(mode="after")
     def _some_bits(self) -> Self:
         if not self.observables and not self.share_cells:
-            raise ValueError("code.observables: give at least one, or code.share_cells of 2, 4 or 8")
+            raise ValueError("code.observables: give at least one, or code.share_cells of 2 to 8")
         return self
 
 

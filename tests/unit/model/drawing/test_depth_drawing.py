@@ -27,7 +27,7 @@ def networks_of(share_bits: int = 0) -> tuple[DepthDecoder, DepthDrawing]:
     for table in (decoder.hit_layer, decoder.energy_layer, decoder.energy_law_ring):
         table.normal_()
     if share_bits:
-        decoder.share_terms[:, :, 0] = torch.tensor([-2.5, -1.8, -1.2])
+        decoder.share_terms[:, :, 0] = torch.tensor([-2.5, -1.5])
         decoder.share_terms[:, :, 1] = 0.05
         decoder.share_span[:] = torch.tensor([-3.0, 3.0])
     return decoder, DepthDrawing.of(shape, arrays_of(decoder.state_dict()))
@@ -121,9 +121,9 @@ def test_shares_are_drawn_from_the_cells_that_the_bits_name() -> None:
     cells = decoder.cells(bits, wide)
     assert cells is not None
     low, high = cells
-    cell = (bits[..., 0] > 0) * 2 + (bits[..., 1] > 0) * 1
+    cell = (bits > 0).sum(dim=2)
     t = (wide / 10**4.5).log().clamp(-3, 3)[:, None]
-    border = torch.tensor([-30, -2.5, -1.8, -1.2]) + 0.05 * t.unsqueeze(2) * torch.tensor([0, 1, 1, 1])
+    border = torch.tensor([-30, -2.5, -1.5]) + 0.05 * t.unsqueeze(2) * torch.tensor([0, 1, 1])
     torch.testing.assert_close(low, border.expand(-1, LAYERS, -1).gather(2, cell.unsqueeze(2)).squeeze(2))
     _, log_share, count = drawing.profiles(latents, energies, uniforms)
     filled = count > 0
