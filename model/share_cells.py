@@ -11,7 +11,7 @@ t = ln(E_inc / 10^4.5 MeV) the borders of a layer's cells are polynomials of t::
     c_k(t) = sum_p c_kp t^p,  p = 0..3,  t held within the layer's ``span``
 
 Each border has a bit, +1 where x is above it, and the number of bits that are +1 names the cell. Any law of two layers'
-cells is then one of pair couplings between their bits, which a cell in binary would need couplings of four bits for; and
+cells is then one of pair couplings between their bits, where cells in binary would need couplings of four bits; and
 bits that are not in order, which showers never have, name a cell as well. A decoder that draws x from within the cell
 (``model.depth_decoder``) cannot mend what contradicts itself.
 """

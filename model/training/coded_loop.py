@@ -105,11 +105,12 @@ class CodedTrainer:
         rows = showers.training
         self.code = _fitted_code(config, grid, showers)
         self.bits = self.code.bits(grid, showers.energies, showers.showers).reshape(len(showers.energies), -1)
-        self.lattice = compact_lattice(config.latent.topology, config.latent.nodes_per_partition)
+        latent = config.latent
+        self.lattice = compact_lattice(latent.topology, latent.nodes_per_partition, latent.chip_size)
         self.energy_code = build_energy_code(
-            config.latent.energy_code,
+            latent.energy_code,
             len(self.lattice.condition_nodes),
-            levels=config.latent.levels,
+            levels=latent.levels,
             domain_mev=config.data.domain_mev,
         )
         machine = config.machine

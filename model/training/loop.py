@@ -49,7 +49,8 @@ def build_autoencoder(config: TrainingConfig, showers: TrainingShowers) -> Autoe
     torch.manual_seed(config.schedule.seed)
     network = config.network
     grid = Grid.of(showers.geometry)
-    machine = compact_lattice(config.latent.topology, config.latent.nodes_per_partition)
+    latent = config.latent
+    machine = compact_lattice(latent.topology, latent.nodes_per_partition, latent.chip_size)
     free = len(machine.free_nodes)
     shape = DecoderShape(
         latent_bits=free,

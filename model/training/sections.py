@@ -40,9 +40,10 @@ class DataSection(Section):
 
 
 class LatentSection(Section):
-    """The Boltzmann machine and the condition."""
+    """The Boltzmann machine and the condition. ``chip_size``: the grid of the chip, None for today's full-size one."""
 
     topology: Literal["zephyr", "pegasus"] = "zephyr"
+    chip_size: int | None = Field(default=None, ge=1)
     nodes_per_partition: int = Field(default=302, ge=4)
     energy_code: EnergyCodeKind = "thermometer"
     levels: int = Field(default=64, ge=2)

@@ -48,7 +48,7 @@ def write_config(folder: Path) -> Path:
         "name": "toy",
         "output": "out",
         "data": {"files": [{"path": "toy.hdf5"}], "geometry": "2", "domain_mev": [1000, 100000]},
-        "latent": {"topology": "zephyr", "nodes_per_partition": 90, "levels": 8},
+        "latent": {"topology": "zephyr", "chip_size": 6, "nodes_per_partition": 90, "levels": 8},
         "code": {"observables": ["share", "radius", "cos_1"], "share_cells": 4},
         "machine": {
             "steps": 7,
@@ -114,6 +114,7 @@ def test_a_coded_bundle_decodes_and_knows_its_code(tmp_path: Path, monkeypatch: 
     folder = train(write_config(tmp_path), report=lambda step, figures: seen.append(step))
     bundle = load_bundle(folder)
     assert bundle.manifest.likelihood == "depth"
+    assert bundle.machine.topology == "zephyr:6"
     assert max(seen) == 13
     code = load_shower_code(folder)
     assert code.observables == ("share", "radius", "cos_1")
