@@ -9,6 +9,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from qshower.service.commands.export import export
+from qshower.service.commands.flags import GeometryChoice
 from qshower.service.sampler_table import SAMPLERS
 
 # Typer reads these annotations at run time.
@@ -24,16 +26,13 @@ app = typer.Typer(
 )
 bank_app = typer.Typer(no_args_is_help=True, help="Store latents in a file, and look into it.", rich_markup_mode=None)
 app.add_typer(bank_app, name="bank")
+app.command(epilog="Example: qshower export showers.hdf5 --to showerdata -o clouds.h5")(export)
 
 SAMPLER_NAMES = ", ".join(SAMPLERS)
 EnergiesMev = Annotated[Optional[str], typer.Option(help="Incident energies, with commas between.")]
 LogUniformMev = Annotated[Optional[str], typer.Option(help="LOW:HIGH, energies uniform in the logarithm.")]
 Solver = Annotated[Optional[str], typer.Option(help="QPU solver by name, or pegasus / zephyr.")]
 Model = Annotated[Optional[str], typer.Option(help="Name of a bundle.")]
-GeometryChoice = Annotated[
-    Optional[str],
-    typer.Option(help="1-photons, 1-pions, 2, 3, FILE.xml[:PARTICLE] or a bundle's folder; default: by the file."),
-]
 NumReads = Annotated[Optional[int], typer.Option(help="qpu: reads of each problem.")]
 AnnealingTimeUs = Annotated[Optional[float], typer.Option(help="qpu: anneal time.")]
 Gauges = Annotated[Optional[int], typer.Option(help="qpu: gauges averaged over.")]

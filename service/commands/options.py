@@ -26,6 +26,7 @@ class OtherFlags(StrictModel):
     prior_showers: Annotated[int, Field(ge=0, le=MOST_SHOWERS)] | None = None
     connect_wait_s: Annotated[float, Field(ge=0, le=86_400)] | None = None
     tolerance: Annotated[float, Field(ge=0.01, le=1.0)] | None = None
+    cell_mm: Annotated[float, Field(gt=0, le=1e6)] | None = None
 
 
 def check_flags(**flags: Any) -> None:

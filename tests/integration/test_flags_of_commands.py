@@ -11,6 +11,7 @@ ARGUMENTS = {
     "generate": ["--energies-mev", "2000", "-o", "out.hdf5"],
     "bank draw": ["--energies-mev", "2000", "-o", "out.hdf5"],
     "evaluate": ["reference.hdf5", "sample.hdf5", "-o", "report"],
+    "export": ["out.hdf5", "--to", "layers", "-o", "library.h5"],
     "inspect": ["out.hdf5"],
     "train": ["mine.yaml"],
 }

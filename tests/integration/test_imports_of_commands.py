@@ -21,6 +21,7 @@ LOADS: dict[str, tuple[list[str], set[str]]] = {
     "inspect a file": (["inspect", "showers.hdf5"], set()),
     "inspect nothing": (["inspect", "nofile.hdf5"], set()),
     "inspect a bundle": (["inspect", "test-zephyr"], {"torch", "numba", "llvmlite", "scipy"}),
+    "export": (["export", "showers.hdf5", "--to", "showerdata", "-o", "clouds.h5"], set()),
     "generate --url": (["generate", "--energies-mev", "2000", "-o", "o.hdf5", "--url", NOBODY], set()),
     "generate, wrong": (["generate", "--energies-mev", "-1", "-o", "o.hdf5"], set()),
     "generate": (
