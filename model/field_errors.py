@@ -20,6 +20,7 @@ _ALLOWED = {
     "int_parsing": "an integer",
     "int_from_float": "an integer",
     "string_type": "a string",
+    "string_unicode": "a string without lone surrogates",
     "list_type": "a list",
     "tuple_type": "a list",
     "missing": "a value; the field is required",

@@ -13,7 +13,7 @@ from qshower.sampler.registry import SamplerRegistry
 from qshower.service.api_keys import load_api_keys
 from qshower.service.catalogue import Catalogue, load_catalogue
 from qshower.service.http import problem_json
-from qshower.service.http.middleware import BodyLimit, KeyCheck, RequestCount
+from qshower.service.http.middleware import BodyLimit, KeyCheck, RequestCount, UnexpectedErrors
 from qshower.service.http.request_bodies import GzipBodies, HeadAsGet
 from qshower.service.http.routes import router
 from qshower.service.metrics import Metrics
@@ -55,6 +55,7 @@ def create_app(
         redoc_url=None,
         middleware=[
             Middleware(HeadAsGet),
+            Middleware(UnexpectedErrors),
             Middleware(RequestCount, metrics=metrics),
             Middleware(KeyCheck, keys=keys),
             Middleware(BodyLimit, most_bytes=settings.limits.body_bytes),

@@ -1,4 +1,4 @@
-"""Pure-ASGI middleware: who may call, how large a body may be, and what is counted.
+"""Pure-ASGI middleware: who may call, how large a body may be, what is counted, and what nobody expected.
 
 Pure ASGI, because a middleware made from a function keeps a handler from ever seeing that its client has gone.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 
+import structlog
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,7 +17,38 @@ from qshower.service.http.problem_json import problem_of, problem_response
 from qshower.service.metrics import Metrics
 from qshower.service.service_errors import TooLargeError, UnauthorisedError
 
+_log = structlog.get_logger("qshower.service")
+
 OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/docs", "/openapi.json"})
+
+
+class UnexpectedErrors:
+    """Answers an error that nothing else answers with 500, and logs it once.
+
+    If the answer has begun, nothing can be said any more: it stays without its end, and the connection is closed.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:  # whatever it is, the caller learns only that it happened
+            _log.error("unexpected error", method=scope["method"], path=scope["path"], exc_info=error)
+            if not begun:
+                await problem_response(*problem_of(error, 1.0))(scope, receive, send)
 
 
 class KeyCheck:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -28,6 +27,7 @@ from qshower.sampler.errors import (
     SamplerTimeoutError,
     SamplerUnavailableError,
 )
+from qshower.service.http.echo import cut, echo, shown
 from qshower.service.schemas import GenerateRequest, Problem
 from qshower.service.service_errors import (
     DeadlineError,
@@ -41,10 +41,7 @@ from qshower.service.service_errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
-LONGEST_ECHO = 200
 MOST_ERRORS = 16
-
-_log = structlog.get_logger("qshower.service")
 
 # Most specific first: the first class an error is an instance of decides.
 _KINDS: tuple[tuple[type[Exception], int, str, str], ...] = (
@@ -90,8 +87,8 @@ def problem_of(error: Exception, retry_after_s: float) -> tuple[Problem, dict[st
     _, status, name, title = known
     problem = Problem(type=f"urn:qshower:{name}", title=title, status=status, detail=str(error))
     if isinstance(error, InvalidInputError):
-        problem.field, problem.value, problem.allowed = error.field, _echo(error.value), error.allowed
-        problem.detail = error.sentence(_shown(error.value))
+        problem.field, problem.value, problem.allowed = error.field, echo(error.value), error.allowed
+        problem.detail = error.sentence(shown(error.value))
     if isinstance(error, PlacementError) and (error.qubits or error.couplers):
         problem.missing_qubits, problem.missing_couplers = list(error.qubits), list(error.couplers)
     headers = {401: {"WWW-Authenticate": "Bearer"}, 406: {"Vary": "Accept"}, 415: {"Accept-Encoding": "gzip"}}.get(
@@ -110,7 +107,7 @@ def outcome_of(error: Exception) -> str:
 
 
 def install(app: FastAPI, retry_after_s: float) -> None:
-    """Answer every error of ``app`` as problem+json."""
+    """Answer every known error of ``app`` as problem+json; ``UnexpectedErrors`` does so with the others."""
 
     async def own(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the signature is Starlette's
         return problem_response(*problem_of(error, retry_after_s))
@@ -125,14 +122,9 @@ def install(app: FastAPI, retry_after_s: float) -> None:
         problem = Problem(type=f"urn:qshower:{name}", title=title, status=error.status_code, detail=str(error.detail))
         return problem_response(problem, error.headers)
 
-    async def unexpected(request: Request, error: Exception) -> Response:
-        _log.error("unexpected error", path=request.url.path, exc_info=error)
-        return problem_response(*problem_of(error, retry_after_s))
-
     app.add_exception_handler(QShowerError, own)
     app.add_exception_handler(RequestValidationError, validation)
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(Exception, unexpected)
 
 
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -159,10 +151,10 @@ def _problem_of_validation(error: RequestValidationError) -> Problem:
     if tuple(first["loc"]) == ("body",):
         detail = "the body must be a JSON object, sent with content-type: application/json"
         return Problem(type="urn:qshower:malformed", title="Malformed request", status=400, detail=detail)
-    faults = field_errors([{**item, "loc": item["loc"][1:] or item["loc"]} for item in errors], GenerateRequest)
-    fields = [{"field": fault.path, "value": _echo(fault.value), "allowed": fault.allowed} for fault in faults]
+    faults = field_errors([{**item, "loc": _location(item["loc"])} for item in errors], GenerateRequest)
+    fields = [{"field": fault.path, "value": echo(fault.value), "allowed": fault.allowed} for fault in faults]
     head = faults[0]
-    usual = f"{head.path}: {_shown(head.value)} is not allowed; allowed: {head.allowed}"
+    usual = f"{head.path}: {shown(head.value)} is not allowed; allowed: {head.allowed}"
     return Problem.model_validate(
         {
             "type": "urn:qshower:invalid-value",
@@ -175,20 +167,6 @@ def _problem_of_validation(error: RequestValidationError) -> Problem:
     )
 
 
-def _echo(value: Any) -> Any:
-    """``value`` as JSON can hold it, cut to a length that no answer is flooded by."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return value if abs(value) < 2**63 else str(value)[:LONGEST_ECHO]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, list | dict) and len(repr(value)) <= LONGEST_ECHO:
-        return value
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= LONGEST_ECHO else text[:LONGEST_ECHO] + "…"
-
-
-def _shown(value: Any) -> str:
-    shown = repr(_echo(value))
-    return {"True": "true", "False": "false", "None": "null"}.get(shown, shown)
+def _location(parts: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Where in the body, with names of fields that are not too long to be shown."""
+    return tuple(cut(part) if isinstance(part, str) else part for part in parts[1:] or parts)

@@ -6,14 +6,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
 
 from qshower.model.bundle import find_bundles, load_bundle
+from qshower.sampler.registry import SamplerRegistry
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue, load_catalogue
 from qshower.service.cli import main
+from qshower.service.sampler_table import build_registry
 from qshower.service.settings import Settings, load_settings
 from tests.polling import until
 
@@ -73,9 +76,13 @@ def server_url(untrained_bundles: Path, capsys: pytest.CaptureFixture[str]) -> I
 
 
 @contextmanager
-def serving(load_models: Callable[[Settings], Catalogue] = load_catalogue) -> Iterator[str]:
+def serving(
+    load_models: Callable[[Settings], Catalogue] = load_catalogue,
+    make_samplers: Callable[[Settings], SamplerRegistry] = build_registry,
+    **settings: Any,
+) -> Iterator[str]:
     """A server in a thread of its own; its address."""
-    app = create_app(load_settings(qpu="off"), load_models=load_models)
+    app = create_app(load_settings(**{"qpu": "off", **settings}), load_models=load_models, make_samplers=make_samplers)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
