@@ -19,7 +19,7 @@ from qshower.service.http.routes import router
 from qshower.service.metrics import Metrics
 from qshower.service.running import running_service
 from qshower.service.sampler_table import build_registry
-from qshower.service.schemas import Problem
+from qshower.service.schemas import GenerateRequest, Problem
 from qshower.service.settings import Settings
 from qshower.service.version import program_version
 
@@ -58,26 +58,27 @@ def create_app(
             Middleware(UnexpectedErrors),
             Middleware(RequestCount, metrics=metrics),
             Middleware(KeyCheck, keys=keys),
-            Middleware(BodyLimit, most_bytes=settings.limits.body_bytes),
-            Middleware(GzipBodies, most_bytes=settings.limits.body_bytes),
+            Middleware(BodyLimit, most_bytes=settings.limits.most_body_bytes),
+            Middleware(GzipBodies, most_bytes=settings.limits.most_body_bytes),
         ],
     )
     problem_json.install(app, settings.times.retry_after_s)
     app.include_router(router)
-    _declare_problem(app)
+    _declare_schemas(app)
     return app
 
 
-def _declare_problem(app: FastAPI) -> None:
-    """Put the schema of problems into the OpenAPI document, where the routes' errors refer to it."""
+def _declare_schemas(app: FastAPI) -> None:
+    """Put the schemas of problems and of requests into the OpenAPI document, where the routes refer to them."""
     plain = app.openapi
 
-    def with_problem() -> dict[str, object]:
+    def with_schemas() -> dict[str, object]:
         document = plain()
-        schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas.update(schema.pop("$defs", {}))
-        schemas["Problem"] = schema
+        for kind in (Problem, GenerateRequest):
+            schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(schema.pop("$defs", {}))
+            schemas[kind.__name__] = schema
         return document
 
-    app.openapi = with_problem  # type: ignore[method-assign]
+    app.openapi = with_schemas  # type: ignore[method-assign]

@@ -12,6 +12,7 @@ from qshower.service.sampler_table import SAMPLERS
 
 AUTO = "auto"
 LARGEST_SEED = 2**64 - 1
+LARGEST_THRESHOLD_MEV = 1e9
 
 
 class _InTable:
@@ -91,7 +92,9 @@ class GenerateRequest(StrictModel):
     options: GenerateOptions = Field(
         default_factory=lambda: GenerateOptions.model_validate({}), description="Choices of the sampler."
     )
-    threshold_mev: float | None = Field(None, ge=0, description="Voxels below become 0; null: the geometry's.")
+    threshold_mev: float | None = Field(
+        None, ge=0, le=LARGEST_THRESHOLD_MEV, description="Voxels below become 0; null: the geometry's."
+    )
     deadline_s: float | None = Field(None, gt=0, description="504 past it; null: the server's.")
     dry_run: bool = Field(default=False, description="qpu: answer what the request would take, and draw nothing.")
 

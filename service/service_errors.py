@@ -6,6 +6,7 @@
     ├── InvalidInputError
     │   └── SettingsError            an environment variable or flag is not allowed
     └── ServiceError                 a request that is refused whatever its values
+        ├── MalformedError           the body is no JSON object                          400
         ├── UnauthorisedError        no API key, or an unknown one                       401
         ├── UnknownModelError        no bundle of that name                              404
         ├── NotAcceptableError       none of the media types of Accept can be made       406
@@ -27,6 +28,10 @@ class SettingsError(InvalidInputError):
 
 class ServiceError(QShowerError):
     """Root of the refusals of the service."""
+
+
+class MalformedError(ServiceError):
+    """The body is not a JSON object, or does not say that it is."""
 
 
 class UnauthorisedError(ServiceError):

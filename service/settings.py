@@ -41,7 +41,11 @@ class Limits(BaseSettings):
     deadline_s: float = Field(
         3600.0, gt=0, allow_inf_nan=False, description="Longest deadline a request may set, in seconds."
     )
-    body_bytes: int = Field(16 << 20, ge=1, description="Most bytes of a request's body, else 413.")
+    body_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Most bytes of a request's body, else 413; unset: what a request for the most showers can need.",
+    )
     response_bytes: int = Field(
         1 << 30, ge=1, description="Most bytes an answer may be projected to need; more are refused with 413."
     )
@@ -55,6 +59,11 @@ class Limits(BaseSettings):
     batch_rows: int = Field(
         512, ge=1, le=65536, description="Most showers drawn and decoded at once with a classical sampler on a CPU."
     )
+
+    @property
+    def most_body_bytes(self) -> int:
+        """Most bytes of a body: those that are set, or an indented line for each energy and 64 KiB for the rest."""
+        return (1 << 16) + 40 * self.showers if self.body_bytes is None else self.body_bytes
 
 
 class Times(BaseSettings):

@@ -10,6 +10,7 @@ import time
 import structlog
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qshower.service.api_keys import ApiKeys
@@ -45,6 +46,8 @@ class UnexpectedErrors:
 
         try:
             await self._app(scope, receive, watched)
+        except ClientDisconnect:  # while its body was read; nobody is there to answer
+            return
         except Exception as error:  # whatever it is, the caller learns only that it happened
             _log.error("unexpected error", method=scope["method"], path=scope["path"], exc_info=error)
             if not begun:

@@ -31,6 +31,7 @@ from qshower.service.http.echo import cut, echo, shown
 from qshower.service.schemas import GenerateRequest, Problem
 from qshower.service.service_errors import (
     DeadlineError,
+    MalformedError,
     NotAcceptableError,
     NotReadyError,
     QueueFullError,
@@ -45,6 +46,7 @@ MOST_ERRORS = 16
 
 # Most specific first: the first class an error is an instance of decides.
 _KINDS: tuple[tuple[type[Exception], int, str, str], ...] = (
+    (MalformedError, 400, "malformed", "Malformed request"),
     (UnauthorisedError, 401, "unauthorised", "An API key is needed"),
     (UnknownModelError, 404, "unknown-model", "No such model"),
     (NotAcceptableError, 406, "not-acceptable", "None of the accepted formats can be made"),
@@ -129,7 +131,7 @@ def install(app: FastAPI, retry_after_s: float) -> None:
 
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI entries of error ``statuses``, for ``responses=`` of a route."""
-    titles = {status: title for _, status, _, title in reversed(_KINDS)} | {400: "Malformed request"}
+    titles = {status: title for _, status, _, title in reversed(_KINDS)}
     entries: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         entries[status] = {
@@ -144,13 +146,6 @@ def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def _problem_of_validation(error: RequestValidationError) -> Problem:
     errors = error.errors()[:MOST_ERRORS]
-    first = errors[0]
-    if first["type"] == "json_invalid":
-        detail = f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
-        return Problem(type="urn:qshower:malformed", title="Malformed request", status=400, detail=detail)
-    if tuple(first["loc"]) == ("body",):
-        detail = "the body must be a JSON object, sent with content-type: application/json"
-        return Problem(type="urn:qshower:malformed", title="Malformed request", status=400, detail=detail)
     faults = field_errors([{**item, "loc": _location(item["loc"])} for item in errors], GenerateRequest)
     fields = [{"field": fault.path, "value": echo(fault.value), "allowed": fault.allowed} for fault in faults]
     head = faults[0]

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from qshower.model.bundle import Bundle, describe
@@ -17,6 +17,7 @@ from qshower.service.generation.shower_request import ShowerRequest
 from qshower.service.http.encoding import BYTES_PER_VOXEL, FILE_NAMES, encode
 from qshower.service.http.negotiation import Format, negotiate
 from qshower.service.http.problem_json import declared, outcome_of
+from qshower.service.http.request_json import OPENAPI_BODY, generate_request
 from qshower.service.metrics import CONTENT_TYPE
 from qshower.service.running import Service
 from qshower.service.sampler_table import SAMPLERS
@@ -54,6 +55,7 @@ def _account(request: Request) -> str:
     "/generate",
     summary="Draw showers",
     response_model=GenerateAnswer | EstimateAnswer,
+    openapi_extra=OPENAPI_BODY,
     responses={
         200: {
             "description": "Showers in request order, with their provenance; with dry_run the estimate, as JSON.",
@@ -62,7 +64,7 @@ def _account(request: Request) -> str:
         **declared(400, 401, 404, 406, 413, 415, 422, 429, 500, 503, 504),
     },
 )
-async def generate(request: Request, body: Annotated[GenerateRequest, Body()]) -> Response:
+async def generate(request: Request, body: Annotated[GenerateRequest, Depends(generate_request)]) -> Response:
     """Draw one shower for each incident energy, in the format that the Accept header asks for."""
     service = _service(request)
     outcome = "error"

@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qshower.service.http.echo import LONGEST_ECHO, cut, echo, shown
@@ -43,6 +43,7 @@ def test_true_and_null_are_written_as_json_has_them() -> None:
     assert (shown(True), shown(None), shown("a")) == ("true", "null", "'a'")
 
 
+@settings(max_examples=50, deadline=None)
 @given(JSON)
 def test_whatever_json_holds_can_be_echoed_in_short(value: Any) -> None:
     assert len(orjson.dumps({"value": echo(value), "shown": shown(value)})) < 20 * LONGEST_ECHO
