@@ -46,7 +46,7 @@ def server() -> Iterator[tuple[int, str]]:
             seen.append(line)
             found = re.search(r"url=(http://\S+)", line)
             url = found[1] if found else url
-            if "Application startup complete" in line:
+            if "] ready " in line:
                 break
         if url is None or process.poll() is not None:
             raise RuntimeError("the service did not start:\n" + "".join(seen))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
@@ -12,9 +13,18 @@ from starlette.middleware import Middleware
 from qshower.sampler.registry import SamplerRegistry
 from qshower.service.api_keys import load_api_keys
 from qshower.service.catalogue import Catalogue, load_catalogue
-from qshower.service.http import problem_json
-from qshower.service.http.middleware import BodyLimit, KeyCheck, RequestCount, UnexpectedErrors
+from qshower.service.http import docs_page, problem_json
+from qshower.service.http.compression import CompressedAnswers
+from qshower.service.http.middleware import (
+    OPEN_PATHS,
+    BodyLimit,
+    HostCheck,
+    KeyCheck,
+    RequestCount,
+    UnexpectedErrors,
+)
 from qshower.service.http.request_bodies import GzipBodies, HeadAsGet
+from qshower.service.http.root_path import RootPath
 from qshower.service.http.routes import router
 from qshower.service.metrics import Metrics
 from qshower.service.running import running_service
@@ -38,6 +48,7 @@ def create_app(
     """
     keys = load_api_keys(settings)
     metrics = Metrics()
+    connections = settings.connections
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -52,11 +63,17 @@ def create_app(
         summary="Calorimeter showers on request",
         version=program_version(),
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
+        # What they would send a client to is made of the Host that it sent.
+        redirect_slashes=False,
         middleware=[
+            *([Middleware(RootPath, root_path=connections.root_path)] if connections.root_path else []),
             Middleware(HeadAsGet),
             Middleware(UnexpectedErrors),
+            Middleware(CompressedAnswers),
             Middleware(RequestCount, metrics=metrics),
+            *([Middleware(HostCheck, allowed=hosts)] if (hosts := connections.hosts()) else []),
             Middleware(KeyCheck, keys=keys),
             Middleware(BodyLimit, most_bytes=settings.limits.most_body_bytes),
             Middleware(GzipBodies, most_bytes=settings.limits.most_body_bytes),
@@ -64,21 +81,32 @@ def create_app(
     )
     problem_json.install(app, settings.times.retry_after_s)
     app.include_router(router)
-    _declare_schemas(app)
+    app.include_router(docs_page.router)
+    _declare(app, keys_are_asked_for=bool(keys))
     return app
 
 
-def _declare_schemas(app: FastAPI) -> None:
-    """Put the schemas of problems and of requests into the OpenAPI document, where the routes refer to them."""
+def _declare(app: FastAPI, *, keys_are_asked_for: bool) -> None:
+    """Put the schemas that the routes refer to, and how to send a key, into the OpenAPI document."""
     plain = app.openapi
 
-    def with_schemas() -> dict[str, object]:
+    def declared() -> dict[str, Any]:
         document = plain()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        components = document.setdefault("components", {})
+        schemas = components.setdefault("schemas", {})
         for kind in (Problem, GenerateRequest):
             schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[kind.__name__] = schema
+        if keys_are_asked_for:
+            components["securitySchemes"] = {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            }
+            document["security"] = [{"bearer": []}, {"key": []}]
+            for path in OPEN_PATHS & set(document["paths"]):
+                for operation in document["paths"][path].values():
+                    operation["security"] = []
         return document
 
-    app.openapi = with_schemas  # type: ignore[method-assign]
+    app.openapi = declared  # type: ignore[method-assign]

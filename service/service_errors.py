@@ -12,6 +12,7 @@
         ├── NotAcceptableError       none of the media types of Accept can be made       406
         ├── TooLargeError            the body or the projected answer is too large       413
         ├── UnsupportedEncodingError the body is compressed in a way that is not known       415
+        ├── MisdirectedError         the Host is none of the allowed ones                421
         ├── QueueFullError           too much is waiting; says when to try again         429
         ├── NotReadyError            starting, draining or stopped                       503
         └── DeadlineError            not done before the deadline                        504
@@ -57,6 +58,10 @@ class TooLargeError(ServiceError):
 
 class UnsupportedEncodingError(ServiceError):
     """The request's Content-Encoding is not one that the service undoes."""
+
+
+class MisdirectedError(ServiceError):
+    """The request's Host is none of those that the service is known by."""
 
 
 class QueueFullError(ServiceError):

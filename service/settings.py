@@ -6,6 +6,8 @@ writes the tables of docs/settings.md from them.
 
 from __future__ import annotations
 
+import difflib
+import ipaddress
 import os
 import re
 from collections.abc import Iterator
@@ -23,6 +25,10 @@ from qshower.service.service_errors import SettingsError
 
 PREFIX = "QSHOWER_"
 SHORTEST_RECALIBRATION_S = 600.0
+OTHER_VARIABLES = ("QSHOWER_API_KEY", "QSHOWER_TEST_SEED")
+"""Of the client, and of the tests."""
+
+_OF_LINK = re.compile(rf"{PREFIX}(SERVICE_(HOST|PORT)|PORT_[0-9]+_(TCP|UDP|SCTP))")
 _SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://(?:\[[0-9a-fA-F:.]+\]|[0-9.]+):[0-9]+")
 
 
@@ -51,6 +57,9 @@ class Limits(BaseSettings):
     )
     pending_bytes: int = Field(
         1 << 32, ge=1, description="Most bytes of all answers in work together; beyond it requests get 429."
+    )
+    connections: int = Field(
+        1000, ge=1, description="Most connections at once; beyond it new ones get 503 and are closed."
     )
     queue_requests: int = Field(1024, ge=1, description="Most requests that may wait or be in work, else 429.")
     queue_rows: int = Field(
@@ -83,6 +92,68 @@ class Times(BaseSettings):
     drain_timeout_s: float = Field(
         30.0, ge=0, allow_inf_nan=False, description="On SIGTERM, longest wait for requests in work, in seconds."
     )
+
+
+class ConnectionSettings(BaseSettings):
+    """Connections and proxies."""
+
+    model_config = _config("")
+
+    unix_socket: Path | None = Field(
+        None, description="Listen on this Unix socket, for its owner and group, instead of on host and port."
+    )
+    root_path: str = Field(
+        "", description="Path under which a proxy publishes the service, such as `/showers`; with or without it works."
+    )
+    trusted_proxies: str = Field(
+        "127.0.0.1",
+        description="Addresses or networks, comma separated, whose X-Forwarded-For and X-Forwarded-Proto are believed.",
+    )
+    allowed_hosts: str = Field(
+        "",
+        description="Names, comma separated, that a request's Host may have, such as `*.example.org`; else 421. Unset: "
+        "any.",
+    )
+    keep_alive_s: float = Field(
+        75.0, gt=0, allow_inf_nan=False, description="Seconds that a connection may wait for its next request."
+    )
+    header_timeout_s: float = Field(
+        10.0, gt=0, allow_inf_nan=False, description="Seconds in which the head of a request has to come, else 408."
+    )
+    body_timeout_s: float = Field(
+        60.0, gt=0, allow_inf_nan=False, description="Seconds in which a whole request has to come, else 408."
+    )
+    write_timeout_s: float = Field(
+        60.0, gt=0, allow_inf_nan=False, description="Seconds in which a client has to read something of its answer."
+    )
+
+    @field_validator("root_path")
+    @classmethod
+    def _begins_with_a_slash(cls, value: str) -> str:
+        if value and (
+            not value.startswith("/") or value.endswith("/") or not value.isascii() or not value.isprintable()
+        ):
+            raise ValueError("a path that begins with / and does not end with it")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _of_addresses(cls, value: str) -> str:
+        try:
+            for part in _parts(value):
+                if part != "*":
+                    ipaddress.ip_network(part, strict=False)
+        except ValueError:
+            raise ValueError("addresses or networks, comma separated, such as 10.0.0.0/8; or *") from None
+        return value
+
+    def hosts(self) -> tuple[str, ...]:
+        """The names of ``allowed_hosts``."""
+        return _parts(self.allowed_hosts.lower())
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 class BankSettings(BaseSettings):
@@ -206,6 +277,7 @@ class Settings(BaseSettings):
     logs: LogSettings
     limits: Limits
     times: Times
+    connections: ConnectionSettings
     latent_cache: LatentCacheSettings
     replay: BankSettings
     on_qpu: OnQpu
@@ -215,6 +287,7 @@ GROUPS: dict[str, type[BaseSettings]] = {
     "logs": LogSettings,
     "limits": Limits,
     "times": Times,
+    "connections": ConnectionSettings,
     "latent_cache": LatentCacheSettings,
     "replay": BankSettings,
     "on_qpu": _QpuVariables,
@@ -257,6 +330,19 @@ def load_settings(**overrides: Any) -> Settings:
         own.setdefault(Settings, {}).setdefault("port", Settings.model_fields["port"].default)
     groups = {name: _read(kind, own.get(kind, {})) for name, kind in GROUPS.items()}
     return _read(Settings, {**own.get(Settings, {}), **groups})
+
+
+def unknown_variables() -> dict[str, str]:
+    """Variables that begin as settings do and are none, each with the one that it resembles, "" if it does none.
+
+    Those that Kubernetes and Docker set for a service called ``qshower`` are left out.
+    """
+    known = [variable.name for variable in variables()]
+    found = {}
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known and name not in OTHER_VARIABLES and not _OF_LINK.match(name):
+            found[name] = next(iter(difflib.get_close_matches(name, known, 1, 0.85)), "")
+    return found
 
 
 def service_link() -> str | None:

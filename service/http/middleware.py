@@ -5,6 +5,7 @@ Pure ASGI, because a middleware made from a function keeps a handler from ever s
 
 from __future__ import annotations
 
+import re
 import time
 
 import structlog
@@ -14,13 +15,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qshower.service.api_keys import ApiKeys
+from qshower.service.http import docs_page
 from qshower.service.http.problem_json import problem_of, problem_response
+from qshower.service.http.root_path import route_path
 from qshower.service.metrics import Metrics
-from qshower.service.service_errors import TooLargeError, UnauthorisedError
+from qshower.service.service_errors import MisdirectedError, TooLargeError, UnauthorisedError
 
 _log = structlog.get_logger("qshower.service")
 
-OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/docs", "/openapi.json"})
+PROBES = frozenset({"/health/live", "/health/ready"})
+OPEN_PATHS = PROBES | docs_page.PATHS | {"/openapi.json"}
 
 
 class UnexpectedErrors:
@@ -54,6 +58,25 @@ class UnexpectedErrors:
                 await problem_response(*problem_of(error, 1.0))(scope, receive, send)
 
 
+class HostCheck:
+    """Answers requests for other hosts than ``allowed``, such as ``*.example.org``, with 421; the probes always."""
+
+    def __init__(self, app: ASGIApp, allowed: tuple[str, ...]) -> None:
+        self._app = app
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 421."""
+        if scope["type"] == "http" and route_path(scope) not in PROBES:
+            given = Headers(scope=scope).get("host", "")
+            host = re.sub(r":\d*$", "", given).lower()
+            if not any(host == name or (name[:2] == "*." and host.endswith(name[1:])) for name in self._allowed):
+                error = MisdirectedError(f"Host: {given[:200]}; this service is {', '.join(self._allowed)}")
+                await problem_response(*problem_of(error, 1.0))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 class KeyCheck:
     """Lets nobody through without a known key, but to the probes, the documentation and the page."""
 
@@ -63,7 +86,7 @@ class KeyCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        if scope["type"] == "http" and self._keys and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and self._keys and route_path(scope) not in OPEN_PATHS:
             headers = Headers(scope=scope)
             scheme, _, credentials = headers.get("authorization", "").partition(" ")
             key = credentials.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")

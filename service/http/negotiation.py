@@ -20,7 +20,7 @@ def negotiate(accept: str | None) -> Format:
     """The format that ``accept`` prefers, the earlier of ``Format`` where it has no preference. NotAcceptableError."""
     if accept is None or not accept.strip():
         return Format.JSON
-    ranges = [_parsed(part) for part in accept.split(",") if part.strip()]
+    ranges = qualities(accept)
     best, best_quality = None, 0.0
     for candidate in Format:
         main = candidate.value.split("/")[0]
@@ -34,6 +34,11 @@ def negotiate(accept: str | None) -> Format:
     if best is None:
         raise NotAcceptableError(f"Accept: {accept[:200]} asks for none of {', '.join(Format)}")
     return best
+
+
+def qualities(header: str) -> list[tuple[str, float]]:
+    """The names of a header such as Accept, in lower case, each with its quality (RFC 9110, section 12.4.2)."""
+    return [_parsed(part) for part in header.split(",") if part.strip()]
 
 
 def _parsed(part: str) -> tuple[str, float]:

@@ -32,6 +32,7 @@ from qshower.service.schemas import GenerateRequest, Problem
 from qshower.service.service_errors import (
     DeadlineError,
     MalformedError,
+    MisdirectedError,
     NotAcceptableError,
     NotReadyError,
     QueueFullError,
@@ -52,6 +53,7 @@ _KINDS: tuple[tuple[type[Exception], int, str, str], ...] = (
     (NotAcceptableError, 406, "not-acceptable", "None of the accepted formats can be made"),
     (TooLargeError, 413, "too-large", "Too large"),
     (UnsupportedEncodingError, 415, "unsupported-encoding", "The body's encoding is not supported"),
+    (MisdirectedError, 421, "misdirected", "Another host is meant"),
     (InvalidInputError, 422, "invalid-value", "A value is not allowed"),
     (ProblemRangeError, 422, "problem-range", "The model does not fit the solver's ranges"),
     (ConditionNotHeldError, 422, "condition-not-held", "Flux biases do not hold the condition"),

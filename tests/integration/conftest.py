@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from starlette.types import ASGIApp
 
 from qshower.model.bundle import find_bundles, load_bundle
 from qshower.sampler.registry import SamplerRegistry
@@ -17,6 +18,7 @@ from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue, load_catalogue
 from qshower.service.cli import main
 from qshower.service.sampler_table import build_registry
+from qshower.service.server import listening, server_config, url_of
 from qshower.service.settings import Settings, load_settings
 from tests.polling import until
 
@@ -82,18 +84,26 @@ def serving(
     **settings: Any,
 ) -> Iterator[str]:
     """A server in a thread of its own; its address."""
-    app = create_app(load_settings(**{"qpu": "off", **settings}), load_models=load_models, make_samplers=make_samplers)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    until(lambda: server.started or not thread.is_alive())
-    assert server.started
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()
+    chosen = load_settings(**{"qpu": "off", "port": 0, **settings})
+    app = create_app(chosen, load_models=load_models, make_samplers=make_samplers)
+    with serving_app(app, chosen) as url:
+        yield url
+
+
+@contextmanager
+def serving_app(app: ASGIApp, settings: Settings) -> Iterator[str]:
+    """A server of ``app`` in a thread of its own, with connections as the command has them; its address."""
+    with listening(settings) as listener:
+        server = uvicorn.Server(server_config(app, settings))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            until(lambda: server.started or not thread.is_alive())
+            assert server.started
+            yield url_of(listener)
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture

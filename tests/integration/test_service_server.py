@@ -61,7 +61,7 @@ def start(environment: dict[str, str]) -> Iterator[Start]:
             lines.append(line)
             found = re.search(r"url=(http://\S+)", line)
             url = found[1] if found else url
-            if "Application startup complete" in line:
+            if "] ready " in line:
                 break
         assert process.poll() is None, "".join(lines)
         assert url, "".join(lines)
