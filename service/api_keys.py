@@ -49,9 +49,10 @@ def load_api_keys(settings: Settings) -> ApiKeys:
     if settings.api_keys_file is not None:
         try:
             text = settings.api_keys_file.read_text(encoding="utf-8")
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             name, file, allowed = f"{PREFIX}API_KEYS_FILE", str(settings.api_keys_file), "a file of keys, one a line"
-            message = f"{name}={file}: {why(error)}; expected: {allowed}"
+            fault = why(error) if isinstance(error, OSError) else "it is no text"
+            message = f"{name}={file}: {fault}; expected: {allowed}"
             raise SettingsError(name, file, allowed, message=message) from None
         lines += [("api_keys_file", line) for line in text.splitlines() if not line.lstrip().startswith("#")]
     for source, line in lines:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
+import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -27,7 +28,7 @@ from qshower.sampler.errors import (
     SamplerTimeoutError,
     SamplerUnavailableError,
 )
-from qshower.service.http.echo import cut, echo, shown
+from qshower.service.http.echo import cut, echo, shown, without_paths
 from qshower.service.schemas import GenerateRequest, Problem
 from qshower.service.service_errors import (
     DeadlineError,
@@ -41,6 +42,8 @@ from qshower.service.service_errors import (
     UnknownModelError,
     UnsupportedEncodingError,
 )
+
+_log = structlog.get_logger("qshower.service")
 
 MEDIA_TYPE = "application/problem+json"
 MOST_ERRORS = 16
@@ -90,6 +93,10 @@ def problem_of(error: Exception, retry_after_s: float) -> tuple[Problem, dict[st
         return Problem(type="urn:qshower:internal", title="Internal error", status=500, detail=detail), {}
     _, status, name, title = known
     problem = Problem(type=f"urn:qshower:{name}", title=title, status=status, detail=str(error))
+    if isinstance(error, SamplerError) and (told := without_paths(problem.detail)) != problem.detail:
+        # Where files lie on this machine is for its operator.
+        _log.warning("sampler failed", error=problem.detail)
+        problem.detail = told
     if isinstance(error, InvalidInputError):
         problem.field, problem.value, problem.allowed = error.field, echo(error.value), error.allowed
         problem.detail = error.sentence(shown(error.value))

@@ -14,6 +14,7 @@ from qshower.model.bundle import Bundle, describe
 from qshower.sampler.errors import InvalidInputError
 from qshower.service.generation.availability import in_waiting_thread
 from qshower.service.generation.shower_request import ShowerRequest
+from qshower.service.http.echo import without_paths
 from qshower.service.http.encoding import BYTES_PER_VOXEL, FILE_NAMES, encode
 from qshower.service.http.negotiation import Format, negotiate
 from qshower.service.http.problem_json import declared, outcome_of
@@ -194,9 +195,10 @@ async def samplers(request: Request) -> SamplerList:
     """Which samplers can be used now, and why not."""
     service, account = _service(request), _account(request)
     states = await asyncio.gather(*(in_waiting_thread(service.samplers.of, name, account) for name in SAMPLERS))
+    states = [state.model_copy(update={"reason": state.reason and without_paths(state.reason)}) for state in states]
     usable = {state.name for state in states if state.available}
     auto = next((name for name in service.generator.selection.auto() if name in usable), None)
-    return SamplerList(auto=auto, samplers=list(states))
+    return SamplerList(auto=auto, samplers=states)
 
 
 @router.get("/health/live", summary="Liveness")

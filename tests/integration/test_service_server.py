@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -233,3 +234,46 @@ def test_sigterm_in_mid_draw_ends_the_process(start: Start, tmp_path: Path) -> N
     assert (answers[0].status_code, answers[0].json()["type"]) == (503, "urn:qshower:not-ready")
     assert answers[0].headers["retry-after"] == "30"
     assert (jobs.get("PENDING", 0), jobs["CANCELLED"] >= 1) == (0, True)
+
+
+def test_a_second_interrupt_ends_at_once(start: Start) -> None:
+    process, url, lines = start(QSHOWER_DRAIN_TIMEOUT_S="3600")
+    with httpx2.Client(base_url=url, timeout=START_S) as http:
+        host, port = url.removeprefix("http://").split(":")
+        body = json.dumps(
+            {"incident_energies_mev": [ENERGY] * 500, "sampler": "annealing", "options": {"sweeps": 10**6}}
+        )
+        head = (
+            f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        )
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(f"{head}\r\n{body}".encode())
+            until(lambda: "qshower_queue_requests 1.0" in http.get("/metrics").text)
+            process.send_signal(signal.SIGINT)
+            until(lambda: any("Shutting down" in line for line in lines))
+            process.send_signal(signal.SIGINT)
+            assert process.wait(STOP_S) == 130
+    until(lambda: any("stopped at once" in line for line in lines))
+
+
+def test_sigterm_while_it_starts_ends_the_process(environment: dict[str, str], tmp_path: Path) -> None:
+    """Kernels are being compiled, for nothing is cached."""
+    command = [sys.executable, "-m", "qshower.service.cli", "serve", "--port", "0"]
+    variables = {**environment, "NUMBA_CACHE_DIR": str(tmp_path)}
+    with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if found := re.search(r"url=(http://\S+)", line):
+                until(partial(alive, found[1]))
+                process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_S) == 0
+    assert "stopped while starting" in said[-1]
+
+
+def alive(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/health/live", timeout=START_S).status_code == 200
+    except httpx2.TransportError:
+        return False

@@ -12,7 +12,15 @@ from qshower.service.api_keys import check_exposure, load_api_keys
 from qshower.service.sampler_table import build_registry
 from qshower.service.server import serve
 from qshower.service.service_errors import SettingsError
-from qshower.service.settings import GROUPS, Settings, Variable, load_settings, service_link, variables
+from qshower.service.settings import (
+    GROUPS,
+    Settings,
+    Variable,
+    load_settings,
+    service_link,
+    unknown_variables,
+    variables,
+)
 from qshower.service.settings_page import page
 
 KEY = "a long secret"
@@ -209,6 +217,30 @@ def test_a_key_may_have_a_budget(tmp_path: Path) -> None:
 def test_a_missing_file_of_keys_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no-such-file"):
         load_api_keys(load_settings(api_keys_file=tmp_path / "no-such-file"))
+
+
+def test_a_file_of_keys_that_is_no_text_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes(b"\xff\xfe\x00 secret")
+    with pytest.raises(SettingsError, match=r"QSHOWER_API_KEYS_FILE=.*keys: it is no text; expected: a file of keys"):
+        load_api_keys(load_settings(api_keys_file=file))
+
+
+def test_variables_that_are_no_settings_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the client, and those that Kubernetes sets for a service of this name, are left out."""
+    for name in ("MAX_SHOWER", "NONSENSE", "API_KEY", "SERVICE_HOST", "SERVICE_PORT_HTTP", "PORT_80_TCP_ADDR"):
+        monkeypatch.setenv(f"QSHOWER_{name}", "7")
+    found = unknown_variables()
+    assert found["QSHOWER_MAX_SHOWER"] == "QSHOWER_MAX_SHOWERS"
+    assert found["QSHOWER_NONSENSE"] == ""
+    assert not [name for name in found if "SERVICE" in name or "TCP" in name or name.endswith("API_KEY")]
+
+
+def test_a_port_that_cannot_be_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for read in (lambda: load_settings(port=99999), load_settings):
+        monkeypatch.setenv("QSHOWER_PORT", "99999")
+        with pytest.raises(SettingsError, match=r"QSHOWER_PORT: '?99999'? is not allowed; .* from 0 to 65535"):
+            read()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])  # noqa: S104 - refused, that is the test

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qshower.service.http.echo import LONGEST_ECHO, cut, echo, shown
+from qshower.service.http.echo import LONGEST_ECHO, cut, echo, shown, without_paths
 
 JSON = st.recursive(
     st.none()
@@ -68,3 +68,16 @@ def test_nesting_has_an_end() -> None:
 
 def test_a_name_of_a_field_is_cut() -> None:
     assert cut("\udfff" + "a" * 1000) == "\\udfff" + "a" * 199 + "…"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("cannot keep it in /var/lib/qshower/qpu (No space left)", "cannot keep it in qpu (No space left)"),
+        ("'/etc/dwave.conf' is no file", "'dwave.conf' is no file"),
+        ("the API at https://cloud.example/sapi/v2/x is down", "the API at https://cloud.example/sapi/v2/x is down"),
+        ("allowed: true/false, 1/2", "allowed: true/false, 1/2"),
+    ],
+)
+def test_paths_of_this_machine_stay_here(text: str, told: str) -> None:
+    assert without_paths(text) == told
