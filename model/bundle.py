@@ -69,10 +69,8 @@ class Bundle:
         energy_code: energy → condition.
     """
 
-    def __init__(
-        self, path: Path, manifest: Manifest, sha256: str, machine: BoltzmannMachine, decoder_content: bytes
-    ) -> None:
-        """``decoder_content`` is the decoder's file, verified; it is read when it is first used."""
+    def __init__(self, path: Path, manifest: Manifest, sha256: str, machine: BoltzmannMachine) -> None:
+        """The decoder's file is read and verified when it is first used."""
         self.path = path
         self.manifest = manifest
         self.sha256 = sha256
@@ -85,7 +83,6 @@ class Bundle:
             domain_mev=manifest.domain_mev,
         )
         self._grid = Grid.of(self.geometry)
-        self._decoder_content = decoder_content
         self._drawing: Drawing | None = None
         self._building = Lock()
 
@@ -109,9 +106,9 @@ class Bundle:
         return group_order(self.manifest.symmetry, self._grid)
 
     def decoder_tensors(self) -> dict[str, NDArray[np.float32]]:
-        """The decoder's tensors; BundleError if they are not those that the manifest describes."""
+        """The decoder's tensors, read; BundleError if they were altered, or are not those the manifest describes."""
         file = self.path / DECODER_FILE
-        tensors = _tensors(file, self._decoder_content or _verified(self.path, self.manifest, DECODER_FILE))
+        tensors = _read_tensors(self.path, self.manifest, DECODER_FILE)
         wrong = first_difference(tensors, self.tensor_shapes)
         if wrong is not None:
             raise BundleError(str(file), wrong, "the tensors of its decoder")
@@ -126,7 +123,6 @@ class Bundle:
             if self._drawing is None:
                 manifest, shape = self.manifest, self.decoder_shape
                 self._drawing = build_drawing(manifest.likelihood, shape, manifest.scaling, self.decoder_tensors())
-                self._decoder_content = b""
             return self._drawing
 
     @property
@@ -240,7 +236,7 @@ def _decoding_threads() -> ThreadPoolExecutor:
 def load_bundle(path: Path | str, *, build_decoder: bool = True) -> Bundle:
     """The model in the folder ``path``; BundleError if anything is missing, altered or unreadable.
 
-    Without ``build_decoder`` the decoder is read, and numba loaded, only when it is used.
+    Without ``build_decoder`` the decoder is read, verified, and numba loaded only when it is used.
     """
     folder = Path(path)
     manifest, sha256 = read_manifest(folder)
@@ -256,7 +252,7 @@ def load_bundle(path: Path | str, *, build_decoder: bool = True) -> Bundle:
         qubits=np.array(lattice.qubits, dtype=np.int64),
         topology=lattice.topology,
     )
-    bundle = Bundle(folder, manifest, sha256, machine, _verified(folder, manifest, DECODER_FILE))
+    bundle = Bundle(folder, manifest, sha256, machine)
     if build_decoder:
         _ = bundle.drawing
     return bundle

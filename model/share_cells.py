@@ -25,13 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.model.decoder_shape import LEAST_REMAINING, REFERENCE_MEV, SHARE_POWERS
-from qshower.model.drawing.share_kernels import cell_borders, cell_limits
 from qshower.sampler.errors import InvalidInputError
 
 WINDOWS = 20
 """Of incident energy, in which the borders are measured; each reaches as far again into its neighbours."""
 LEAST_ROWS = 50
 LEAST_SHARE = 1e-9
+
+# numba, which takes half a second to load, is imported by what computes borders; a configuration does without.
 
 Doubles = NDArray[np.float64]
 Spins = NDArray[np.int8]
@@ -112,6 +113,8 @@ class ShareCells:
 
     def borders(self, energies_mev: Doubles) -> Doubles:
         """(rows, L, cells - 1) rising borders at incident energies (rows,)."""
+        from qshower.model.drawing.share_kernels import cell_borders
+
         found: Doubles = cell_borders(np.asarray(energies_mev, dtype=np.float64), self.terms, self.span)
         return found
 
@@ -122,6 +125,8 @@ class ShareCells:
 
     def limits(self, bits: Spins, energies_mev: Doubles) -> tuple[Doubles, Doubles]:
         """Lowest and highest x, (rows, L) each, of the cells that ``bits`` (rows, L, bits_per_layer) name."""
+        from qshower.model.drawing.share_kernels import cell_limits
+
         low, high = cell_limits(bits, np.asarray(energies_mev, dtype=np.float64), self.terms, self.span)
         return low, high
 

@@ -25,10 +25,11 @@ from qshower.model.decoder_shape import (
 from qshower.model.drawing.code_kernels import tell_bits
 from qshower.model.drawing.fast_math import hardswish, log
 from qshower.model.drawing.hits import draw_hits
+from qshower.model.drawing.inverse_transforms import LAW, whole_lanes
 from qshower.model.drawing.network_kernels import apply_gelu, round_the_circle, tell_near_layers
-from qshower.model.drawing.products import LANES, add_products, add_scaled
-from qshower.model.drawing.stick_kernels import LAW, Sticks, StickWeights, break_sticks
-from qshower.model.drawing.sticks import LEAST_EXCESS_MEV
+from qshower.model.drawing.products import LANES, add_products, add_scaled, in_tiles
+from qshower.model.drawing.stick_kernels import Sticks, StickWeights, break_sticks
+from qshower.model.drawing.sticks import LEAST_EXCESS_MEV, logarithms
 from qshower.sampler.jit.kernel import kernel
 
 Floats = NDArray[np.float32]
@@ -91,7 +92,7 @@ def _ring_codes(energy: Floats, busy: int, layer: int, channels: int, weights: D
     add_products(buffers.told, 0, inputs, busy, weights.layer[layer], weights.layer_bias[layer], 0, 0, hidden, 0)
     apply_gelu(hidden, busy * hidden_width)
     add_products(energy, 0, ENERGY_FEATURES, busy, weights.ring_energy[layer], weights.ring_bias[layer], 0, 0, ring, 0)
-    add_products(hidden, 0, hidden_width, busy, weights.ring, ring, 0, ring_width, ring, 0)
+    add_products(hidden, 0, hidden_width, in_tiles(busy), weights.ring, ring, 0, ring_width, ring, 0)
     apply_gelu(ring, busy * ring_width)
     for own in range(busy):
         round_the_circle(ring, own * ring_width, angular, channels, buffers.circle)
@@ -227,10 +228,11 @@ def depth_voxels(
     hit_width, mixed_width, own_width = weights.hit_bias.shape[1], weights.mix_bias.size, weights.energy_bias.shape[1]
     showers = np.zeros((rows, layers, angular, radial), dtype=np.float32)
     flat_showers, flat_uniforms = showers.reshape(-1), uniforms.reshape(-1)
+    tiled = in_tiles(rows)
     buffers = _Layer(
-        np.empty(rows * inputs, dtype=np.float32),
-        np.empty(rows * weights.layer_bias.shape[1], dtype=np.float32),
-        np.empty(rows * weights.ring_bias.shape[1], dtype=np.float32),
+        np.zeros(tiled * inputs, dtype=np.float32),
+        np.zeros(tiled * weights.layer_bias.shape[1], dtype=np.float32),
+        np.zeros(tiled * weights.ring_bias.shape[1], dtype=np.float32),
         np.empty((angular + 2) * of_ring, dtype=np.float32),
         np.empty(rows * angular * code_width, dtype=np.float32),
         np.empty(rows * angular * mixed_width, dtype=np.float32),
@@ -244,12 +246,13 @@ def depth_voxels(
         np.empty((rows, 3)),
         np.empty((rows, radial), dtype=np.int64),
         np.empty(rows, dtype=np.int64),
-        np.empty(rows * STICK_VALUES, dtype=np.float32),
-        np.empty(rows * own_width, dtype=np.float32),
-        np.empty(rows * LANES, dtype=np.float32),
-        np.empty((LAW, rows), dtype=np.float32),
-        np.empty(rows, dtype=np.float32),
-        np.empty(rows, dtype=np.float32),
+        logarithms(voxels),
+        np.zeros(tiled * STICK_VALUES, dtype=np.float32),
+        np.zeros(tiled * own_width, dtype=np.float32),
+        np.zeros(tiled * LANES, dtype=np.float32),
+        np.zeros(LAW * whole_lanes(rows), dtype=np.float32),
+        np.zeros(whole_lanes(rows), dtype=np.float32),
+        np.empty(whole_lanes(rows), dtype=np.float32),
     )
     told_energy = np.empty(rows * ENERGY_FEATURES, dtype=np.float32)
     base, amplitude = np.empty(own_width, dtype=np.float32), np.empty(WAVES * of_field, dtype=np.float32)

@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qshower.model.drawing.fast_math import below, exp, log_64, normal_quantile, scale
+from qshower.model.drawing.products import LANES
 from qshower.sampler.jit.kernel import kernel
 
 Floats = NDArray[np.float32]
 
+LAW = 9
+"""Raw outputs of a mixture of three: logits of the weights, means, raw scales."""
 LOWEST_UNIFORM = np.float32(1e-7)
 LEAST_MASS = 1e-100
 DEEP_TAIL = 1e-6
@@ -21,24 +24,45 @@ _ONE = np.float32(1)
 
 
 @kernel(error_model="numpy")
-def mixture_values(outputs: Floats, uniforms: Floats, values: Floats) -> None:
-    """Fill ``values`` (n,) with draws from mixtures of three with raw outputs (9, ≥ n) and uniforms (≥ n,).
+def put_law(outputs: Floats, at: int, laws: Floats, place: int) -> None:
+    """Write the law that stands in ``outputs`` (·,) from ``at`` on, LAW numbers, to its place in ``laws``."""
+    to = place // LANES * LAW * LANES + place % LANES
+    for k in range(LAW):
+        laws[to + k * LANES] = outputs[at + k]
 
-    The uniform picks the component, and what is left of it the component's quantile.
+
+@kernel(error_model="numpy")
+def mixture_values(laws: Floats, uniforms: Floats, values: Floats, count: int) -> None:
+    """Fill the first ``count`` of ``values`` with draws from mixtures of three components.
+
+    Law number i has the raw outputs ``laws[i // LANES, k, i % LANES]``, k < LAW, of a flat array: so the compiler can
+    draw LANES at once. ``uniforms`` and ``values`` are filled to whole LANES as well. The uniform picks the component,
+    and what is left of it the component's quantile.
     """
-    for i in range(values.shape[0]):
-        first, second, third = outputs[0, i], outputs[1, i], outputs[2, i]
-        highest = max(max(first, second), third)
-        first, second, third = exp(first - highest), exp(second - highest), exp(third - highest)
-        left = (first + second + third) * uniforms[i]
-        beyond = left >= first
-        weight, before = second if beyond else first, first if beyond else np.float32(0)
-        mean, raw = outputs[4, i] if beyond else outputs[3, i], outputs[7, i] if beyond else outputs[6, i]
-        beyond = left >= first + second
-        weight, before = third if beyond else weight, first + second if beyond else before
-        mean, raw = outputs[5, i] if beyond else mean, outputs[8, i] if beyond else raw
-        within = min(max((left - before) / weight, LOWEST_UNIFORM), _ONE - LOWEST_UNIFORM)
-        values[i] = mean + scale(raw) * normal_quantile(within)
+    for block in range((count + LANES - 1) // LANES):
+        at, to = block * LAW * LANES, block * LANES
+        for lane in range(LANES):
+            own = at + lane
+            # All are read before one is chosen: a choice of numbers is a vector instruction, one of addresses is not.
+            first, second, third = laws[own], laws[own + LANES], laws[own + 2 * LANES]
+            mean, mean_2, mean_3 = laws[own + 3 * LANES], laws[own + 4 * LANES], laws[own + 5 * LANES]
+            raw, raw_2, raw_3 = laws[own + 6 * LANES], laws[own + 7 * LANES], laws[own + 8 * LANES]
+            highest = max(max(first, second), third)
+            weight, second, third = exp(first - highest), exp(second - highest), exp(third - highest)
+            both = weight + second
+            left, before = (both + third) * uniforms[to + lane], np.float32(0)
+            if left >= weight:
+                before, weight, mean, raw = weight, second, mean_2, raw_2
+            if left >= both:
+                before, weight, mean, raw = both, third, mean_3, raw_3
+            within = min(max((left - before) / weight, LOWEST_UNIFORM), _ONE - LOWEST_UNIFORM)
+            values[to + lane] = mean + scale(raw) * normal_quantile(within)
+
+
+@kernel(error_model="numpy")
+def whole_lanes(count: int) -> int:
+    """``count``, and what fills it to whole LANES."""
+    return (count + LANES - 1) // LANES * LANES
 
 
 @kernel(error_model="numpy")

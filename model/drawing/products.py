@@ -30,7 +30,7 @@ LANES = 16
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _FUSED_NAME = f"llvm.fma.v{LANES}f32"
 _FUSED = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-ROWS_AT_A_TIME, PANELS_OF_ONE_ROW = 8, 4
+ROWS_AT_A_TIME, PANELS_OF_ONE_ROW, FEW_ROWS = 8, 4, 3
 
 Floats = NDArray[np.float32]
 
@@ -102,6 +102,12 @@ _row_by_panel = _tile(1, 1)
 
 
 @kernel(error_model="numpy")
+def in_tiles(rows: int) -> int:
+    """A number of rows that takes less time than ``rows``, though it is larger; for buffers that have room."""
+    return rows if rows < FEW_ROWS else (rows + ROWS_AT_A_TIME - 1) // ROWS_AT_A_TIME * ROWS_AT_A_TIME
+
+
+@kernel(error_model="numpy")
 def add_products(
     values: Floats,
     at: int,
@@ -115,6 +121,9 @@ def add_products(
     to: int,
 ) -> None:
     """outputs = start + values · weight, of ``rows`` rows.
+
+    Rows that do not fill a tile are worked out with some before them once more, if all have the same start; others one
+    by one, which takes longer (``in_tiles``).
 
     Args:
         values: (·,) the inputs of row r stand from at + r · stride on.
@@ -132,9 +141,13 @@ def add_products(
     width = panels * LANES
     flat = weight.reshape(-1)
     whole = rows - rows % ROWS_AT_A_TIME
+    tiles = whole // ROWS_AT_A_TIME
+    if whole < rows and whole > 0 and step == 0:
+        whole, tiles = rows, tiles + 1
     for panel in range(panels):
         own, place = first + panel * LANES, to + panel * LANES
-        for row in range(0, whole, ROWS_AT_A_TIME):
+        for tile in range(tiles):
+            row = min(tile * ROWS_AT_A_TIME, rows - ROWS_AT_A_TIME)
             begin, end = own + row * step, place + row * width
             _rows_by_panel(
                 values, at + row * stride, stride, inputs, flat, panel, start, begin, step, outputs, end, width

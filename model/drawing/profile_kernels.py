@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.model.decoder_shape import EMPTY_LOG_SHARE, LEAST_REMAINING, PROFILE_COMPONENTS, RESPONSE_SCALE
+from qshower.model.decoder_shape import EMPTY_LOG_SHARE, LEAST_REMAINING, RESPONSE_SCALE
 from qshower.model.drawing.fast_math import exp, hardswish, log
-from qshower.model.drawing.inverse_transforms import bounded_mixture, mixture_values
+from qshower.model.drawing.inverse_transforms import LAW, bounded_mixture, mixture_values, put_law, whole_lanes
 from qshower.model.drawing.products import LANES, add_products
 from qshower.sampler.jit.kernel import kernel
 
@@ -52,9 +52,16 @@ def draw_response(code: Floats, width: int, energy: Floats, uniforms: Floats, we
     add_products(
         inputs.reshape(-1), 0, inputs.shape[1], rows, weights.response, weights.response_bias, 0, 0, laws.reshape(-1), 0
     )
-    values = np.empty(rows, dtype=np.float32)
-    mixture_values(laws[:, : 3 * PROFILE_COMPONENTS].T.copy(), uniforms[:, 0].copy(), values)
-    return values / _f(RESPONSE_SCALE)
+    size = whole_lanes(rows)
+    values, chosen = np.empty(size, dtype=np.float32), np.zeros(size, dtype=np.float32)
+    blocks = np.zeros(size * LAW, dtype=np.float32)
+    for row in range(rows):
+        put_law(laws.reshape(-1), row * laws.shape[1], blocks, row)
+        chosen[row] = uniforms[row, 0]
+    mixture_values(blocks, chosen, values, rows)
+    for row in range(rows):
+        values[row] /= _f(RESPONSE_SCALE)
+    return values[:rows]
 
 
 @kernel(error_model="numpy")
@@ -97,11 +104,12 @@ def draw_layers(
     counted = np.empty((rows, weights.count_hidden_bias.shape[1]), dtype=np.float32)
     law = np.empty((rows, LANES), dtype=np.float32)
     present = np.empty(rows, dtype=np.float32)
-    laws = np.empty((3 * PROFILE_COMPONENTS, rows), dtype=np.float32)
-    chosen = np.empty(rows, dtype=np.float32)
+    size = whole_lanes(rows)
+    laws = np.zeros(size * LAW, dtype=np.float32)
+    chosen = np.zeros(size, dtype=np.float32)
     filled = np.empty(rows, dtype=np.bool_)
     spent = np.zeros(rows, dtype=np.float32)
-    shares, drawn = np.empty(rows, dtype=np.float32), np.empty(rows, dtype=np.float32)
+    shares, drawn = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.float32)
     log_shares = np.empty((rows, layers), dtype=np.float32)
     counts = np.empty((rows, layers), dtype=np.float32)
     flat_inputs, flat_hidden, flat_known = inputs.reshape(-1), hidden.reshape(-1), known.reshape(-1)
@@ -122,16 +130,15 @@ def draw_layers(
         )
         for row in range(rows):
             present[row], chosen[row] = law[row, 0], uniforms[row, 2 + 3 * layer]
-            for k in range(3 * PROFILE_COMPONENTS):
-                laws[k, row] = law[row, 1 + k]
+            put_law(flat_law, row * LANES + 1, laws, row)
         if bounded:
             for row in range(rows):
                 left = log(max(_ONE - spent[row], _f(0)) + _f(LEAST_REMAINING))
                 least = max(low[row, layer] + left, _f(EMPTY_LOG_SHARE + 1))
                 most = max(min(high[row, layer], _f(0)) + left, least)
-                shares[row] = bounded_mixture(laws[:, row].copy(), chosen[row], least, most)
+                shares[row] = bounded_mixture(law[row, 1 : 1 + LAW], chosen[row], least, most)
         else:
-            mixture_values(laws, chosen, shares)
+            mixture_values(laws, chosen, shares, rows)
         for row in range(rows):
             filled[row] = uniforms[row, 1 + 3 * layer] * (_ONE + exp(-present[row])) < _ONE
             shares[row] = min(max(shares[row], _f(EMPTY_LOG_SHARE + 1)), _f(0))
@@ -166,9 +173,8 @@ def draw_layers(
             0,
         )
         for row in range(rows):
-            for k in range(3 * PROFILE_COMPONENTS):
-                laws[k, row] = law[row, k]
-        mixture_values(laws, chosen, drawn)
+            put_law(flat_law, row * LANES, laws, row)
+        mixture_values(laws, chosen, drawn, rows)
         for row in range(rows):
             share, count = _f(EMPTY_LOG_SHARE), _f(0)
             if filled[row]:

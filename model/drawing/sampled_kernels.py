@@ -15,11 +15,10 @@ from qshower.model.decoder_shape import (
     LAYER_VALUES,
     NEIGHBOUR_LAYERS,
     RESPONSE_SCALE,
-    VOXEL_COMPONENTS,
 )
 from qshower.model.drawing.fast_math import exp
 from qshower.model.drawing.hits import draw_hits
-from qshower.model.drawing.inverse_transforms import mixture_values
+from qshower.model.drawing.inverse_transforms import LAW, mixture_values, put_law, whole_lanes
 from qshower.model.drawing.network_kernels import apply_gelu, round_the_circle, tell_near_layers
 from qshower.model.drawing.products import add_products
 from qshower.sampler.jit.kernel import kernel
@@ -30,7 +29,6 @@ _f = np.float32
 LOWEST_LOG, HIGHEST_LOG = np.float32(-12.0), np.float32(8.0)
 NOWHERE = np.float32(-1e4)
 """Logit of a hit where there is no voxel."""
-LAW = 3 * VOXEL_COMPONENTS
 
 
 class VoxelWeights(NamedTuple):
@@ -124,13 +122,17 @@ def sampled_voxels(
     logits = np.empty(rows * angular * step, dtype=np.float32)
     keys = np.empty(voxels, dtype=np.float32)
     hits = np.empty(voxels + 1, dtype=np.int32)
-    outputs = np.empty(weights.activation_bias.shape[1], dtype=np.float32)
+    # Angular bins that hold a hit, of all rows of a layer: their codes, and the laws of their voxels.
+    struck = np.empty(rows * angular * width, dtype=np.float32)
+    outputs = np.empty(rows * angular * weights.activation_bias.shape[1], dtype=np.float32)
     active = np.empty(rows, dtype=np.int64)
     # The hits of one layer, row by row: where their energy goes, and what it is drawn from.
     places = np.empty(rows * voxels, dtype=np.int64)
-    laws = np.empty((LAW, rows * voxels), dtype=np.float32)
-    chosen = np.empty(rows * voxels, dtype=np.float32)
-    values = np.empty(rows * voxels, dtype=np.float32)
+    law_at = np.empty(rows * voxels, dtype=np.int64)
+    size = whole_lanes(rows * voxels)
+    laws = np.zeros(LAW * size, dtype=np.float32)
+    chosen = np.zeros(size, dtype=np.float32)
+    values = np.empty(size, dtype=np.float32)
     ends = np.zeros(rows + 1, dtype=np.int64)
     for layer in range(layers):
         busy = 0
@@ -160,7 +162,7 @@ def sampled_voxels(
         add_products(code, 0, width, busy * angular, weights.hit, weights.hit_bias[layer], 0, 0, logits, 0)
         activation, activation_bias = weights.activation, weights.activation_bias[layer]
         mask = weights.mask[layer]
-        total = 0
+        total, bins = 0, 0
         for own in range(busy):
             row = active[own]
             for angle in range(angular):
@@ -176,17 +178,19 @@ def sampled_voxels(
             for hit in range(found):
                 angle, ring = hits[hit] // radial, hits[hit] % radial
                 if angle != before:
-                    add_products(
-                        code, (own * angular + angle) * width, 0, 1, activation, activation_bias, 0, 0, outputs, 0
-                    )
+                    for c in range(width):
+                        struck[bins * width + c] = code[(own * angular + angle) * width + c]
+                    bins += 1
                     before = angle
-                for k in range(LAW):
-                    laws[k, total] = outputs[ring * LAW + k]
+                law_at[total] = (bins - 1) * activation_bias.size + ring * LAW
                 chosen[total] = flat_uniforms[first + layers * voxels + hits[hit]]
                 places[total] = (row * layers + layer) * voxels + hits[hit]
                 total += 1
             ends[own + 1] = total
-        mixture_values(laws, chosen, values[:total])
+        add_products(struck, 0, width, bins, activation, activation_bias, 0, 0, outputs, 0)
+        for hit in range(total):
+            put_law(outputs, law_at[hit], laws, hit)
+        mixture_values(laws, chosen, values, total)
         for hit in range(total):
             values[hit] = exp(min(max(values[hit], LOWEST_LOG), HIGHEST_LOG))
         for own in range(busy):

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.model.decoder_shape import STICK_VALUES, VOXEL_COMPONENTS
-from qshower.model.drawing.fast_math import exp, hardswish, log
-from qshower.model.drawing.inverse_transforms import mixture_values
-from qshower.model.drawing.products import LANES, add_products
+from qshower.model.decoder_shape import STICK_VALUES
+from qshower.model.drawing.fast_math import exp, hardswish
+from qshower.model.drawing.inverse_transforms import mixture_values, put_law
+from qshower.model.drawing.products import LANES, add_products, in_tiles
 from qshower.model.drawing.sticks import LIMIT, stick_values
 from qshower.sampler.jit.kernel import kernel
 
@@ -21,7 +21,6 @@ Floats = NDArray[np.float32]
 Places = NDArray[np.int32]
 
 _f = np.float32
-LAW = 3 * VOXEL_COMPONENTS
 
 
 class StickWeights(NamedTuple):
@@ -38,7 +37,7 @@ class StickWeights(NamedTuple):
 
 
 class Sticks(NamedTuple):
-    """Buffers of the sticks that are broken side by side: of each row, and of each row's present hit."""
+    """Buffers of the sticks that are broken side by side: of each row, and of each row's present hit, in tiles."""
 
     rest: NDArray[np.float64]
     mean: NDArray[np.float64]
@@ -46,6 +45,7 @@ class Sticks(NamedTuple):
     sums: NDArray[np.float64]
     in_ring: NDArray[np.int64]
     which: NDArray[np.int64]
+    logs: Floats
     seen: Floats
     hidden: Floats
     law: Floats
@@ -103,6 +103,7 @@ def break_sticks(
                 sticks.in_ring[own, ring],
                 weights.waves[angle, 1],
                 weights.waves[angle, 2],
+                sticks.logs,
                 sticks.seen,
                 several * STICK_VALUES,
             )
@@ -116,20 +117,20 @@ def break_sticks(
             several += 1
         if several == 0:
             continue
-        add_products(sticks.seen, 0, STICK_VALUES, several, weights.stick, sticks.hidden, 0, width, sticks.hidden, 0)
+        tiled = in_tiles(several)
+        add_products(sticks.seen, 0, STICK_VALUES, tiled, weights.stick, sticks.hidden, 0, width, sticks.hidden, 0)
         for i in range(several * width):
             sticks.hidden[i] = hardswish(sticks.hidden[i])
-        add_products(sticks.hidden, 0, width, several, weights.law, sticks.law, 0, LANES, sticks.law, 0)
+        add_products(sticks.hidden, 0, width, tiled, weights.law, sticks.law, 0, LANES, sticks.law, 0)
         for i in range(several):
-            for k in range(LAW):
-                sticks.laws[k, i] = sticks.law[i * LANES + k]
-        mixture_values(sticks.laws, sticks.chosen, sticks.drawn[:several])
+            put_law(sticks.law, i * LANES, sticks.laws, i)
+        mixture_values(sticks.laws, sticks.chosen, sticks.drawn, several)
         for i in range(several):
             own = sticks.which[i]
             place = hits[own * voxels + step]
             ring, angle = place // angular, place % angular
             bounded = min(max(float(sticks.drawn[i]), -LIMIT), LIMIT)
-            coordinate = bounded - float(log(_f(found[own] - step - 1)))
+            coordinate = bounded - float(sticks.logs[found[own] - step - 1])
             value = sticks.rest[own] / (1.0 + float(exp(_f(-coordinate))))
             values[own * voxels + step] = threshold + _f(value)
             arm = value / sticks.whole[own] * (ring + 0.5)

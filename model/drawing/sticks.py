@@ -35,6 +35,7 @@ def stick_values(
     in_ring: int,
     cos: np.float32,
     sin: np.float32,
+    logs: Floats,
     seen: Floats,
     at: int,
 ) -> None:
@@ -42,17 +43,26 @@ def stick_values(
 
     ``rest`` (MeV) is shared by ``left`` hits, ``mean`` (MeV) was the layer's share of each; ``in_ring`` hits are left
     in the ring; ``sums`` are those of r cos, r sin and r over the hits so far, weighted by energy; ``cos`` and
-    ``sin`` are those of the hit's angle.
+    ``sin`` are those of the hit's angle; ``logs`` are ``logarithms``.
     """
     east, north, out = _f(sums[0]), _f(sums[1]), sums[2]
     share = log(_f(max(rest, 1e-9) / (left * mean)))
     seen[at] = min(max(share, _f(SHARE_RANGE[0])), _f(SHARE_RANGE[1]))
-    seen[at + 1] = log(_f(left)) - _f(2)
+    seen[at + 1] = logs[left] - _f(2)
     seen[at + 2] = east * cos + north * sin
     seen[at + 3] = north * cos - east * sin
     seen[at + 4] = _f(out)
-    seen[at + 5] = log(_f(in_ring))
+    seen[at + 5] = logs[in_ring]
     seen[at + 6] = _ONE / _f(left)
+
+
+@kernel(error_model="numpy")
+def logarithms(most: int) -> Floats:
+    """(most + 1,) natural logarithms of 1 ... ``most`` at their places, and 0 at 0."""
+    found = np.zeros(most + 1, dtype=np.float32)
+    for n in range(1, most + 1):
+        found[n] = log(_f(n))
+    return found
 
 
 @kernel(error_model="numpy")
@@ -62,7 +72,7 @@ def _broken(showers: Floats, threshold: np.float32, waves: Floats) -> tuple[Plac
     layer_of, angle_of = np.empty(total, dtype=np.int64), np.empty(total, dtype=np.int64)
     ring_of = np.empty(total, dtype=np.int64)
     seen, broken = np.empty((total, STICK_VALUES), dtype=np.float32), np.empty(total, dtype=np.float32)
-    flat_seen = seen.reshape(-1)
+    flat_seen, logs = seen.reshape(-1), logarithms(angular * radial)
     found = 0
     for row in range(rows):
         for layer in range(layers):
@@ -86,7 +96,7 @@ def _broken(showers: Floats, threshold: np.float32, waves: Floats) -> tuple[Plac
                     value = max(float(showers[row, layer, angle, ring] - threshold), LEAST_EXCESS_MEV)
                     cos, sin = waves[angle, 1], waves[angle, 2]
                     stick_values(
-                        rest, mean, left, (east, north, out), in_ring, cos, sin, flat_seen, STICK_VALUES * found
+                        rest, mean, left, (east, north, out), in_ring, cos, sin, logs, flat_seen, STICK_VALUES * found
                     )
                     share = min(max(value / rest, 1e-6), 1 - 1e-6)
                     broken[found] = min(max(math.log(share / (1 - share)) + math.log(left - 1.0), -LIMIT), LIMIT)

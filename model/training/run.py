@@ -78,7 +78,7 @@ def train(
     )
     target = config.output / config.name
     fields = _measure(
-        Bundle(target, manifest, "", machine, b""),
+        Bundle(target, manifest, "", machine),
         SHORT_RUN_TOLERANCE if config.total_steps < SHORT_RUN_STEPS else TOLERANCE,
         config.schedule.threads,
         lambda sweeps: reported(trainer.step, {**latest, "sweeps_tried": sweeps}),

@@ -44,19 +44,26 @@ def run(path: Path, output: Path | None, geometry: str | None = None) -> None:
 
 
 def _bundle(path: Path) -> Bundle:
+    bundle = load_bundle(_folder(path), build_decoder=False)
+    # What is drawn later is verified then; here is the place to say what is wrong.
+    bundle.decoder_tensors()
+    return bundle
+
+
+def _folder(path: Path) -> Path:
     if path.is_dir():
         if not (path / MANIFEST).exists() and not training_unfinished(path):
             raise DefectError(str(path), f"a folder without {MANIFEST}", "the folder of a bundle, or a shower file")
-        return load_bundle(path)
+        return path
     folder = load_settings().model_folder
     known = find_bundles() | (find_bundles(folder) if folder is not None else {})
     if str(path) not in known and training_unfinished(path.parent):
-        return load_bundle(path)
+        return path
     if str(path) not in known:
         names = ", ".join(known) or "none is installed"
         expected = f"a shower file, the folder of a bundle, or the name of one: {names}"
         raise DefectError(str(path), missing(path), expected)
-    return load_bundle(known[str(path)])
+    return known[str(path)]
 
 
 def bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:

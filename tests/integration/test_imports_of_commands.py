@@ -20,13 +20,13 @@ LOADS: dict[str, tuple[list[str], set[str]]] = {
     "samplers --url": (["samplers", "--url", NOBODY], set()),
     "inspect a file": (["inspect", "showers.hdf5"], set()),
     "inspect nothing": (["inspect", "nofile.hdf5"], set()),
-    "inspect a bundle": (["inspect", "test-zephyr"], {"torch", "numba", "llvmlite", "scipy"}),
+    "inspect a bundle": (["inspect", "electron-zephyr"], set()),
     "export": (["export", "showers.hdf5", "--to", "showerdata", "-o", "clouds.h5"], set()),
     "generate --url": (["generate", "--energies-mev", "2000", "-o", "o.hdf5", "--url", NOBODY], set()),
     "generate, wrong": (["generate", "--energies-mev", "-1", "-o", "o.hdf5"], set()),
     "generate": (
         ["generate", "--energies-mev", "2000", "--sampler", "gibbs", "-o", "o.hdf5"],
-        {"torch", "numba", "llvmlite", "scipy"},
+        {"numba", "llvmlite", "scipy"},
     ),
     "bank draw": (
         ["bank", "draw", "--energies-mev", "2000", "--sweeps", "4", "-o", "bank.hdf5"],

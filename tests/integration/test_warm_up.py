@@ -9,6 +9,7 @@ SCRIPT = """
 import asyncio, sys
 import numpy as np
 from numba.core.dispatcher import Dispatcher
+from qshower.service.app import create_app
 from qshower.service.generation.shower_request import ShowerRequest
 from qshower.service.metrics import Metrics
 from qshower.service.running import running_service
@@ -29,12 +30,13 @@ async def main():
                 options = {"sweeps": 4}
                 await service.generator.generate(ShowerRequest(energies, sampler=sampler, seed=1, options=options))
         print("late:", *sorted(name for name, _ in kernels() - before))
+        print("torch" if "torch" in sys.modules else "no torch", "for", create_app.__name__)
 
 asyncio.run(main())
 """
 
 
-def test_requests_of_any_size_need_no_kernel_that_the_service_had_not_when_it_was_ready(
+def test_requests_of_any_size_need_no_kernel_that_the_service_had_not_when_it_was_ready_and_no_torch(
     untrained_bundles: Path,
 ) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("QSHOWER_", "DWAVE_"))}
@@ -43,4 +45,4 @@ def test_requests_of_any_size_need_no_kernel_that_the_service_had_not_when_it_wa
         [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=500, check=False
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.splitlines()[-1] == "late:"
+    assert ended.stdout.splitlines()[-2:] == ["late:", "no torch for create_app"]

@@ -7,10 +7,10 @@ from qshower.model.decoder import ShowerView
 from qshower.model.decoder_shape import EMPTY_LOG_SHARE, LEAST_REMAINING, RESPONSE_SCALE, DecoderShape
 from qshower.model.depth_decoder import DepthDecoder
 from qshower.model.drawing.depth_drawing import DepthDrawing
-from qshower.model.drawing.inverse_transforms import mixture_values
 from qshower.model.drawing.sticks import broken_stick
 from qshower.model.layers import energy_features
 from qshower.model.trained_networks import arrays_of
+from tests.mixtures import mixture_draws
 
 THRESHOLD = 0.01515
 ROWS, LAYERS = 32, 6
@@ -73,8 +73,7 @@ def test_draws_teacher_forced_give_the_hits_and_sticks_of_the_likelihood() -> No
         law = decoder.energy_law(torch.nn.functional.hardswish(known)) + decoder.energy_law_ring[place]
     second = split + LAYERS * 144 + (layer % LAYERS) * 144 + angle * 9 + place
     chosen = uniforms[(layer // LAYERS).numpy(), second.numpy()]
-    drawn = np.empty(len(chosen), dtype=np.float32)
-    mixture_values(np.ascontiguousarray(law.numpy().T), chosen, drawn)
+    drawn = mixture_draws(law.numpy(), chosen)
     inside = np.abs(drawn) < 8
     assert inside.sum() > 80
     assert np.quantile(np.abs(drawn - broken.numpy())[inside], 0.99) < 2e-3
@@ -92,16 +91,14 @@ def test_profiles_are_drawn_from_the_laws_of_the_likelihood() -> None:
         view = ShowerView(total, shares, counts_drawn, torch.zeros(0), torch.zeros(0))
         laws, _ = decoder.profile.outputs(features, code, view)
         whole = decoder.profile.response(torch.cat([decoder._code(features), features], dim=1)).numpy()
-    drawn = np.empty(ROWS, dtype=np.float32)
-    mixture_values(np.ascontiguousarray(whole.T), uniforms[:, 0].copy(), drawn)
+    drawn = mixture_draws(whole, uniforms[:, 0])
     np.testing.assert_allclose(response, drawn / RESPONSE_SCALE, rtol=1e-4, atol=1e-5)
     filled = count > 0
     assert 0 < filled.mean() < 1
     for layer in range(LAYERS):
         outputs, u = laws[:, layer].numpy(), uniforms[:, 1 + 3 * layer : 3 + 3 * layer]
         np.testing.assert_array_equal(u[:, 0] < 1 / (1 + np.exp(-outputs[:, 0])), filled[:, layer])
-        mixture_values(np.ascontiguousarray(outputs[:, 1:].T), u[:, 1].copy(), drawn)
-        expected = drawn.clip(EMPTY_LOG_SHARE + 1, 0)
+        expected = mixture_draws(outputs[:, 1:], u[:, 1]).clip(EMPTY_LOG_SHARE + 1, 0)
         np.testing.assert_allclose(share[filled[:, layer], layer], expected[filled[:, layer]], atol=2e-4)
 
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from scipy import stats
 
-from qshower.model.drawing.inverse_transforms import bounded_mixture, mixture_values, threshold_of_largest
+from qshower.model.drawing.inverse_transforms import bounded_mixture, threshold_of_largest
 from qshower.model.likelihood import NormalMixture, count_log_probability
+from tests.mixtures import mixture_draws
 
 # Kolmogorov-Smirnov and chi-squared tests below have a false-alarm rate of 1e-6 each.
 FALSE_ALARM = 1e-6
@@ -15,8 +16,7 @@ FALSE_ALARM = 1e-6
 def test_mixture_values_follow_the_density(rng: np.random.Generator) -> None:
     outputs = np.array([0.3, -0.5, 1.0, -1.0, 0.5, 2.0, -0.7, -1.5, 0.2], dtype=np.float32)
     mixture = NormalMixture.from_outputs(torch.from_numpy(outputs))
-    values = np.empty(20_000, dtype=np.float32)
-    mixture_values(np.tile(outputs[:, None], (1, 20_000)), rng.random(20_000).astype(np.float32), values)
+    values = mixture_draws(np.tile(outputs, (20_000, 1)), rng.random(20_000).astype(np.float32))
     law = lambda x: mixture.cumulative(torch.tensor(x, dtype=torch.float32)).double().numpy()  # noqa: E731
     assert stats.kstest(values, law).pvalue > FALSE_ALARM
     grid = torch.linspace(-15, 15, 30_001)

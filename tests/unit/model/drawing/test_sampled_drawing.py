@@ -6,12 +6,12 @@ import torch
 
 from qshower.model.decoder import SampledDecoder, ShowerView
 from qshower.model.decoder_shape import EMPTY_LOG_SHARE, RESPONSE_SCALE, DecoderShape
-from qshower.model.drawing.inverse_transforms import mixture_values
 from qshower.model.drawing.sampled_drawing import SampledDrawing
 from qshower.model.geometry import named_geometry
 from qshower.model.grid import Grid
 from qshower.model.layers import energy_features
 from qshower.model.trained_networks import arrays_of
+from tests.mixtures import mixture_draws
 
 ROWS = 48
 
@@ -36,12 +36,6 @@ def arguments(drawing: SampledDrawing, rows: int = ROWS) -> tuple[np.ndarray, np
     latents = rng.choice(np.array([-1, 1], dtype=np.int8), (rows, drawing.shape.latent_bits))
     uniforms = rng.uniform(1e-4, 1 - 1e-4, (rows, drawing.uniform_count)).astype(np.float32)
     return latents, np.geomspace(1e3, 1e6, rows).astype(np.float32), uniforms
-
-
-def mixture_draws(outputs: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    values = np.empty(len(uniforms), dtype=np.float32)
-    mixture_values(np.ascontiguousarray(outputs.T), np.ascontiguousarray(uniforms), values)
-    return values
 
 
 @pytest.mark.parametrize("memory", [0, 1, 3])
