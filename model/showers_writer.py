@@ -8,22 +8,26 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import MappingProxyType
-from typing import BinaryIO
+from types import MappingProxyType, TracebackType
+from typing import Any, BinaryIO, Literal, Self
 
 import h5py
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import ArrayLike, NDArray
 
+from qshower.model import shuffled_zstd
 from qshower.model.masks import unmasked
 from qshower.model.showers_file import ENERGIES, SHOWERS
 from qshower.sampler.errors import DefectError, InvalidInputError, ShowerFileError
 from qshower.sampler.files import WriteGuard, replacing_hdf5, uninterrupted
 from qshower.sampler.hdf5_reading import one_line
 
+Compression = Literal["gzip", "zstd"]
+
 # ISA-L's gzip is eight times as fast as zlib's at level 4, for 2 % more bytes; any zlib reads it.
 GZIP_LEVEL = 1
+ZSTD_FILTER = 32015
 HDF5_CHUNK_BYTES = 1 << 20
 # HDF5 keeps an attribute above this size only in the object headers that its format 1.8 introduced.
 LARGE_ATTRIBUTE_BYTES = 60_000
@@ -85,32 +89,70 @@ def _write_hdf5(
 ) -> None:
     known = None if callable(attributes) else attributes
     large = known is None or any(len(value.encode()) > LARGE_ATTRIBUTE_BYTES for value in known.values())
-    count = energies.shape[0]
-    with ExitStack() as stack:
+    with ShowersWriter(target, energies, large_attributes=large) as writer:
+        for chunk in chunks:
+            writer.write(chunk)
+            after_chunk()
+        writer.finish(attributes() if callable(attributes) else attributes)
+
+
+class ShowersWriter:
+    """Writes a file of the CaloChallenge's layout chunk by chunk. A context manager; ``finish`` it at the end.
+
+    Args:
+        target: a seekable binary file, or a guard of one.
+        energies: (N,) incident energies, checked.
+        compression: ``gzip``, which every HDF5 reads, or ``zstd`` of the bytes in shuffled order, which is faster and
+            smaller, for readers that have HDF5's filter 32015, such as h5py with hdf5plugin.
+        large_attributes: whether attributes may be larger than ``LARGE_ATTRIBUTE_BYTES``.
+    """
+
+    def __init__(
+        self,
+        target: BinaryIO | WriteGuard,
+        energies: NDArray[np.float64],
+        *,
+        compression: Compression = "gzip",
+        large_attributes: bool = True,
+    ) -> None:
+        self._count, self._row, self._compression = energies.shape[0], 0, compression
+        self._rows: _CompressedRows | None = None
+        self._stack = ExitStack()
         with uninterrupted():
-            file = h5py.File(target, "w", libver=("v108", "v110") if large else None)
-            stack.callback(uninterrupted()(file.close))
-            file.create_dataset(
+            self._file = h5py.File(target, "w", libver=("v108", "v110") if large_attributes else None)
+            self._stack.callback(uninterrupted()(self._file.close))
+            self._file.create_dataset(
                 ENERGIES, data=energies.astype(np.float32)[:, None], chunks=True, compression="gzip",
                 compression_opts=GZIP_LEVEL,
             )  # fmt: skip
-        showers: _CompressedRows | None = None
-        row = 0
-        for chunk in chunks:
-            block = np.ascontiguousarray(unmasked("showers_mev", chunk), dtype=np.float32)
-            _check_block(block, row, count, None if showers is None else showers.voxels)
-            with uninterrupted():
-                if showers is None:
-                    showers = _CompressedRows(file, count, block.shape[1])
-                showers.write(row, block)
-            after_chunk()
-            row += len(block)
-        if row != count:
-            raise DefectError("showers_mev", f"{row} rows", f"{count} rows, one for each incident energy")
-        described = attributes() if callable(attributes) else attributes
+
+    def write(self, chunk: NDArray[np.float32]) -> None:
+        """Write further showers (n, voxels). InvalidInputError for values that no shower has."""
+        block = np.ascontiguousarray(unmasked("showers_mev", chunk), dtype=np.float32)
+        _check_block(block, self._row, self._count, None if self._rows is None else self._rows.voxels)
         with uninterrupted():
-            file.attrs.update(described)
-            file.close()
+            if self._rows is None:
+                self._rows = _CompressedRows(self._file, self._count, block.shape[1], self._compression)
+            self._rows.write(self._row, block)
+        self._row += len(block)
+
+    def finish(self, attributes: Mapping[str, str]) -> None:
+        """Write root attributes, and end. InvalidInputError if showers are missing."""
+        if self._row != self._count:
+            raise DefectError("showers_mev", f"{self._row} rows", f"{self._count} rows, one for each incident energy")
+        with uninterrupted():
+            self._file.attrs.update(attributes)
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self._stack.close()
 
 
 class _SourceError(Exception):
@@ -131,14 +173,18 @@ def _told_apart(chunks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.fl
 class _CompressedRows:
     """The showers' dataset, compressed here rather than by HDF5, whose zlib would take longer than the decoder."""
 
-    def __init__(self, file: h5py.File, count: int, voxels: int) -> None:
+    def __init__(self, file: h5py.File, count: int, voxels: int, compression: Compression) -> None:
         self.voxels = voxels
         self._count = count
         self._rows = min(count, max(1, HDF5_CHUNK_BYTES // (4 * voxels)))
-        self._dataset = file.create_dataset(
-            SHOWERS, (count, voxels), np.float32, chunks=(self._rows, voxels), compression="gzip",
-            compression_opts=GZIP_LEVEL,
-        )  # fmt: skip
+        if compression == "gzip":
+            how: dict[str, Any] = {"compression": "gzip", "compression_opts": GZIP_LEVEL}
+            self._pack = _gzip
+        else:
+            self._pack = shuffled_zstd.pack
+            how = {"compression": ZSTD_FILTER, "compression_opts": (shuffled_zstd.LEVEL,), "shuffle": True}
+            how["allow_unknown_filter"] = True
+        self._dataset = file.create_dataset(SHOWERS, (count, voxels), np.float32, chunks=(self._rows, voxels), **how)
         self._pending = np.zeros((self._rows, voxels), dtype=np.float32)
 
     def write(self, row: int, block: NDArray[np.float32]) -> None:
@@ -154,8 +200,13 @@ class _CompressedRows:
             if end % self._rows == 0 or end == self._count:
                 whole = taken if len(taken) == self._rows else self._pending
                 first = (end - 1) // self._rows * self._rows
-                self._dataset.id.write_direct_chunk((first, 0), isal_zlib.compress(whole, GZIP_LEVEL))
+                self._dataset.id.write_direct_chunk((first, 0), self._pack(whole))
             done += len(taken)
+
+
+def _gzip(block: NDArray[np.float32]) -> bytes:
+    packed: bytes = isal_zlib.compress(block, GZIP_LEVEL)
+    return packed
 
 
 def _check_block(block: NDArray[np.float32], row: int, count: int, voxels: int | None) -> None:

@@ -74,7 +74,7 @@ class AnnealingSampler(Closing):
 
     def __init__(self, threads: int | None = None) -> None:
         self._threads = checked_threads(threads) or usable_cores()
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="annealing")
+        self._pool = ThreadPoolExecutor(2 * self._threads, thread_name_prefix="annealing")  # two calls
         self._closed = False
 
     def availability(self, machine: BoltzmannMachine) -> Availability:  # noqa: ARG002 - it draws from any machine

@@ -15,6 +15,7 @@ from qshower.service.api_keys import load_api_keys
 from qshower.service.catalogue import Catalogue, load_catalogue
 from qshower.service.http import docs_page, problem_json
 from qshower.service.http.compression import CompressedAnswers
+from qshower.service.http.job_routes import router as job_router
 from qshower.service.http.middleware import (
     OPEN_PATHS,
     BodyLimit,
@@ -81,6 +82,7 @@ def create_app(
     )
     problem_json.install(app, settings.times.retry_after_s)
     app.include_router(router)
+    app.include_router(job_router)
     app.include_router(docs_page.router)
     _declare(app, keys_are_asked_for=bool(keys))
     return app

@@ -21,10 +21,12 @@ from prometheus_client.registry import Collector
 
 from qshower.sampler.errors import QShowerError
 from qshower.sampler.qpu.ocean.circuit_breaker import State
-from qshower.service.engine.batches import DrawKey, QueuedRequest
+from qshower.service.engine.queued_request import QueuedRequest
+from qshower.service.engine.work import DrawKey
 
 if TYPE_CHECKING:
     from qshower.sampler.qpu.qpu_status import QpuFigures
+    from qshower.service.engine.engine import Engine
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
@@ -62,13 +64,15 @@ class Metrics:
         )
         self.queue_rows = Gauge("qshower_queue_rows", "Showers waiting or in work", registry=own)
         self.queue_requests = Gauge("qshower_queue_requests", "Requests waiting or in work", registry=own)
+        self.pending_bytes = Gauge("qshower_pending_bytes", "Most memory of answers until they are sent", registry=own)
         self.draining = Gauge("qshower_draining", "1 while shutting down", registry=own)
 
-    def watch(self, rows: Callable[[], float], requests: Callable[[], float], draining: Callable[[], float]) -> None:
+    def watch(self, engine: Engine) -> None:
         """Read the engine's state when metrics are asked for."""
-        self.queue_rows.set_function(rows)
-        self.queue_requests.set_function(requests)
-        self.draining.set_function(draining)
+        self.queue_rows.set_function(lambda: engine.queued_rows)
+        self.queue_requests.set_function(lambda: engine.queued_requests)
+        self.pending_bytes.set_function(lambda: engine.pending_bytes)
+        self.draining.set_function(lambda: float(engine.draining))
 
     def watch_latent_caches(self, status: Callable[[], Iterable[tuple[str, str, Mapping[str, Any]]]]) -> None:
         """Read the caches' ``status`` when metrics are asked for."""

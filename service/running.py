@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -18,14 +18,21 @@ from qshower.service.api_keys import ApiKeys
 from qshower.service.background.idle_tracking import IdleTracking
 from qshower.service.background.recalibration import Recalibration
 from qshower.service.catalogue import Catalogue, load_catalogue
-from qshower.service.engine.engine import Engine, Limits
+from qshower.service.engine.admission import Limits
+from qshower.service.engine.engine import Engine
+from qshower.service.engine.work import BYTES_OF_VOXEL
 from qshower.service.generation.generator import Generator
 from qshower.service.generation.key_quota import Accounts
+from qshower.service.generation.request_of_body import request_of_body
 from qshower.service.generation.sampler_status import SamplerStatus
 from qshower.service.generation.selection import Selection
+from qshower.service.generation.shower_request import ShowerRequest
+from qshower.service.jobs.background_jobs import Jobs
+from qshower.service.jobs.job_files import JobFiles
 from qshower.service.latent_cache.latent_caches import LatentCaches
 from qshower.service.metrics import Metrics
 from qshower.service.sampler_table import build_registry, qpu_of, qpu_usage_path
+from qshower.service.schemas import GenerateRequest
 from qshower.service.settings import Settings
 from qshower.service.warmup import warm_up
 
@@ -33,6 +40,9 @@ if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
     from qshower.sampler.qpu.qpu_sampler import QpuSampler
     from qshower.sampler.qpu.qpu_status import QpuFigures
+
+PIECE_S = 0.08
+"""Projected seconds of a batch: a request that comes meanwhile waits for it."""
 
 _log = structlog.get_logger("qshower.service")
 
@@ -47,6 +57,7 @@ class Service:
     engine: Engine
     metrics: Metrics
     idle: IdleTracking
+    jobs: Jobs
     ready: bool = False
 
 
@@ -79,6 +90,8 @@ async def running_service(
                 settings.limits.queue_requests,
                 settings.limits.pending_bytes,
                 settings.times.retry_after_s,
+                max_work_s=settings.limits.deadline_s,
+                piece_s=PIECE_S,
             ),
             metrics,
             idle,
@@ -96,7 +109,7 @@ async def running_service(
         stack.push_async_callback(asyncio.to_thread, caches.stop)
         metrics.watch_latent_caches(caches.status)
         stack.push_async_callback(engine.close, settings.times.drain_timeout_s)
-        metrics.watch(lambda: engine.queued_rows, lambda: engine.queued_requests, lambda: float(engine.draining))
+        metrics.watch(engine)
         recalibration = None
         if (qpu := qpu_of(registry)) is not None:
             bundles = catalogue.bundles()
@@ -129,7 +142,23 @@ async def running_service(
             "ready", models=catalogue.names(), samplers=registry.names(), start_s=round(time.monotonic() - begun, 2)
         )
         status = SamplerStatus(selection, cache=caches, quotas=quotas, recalibration=recalibration)
-        yield Service(settings, generator, status, engine, metrics, idle)
+        jobs = _jobs(settings, generator)
+        if warm:
+            await jobs.start()
+            stack.push_async_callback(jobs.stop)
+        yield Service(settings, generator, status, engine, metrics, idle, jobs)
+
+
+def _jobs(settings: Settings, generator: Generator) -> Jobs:
+    """The jobs of the folder of ``settings``, not begun yet."""
+    folder = settings.jobs.folder or settings.on_qpu.of_sampler().state_folder / "jobs"
+    limits = settings.limits.model_copy(update={"showers": settings.jobs.showers})
+
+    def request_of(body: dict[str, Any], account: str) -> ShowerRequest:
+        # Energies were integers where they could be, and are floats in the body on disk all the same.
+        return request_of_body(GenerateRequest.model_validate(body), limits, BYTES_OF_VOXEL, account)
+
+    return Jobs(settings.jobs, JobFiles(folder), generator, request_of)
 
 
 def _qpu_figures(qpu: QpuSampler, bundles: Sequence[Bundle]) -> QpuFigures:

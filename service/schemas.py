@@ -187,6 +187,19 @@ class SamplerList(BaseModel):
     samplers: list[SamplerState]
 
 
+class JobStatus(BaseModel):
+    """How a job stands: what ``POST /jobs`` and ``GET /jobs/{id}`` answer. Times are UTC, as ISO 8601."""
+
+    id: str
+    state: Literal["waiting", "running", "done", "failed"]
+    showers: int = Field(description="That it is to have.")
+    showers_done: int = Field(description="That are on disk.")
+    created_at: str
+    ended_at: str | None = None
+    expires_at: str | None = Field(None, description="When it is removed.")
+    error: str | None = Field(None, description="Why it failed.")
+
+
 class Health(BaseModel):
     """What ``GET /health/*`` answers."""
 

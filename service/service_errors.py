@@ -15,6 +15,9 @@
         ├── MisdirectedError         the Host is none of the allowed ones                421
         ├── QueueFullError           too much is waiting; says when to try again         429
         ├── NotReadyError            starting, draining or stopped                       503
+        ├── StorageError             no room on the disk, or it cannot be written to     507
+        ├── UnknownJobError          no job of that id, or another key's                 404
+        ├── JobNotDoneError          a job's result was asked for too early              409
         └── DeadlineError            not done before the deadline                        504
 """
 
@@ -78,6 +81,18 @@ class NotReadyError(ServiceError):
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(message)
+
+
+class UnknownJobError(ServiceError):
+    """There is no job of that id: it was cancelled, has expired, or is another key's."""
+
+
+class JobNotDoneError(ServiceError):
+    """The result of a job was asked for that has none, or not yet."""
+
+
+class StorageError(ServiceError):
+    """What has to be written to disk first cannot be."""
 
 
 class DeadlineError(ServiceError):

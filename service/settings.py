@@ -45,7 +45,11 @@ class Limits(BaseSettings):
 
     showers: int = Field(100_000, ge=1, description="Most showers of one request; more are refused with 422.")
     deadline_s: float = Field(
-        3600.0, gt=0, allow_inf_nan=False, description="Longest deadline a request may set, in seconds."
+        3600.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest deadline a request may set, and longest time its showers may be projected to take, in "
+        "seconds; 422 beyond.",
     )
     body_bytes: int | None = Field(
         None,
@@ -53,10 +57,12 @@ class Limits(BaseSettings):
         description="Most bytes of a request's body, else 413; unset: what a request for the most showers can need.",
     )
     response_bytes: int = Field(
-        1 << 30, ge=1, description="Most bytes an answer may be projected to need; more are refused with 413."
+        1 << 35, ge=1, description="Most bytes an answer may be projected to need; more are refused with 413."
     )
     pending_bytes: int = Field(
-        1 << 32, ge=1, description="Most bytes of all answers in work together; beyond it requests get 429."
+        1 << 32,
+        ge=1,
+        description="Most memory of all answers until they are sent, in bytes; beyond it, 429.",
     )
     connections: int = Field(
         1000, ge=1, description="Most connections at once; beyond it new ones get 503 and are closed."
@@ -81,7 +87,11 @@ class Times(BaseSettings):
     model_config = _config("")
 
     default_deadline_s: float = Field(
-        120.0, gt=0, allow_inf_nan=False, description="Deadline of a request that sets none, in seconds; 504 past it."
+        120.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest wait, in seconds, of a request that sets no deadline, beside twice the time that its own "
+        "showers are projected to take; 504 past it.",
     )
     retry_after_s: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="Retry-After where nothing better can be computed, in seconds."
@@ -182,6 +192,20 @@ class LatentCacheSettings(BaseSettings):
     )
 
 
+class JobSettings(BaseSettings):
+    """Jobs."""
+
+    model_config = _config("JOBS_")
+
+    folder: Path | None = Field(None, description="Folder of jobs; unset: `jobs` in `QSHOWER_QPU_STATE_FOLDER`.")
+    most: int = Field(100, ge=0, description="Most jobs that may be kept, those that have ended included, else 429.")
+    showers: int = Field(1_000_000, ge=1, description="Most showers of one job; more are refused with 422.")
+    running: int = Field(2, ge=1, le=64, description="Jobs that are drawn at the same time; the others wait.")
+    expiry_s: float = Field(
+        86400.0, gt=0, allow_inf_nan=False, description="Seconds for which a job that has ended is kept."
+    )
+
+
 class LogSettings(BaseSettings):
     """Logs."""
 
@@ -278,6 +302,7 @@ class Settings(BaseSettings):
     limits: Limits
     times: Times
     connections: ConnectionSettings
+    jobs: JobSettings
     latent_cache: LatentCacheSettings
     replay: BankSettings
     on_qpu: OnQpu
@@ -288,6 +313,7 @@ GROUPS: dict[str, type[BaseSettings]] = {
     "limits": Limits,
     "times": Times,
     "connections": ConnectionSettings,
+    "jobs": JobSettings,
     "latent_cache": LatentCacheSettings,
     "replay": BankSettings,
     "on_qpu": _QpuVariables,

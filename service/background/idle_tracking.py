@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from qshower.service.engine.batches import DrawKey, QueuedRequest
+from qshower.service.engine.queued_request import QueuedRequest
+from qshower.service.engine.work import DrawKey
 
 
 class IdleTracking:
@@ -32,10 +33,10 @@ class IdleTracking:
             self._requests -= 1
 
     def queued(self, request: QueuedRequest) -> None:
-        """A request is in the engine until its ``future`` is done."""
+        """A request is in the engine until it has ended."""
         if request.key.elsewhere:
             self._at_qpu += 1
-            request.future.add_done_callback(lambda _: self._left_qpu())
+            request.ended.add_done_callback(lambda _: self._left_qpu())
 
     def batch_drawn(self, key: DrawKey, rows: int, seconds: float) -> None:  # noqa: ARG002 - what an observer gets
         """The latents of a batch are there, and are decoded now."""

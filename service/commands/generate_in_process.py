@@ -20,7 +20,7 @@ from qshower.service.catalogue import load_catalogue
 from qshower.service.commands import draw_request
 from qshower.service.commands.draw_request import Request, rows_per_chunk
 from qshower.service.commands.terminal import progress
-from qshower.service.engine.batches import DrawnRows
+from qshower.service.engine.work import DrawnRows
 from qshower.service.generation.answer_provenance import Origin, merged_parts, provenance_json
 from qshower.service.generation.shower_request import ShowerAnswer, ShowerRequest
 from qshower.service.logs import configure_logs

@@ -1,9 +1,11 @@
 """The engine: a bounded queue in front of the samplers and the decoder.
 
-Each sampler has a lane with its own threads, so that a QPU that takes seconds holds up nobody else. A lane never waits
-for company: whatever has gathered while it was busy goes together into its next batch, if it shares model, sampler,
-options and threshold. Room in a batch is shared evenly, so that a request for one shower does not wait behind all of a
-request for many. Every row carries its own random stream through all of this, and its shower depends on nothing else.
+Each sampler has a lane with its own threads, so that a QPU that takes seconds holds up nobody else; draws of many
+sweeps have a lane of their own. A lane works on one piece after another, small enough that who comes waits for a short
+one at most, in the order of ``fair_queue``; rows of several requests go together if they share model, sampler, options
+and threshold. What comes of a piece is handed out at once, and a request whose taker is slow gets no further piece
+until there is room in its window. Every row carries its own random stream through all of this, and its shower depends
+on nothing else.
 """
 
 from __future__ import annotations
@@ -11,40 +13,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from qshower.sampler.protocol import SamplerCapabilities
-from qshower.service.engine.batches import DrawKey, QueuedRequest, Slice, Work, deliver, draw_latents, fail, next_batch
-from qshower.service.service_errors import NotReadyError, QueueFullError
+from qshower.service.engine.admission import Admission, Limits, Load
+from qshower.service.engine.batches import Slice, decode_latents, deliver, draw_latents
+from qshower.service.engine.cost_model import CostModel
+from qshower.service.engine.fair_queue import LEAST_ROWS, FairQueue
+from qshower.service.engine.queued_request import QueuedRequest
+from qshower.service.engine.work import DrawKey, Work
+from qshower.service.service_errors import DeadlineError, NotReadyError
 
-RATE_MEMORY = 0.8
-FIRST_GUESS_ROWS_PER_S = 200.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of the engine; the queue's count what waits and what is in work."""
-
-    max_batch_rows: int
-    max_queue_rows: int
-    max_queue_requests: int
-    max_pending_bytes: int
-    retry_after_s: float
+LONG_PIECE_S = 1.0
+"""Where even a small piece is projected to take longer, requests go to a lane of their own."""
 
 
 @dataclass(slots=True, eq=False)
 class _Lane:
+    name: str
     concurrency: int
-    batch_rows: int
     threads: ThreadPoolExecutor
-    waiting: deque[QueuedRequest] = field(default_factory=deque)
+    queue: FairQueue
     running: int = 0
     undelivered: int = 0
-    rows_per_s: float = FIRST_GUESS_ROWS_PER_S
+    paced_at: float = 0.0
+    in_work: dict[int, float] = field(default_factory=dict)
+
+    def begun_s(self, now: float) -> float:
+        """Projected seconds until the batches that are in work are done."""
+        return max(0.0, max(self.in_work.values(), default=now) - now)
 
 
 class EngineObserver(Protocol):
@@ -73,12 +73,11 @@ class Engine:
         self._limits = limits
         self._observers = observers
         self._capabilities_of = capabilities_of
+        self._costs = CostModel()
         self._lanes: dict[str, _Lane] = {}
         self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
-        self._requests: set[QueuedRequest] = set()
+        self._requests: dict[QueuedRequest, _Lane] = {}
         self._batches: set[asyncio.Task[None]] = set()
-        self._rows = 0
-        self._bytes = 0
         self._draining = False
 
     @property
@@ -89,33 +88,56 @@ class Engine:
     @property
     def queued_rows(self) -> int:
         """Rows that wait or are in work."""
-        return self._rows
+        return sum(request.rows - request.finished for request in self._requests if not request.ended.done())
 
     @property
     def queued_requests(self) -> int:
-        """Requests that wait or are in work."""
+        """Requests that wait, are in work, or are not sent yet."""
         return len(self._requests)
 
+    @property
+    def pending_bytes(self) -> int:
+        """Most memory that their answers take together, until they are sent."""
+        return sum(request.work.held_bytes for request in self._requests)
+
     def submit(self, work: Work) -> QueuedRequest:
-        """Queue a request; await its ``future``. NotReadyError while draining, QueueFullError if full."""
+        """Queue a request. Take its ``chunks``, then ``close`` it.
+
+        Raises:
+            NotReadyError: the engine drains.
+            QueueFullError, InvalidInputError: see ``admission``.
+        """
         if self._draining:
             raise NotReadyError("the service is shutting down", retry_after_s=self._limits.retry_after_s)
-        lane = self._lane(work.key)
-        request = QueuedRequest(work, asyncio.get_running_loop().create_future(), time.monotonic())
-        self._admit(request, lane)
-        self._requests.add(request)
-        self._rows += request.rows
-        self._bytes += request.bytes
-        request.future.add_done_callback(lambda _: self._forget(request))
-        lane.waiting.append(request)
+        lane, now = self._lane(work), time.monotonic()
+        load = Load(len(self._requests), self.queued_rows, self.pending_bytes)
+        admission = Admission(self._limits, lane.queue, lane.begun_s(now), self._costs.known(work.key))
+        deadline_at = admission.deadline_of(work, load)
+        request = QueuedRequest(work, asyncio.get_running_loop().create_future(), now, deadline_at)
+        request.on_release = lambda: self._released(request)
+        request.ended.add_done_callback(lambda _: lane.queue.remove(request))
+        self._requests[request] = lane
+        lane.queue.add(request)
+        self._watch(request)
         for observer in self._observers:
             observer.queued(request)
         self._dispatch(lane)
         return request
 
-    def cancel(self, request: QueuedRequest) -> None:
-        """Give a request up: what has not begun never will; a draw that is for nobody else stops."""
-        request.future.cancel()
+    def close_request(self, request: QueuedRequest) -> None:
+        """Be done with a request: what has not begun never will, and a draw that is for nobody else stops."""
+        request.ended.cancel()
+        if request.timer is not None:
+            request.timer.cancel()
+        lane = self._requests.pop(request, None)
+        if lane is not None:
+            self._dispatch(lane)
+
+    def extend(self, request: QueuedRequest, seconds: float) -> None:
+        """Give a request that set no deadline so much longer: its taker was slow, not the service."""
+        if request.deadline_at is not None and request.work.deadline_at is None:
+            request.deadline_at += seconds
+            self._watch(request)
 
     def drain(self) -> None:
         """Refuse new work from now on; finish what there is."""
@@ -124,11 +146,11 @@ class Engine:
     async def close(self, timeout_s: float) -> None:
         """Drain, wait at most ``timeout_s`` for the work in hand, fail the rest with NotReadyError."""
         self.drain()
-        waiting = [request.future for request in self._requests]
+        waiting = [request.ended for request in self._requests if not request.ended.done()]
         if waiting:
             await asyncio.wait(waiting, timeout=timeout_s)
         for request in list(self._requests):
-            fail(request, NotReadyError("the service has shut down", retry_after_s=self._limits.retry_after_s))
+            request.fail(NotReadyError("the service has shut down", retry_after_s=self._limits.retry_after_s))
         for task in list(self._batches):
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -137,45 +159,41 @@ class Engine:
             lane.threads.shutdown(wait=False, cancel_futures=True)
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
-    def _lane(self, key: DrawKey) -> _Lane:
-        lane = self._lanes.get(key.lane)
+    def _lane(self, work: Work) -> _Lane:
+        key, name = work.key, work.key.lane
+        local = not (key.cached or key.elsewhere)
+        if local and self._costs.seconds(work, name, min(work.rows, LEAST_ROWS)) > LONG_PIECE_S:
+            name = f"{name}-long"
+        lane = self._lanes.get(name)
         if lane is None:
             known = self._capabilities_of(key.sampler)
             threads = 1 if key.cached else known.threads
             rows = known.batch_rows or self._limits.max_batch_rows
-            lane = _Lane(threads, rows, ThreadPoolExecutor(threads, thread_name_prefix=f"sample-{key.lane}"))
-            self._lanes[key.lane] = lane
+            queue = FairQueue(name, self._costs, rows, None if key.elsewhere else self._limits.piece_s)
+            lane = _Lane(name, threads, ThreadPoolExecutor(threads, thread_name_prefix=f"sample-{name}"), queue)
+            self._lanes[name] = lane
         return lane
 
-    def _admit(self, request: QueuedRequest, lane: _Lane) -> None:
-        limits = self._limits
-        if len(self._requests) >= limits.max_queue_requests:
-            reason = f"{len(self._requests)} requests are waiting, the most allowed"
-        elif self._requests and self._rows + request.rows > limits.max_queue_rows:
-            reason = f"{self._rows} showers are waiting; {request.rows} more would pass {limits.max_queue_rows}"
-        elif self._requests and self._bytes + request.bytes > limits.max_pending_bytes:
-            reason = f"answers in work need {self._bytes} bytes; {request.bytes} more would pass the bound"
-        else:
-            return
-        # The wait until as many rows are done as this request needs room for.
-        need = min(self._rows, request.rows)
-        raise QueueFullError(reason, retry_after_s=min(600.0, max(1.0, need / lane.rows_per_s)))
+    def _watch(self, request: QueuedRequest) -> None:
+        """Have the request fail at its deadline."""
+        if request.timer is not None:
+            request.timer.cancel()
+        if request.deadline_at is not None:
+            limit_s = request.work.deadline_s or round(request.deadline_at - request.submitted_at, 1)
+            error = DeadlineError(f"not done within {limit_s:g} s")
+            left_s = max(0.0, request.deadline_at - time.monotonic())
+            request.timer = asyncio.get_running_loop().call_later(left_s, request.fail, error)
 
-    def _forget(self, request: QueuedRequest) -> None:
-        if request in self._requests:
-            self._requests.discard(request)
-            self._rows -= request.rows
-            self._bytes -= request.bytes
-        request.showers_mev = None
-        waiting = self._lanes[request.key.lane].waiting
-        # Asked first: the error of a deque that does not hold it would spell out every array of the request.
-        if request in waiting:
-            waiting.remove(request)
+    def _released(self, request: QueuedRequest) -> None:
+        lane = self._requests.get(request)
+        if lane is not None and request.remaining:
+            lane.queue.unblock(request)
+            self._dispatch(lane)
 
     def _dispatch(self, lane: _Lane) -> None:
         # One batch may be drawn ahead of the decoder, no more: a request that comes now must not wait for them all.
         while lane.running < lane.concurrency and lane.undelivered <= lane.concurrency:
-            slices = next_batch(lane.waiting, lane.batch_rows)
+            slices = lane.queue.take()
             if not slices:
                 return
             lane.running += 1
@@ -187,40 +205,38 @@ class Engine:
     async def _run(self, lane: _Lane, slices: list[Slice]) -> None:
         """Draw one batch, let the lane go on, decode, deliver."""
         loop = asyncio.get_running_loop()
-        key, begun = slices[0].request.key, time.monotonic()
-        rows = sum(part.stop - part.start for part in slices)
+        work, begun = slices[0].request.work, time.monotonic()
+        key, rows = work.key, sum(part.stop - part.start for part in slices)
+        if lane.undelivered == 1:
+            lane.paced_at = begun
+        lane.in_work[id(slices)] = begun + lane.undelivered * self._costs.seconds(work, lane.name, rows)
         for part in slices:
-            if part.request.started_at is None:
-                part.request.started_at = begun
-                part.request.elapsed_s["queue"] = begun - part.request.submitted_at
+            part.request.begin(begun)
         try:
             try:
                 latents = await loop.run_in_executor(lane.threads, draw_latents, slices, begun)
+            except Exception:
+                self._costs.stopped(work, rows, time.monotonic() - begun)
+                raise
             finally:
                 lane.running -= 1
             drawn_s = time.monotonic() - begun
+            self._costs.drawn(work, rows, drawn_s)
             for observer in self._observers:
                 observer.batch_drawn(key, rows, drawn_s)
             self._dispatch(lane)
-            decoding = time.monotonic()
-            showers = await loop.run_in_executor(
-                self._decoders,
-                slices[0].request.work.bundle.decode,
-                latents.spins,
-                latents.energies_mev,
-                latents.streams,
-                key.threshold_mev,
-            )
-            decoded_s = time.monotonic() - decoding
-            # Drawing and decoding overlap, so that the slower of the two is what a queue waits for.
-            rate = rows / max(drawn_s, decoded_s, 1e-6)
-            lane.rows_per_s = RATE_MEMORY * lane.rows_per_s + (1 - RATE_MEMORY) * rate
+            showers, decoded_s = await loop.run_in_executor(self._decoders, decode_latents, work, latents)
+            now = time.monotonic()
+            self._costs.decoded(work, rows, decoded_s)
+            self._costs.paced(lane.name, drawn_s + decoded_s, now - lane.paced_at)
+            lane.paced_at = now
             for observer in self._observers:
                 observer.batch_decoded(key, rows, decoded_s)
             deliver(slices, showers, latents, drawn_s, decoded_s)
         except Exception as error:  # whatever went wrong ends every request of the batch
             for part in slices:
-                fail(part.request, error)
+                part.request.fail(error)
         finally:
             lane.undelivered -= 1
+            del lane.in_work[id(slices)]
             self._dispatch(lane)

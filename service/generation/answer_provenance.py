@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qshower.sampler.provenance import Provenance
-from qshower.service.engine.batches import DrawnRows
+from qshower.service.engine.work import DrawnRows
 
 # What each part of a request adds to the whole, rather than shares with it.
 _SUMMED = ("qpu_access_time_us", "qpu_timing_us")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -33,15 +33,38 @@ class Attempt:
 
     Attributes:
         request: what is asked for.
-        begun, deadline_at: ``time.monotonic`` instants; no deadline if None.
+        begun: ``time.monotonic`` instant.
+        limit_s: seconds it may take, None for no limit.
+        timer: ends it after these.
         failures: why samplers did not answer, in the order in which they were tried.
     """
 
     request: ShowerRequest
     begun: float
-    deadline_at: float | None
+    limit_s: float | None
+    timer: asyncio.Timeout
     failures: dict[str, SamplerUnavailableError | BankExhaustedError] = field(default_factory=dict)
     _conditions: dict[str, NDArray[np.int8]] = field(default_factory=dict)
+
+    @property
+    def deadline_at(self) -> float | None:
+        """The deadline that the request set, None if it set none."""
+        return None if self.request.deadline_s is None else self.begun + self.request.deadline_s
+
+    @property
+    def patience_s(self) -> float | None:
+        """What is left of the time that a request without a deadline may wait, None for ever."""
+        return None if self.limit_s is None else max(0.0, self.begun + self.limit_s - time.monotonic())
+
+    @contextmanager
+    def in_engine(self) -> Iterator[None]:
+        """While the engine has the request, and looks at its deadline."""
+        self.timer.reschedule(None)
+        try:
+            yield
+        finally:
+            left_s = self.patience_s
+            self.timer.reschedule(None if left_s is None else asyncio.get_running_loop().time() + left_s)
 
     async def conditions(self, bundle: Bundle) -> NDArray[np.int8]:
         """(rows, condition nodes) of the request's energies, made once for each model."""
@@ -81,7 +104,7 @@ async def attempting(request: ShowerRequest, default_deadline_s: float | None) -
     limit = default_deadline_s if request.deadline_s is None else request.deadline_s
     try:
         async with asyncio.timeout(limit) as timer:
-            yield Attempt(request, begun, None if limit is None else begun + limit)
+            yield Attempt(request, begun, limit, timer)
     except TimeoutError:
         if not timer.expired():
             raise

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,11 +11,12 @@ import numpy as np
 from qshower.sampler.errors import BankExhaustedError, InvalidInputError, SamplerUnavailableError
 from qshower.sampler.protocol import StoredSampler
 from qshower.sampler.request import LatentRequest, SamplerOptions
-from qshower.service.engine.batches import DrawKey, Draws, Work
 from qshower.service.engine.engine import Engine
+from qshower.service.engine.work import DrawKey, Draws, Work
 from qshower.service.generation.attempt import Attempt, all_failed, attempting
 from qshower.service.generation.availability import in_waiting_thread, require
 from qshower.service.generation.key_quota import Accounts
+from qshower.service.generation.open_answer import OpenAnswer
 from qshower.service.generation.request_options import check_options, options_for, refused_setting
 from qshower.service.generation.selection import Selection
 from qshower.service.generation.shower_request import ShowerAnswer, ShowerRequest
@@ -62,7 +64,21 @@ class Generator:
         return Generator(self.selection, self._engine)
 
     async def generate(self, request: ShowerRequest) -> ShowerAnswer:
-        """Draw what is asked for. Cancel the task to give it up.
+        """Draw what is asked for. Cancel the task to give it up. Errors as of ``begin``."""
+        async with self.answering(request) as answer:
+            return await answer.whole()
+
+    @asynccontextmanager
+    async def answering(self, request: ShowerRequest) -> AsyncIterator[OpenAnswer]:
+        """``begin``, closed at the end."""
+        answer = await self.begin(request)
+        try:
+            yield answer
+        finally:
+            await answer.close()
+
+    async def begin(self, request: ShowerRequest) -> OpenAnswer:
+        """Begin to draw what is asked for; back with the first showers. Close the answer, or cancel the task.
 
         Raises:
             InvalidInputError: an energy outside the model's domain, an option no chosen sampler has, and the like.
@@ -110,16 +126,15 @@ class Generator:
             request.check(bundle, self._max_response_bytes)
             options, _ = options_for(sampler, bundle, request, (), self.selection.registry)
             require(name, availability)
-            limit = None if attempt.deadline_at is None else attempt.deadline_at - attempt.begun
             streams = np.zeros((request.rows, 2), dtype=np.uint64)  # of no consequence: nothing is drawn
-            latents = LatentRequest(bundle.machine, await attempt.conditions(bundle), streams, options, limit)
+            latents = LatentRequest(bundle.machine, await attempt.conditions(bundle), streams, options, attempt.limit_s)
             cached = self._cache.reads(name, bundle.name) if self._cache is not None and request.takes_cached else None
             try:
                 return await in_waiting_thread(estimated, qpu, bundle.name, latents, cached)
             except InvalidInputError as error:
                 raise refused_setting(error, name, request) or error from None
 
-    async def _with_sampler(self, name: str, attempt: Attempt) -> ShowerAnswer:
+    async def _with_sampler(self, name: str, attempt: Attempt) -> OpenAnswer:
         request = attempt.request
         sampler = self.selection.sampler(name)
         if sampler.capabilities.billed and (found := await self._cached_whole(name, attempt)) is not None:
@@ -187,23 +202,32 @@ class Generator:
         *,
         claim: Claim | None = None,
         notes: tuple[str, ...] = (),
-    ) -> ShowerAnswer:
+    ) -> OpenAnswer:
         """The showers of a request; what ``claim`` holds goes back if they are shown to nobody."""
-        request = attempt.request
+        request, answer = attempt.request, None
         try:
-            conditions, streams = await attempt.conditions(bundle), attempt.streams()
             work = Work(
-                key, bundle, sampler, request.energies_mev, conditions, streams, attempt.deadline_at, claim=claim
+                key,
+                bundle,
+                sampler,
+                request.energies_mev,
+                await attempt.conditions(bundle),
+                attempt.streams(),
+                attempt.deadline_at,
+                attempt.patience_s,
+                claim,
+                request.window_bytes,
+                request.deadline_s,
             )
             queued = self._engine.submit(work)
-            try:
-                drawn = await queued.future
-            finally:
-                self._engine.cancel(queued)
+            origin = attempt.origin(bundle, key.threshold_mev, notes)
+            answer = OpenAnswer(request, bundle.geometry, origin, self._engine, queued, attempt.begun, claim)
+            with attempt.in_engine():
+                await answer.wait()
         except BaseException:
-            if claim is not None:
+            if answer is not None:
+                await answer.close()
+            elif claim is not None:
                 claim.give_back()
             raise
-        origin = attempt.origin(bundle, key.threshold_mev, notes)
-        elapsed = {**drawn.elapsed_s, "total": time.monotonic() - attempt.begun}
-        return ShowerAnswer(request.energies_mev, drawn.showers_mev, bundle.geometry, origin, drawn.parts, elapsed)
+        return answer

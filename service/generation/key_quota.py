@@ -13,7 +13,7 @@ from typing import Any
 from qshower.sampler.errors import BudgetExceededError, QShowerError
 from qshower.sampler.qpu.quota import Quota, until_midnight_s, utc_now
 from qshower.sampler.request import LatentBatch, LatentRequest
-from qshower.service.engine.batches import Draws
+from qshower.service.engine.work import Draws
 
 LOOK_S = 0.1
 """How often a draw that waits for its turn looks whether it is still wanted."""

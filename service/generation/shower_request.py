@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qshower.model.geometry import Geometry
 from qshower.sampler.errors import InvalidInputError
-from qshower.service.engine.batches import DrawnRows
+from qshower.service.engine.work import DrawnRows
 from qshower.service.generation.answer_provenance import Origin, provenance_json
 from qshower.service.service_errors import TooLargeError
 
@@ -26,7 +26,8 @@ class ShowerRequest:
     ``options`` are the sampler's, by the names of SamplerOptions; shower i has stream (seed, first_row + i).
     ``bytes_per_voxel`` is what a voxel takes in the answer's format, for the check of its projected size;
     ``account`` is the name of the API key that pays for QPU access time, "" for none;
-    ``showers_per_energy`` says how often each energy stands in place, so that errors name the one that was given.
+    ``showers_per_energy`` says how often each energy stands in place, so that errors name the one that was given;
+    ``window_bytes`` is how much of the answer may wait to be taken, None for all of it.
     """
 
     energies_mev: NDArray[np.float64]
@@ -41,6 +42,7 @@ class ShowerRequest:
     bytes_per_voxel: float = 4.0
     showers_per_energy: int = 1
     account: str = ""
+    window_bytes: int | None = None
 
     @property
     def rows(self) -> int:

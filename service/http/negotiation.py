@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 from qshower.service.service_errors import NotAcceptableError
@@ -16,34 +17,58 @@ class Format(StrEnum):
     NPZ = "application/x-npz"
 
 
-def negotiate(accept: str | None) -> Format:
-    """The format that ``accept`` prefers, the earlier of ``Format`` where it has no preference. NotAcceptableError."""
+COMPRESSIONS: dict[Format, tuple[str, ...]] = {
+    Format.JSON: ("none",),
+    Format.HDF5: ("gzip", "zstd"),
+    Format.ARROW: ("lz4", "zstd", "none"),
+    Format.NPZ: ("none",),
+}
+"""What the parameter ``compression`` of each may be, the default first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A format, and how it is compressed inside."""
+
+    format: Format
+    compression: str
+
+
+def negotiate(accept: str | None) -> Wanted:
+    """What ``accept`` prefers, the earlier of ``Format`` where it has no preference. NotAcceptableError."""
     if accept is None or not accept.strip():
-        return Format.JSON
-    ranges = qualities(accept)
+        return Wanted(Format.JSON, "none")
+    ranges = [_parsed(part) for part in accept.split(",") if part.strip()]
     best, best_quality = None, 0.0
     for candidate in Format:
         main = candidate.value.split("/")[0]
         # The most specific range that matches decides on a type, whatever the others say.
-        weights = {name: quality for name, quality in ranges if name in (candidate.value, f"{main}/*", "*/*")}
         for name in (candidate.value, f"{main}/*", "*/*"):
-            if name in weights:
-                if weights[name] > best_quality:
-                    best, best_quality = candidate, weights[name]
+            matching = [(quality, compression) for known, quality, compression in ranges if known == name]
+            if matching:
+                usual = COMPRESSIONS[candidate]
+                choices = [(quality, how or usual[0]) for quality, how in matching if how is None or how in usual]
+                if choices and (found := max(choices, key=lambda one: one[0]))[0] > best_quality:
+                    best, best_quality = Wanted(candidate, found[1]), found[0]
                 break
     if best is None:
-        raise NotAcceptableError(f"Accept: {accept[:200]} asks for none of {', '.join(Format)}")
+        raise NotAcceptableError(f"Accept: {accept[:200]} asks for none of {', '.join(map(_described, Format))}")
     return best
+
+
+def _described(one: Format) -> str:
+    known = COMPRESSIONS[one]
+    return one.value if len(known) == 1 else f"{one.value} (compression={'|'.join(known)})"
 
 
 def qualities(header: str) -> list[tuple[str, float]]:
     """The names of a header such as Accept, in lower case, each with its quality (RFC 9110, section 12.4.2)."""
-    return [_parsed(part) for part in header.split(",") if part.strip()]
+    return [(name, quality) for name, quality, _ in map(_parsed, filter(str.strip, header.split(",")))]
 
 
-def _parsed(part: str) -> tuple[str, float]:
+def _parsed(part: str) -> tuple[str, float, str | None]:
     name, *parameters = (piece.strip().lower() for piece in part.split(";"))
-    quality = 1.0
+    quality, compression = 1.0, None
     for parameter in parameters:
         key, _, value = parameter.partition("=")
         if key.strip() == "q":
@@ -51,4 +76,6 @@ def _parsed(part: str) -> tuple[str, float]:
                 quality = min(1.0, max(0.0, float(value)))
             except ValueError:
                 quality = 0.0
-    return name, quality
+        elif key.strip() == "compression":
+            compression = value.strip().strip('"')
+    return name, quality, compression

@@ -32,13 +32,16 @@ from qshower.service.http.echo import cut, echo, shown, without_paths
 from qshower.service.schemas import GenerateRequest, Problem
 from qshower.service.service_errors import (
     DeadlineError,
+    JobNotDoneError,
     MalformedError,
     MisdirectedError,
     NotAcceptableError,
     NotReadyError,
     QueueFullError,
+    StorageError,
     TooLargeError,
     UnauthorisedError,
+    UnknownJobError,
     UnknownModelError,
     UnsupportedEncodingError,
 )
@@ -53,6 +56,8 @@ _KINDS: tuple[tuple[type[Exception], int, str, str], ...] = (
     (MalformedError, 400, "malformed", "Malformed request"),
     (UnauthorisedError, 401, "unauthorised", "An API key is needed"),
     (UnknownModelError, 404, "unknown-model", "No such model"),
+    (UnknownJobError, 404, "unknown-job", "No such job"),
+    (JobNotDoneError, 409, "job-not-done", "The job has no result"),
     (NotAcceptableError, 406, "not-acceptable", "None of the accepted formats can be made"),
     (TooLargeError, 413, "too-large", "Too large"),
     (UnsupportedEncodingError, 415, "unsupported-encoding", "The body's encoding is not supported"),
@@ -67,6 +72,7 @@ _KINDS: tuple[tuple[type[Exception], int, str, str], ...] = (
     (BankExhaustedError, 503, "bank-exhausted", "The bank has run out"),
     (SamplerAnswerError, 503, "sampler-answer", "The sampler's answer was not valid"),
     (SamplerTimeoutError, 504, "deadline", "Not done before the deadline"),
+    (StorageError, 507, "storage", "No room to write the answer"),
     (DeadlineError, 504, "deadline", "Not done before the deadline"),
     (SamplerError, 503, "sampler-failed", "The sampler failed"),
 )

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from qshower.model.bundle import Bundle, describe
-from qshower.sampler.errors import InvalidInputError
 from qshower.service.generation.availability import in_waiting_thread
-from qshower.service.generation.shower_request import ShowerRequest
+from qshower.service.generation.request_of_body import request_of_body
+from qshower.service.http.answer_stream import WINDOW_BYTES, response_to
 from qshower.service.http.echo import without_paths
-from qshower.service.http.encoding import BYTES_PER_VOXEL, FILE_NAMES, encode
-from qshower.service.http.negotiation import Format, negotiate
+from qshower.service.http.encoding import BYTES_PER_VOXEL
+from qshower.service.http.negotiation import Format, Wanted, negotiate
 from qshower.service.http.problem_json import declared, outcome_of
 from qshower.service.http.request_json import OPENAPI_BODY, generate_request
 from qshower.service.metrics import CONTENT_TYPE
@@ -33,9 +34,6 @@ from qshower.service.schemas import (
     SamplerList,
 )
 from qshower.service.service_errors import NotReadyError
-
-INLINE_BYTES = 1 << 18
-"""Answers up to this size are encoded where they are; a thread would cost more than the encoding."""
 
 router = APIRouter()
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -62,76 +60,52 @@ def _account(request: Request) -> str:
             "description": "Showers in request order, with their provenance; with dry_run the estimate, as JSON.",
             "content": {kind.value: _BINARY for kind in Format if kind is not Format.JSON},
         },
-        **declared(400, 401, 404, 406, 413, 415, 422, 429, 500, 503, 504),
+        **declared(400, 401, 404, 406, 413, 415, 422, 429, 500, 503, 504, 507),
     },
 )
 async def generate(request: Request, body: Annotated[GenerateRequest, Depends(generate_request)]) -> Response:
     """Draw one shower for each incident energy, in the format that the Accept header asks for."""
     service = _service(request)
-    outcome = "error"
+    ended = service.metrics.outcomes.labels
     try:
         wanted = negotiate(request.headers.get("accept"))
-        with service.idle.answering():
-            response = await _unless_gone(request, _generated(service, body, wanted, _account(request)))
-        outcome = "ok" if response is not None else "client_gone"
-        # A client that has gone reads nothing; the status is for the metrics alone.
-        return response or Response(status_code=499)
+        response = await _unless_gone(
+            request, _generated(service, body, wanted, _account(request), lambda how: ended(how).inc())
+        )
     except asyncio.CancelledError:
         # By the server, once the time to drain is over; what it would answer by itself is 500.
         if not service.engine.draining:
+            ended("error").inc()
             raise
-        outcome = "not-ready"
+        ended("not-ready").inc()
         raise NotReadyError("the service has shut down", retry_after_s=service.settings.times.retry_after_s) from None
     except Exception as error:
-        outcome = outcome_of(error)
+        ended(outcome_of(error)).inc()
         raise
-    finally:
-        service.metrics.outcomes.labels(outcome).inc()
+    if response is None:
+        ended("client_gone").inc()
+    # A client that has gone reads nothing; the status is for the metrics alone.
+    return response or Response(status_code=499)
 
 
-async def _generated(service: Service, body: GenerateRequest, wanted: Format, account: str) -> Response:
-    wish = _shower_request(service, body, wanted, account)
+async def _generated(
+    service: Service, body: GenerateRequest, wanted: Wanted, account: str, ended: Callable[[str], object]
+) -> Response:
+    wish = request_of_body(body, service.settings.limits, BYTES_PER_VOXEL[wanted.format], account)
+    wish = replace(wish, window_bytes=WINDOW_BYTES)
     if body.dry_run:
         estimate = EstimateAnswer(estimate=await service.generator.estimate(wish))
+        ended("ok")
         return Response(estimate.model_dump_json(), media_type=Format.JSON.value)
-    answer = await service.generator.generate(wish)
-    if answer.origin.fallback_from is not None:
-        service.metrics.fallbacks.labels(answer.parts[0].provenance.sampler).inc()
-    size = answer.showers_mev.nbytes
-    content = encode(answer, wanted) if size <= INLINE_BYTES else await asyncio.to_thread(encode, answer, wanted)
-    headers = {"Vary": "Accept"}
-    if wanted in FILE_NAMES:
-        headers["Content-Disposition"] = f'attachment; filename="{FILE_NAMES[wanted]}"'
-    return Response(content, 200, headers, media_type=wanted.value)
-
-
-def _shower_request(service: Service, body: GenerateRequest, wanted: Format, account: str) -> ShowerRequest:
-    limits, given = service.settings.limits, len(body.incident_energies_mev)
-    rows = given * body.showers_per_energy
-    field = "incident_energies_mev" if body.showers_per_energy == 1 else "showers_per_energy"
-    if rows > limits.showers:
-        if field == "showers_per_energy" and given <= limits.showers:
-            allowed = f"1 to {limits.showers // given} for {given} energies: {limits.showers} showers in all"
-            raise InvalidInputError(field, body.showers_per_energy, allowed)
-        raise InvalidInputError(field, rows, f"1 to {limits.showers} showers for each request")
-    if body.deadline_s is not None and body.deadline_s > limits.deadline_s:
-        raise InvalidInputError("deadline_s", body.deadline_s, f"> 0 to {limits.deadline_s:g} s")
-    options: dict[str, Any] = body.options.model_dump(exclude_none=True)
-    if body.solver is not None:
-        options["solver"] = body.solver
-    return ShowerRequest(
-        energies_mev=np.repeat(np.asarray(body.incident_energies_mev, dtype=np.float64), body.showers_per_energy),
-        sampler=body.sampler,
-        fallback=tuple(body.fallback),
-        model=body.model,
-        seed=body.seed,
-        options=options,
-        threshold_mev=body.threshold_mev,
-        deadline_s=body.deadline_s,
-        bytes_per_voxel=BYTES_PER_VOXEL[wanted],
-        showers_per_energy=body.showers_per_energy,
-        account=account,
-    )
+    async with AsyncExitStack() as holds:
+        holds.enter_context(service.idle.answering())
+        answer = await service.generator.begin(wish)
+        holds.push_async_callback(answer.close)
+        if answer.origin.fallback_from is not None:
+            service.metrics.fallbacks.labels(answer.sampler).inc()
+        response = await response_to(answer, wanted, later := AsyncExitStack(), ended)
+        later.push_async_exit(holds.pop_all())
+    return response
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response | None:

@@ -416,7 +416,7 @@ def test_metrics_count_what_happened(client_of: ClientMaker) -> None:
 def test_every_status_is_declared(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     responses = document["paths"]["/generate"]["post"]["responses"]
-    assert set(responses) == {"200", "400", "401", "404", "406", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(responses) == {"200", "400", "401", "404", "406", "413", "415", "422", "429", "500", "503", "504", "507"}
     for status, response in responses.items():
         kinds = set(response["content"])
         expected = {JSON, "application/x-hdf5", "application/x-npz", "application/vnd.apache.arrow.stream"}

@@ -24,12 +24,13 @@ from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions, 
 from qshower.service.app import create_app
 from qshower.service.background.idle_tracking import IdleTracking
 from qshower.service.catalogue import Catalogue
-from qshower.service.engine.batches import DrawKey, Drawn, Work
-from qshower.service.engine.engine import Engine, Limits
+from qshower.service.engine.admission import Limits
+from qshower.service.engine.engine import Engine
+from qshower.service.engine.work import DrawKey, Drawn, Work
 from qshower.service.generation.answer_provenance import Origin, provenance_json
 from qshower.service.generation.shower_request import ShowerAnswer
 from qshower.service.http.encoding import encode
-from qshower.service.http.negotiation import Format
+from qshower.service.http.negotiation import Wanted
 from qshower.service.latent_cache.latent_caches import LatentCaches
 from qshower.service.metrics import Metrics
 from qshower.service.schemas import Estimate
@@ -262,7 +263,7 @@ def test_nothing_is_drawn_ahead_while_an_answer_is_encoded(
         asked.release()
         return idle()
 
-    def slowly(answer: ShowerAnswer, wanted: Format) -> bytes | memoryview:
+    def slowly(answer: ShowerAnswer, wanted: Wanted) -> bytes:
         monkeypatch.setattr(filling, "_idle", watched)
         for _ in range(3):
             assert asked.acquire(timeout=60)
@@ -270,7 +271,7 @@ def test_nothing_is_drawn_ahead_while_an_answer_is_encoded(
         seen.append(states["gibbs", "test-zephyr"])
         return encode(answer, wanted)
 
-    monkeypatch.setattr("qshower.service.http.routes.encode", slowly)
+    monkeypatch.setattr("qshower.service.http.answer_stream.encode", slowly)
     assert client.post("/generate", json=BODY).status_code == 200
     assert seen == [16 * PER_CONDITION - 3]
     once_full(client)
@@ -307,9 +308,9 @@ def test_what_waits_for_a_qpu_leaves_the_cpu_idle(catalogue: Catalogue) -> None:
                 one = Slow(failure)
                 energies = np.array([5e4])
                 work = Work(key, cast(Bundle, one), one, energies, bundle.conditions(energies), streams)
-                future = engine.submit(work).future
+                queued = engine.submit(work)
                 asked.release()
-                await future
+                await queued.whole()
 
         try:
             tasks = [asyncio.create_task(ask("qpu")) for _ in range(2)]
@@ -368,7 +369,7 @@ def test_drawn_and_cached_latents_go_to_the_rows_they_are_for(catalogue: Catalog
             work = Work(
                 key, cast(Bundle, Watched()), gibbs, energies, conditions, streams, claim=cache.claim(conditions)
             )
-            return await engine.submit(work).future
+            return await engine.submit(work).whole()
         finally:
             await engine.close(10)
 

@@ -173,6 +173,24 @@ def test_sigterm_ends_a_process_whose_sampler_would_go_on_for_hours(start: Start
     assert (answers[0].status_code, answers[0].json()["type"]) == (503, "urn:qshower:not-ready")
 
 
+def test_a_job_survives_kill(start: Start, tmp_path: Path) -> None:
+    folder = {"QSHOWER_JOBS_FOLDER": str(tmp_path / "jobs")}
+    body = {"incident_energies_mev": [ENERGY], "showers_per_energy": 3000, "sampler": "gibbs", "seed": 1}
+    process, url, _ = start(**folder)
+    job = httpx2.post(f"{url}/jobs", json=body, timeout=60).json()["id"]
+    until(lambda: httpx2.get(f"{url}/jobs/{job}", timeout=60).json()["showers_done"] > 0)
+    process.kill()
+    process.wait(STOP_S)
+    _, url, _ = start(**folder)
+    until(lambda: httpx2.get(f"{url}/jobs/{job}", timeout=60).json()["state"] == "done")
+    accept = {"accept": "application/x-npz"}
+    kept = np.load(io.BytesIO(httpx2.get(f"{url}/jobs/{job}/result", headers=accept, timeout=120).content))
+    with Client(url) as client:
+        first = client.generate([ENERGY] * 300, sampler="gibbs", seed=1)
+    assert kept["showers_mev"].shape == (3000, 6480)
+    assert np.array_equal(kept["showers_mev"][:300], first.showers_mev)
+
+
 def test_a_port_in_use_is_one_line(environment: dict[str, str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -8,6 +8,9 @@ from functools import cache
 
 from qshower.sampler.cores import usable_cores
 
+CALLS = 4
+"""Calls that may run side by side with all their threads: a short one does not wait for the end of a long one."""
+
 
 def each_slice(work: Callable[[slice], None], rows: int, size: int, threads: int | None) -> None:
     """Call ``work`` on slices of at most ``size`` rows, on up to ``threads`` threads of the shared pool."""
@@ -29,4 +32,4 @@ def each_slice(work: Callable[[slice], None], rows: int, size: int, threads: int
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=usable_cores(), thread_name_prefix="gibbs")
+    return ThreadPoolExecutor(max_workers=CALLS * usable_cores(), thread_name_prefix="gibbs")

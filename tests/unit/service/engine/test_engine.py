@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from qshower.model.bundle import Bundle, load_bundle
 from qshower.sampler.errors import SamplerAnswerError, SamplerCancelledError, SamplerUnavailableError
-from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler
+from qshower.sampler.gibbs.gibbs_sampler import GibbsSampler, warm_up
 from qshower.sampler.machine import BoltzmannMachine
 from qshower.sampler.protocol import Availability, SamplerCapabilities
 from qshower.sampler.request import LatentBatch, LatentRequest, SamplerOptions, streams_of
-from qshower.service.engine.batches import DrawKey, Drawn, QueuedRequest, Work
-from qshower.service.engine.engine import Engine, Limits
+from qshower.service.engine.admission import Limits
+from qshower.service.engine.engine import Engine
+from qshower.service.engine.queued_request import QueuedRequest
+from qshower.service.engine.work import DrawKey, Drawn, Work
 from qshower.service.metrics import Metrics
 from qshower.service.service_errors import NotReadyError, QueueFullError
 from tests.polling import holds_in_loop, until_in_loop
@@ -65,7 +67,10 @@ class GatedSampler:
 
 @pytest.fixture(scope="module")
 def bundle(untrained_bundles: Path) -> Bundle:
-    return load_bundle(untrained_bundles / "test-zephyr")
+    found = load_bundle(untrained_bundles / "test-zephyr")
+    warm_up()  # so that no test waits for compilers
+    found.decode(np.ones((1, found.machine.node_count), np.int8), np.full(1, 5e4), np.zeros((1, 2), np.uint64), 0.0)
+    return found
 
 
 class Bench:
@@ -133,7 +138,7 @@ def test_what_gathers_while_the_lane_is_busy_goes_together(on_bench: OnBench) ->
         first = await bench.blocked()
         others = [bench.submit(rows, seed) for seed, rows in enumerate((3, 5, 7))]
         bench.sampler.gate.set()
-        return bench.sampler.batches, [await request.future for request in (first, *others)]
+        return bench.sampler.batches, [await request.whole() for request in (first, *others)]
 
     batches, drawn = on_bench(work)
     assert batches == [1, 15]
@@ -146,10 +151,10 @@ def test_company_changes_no_shower(on_bench: OnBench) -> None:
         await bench.blocked()
         requests = [bench.submit(20, seed) for seed in range(5)]
         bench.sampler.gate.set()
-        return [(await request.future).showers_mev for request in requests]
+        return [(await request.whole()).showers_mev for request in requests]
 
     async def alone(bench: Bench) -> list[NDArray[np.float32]]:
-        return [(await bench.submit(20, seed).future).showers_mev for seed in range(5)]
+        return [(await bench.submit(20, seed).whole()).showers_mev for seed in range(5)]
 
     for company, own in zip(on_bench(together, max_batch_rows=32), on_bench(alone), strict=True):
         assert np.array_equal(company, own)
@@ -165,7 +170,7 @@ def test_requests_that_differ_are_drawn_apart(on_bench: OnBench) -> None:
             bench.submit(2),
         ]
         bench.sampler.gate.set()
-        answers = [await request.future for request in requests]
+        answers = [await request.whole() for request in requests]
         return bench.sampler.batches, [answer.parts[0].provenance.sweeps for answer in answers]
 
     batches, sweeps = on_bench(work)
@@ -178,8 +183,8 @@ def test_one_shower_does_not_wait_behind_many(on_bench: OnBench) -> None:
         await bench.blocked()
         large, small = bench.submit(200), bench.submit(1)
         bench.sampler.gate.set()
-        await small.future
-        return bench.sampler.batches, await large.future
+        await small.whole()
+        return bench.sampler.batches, await large.whole()
 
     batches, answer = on_bench(work)
     assert batches == [1, 64, 64, 64, 9]
@@ -207,7 +212,7 @@ def test_the_sampler_does_not_run_far_ahead_of_the_decoder(on_bench: OnBench) ->
         await holds_in_loop(lambda: len(bench.sampler.batches) == 2)
         ahead = len(bench.sampler.batches)
         gate.set()
-        await request.future
+        await request.whole()
         return ahead, len(bench.sampler.batches)
 
     assert on_bench(work) == (2, 10)
@@ -243,7 +248,7 @@ def test_the_bounds_of_the_queue(on_bench: OnBench) -> None:
 
 def test_a_lone_request_may_be_larger_than_the_queue(on_bench: OnBench) -> None:
     async def work(bench: Bench) -> tuple[int, ...]:
-        return (await bench.submit(80).future).showers_mev.shape
+        return (await bench.submit(80).whole()).showers_mev.shape
 
     assert on_bench(work, max_queue_rows=10) == (80, 6480)
 
@@ -257,7 +262,7 @@ def test_retry_after_grows_with_what_waits(on_bench: OnBench) -> None:
             with pytest.raises(QueueFullError) as caught:
                 bench.submit(rows)
             waits.append(caught.value.retry_after_s)
-        bench.engine.cancel(crowd)
+        bench.engine.close_request(crowd)
         return waits
 
     short, long = on_bench(work, max_queue_rows=100_000)
@@ -268,9 +273,9 @@ def test_a_cancelled_request_is_never_drawn(on_bench: OnBench) -> None:
     async def work(bench: Bench) -> tuple[list[int], int]:
         await bench.blocked()
         given_up, kept = bench.submit(500), bench.submit(2, seed=3)
-        bench.engine.cancel(given_up)
+        bench.engine.close_request(given_up)
         bench.sampler.gate.set()
-        await kept.future
+        await kept.whole()
         await asyncio.sleep(0)
         return bench.sampler.batches, bench.engine.queued_rows
 
@@ -284,9 +289,9 @@ def test_a_request_given_up_in_its_middle_stops_there(on_bench: OnBench) -> None
         bench.sampler.gate.clear()
         large = bench.submit(1000)
         await until_in_loop(lambda: bench.sampler.batches)
-        bench.engine.cancel(large)
+        bench.engine.close_request(large)
         bench.sampler.gate.set()
-        await bench.submit(1, seed=2).future
+        await bench.submit(1, seed=2).whole()
         return bench.sampler.batches
 
     assert on_bench(work) == [64, 1]
@@ -296,14 +301,19 @@ def test_a_draw_under_way_stops_when_nobody_waits_for_any_of_it(on_bench: OnBenc
     endless = SamplerOptions(sweeps=1_000_000)
 
     async def work(bench: Bench) -> tuple[int, int]:
-        await bench.blocked()
+        bench.sampler.gate.clear()
+        held = bench.submit(1, options=endless)
+        await until_in_loop(lambda: bench.sampler.batches)
         two = [bench.submit(30, seed, options=endless) for seed in range(2)]
+        bench.engine.close_request(held)
         bench.sampler.gate.set()
         await until_in_loop(lambda: len(bench.sampler.batches) == 2)
-        bench.engine.cancel(two[0])
+        bench.sampler.stopped.clear()
+        bench.engine.close_request(two[0])
         await holds_in_loop(lambda: not bench.sampler.stopped)
-        bench.engine.cancel(two[1])
-        await bench.submit(1).future
+        bench.engine.close_request(two[1])
+        await until_in_loop(lambda: bench.sampler.stopped)
+        await bench.submit(1).whole()
         return len(bench.sampler.stopped), bench.engine.queued_rows
 
     assert on_bench(work) == (1, 0)
@@ -314,7 +324,7 @@ def test_the_end_of_the_time_to_drain_stops_a_draw(on_bench: OnBench) -> None:
         endless = bench.submit(30, options=SamplerOptions(sweeps=1_000_000))
         await until_in_loop(lambda: bench.sampler.batches)
         await bench.engine.close(0.05)
-        assert isinstance(endless.future.exception(), NotReadyError)
+        assert isinstance(endless.ended.exception(), NotReadyError)
         await until_in_loop(lambda: bench.sampler.stopped)
 
     on_bench(work)
@@ -326,16 +336,16 @@ def test_a_failure_ends_the_requests_of_its_batch_alone(on_bench: OnBench) -> No
         bench.sampler.failure = SamplerUnavailableError("gone", retry_after_s=7)
         two = [bench.submit(100, seed) for seed in range(2)]
         bench.sampler.gate.set()
-        failed = await asyncio.gather(*(request.future for request in two), return_exceptions=True)
+        failed = await asyncio.gather(*(request.whole() for request in two), return_exceptions=True)
         calls = len(bench.sampler.batches)
         bench.sampler.failure = None
-        answer = await bench.submit(3).future
+        answer = await bench.submit(3).whole()
         return failed, calls, answer, bench.engine.queued_rows
 
     failed, calls, answer, waiting = on_bench(work)
     assert [type(error) for error in failed] == [SamplerUnavailableError] * 2
     # The first of each request's batches fails; the rest of it is not tried.
-    assert calls == 2
+    assert calls == 3
     assert answer.showers_mev.shape == (3, 6480)
     assert waiting == 0
 
@@ -362,7 +372,7 @@ def test_an_error_of_the_decoder_is_told(
 
         key = DrawKey("broken", "gibbs", OPTIONS, 0.0)
         streams = np.zeros((1, 2), dtype=np.uint64)
-        await bench.submit_of(key, cast(Bundle, Broken()), streams).future
+        await bench.submit_of(key, cast(Bundle, Broken()), streams).whole()
 
     with pytest.raises(kind, match=said):
         on_bench(work)
@@ -371,11 +381,11 @@ def test_an_error_of_the_decoder_is_told(
 def test_deadlines_reach_the_sampler(on_bench: OnBench) -> None:
     async def work(bench: Bench) -> list[float | None]:
         now = time.monotonic()
-        await bench.submit(1, deadline_at=now + 5).future
+        await bench.submit(1, deadline_at=now + 5).whole()
         await bench.blocked()
         with_longest = [bench.submit(1, seed, deadline_at=now + 10 * seed) for seed in (1, 5)]
         bench.sampler.gate.set()
-        await asyncio.gather(*(request.future for request in with_longest))
+        await asyncio.gather(*(request.whole() for request in with_longest))
         return bench.sampler.deadlines
 
     alone, none, longest = on_bench(work)
@@ -397,7 +407,7 @@ def test_draining_finishes_what_there_is(on_bench: OnBench) -> None:
         await asyncio.sleep(0)  # so that it has begun
         bench.sampler.gate.set()
         await closing
-        return caught.value.retry_after_s, held.future.result(), waiting.future.result()
+        return caught.value.retry_after_s, await held.whole(), await waiting.whole()
 
     retry_after_s, held, waiting = on_bench(work)
     assert retry_after_s == 30.0
@@ -410,6 +420,6 @@ def test_closing_does_not_wait_for_ever(on_bench: OnBench) -> None:
         held = await bench.blocked()
         await bench.engine.close(0.05)
         with pytest.raises(NotReadyError, match="shut down"):
-            held.future.result()
+            held.ended.result()
 
     on_bench(work)

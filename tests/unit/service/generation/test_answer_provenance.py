@@ -1,7 +1,7 @@
 from typing import Any
 
 from qshower.sampler.provenance import Provenance
-from qshower.service.engine.batches import DrawnRows
+from qshower.service.engine.work import DrawnRows
 from qshower.service.generation.answer_provenance import Origin, merged_parts, provenance_json
 
 ORIGIN = Origin("m", "0" * 64, "0.1", 7, 0.01515)

@@ -1,6 +1,6 @@
 import pytest
 
-from qshower.service.http.negotiation import Format, negotiate
+from qshower.service.http.negotiation import Format, Wanted, negotiate
 from qshower.service.service_errors import NotAcceptableError
 
 
@@ -24,11 +24,34 @@ from qshower.service.service_errors import NotAcceptableError
     ],
 )
 def test_the_preferred_format(accept: str | None, expected: object) -> None:
-    assert negotiate(accept) is expected
+    assert negotiate(accept).format is expected
 
 
 @pytest.mark.parametrize(
-    "accept", ["text/html", "application/json;q=0", "application/xml, image/*", "*/*;q=0", "nonsense"]
+    ("accept", "expected"),
+    [
+        ("application/vnd.apache.arrow.stream", Wanted(Format.ARROW, "lz4")),
+        ("application/vnd.apache.arrow.stream; compression=zstd", Wanted(Format.ARROW, "zstd")),
+        ('application/vnd.apache.arrow.stream;compression="none";q=0.5', Wanted(Format.ARROW, "none")),
+        ("application/x-hdf5;compression=ZSTD", Wanted(Format.HDF5, "zstd")),
+        ("application/x-hdf5;compression=brotli, application/json;q=0.1", Wanted(Format.JSON, "none")),
+        ("application/x-hdf5;compression=brotli, application/x-hdf5;q=0.2", Wanted(Format.HDF5, "gzip")),
+    ],
+)
+def test_the_compression_inside_is_a_parameter(accept: str, expected: Wanted) -> None:
+    assert negotiate(accept) == expected
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "text/html",
+        "application/json;q=0",
+        "application/xml, image/*",
+        "*/*;q=0",
+        "nonsense",
+        "application/x-hdf5;compression=brotli",
+    ],
 )
 def test_nothing_that_can_be_made(accept: str) -> None:
     with pytest.raises(NotAcceptableError, match="application/x-hdf5"):

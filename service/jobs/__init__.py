@@ -1,0 +1,1 @@
+"""Requests that are too large to wait for: drawn in the background, kept on disk."""
