@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: serve test lint coverage docs settings bench statistical image clean
+.PHONY: serve test lint coverage docs settings protos bench statistical image clean
 
 $(STAMP): pyproject.toml client/pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +43,9 @@ coverage: $(STAMP)
 # The tables of the settings' page, from the settings.
 settings: $(STAMP)
 	$(BIN)/python -m qshower.service.settings_page docs/settings.md
+
+protos: $(STAMP)
+	$(BIN)/python -m tests.protos
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.bench

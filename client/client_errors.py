@@ -23,9 +23,11 @@
         │   └── UnknownModelError
         ├── BusyError                429; retry_after_s
         │   ├── QueueFullError
+        │   ├── RateError                  the key has drawn its showers of a minute
         │   └── BudgetError                the QPU budget is used up
         ├── UnavailableError         503; retry_after_s where waiting helps
         │   ├── NotReadyError              starting or draining
+        │   ├── ModelBrokenError           the model's files are not whole
         │   ├── SamplerUnavailableError
         │   ├── SamplerFailedError
         │   ├── SamplerAnswerError
@@ -129,11 +131,15 @@ class UnknownModelError(NotFoundError):
 
 
 class BusyError(RefusedError):
-    """Too much is waiting, or the QPU budget is used up."""
+    """Too much is waiting, or the key has used up what it may."""
 
 
 class QueueFullError(BusyError):
     """Too much is waiting."""
+
+
+class RateError(BusyError):
+    """The caller's key has drawn the showers that it may draw in a minute."""
 
 
 class BudgetError(BusyError):
@@ -146,6 +152,10 @@ class UnavailableError(RefusedError):
 
 class NotReadyError(UnavailableError):
     """The service is starting or shutting down."""
+
+
+class ModelBrokenError(UnavailableError):
+    """The model's files on the service's disk are altered or unreadable."""
 
 
 class SamplerUnavailableError(UnavailableError):
@@ -186,8 +196,10 @@ BY_TYPE: Mapping[str, type[RefusedError]] = {
     "not-found": NotFoundError,
     "unknown-model": UnknownModelError,
     "queue-full": QueueFullError,
+    "rate": RateError,
     "budget": BudgetError,
     "not-ready": NotReadyError,
+    "model-broken": ModelBrokenError,
     "sampler-unavailable": SamplerUnavailableError,
     "sampler-failed": SamplerFailedError,
     "sampler-answer": SamplerAnswerError,

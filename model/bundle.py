@@ -8,6 +8,7 @@ draws from each shower's own stream, by sums in a fixed order. torch, which only
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
@@ -85,6 +86,18 @@ class Bundle:
         self._grid = Grid.of(self.geometry)
         self._drawing: Drawing | None = None
         self._building = Lock()
+
+    @property
+    def network_bytes(self) -> int:
+        """Memory of the decoder's numbers; 0 while they are not loaded."""
+        if self._drawing is None:
+            return 0
+        return sum(math.prod(shape) for shape in self.tensor_shapes.values()) * np.dtype(np.float32).itemsize
+
+    def release(self) -> None:
+        """Forget the decoder until it is used again. What is being decoded goes on with it."""
+        with self._building:
+            self._drawing = None
 
     @cached_property
     def decoder_shape(self) -> DecoderShape:
@@ -255,6 +268,8 @@ def load_bundle(path: Path | str, *, build_decoder: bool = True) -> Bundle:
     bundle = Bundle(folder, manifest, sha256, machine)
     if build_decoder:
         _ = bundle.drawing
+    else:
+        _verified(folder, manifest, DECODER_FILE)
     return bundle
 
 

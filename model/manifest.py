@@ -47,6 +47,7 @@ class Lattice(_Section):
 class Manifest(_Section):
     """Everything about a model that is no tensor. Energies in MeV.
 
+    ``version`` tells models of one name apart: the service answers with the highest unless a request names another.
     ``sweeps`` are the Gibbs sweeps a draw needs, measured as ``sweeps_measurement`` says (by
     ``qshower.model.sweep_calibration``), or assumed where that is empty or not ``converged``; ``training`` tells data
     and their hashes, configuration, seed and time; ``quality`` the figures on showers kept out of the training.
@@ -54,6 +55,7 @@ class Manifest(_Section):
 
     format_version: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    version: int = Field(default=1, ge=1)
     description: str
     default: bool = False
     geometry: dict[str, Any]

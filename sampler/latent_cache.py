@@ -169,6 +169,13 @@ class LatentCache:
             self._discarded += discarded
             return discarded
 
+    def bound(self, max_bytes: int) -> None:
+        """Another bound on memory from now on; the states that go are those that would make room for new ones."""
+        with self._lock:
+            self._max_bytes = max_bytes
+            while self._bytes > max_bytes and self._bins:
+                self._remove(*next((key, blocks[0]) for key, blocks in self._bins.items()))
+
     @property
     def room(self) -> int:
         """How many more states are sure to fit, whatever their conditions."""

@@ -6,24 +6,38 @@ import hashlib
 import hmac
 import ipaddress
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from qshower.sampler.files import why
 from qshower.service.service_errors import SettingsError
 from qshower.service.settings import PREFIX, Settings
 
-DIGEST_BYTES = 32
+
+@dataclass(frozen=True, slots=True)
+class KeyEntry:
+    """One key: the name of its owner, its digest, and what it may use.
+
+    Attributes:
+        budget_us: most QPU access time of one UTC day, in µs; None for no limit.
+        showers_per_minute: None for no limit.
+    """
+
+    name: str
+    digest: bytes
+    budget_us: float | None = None
+    showers_per_minute: float | None = None
 
 
 class ApiKeys:
-    """The SHA-256 digests of the keys that may call. Empty: everybody may.
+    """The keys that may call, known by their SHA-256 digests. None: everybody may."""
 
-    ``budgets_us``: most QPU access time of one UTC day, in µs, for the names that have a limit.
-    """
-
-    def __init__(self, digests: dict[str, bytes], budgets_us: Mapping[str, float] | None = None) -> None:
-        self._digests = digests
-        self.budgets_us = dict(budgets_us or {})
+    def __init__(self, entries: Iterable[KeyEntry] = ()) -> None:
+        entries = tuple(entries)
+        self._digests = {entry.name: entry.digest for entry in entries}
+        self.budgets_us = {entry.name: entry.budget_us for entry in entries if entry.budget_us is not None}
+        self.rates = {e.name: e.showers_per_minute for e in entries if e.showers_per_minute is not None}
 
     def __bool__(self) -> bool:
         return bool(self._digests)
@@ -43,8 +57,7 @@ class ApiKeys:
 
 def load_api_keys(settings: Settings) -> ApiKeys:
     """The keys of ``api_keys`` and ``api_keys_file`` together. SettingsError without showing what was given."""
-    digests: dict[str, bytes] = {}
-    budgets_us: dict[str, float] = {}
+    entries: dict[str, KeyEntry] = {}
     lines = [("api_keys", pair) for pair in settings.api_keys.get_secret_value().split(",")]
     if settings.api_keys_file is not None:
         try:
@@ -58,29 +71,30 @@ def load_api_keys(settings: Settings) -> ApiKeys:
     for source, line in lines:
         if not line.strip():
             continue
-        try:
-            name, digest, budget_us = _parsed_key(line.strip())
-        except ValueError:
-            name, digest, budget_us = "", b"", None
-        if not name or len(digest) != DIGEST_BYTES or name in digests:
-            allowed = "name:sha256 or name:sha256:budget, names different, 64 hex digits, the budget >= 0 in µs"
+        entry = _parsed_key(line.strip())
+        if entry is None or entry.name in entries:
+            allowed = "name:sha256, name:sha256:budget or name:sha256:budget:rate, names different, 64 hex digits, "
+            allowed += "the budget in µs and the rate in showers a minute, >= 0 or left empty"
             raise SettingsError(f"{PREFIX}{source.upper()}", "***", allowed)
-        digests[name] = digest
-        if budget_us is not None:
-            budgets_us[name] = budget_us
-    return ApiKeys(digests, budgets_us)
+        entries[entry.name] = entry
+    return ApiKeys(entries.values())
 
 
-def _parsed_key(entry: str) -> tuple[str, bytes, float | None]:
-    """Name, digest and budget of ``name:sha256`` or ``name:sha256:budget``; ValueError if it is neither."""
-    name, _, last = entry.rpartition(":")
-    if len(last) == 2 * DIGEST_BYTES:
-        return name, bytes.fromhex(last), None
-    name, _, digest = name.rpartition(":")
-    budget_us = float(last)
-    if not (math.isfinite(budget_us) and budget_us >= 0):
-        raise ValueError(last)
-    return name, bytes.fromhex(digest), budget_us
+_ENTRY = re.compile(r"(?P<name>.+?):(?P<digest>[0-9a-fA-F]{64})(?::(?P<budget>[^:]*)(?::(?P<rate>[^:]+))?)?")
+
+
+def _parsed_key(text: str) -> KeyEntry | None:
+    """The key of ``name:sha256[:budget[:rate]]``; None if it is none."""
+    found = _ENTRY.fullmatch(text)
+    if found is None or (found["budget"] == "" and found["rate"] is None):
+        return None
+    try:
+        limits = [None if not found[part] else float(found[part]) for part in ("budget", "rate")]
+    except ValueError:
+        return None
+    if any(limit is not None and not (math.isfinite(limit) and limit >= 0) for limit in limits):
+        return None
+    return KeyEntry(found["name"], bytes.fromhex(found["digest"]), *limits)
 
 
 def check_exposure(settings: Settings, keys: ApiKeys) -> None:

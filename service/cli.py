@@ -102,6 +102,9 @@ def _root(
 def serve(
     host: Annotated[Optional[str], typer.Option(help="Address to listen on [QSHOWER_HOST, 127.0.0.1].")] = None,
     port: Annotated[Optional[int], typer.Option(help="Port; 0 takes a free one [QSHOWER_PORT, 8000].")] = None,
+    grpc_port: Annotated[
+        Optional[int], typer.Option(help="Port of KServe v2 over gRPC [QSHOWER_GRPC_PORT, none].")
+    ] = None,
     allow_open: Annotated[
         Optional[bool], typer.Option("--allow-open", help="Listen beyond loopback without API keys.")
     ] = None,
@@ -110,7 +113,7 @@ def serve(
     from qshower.service.server import serve as run
     from qshower.service.settings import load_settings
 
-    run(load_settings(host=host, port=port, allow_open=allow_open))
+    run(load_settings(host=host, port=port, grpc_port=grpc_port, allow_open=allow_open))
 
 
 @app.command(

@@ -21,8 +21,12 @@ from prometheus_client.registry import Collector
 
 from qshower.sampler.errors import QShowerError
 from qshower.sampler.qpu.ocean.circuit_breaker import State
+from qshower.service.catalogue import Catalogue
 from qshower.service.engine.queued_request import QueuedRequest
 from qshower.service.engine.work import DrawKey
+from qshower.service.key_metrics import KeyCollector
+from qshower.service.model_metrics import ModelCollector
+from qshower.service.residency import Residency
 
 if TYPE_CHECKING:
     from qshower.sampler.qpu.qpu_status import QpuFigures
@@ -56,6 +60,20 @@ class Metrics:
         self.batch_rows = Histogram(
             "qshower_batch_rows", "Showers in a batch", ("sampler",), buckets=ROWS, registry=own
         )
+        self.queue_seconds = Histogram(
+            "qshower_queue_seconds",
+            "Time until a request was begun",
+            ("sampler",),
+            buckets=SECONDS,
+            registry=own,
+        )
+        self.encode_seconds = Histogram(
+            "qshower_encode_seconds",
+            "Time to encode an answer or a chunk",
+            ("format",),
+            buckets=SECONDS,
+            registry=own,
+        )
         self.sample_seconds = Histogram(
             "qshower_sample_seconds", "Time to draw a batch", ("sampler", "model"), buckets=SECONDS, registry=own
         )
@@ -80,16 +98,30 @@ class Metrics:
 
     def watch_qpu(
         self,
-        figures: Callable[[], QpuFigures],
-        models: Sequence[str],
+        figures: Callable[[], tuple[QpuFigures, Sequence[str]]],
         recalibration: Status | None = None,
         unused_reads: Status | None = None,
     ) -> None:
-        """Read the QPU's ``figures``, those of ``models`` in order, and how its background work stands when asked."""
-        self.registry.register(_QpuCollector(figures, models, recalibration, unused_reads))
+        """Read the QPU's ``figures``, with the names of the models, and how its background work stands when asked."""
+        self.registry.register(_QpuCollector(figures, recalibration, unused_reads))
+
+    def watch_keys(
+        self, budgets: Callable[[], Mapping[str, Mapping[str, Any]]], left: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """Read what the API keys have used and have left when metrics are asked for."""
+        self.registry.register(KeyCollector(budgets, left))
+
+    def watch_models(self, catalogue: Catalogue, residency: Residency) -> None:
+        """Read which models there are, and which are in memory, when metrics are asked for."""
+        self.registry.register(ModelCollector(catalogue, residency))
 
     def queued(self, request: QueuedRequest) -> None:
         """A request was taken in. It counts when it is answered."""
+        request.ended.add_done_callback(lambda _: self._waited(request))
+
+    def _waited(self, request: QueuedRequest) -> None:
+        if request.started_at is not None:
+            self.queue_seconds.labels(request.key.sampler).observe(request.started_at - request.submitted_at)
 
     def batch_drawn(self, key: DrawKey, rows: int, seconds: float) -> None:
         """A sampler answered a batch."""
@@ -144,23 +176,22 @@ class _QpuCollector(Collector):
 
     def __init__(
         self,
-        figures: Callable[[], QpuFigures],
-        models: Sequence[str],
+        figures: Callable[[], tuple[QpuFigures, Sequence[str]]],
         recalibration: Status | None,
         unused_reads: Status | None,
     ) -> None:
-        self._figures, self._models = figures, models
+        self._figures = figures
         self._recalibration, self._unused_reads = recalibration, unused_reads
 
     def collect(self) -> Iterator[Metric]:
         """Its metrics now."""
         try:
-            known = self._figures()
+            known, models = self._figures()
         except QShowerError:
             # A state folder that cannot be read must not take the whole page along; /samplers says what is wrong.
             pass
         else:
-            yield from self._told(known)
+            yield from self._told(known, models)
         ends = ("done", "failed")
         if self._recalibration is not None:
             text = "Calibrations made in the background"
@@ -172,7 +203,7 @@ class _QpuCollector(Collector):
             text = "Reads that draws did not use and that wait to be refined"
             yield GaugeMetricFamily("qshower_qpu_unused_reads_waiting", text, value=status["waiting"])
 
-    def _told(self, known: QpuFigures) -> Iterator[Metric]:
+    def _told(self, known: QpuFigures, models: Sequence[str]) -> Iterator[Metric]:
         circuit = GaugeMetricFamily("qshower_qpu_circuit", "1 for the circuit breaker's state", labels=("state",))
         for state in get_args(State):
             circuit.add_metric((state,), float(state == known.circuit))
@@ -191,7 +222,7 @@ class _QpuCollector(Collector):
             ("calibration_beta", "Effective inverse temperature in use", "beta"),
         ):
             gauge = GaugeMetricFamily(f"qshower_qpu_{name}", text, labels=("model", "solver"))
-            for model, calibration in zip(self._models, known.calibrations, strict=True):
+            for model, calibration in zip(models, known.calibrations, strict=True):
                 if calibration is not None:
                     gauge.add_metric((model, calibration.solver), float(getattr(calibration, field) or 0.0))
             yield gauge

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -23,6 +22,7 @@ from qshower.service.engine.engine import Engine
 from qshower.service.engine.work import BYTES_OF_VOXEL
 from qshower.service.generation.generator import Generator
 from qshower.service.generation.key_quota import Accounts
+from qshower.service.generation.key_rate import KeyRates
 from qshower.service.generation.request_of_body import request_of_body
 from qshower.service.generation.sampler_status import SamplerStatus
 from qshower.service.generation.selection import Selection
@@ -31,10 +31,14 @@ from qshower.service.jobs.background_jobs import Jobs
 from qshower.service.jobs.job_files import JobFiles
 from qshower.service.latent_cache.latent_caches import LatentCaches
 from qshower.service.metrics import Metrics
+from qshower.service.model_uses import ModelUses
+from qshower.service.reloading import Reloading
+from qshower.service.residency import Residency
 from qshower.service.sampler_table import build_registry, qpu_of, qpu_usage_path
 from qshower.service.schemas import GenerateRequest
+from qshower.service.service_errors import ModelBrokenError
 from qshower.service.settings import Settings
-from qshower.service.warmup import warm_up
+from qshower.service.warmup import to_warm, warm_up
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
@@ -58,7 +62,22 @@ class Service:
     metrics: Metrics
     idle: IdleTracking
     jobs: Jobs
+    residency: Residency
+    reloading: Reloading
+    model_uses: ModelUses
     ready: bool = False
+
+    def broken_models(self) -> dict[str, str]:
+        """Models that cannot be used, and why; of one version among several as ``NAME@VERSION``."""
+        catalogue = self.generator.selection.catalogue
+        found = {}
+        for model in catalogue.broken():
+            others = [version for version in catalogue.versions(model.name) if version != model.version]
+            found[f"{model.name}@{model.version}" if others else model.name] = model.error
+        for bundle in catalogue.all_versions():
+            if (error := self.residency.failure(bundle)) is not None:
+                found[bundle.name] = error
+        return found
 
 
 @asynccontextmanager
@@ -82,7 +101,7 @@ async def running_service(
         # Closing a QPU ends what is drawn on it, so threads that may be drawing are waited for after that.
         background = await stack.enter_async_context(AsyncExitStack())
         stack.push_async_callback(asyncio.to_thread, registry.close)
-        idle = IdleTracking()
+        idle, uses = IdleTracking(), ModelUses()
         engine = Engine(
             Limits(
                 settings.limits.batch_rows,
@@ -95,6 +114,7 @@ async def running_service(
             ),
             metrics,
             idle,
+            uses,
             capabilities_of=lambda name: registry.get(name).capabilities,
         )
         caches = LatentCaches(
@@ -112,19 +132,23 @@ async def running_service(
         metrics.watch(engine)
         recalibration = None
         if (qpu := qpu_of(registry)) is not None:
-            bundles = catalogue.bundles()
             if warm and settings.on_qpu.recalibrate_s:
                 recalibration = Recalibration(qpu, catalogue, settings.on_qpu.recalibrate_s)
                 background.push_async_callback(asyncio.to_thread, recalibration.close)
                 stack.callback(recalibration.task.stop)
             metrics.watch_qpu(
-                partial(_qpu_figures, qpu, bundles),
-                [bundle.name for bundle in bundles],
+                lambda: _qpu_figures(qpu, catalogue.bundles()),
                 None if recalibration is None else recalibration.status,
                 None if caches.queue is None else caches.queue.status,
             )
         selection = Selection(catalogue, registry)
-        quotas = Accounts({} if keys is None else keys.budgets_us, qpu_usage_path(settings))
+        residency = Residency(settings.limits.model_bytes)
+        metrics.watch_models(catalogue, residency)
+        reloading = Reloading(catalogue, lambda: load_catalogue(settings, catalogue), residency, caches)
+        stack.push_async_callback(reloading.close)
+        keys = keys or ApiKeys()
+        quotas, rates = Accounts(keys.budgets_us, qpu_usage_path(settings)), KeyRates(keys.rates)
+        metrics.watch_keys(quotas.states, rates.left)
         generator = Generator(
             selection,
             engine,
@@ -132,9 +156,18 @@ async def running_service(
             max_response_bytes=settings.limits.response_bytes,
             cache=caches,
             quotas=quotas,
+            residency=residency,
+            rates=rates,
         )
+        for model in catalogue.broken():
+            _log.error("a model is broken", model=model.name, error=model.error)
         if warm:
-            await asyncio.to_thread(warm_up, selection)
+            for bundle in to_warm(selection):
+                try:
+                    async with residency.using(bundle):
+                        await asyncio.to_thread(warm_up, selection, bundle)
+                except ModelBrokenError as error:
+                    _log.error("a model is broken", model=bundle.name, error=error.error)
             caches.start()
         if recalibration is not None:
             recalibration.task.start()
@@ -146,7 +179,7 @@ async def running_service(
         if warm:
             await jobs.start()
             stack.push_async_callback(jobs.stop)
-        yield Service(settings, generator, status, engine, metrics, idle, jobs)
+        yield Service(settings, generator, status, engine, metrics, idle, jobs, residency, reloading, uses)
 
 
 def _jobs(settings: Settings, generator: Generator) -> Jobs:
@@ -161,9 +194,10 @@ def _jobs(settings: Settings, generator: Generator) -> Jobs:
     return Jobs(settings.jobs, JobFiles(folder), generator, request_of)
 
 
-def _qpu_figures(qpu: QpuSampler, bundles: Sequence[Bundle]) -> QpuFigures:
-    """Circuit, costs and calibrations; without the latter where they cannot be read."""
+def _qpu_figures(qpu: QpuSampler, bundles: Sequence[Bundle]) -> tuple[QpuFigures, list[str]]:
+    """Circuit, costs and calibrations, the latter in the order of the names; none where they cannot be read."""
     try:
-        return qpu.monitor.figures(bundle.machine for bundle in bundles)
+        figures = qpu.monitor.figures(bundle.machine for bundle in bundles)
     except QShowerError:
-        return replace(qpu.monitor.figures(()), calibrations=(None,) * len(bundles))
+        figures = replace(qpu.monitor.figures(()), calibrations=(None,) * len(bundles))
+    return figures, [bundle.name for bundle in bundles]

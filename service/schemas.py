@@ -87,7 +87,7 @@ class GenerateRequest(StrictModel):
         default_factory=list, max_length=5, description="Tried in order if the sampler is unavailable."
     )
     solver: str | None = Field(None, min_length=1, max_length=200, description="QPU solver, or pegasus / zephyr.")
-    model: str | None = Field(None, min_length=1, max_length=200, description="Name of a bundle.")
+    model: str | None = Field(None, min_length=1, max_length=200, description="NAME of a bundle, or NAME@VERSION.")
     seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="Shower i uses stream (seed, i).")
     options: GenerateOptions = Field(
         default_factory=lambda: GenerateOptions.model_validate({}), description="Choices of the sampler."
@@ -134,7 +134,11 @@ class ModelSummary(BaseModel):
     """One bundle in ``GET /models``."""
 
     name: str
+    version: int
+    versions: list[int] = Field(description="All versions that can be used, the highest first: NAME@VERSION.")
     default: bool
+    loaded: bool = Field(description="Whether its network is in memory; otherwise the first request loads it.")
+    error: str | None = Field(description="Why its network could not be loaded the last time.")
     sha256: str
     geometry: str
     particle: str
@@ -143,10 +147,20 @@ class ModelSummary(BaseModel):
     domain_mev: list[float] = Field(min_length=2, max_length=2, description="Lowest and highest incident energy.")
 
 
+class BrokenBundle(BaseModel):
+    """A bundle that cannot be used."""
+
+    name: str
+    version: int | None = Field(description="null where its manifest cannot be read.")
+    default: bool
+    error: str
+
+
 class ModelList(BaseModel):
     """What ``GET /models`` answers."""
 
     models: list[ModelSummary]
+    broken: list[BrokenBundle]
 
 
 class ModelDetail(ModelSummary):
@@ -204,6 +218,9 @@ class Health(BaseModel):
     """What ``GET /health/*`` answers."""
 
     status: str
+    broken_models: dict[str, str] | None = Field(
+        default=None, description="Models that cannot be used, and why; if there are any."
+    )
 
 
 class ProblemField(BaseModel):

@@ -116,6 +116,10 @@ def serve(settings: Settings) -> None:
         _log.warning("ignored the service link of Kubernetes or Docker", variable="QSHOWER_PORT", value=link)
     for name, meant in unknown_variables().items():
         _log.warning("ignored a variable that is no setting", variable=name, **({"meant": meant} if meant else {}))
+    if settings.grpc_port:
+        from qshower.service.kserve.grpc_server import check_grpc_port
+
+        check_grpc_port(settings)
     with listening(settings) as listener:
         _log.info("listening", url=url_of(listener))
         # Only now, so that a port in use is reported at once and not after seconds of loading.
@@ -134,6 +138,7 @@ def serve(settings: Settings) -> None:
         )
         server = uvicorn.Server(server_config(starting, settings))
         _drain_first(server, starting, settings)
+        _reload_on_hangup(server, starting)
         # uvicorn raises the signals it was stopped by once more when it is done; a clean stop is no failure.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
@@ -154,7 +159,8 @@ def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         http=ConnectionWatch(limits_of(settings)).protocol(),
         ws="none",
         log_config=None,
-        access_log=settings.logs.level == "debug",
+        # RequestIds writes a line for each request, with its id.
+        access_log=False,
         timeout_keep_alive=max(1, round(connections.keep_alive_s)),
         timeout_graceful_shutdown=max(1, round(settings.times.drain_timeout_s)),
         forwarded_allow_ips=connections.trusted_proxies if connections.unix_socket is None else "*",
@@ -206,3 +212,28 @@ def _end(settings: Settings, code: int, event: str) -> None:
             settings.connections.unix_socket.unlink(missing_ok=True)
     sys.stderr.flush()
     os._exit(code)
+
+
+def _reload_on_hangup(server: uvicorn.Server, starting: Starting) -> None:
+    """On SIGHUP read the models again, as systemd's reload, nginx and Prometheus have it.
+
+    A closed terminal sends it too: then the server stops, as a program does that runs in one.
+    """
+    in_terminal = _has_terminal()
+
+    def reload(_: int, frame: FrameType | None) -> None:
+        if in_terminal and not _has_terminal():
+            server.handle_exit(signal.SIGTERM, frame)
+            return
+        if starting.app is not None:
+            starting.app.state.service.reloading.request()
+
+    signal.signal(signal.SIGHUP, reload)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

@@ -6,14 +6,16 @@
     ├── InvalidInputError
     │   └── SettingsError            an environment variable or flag is not allowed
     └── ServiceError                 a request that is refused whatever its values
-        ├── MalformedError           the body is no JSON object                          400
+        ├── MalformedError           the body is not of the form that it has to be       400
         ├── UnauthorisedError        no API key, or an unknown one                       401
-        ├── UnknownModelError        no bundle of that name                              404
+        ├── UnknownModelError        no bundle of that name, or none of that version     404
         ├── NotAcceptableError       none of the media types of Accept can be made       406
         ├── TooLargeError            the body or the projected answer is too large       413
         ├── UnsupportedEncodingError the body is compressed in a way that is not known       415
         ├── MisdirectedError         the Host is none of the allowed ones                421
         ├── QueueFullError           too much is waiting; says when to try again         429
+        ├── RateError                the caller's key has drawn too much; when again     429
+        ├── ModelBrokenError         the bundle's files are altered or unreadable        503
         ├── NotReadyError            starting, draining or stopped                       503
         ├── StorageError             no room on the disk, or it cannot be written to     507
         ├── UnknownJobError          no job of that id, or another key's                 404
@@ -35,7 +37,7 @@ class ServiceError(QShowerError):
 
 
 class MalformedError(ServiceError):
-    """The body is not a JSON object, or does not say that it is."""
+    """The body is not a JSON object, does not say that it is, or is not of the form that its protocol has."""
 
 
 class UnauthorisedError(ServiceError):
@@ -43,12 +45,21 @@ class UnauthorisedError(ServiceError):
 
 
 class UnknownModelError(ServiceError):
-    """No bundle of that name is loaded."""
+    """There is no bundle of that name, or none of that version."""
 
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
         self.name = name
         self.known = known
         super().__init__(f"no model is named {name!r}; there are: {', '.join(known)}")
+
+
+class ModelBrokenError(ServiceError):
+    """There is a bundle of that name, and its files are not whole. ``error`` says what is wrong with them."""
+
+    def __init__(self, name: str, error: str) -> None:
+        self.name = name
+        self.error = error
+        super().__init__(f"model {name} cannot be used: {error}")
 
 
 class NotAcceptableError(ServiceError):
@@ -69,6 +80,14 @@ class MisdirectedError(ServiceError):
 
 class QueueFullError(ServiceError):
     """Too much work is waiting. ``retry_after_s``: when the queue should have room again."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class RateError(ServiceError):
+    """The caller's key has drawn what it may for now. ``retry_after_s``: when it may draw again."""
 
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         self.retry_after_s = retry_after_s

@@ -71,6 +71,12 @@ class Limits(BaseSettings):
     queue_rows: int = Field(
         200_000, ge=1, description="Most showers that may wait or be in work; beyond it requests get 429."
     )
+    model_bytes: int = Field(
+        1 << 30,
+        ge=0,
+        description="Most bytes of the models' networks in memory. A network is loaded for the first request that "
+        "needs it; those used longest ago make room.",
+    )
     batch_rows: int = Field(
         512, ge=1, le=65536, description="Most showers drawn and decoded at once with a classical sampler on a CPU."
     )
@@ -215,6 +221,14 @@ class LogSettings(BaseSettings):
     format: Literal["text", "json"] = Field("text", description="`json` writes one JSON object on each line.")
 
 
+class MetricsSettings(BaseSettings):
+    """Metrics."""
+
+    model_config = _config("METRICS_")
+
+    open: bool = Field(default=False, description="Answer `/metrics` without an API key where other pages need one.")
+
+
 class OnQpu(BaseSettings):
     """QPU."""
 
@@ -271,16 +285,24 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of KServe v2 over gRPC, Triton's being 8001; 0 takes a free one; unset: none.",
+    )
     api_keys: SecretStr = Field(
         SecretStr(""),
-        description="Who may call: `name:sha256` or `name:sha256:budget`, comma separated; see below.",
+        description="Who may call: `name:sha256[:budget[:rate]]`, comma separated; see below.",
     )
     api_keys_file: Path | None = Field(None, description="File with one such entry on each line.")
     allow_open: bool = Field(
         default=False, description="Allow listening beyond loopback without API keys (behind a gateway that checks)."
     )
     model_folder: Path | None = Field(
-        None, description="Folder of further bundles, one sub-folder each, beside those that come with the package."
+        None,
+        description="Folder of further bundles, one sub-folder each, beside those that come with the package; read "
+        "again on SIGHUP.",
     )
     default_model: str | None = Field(
         None,
@@ -299,6 +321,7 @@ class Settings(BaseSettings):
     bank: Path | None = Field(None, description="Bank of ready-made latents that the `replay` sampler serves.")
 
     logs: LogSettings
+    metrics: MetricsSettings
     limits: Limits
     times: Times
     connections: ConnectionSettings
@@ -310,6 +333,7 @@ class Settings(BaseSettings):
 
 GROUPS: dict[str, type[BaseSettings]] = {
     "logs": LogSettings,
+    "metrics": MetricsSettings,
     "limits": Limits,
     "times": Times,
     "connections": ConnectionSettings,

@@ -35,7 +35,7 @@ def draw(request: Request, *, overwrite: bool) -> None:
     seed = secrets.randbits(64) if request.seed is None else request.seed
     energies = incident_energies(replace(request, seed=seed))
     replaceable(request.output)
-    catalogue = load_catalogue(settings, build_decoders=False)
+    catalogue = load_catalogue(settings)
     options = request.sampler_options
     partial, done = None, 0
     try:

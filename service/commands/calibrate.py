@@ -59,7 +59,7 @@ def run(
 
 def _sweeps(settings: Settings, sampler: str, model: str | None, tolerance: float, *, save: bool) -> None:
     """The sweeps after which cold starts agree with warm ones, and how long chains remember what they were."""
-    bundle = load_catalogue(settings, build_decoders=False).get(model)
+    bundle = load_catalogue(settings).get(model)
     with build_registry(settings) as registry, progress("steps") as bar:
         task = bar.add_task("drawing", total=BANDS * len(SWEEPS_TRIED))
 

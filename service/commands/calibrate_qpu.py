@@ -40,7 +40,7 @@ def run(
 
     The model is the one that is named, or the default one for a topology that is online.
     """
-    catalogue = load_catalogue(settings, build_decoders=False)
+    catalogue = load_catalogue(settings)
     options = SamplerOptions(solver=solver, annealing_time_us=annealing_time_us)
     with build_registry(settings) as registry:
         if (qpu := qpu_of(registry)) is None:

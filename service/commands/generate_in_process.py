@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 
 from qshower.model.showers_writer import write_showers
 from qshower.sampler.protocol import StoredSampler
-from qshower.service.catalogue import load_catalogue
 from qshower.service.commands import draw_request
 from qshower.service.commands.draw_request import Request, rows_per_chunk
 from qshower.service.commands.terminal import progress
@@ -60,8 +58,7 @@ def draw_showers(request: Request, energies: NDArray[np.float64]) -> str:
 @asynccontextmanager
 async def _quiet_service() -> AsyncIterator[Service]:
     settings = load_settings(max_queue_rows=1 << 40, max_pending_bytes=1 << 50)
-    load_models = partial(load_catalogue, build_decoders=False)
-    async with running_service(settings, Metrics(), load_models, warm=False) as service:
+    async with running_service(settings, Metrics(), warm=False) as service:
         # Nobody waits at the other end of a connection: no deadline, no bound on the answer's size.
         yield replace(service, generator=service.generator.unbounded())
 

@@ -42,5 +42,5 @@ def _of_this_machine() -> list[dict[str, Any]]:
     settings = load_settings(log_level="warning")
     configure_logs(settings)
     with build_registry(settings) as registry:
-        status = SamplerStatus(Selection(load_catalogue(settings, build_decoders=False), registry))
+        status = SamplerStatus(Selection(load_catalogue(settings), registry))
         return [status.of(name).model_dump() for name in SAMPLERS]

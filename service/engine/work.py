@@ -24,15 +24,16 @@ COPIES_HELD = 2
 class DrawKey:
     """What requests must share to be drawn in one batch.
 
-    ``account``: who pays for it, "" for nobody in particular. ``cached``: every latent is there already, from a cache
-    or a bank, so that it does not wait for those that are drawn. ``elsewhere``: it is drawn on another machine, and
-    leaves the processor of this one idle.
+    ``sha256`` is the bundle's: one of the same name may have taken its place. ``account``: who pays for it, "" for
+    nobody in particular. ``cached``: every latent is there already, from a cache or a bank, so that it does not wait
+    for those that are drawn. ``elsewhere``: it is drawn on another machine, and leaves the processor of this one idle.
     """
 
     bundle: str
     sampler: str
     options: SamplerOptions
     threshold_mev: float
+    sha256: str = ""
     account: str = ""
     cached: bool = False
     elsewhere: bool = False

@@ -19,6 +19,7 @@ class Origin:
     """What the service knows about an answer, beside what the sampler says."""
 
     model: str
+    model_version: int
     model_sha256: str
     version: str
     seed: int | None
@@ -58,6 +59,7 @@ def provenance_json(origin: Origin, parts: Iterable[DrawnRows], elapsed_s: dict[
     sampler = merged.pop("sampler")
     answer: dict[str, Any] = {
         "model": origin.model,
+        "model_version": origin.model_version,
         "model_sha256": origin.model_sha256,
         "version": origin.version,
         "sampler": sampler,

@@ -44,7 +44,7 @@ class Attempt:
     limit_s: float | None
     timer: asyncio.Timeout
     failures: dict[str, SamplerUnavailableError | BankExhaustedError] = field(default_factory=dict)
-    _conditions: dict[str, NDArray[np.int8]] = field(default_factory=dict)
+    _conditions: dict[Bundle, NDArray[np.int8]] = field(default_factory=dict)
 
     @property
     def deadline_at(self) -> float | None:
@@ -68,12 +68,12 @@ class Attempt:
 
     async def conditions(self, bundle: Bundle) -> NDArray[np.int8]:
         """(rows, condition nodes) of the request's energies, made once for each model."""
-        known = self._conditions.get(bundle.name)
+        known = self._conditions.get(bundle)
         if known is None:
             energies = self.request.energies_mev
             inline = self.request.rows <= INLINE_ROWS
             known = bundle.conditions(energies) if inline else await asyncio.to_thread(bundle.conditions, energies)
-            self._conditions[bundle.name] = known
+            self._conditions[bundle] = known
         return known
 
     def streams(self) -> NDArray[np.uint64]:
@@ -87,6 +87,7 @@ class Attempt:
         reasons = "; ".join(f"{name}: {error}" for name, error in self.failures.items())
         return Origin(
             bundle.name,
+            bundle.manifest.version,
             bundle.sha256,
             program_version(),
             self.request.seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,18 +12,22 @@ from qshower.sampler.errors import BankExhaustedError, InvalidInputError, Sample
 from qshower.sampler.protocol import StoredSampler
 from qshower.sampler.request import LatentRequest, SamplerOptions
 from qshower.service.engine.engine import Engine
+from qshower.service.engine.queued_request import QueuedRequest
 from qshower.service.engine.work import DrawKey, Draws, Work
 from qshower.service.generation.attempt import Attempt, all_failed, attempting
 from qshower.service.generation.availability import in_waiting_thread, require
 from qshower.service.generation.key_quota import Accounts
+from qshower.service.generation.key_rate import KeyRates
 from qshower.service.generation.open_answer import OpenAnswer
 from qshower.service.generation.request_options import check_options, options_for, refused_setting
 from qshower.service.generation.selection import Selection
 from qshower.service.generation.shower_request import ShowerAnswer, ShowerRequest
 from qshower.service.latent_cache.cached_reads import estimated
 from qshower.service.latent_cache.latent_caches import LatentCaches
+from qshower.service.residency import Residency
 from qshower.service.sampler_table import SAMPLERS, qpu_of
 from qshower.service.schemas import Estimate
+from qshower.service.service_errors import ServiceError
 
 if TYPE_CHECKING:
     from qshower.model.bundle import Bundle
@@ -40,6 +44,8 @@ class Generator:
         max_response_bytes: projected size above which an answer is refused; None for no bound.
         cache: latents that are ready before they are asked for, None for none.
         quotas: QPU time of the API keys, None where nobody in particular pays.
+        residency: the networks in memory, None for no bound on them.
+        rates: showers of the API keys, None where none has a limit.
     """
 
     def __init__(
@@ -51,6 +57,8 @@ class Generator:
         max_response_bytes: int | None = None,
         cache: LatentCaches | None = None,
         quotas: Accounts | None = None,
+        residency: Residency | None = None,
+        rates: KeyRates | None = None,
     ) -> None:
         self.selection = selection
         self._engine = engine
@@ -58,10 +66,12 @@ class Generator:
         self._max_response_bytes = max_response_bytes
         self._cache = cache
         self._quotas = quotas
+        self._residency = residency
+        self._rates = KeyRates({}) if rates is None else rates
 
     def unbounded(self) -> Generator:
         """The same without a deadline or a bound on answers, for a program that draws for itself."""
-        return Generator(self.selection, self._engine)
+        return Generator(self.selection, self._engine, residency=self._residency)
 
     async def generate(self, request: ShowerRequest) -> ShowerAnswer:
         """Draw what is asked for. Cancel the task to give it up. Errors as of ``begin``."""
@@ -128,7 +138,7 @@ class Generator:
             require(name, availability)
             streams = np.zeros((request.rows, 2), dtype=np.uint64)  # of no consequence: nothing is drawn
             latents = LatentRequest(bundle.machine, await attempt.conditions(bundle), streams, options, attempt.limit_s)
-            cached = self._cache.reads(name, bundle.name) if self._cache is not None and request.takes_cached else None
+            cached = self._cache.reads(name, bundle) if self._cache is not None and request.takes_cached else None
             try:
                 return await in_waiting_thread(estimated, qpu, bundle.name, latents, cached)
             except InvalidInputError as error:
@@ -154,7 +164,7 @@ class Generator:
         some = None
         if self._cache is not None and request.takes_cached:
             conditions = await attempt.conditions(bundle)
-            some = await in_waiting_thread(self._cache.claim, name, bundle.name, conditions)
+            some = await in_waiting_thread(self._cache.claim, name, bundle, conditions)
         draws: Draws = sampler
         account = request.account if sampler.capabilities.billed and self._quotas is not None else ""
         if account and self._quotas is not None:
@@ -164,6 +174,7 @@ class Generator:
             name,
             options,
             request.threshold_of(bundle),
+            sha256=bundle.sha256,
             account=account,
             elsewhere=sampler.capabilities.billed,
         )
@@ -171,9 +182,19 @@ class Generator:
             key = self._cached_key(name, bundle, request)
         return await self._draw(attempt, bundle, key, draws, claim=some, notes=notes)
 
+    def _submit(self, work: Work, request: ShowerRequest) -> QueuedRequest:
+        """``work`` in the engine's queue, counted for the API key that it came with."""
+        self._rates.take(request.account, request.rows)
+        try:
+            return self._engine.submit(work)
+        except ServiceError:
+            self._rates.give_back(request.account, request.rows)
+            raise
+
     def _cached_key(self, sampler: str, bundle: Bundle, request: ShowerRequest) -> DrawKey:
         """Of a request whose latents are all there."""
-        return DrawKey(bundle.name, sampler, SamplerOptions(), request.threshold_of(bundle), cached=True)
+        threshold_mev = request.threshold_of(bundle)
+        return DrawKey(bundle.name, sampler, SamplerOptions(), threshold_mev, sha256=bundle.sha256, cached=True)
 
     async def _cached_whole(self, sampler: str, attempt: Attempt) -> tuple[Bundle, Claim] | None:
         """The model and the cached latents that answer a request in whole, whatever the solver does; None if none do.
@@ -184,11 +205,11 @@ class Generator:
         if self._cache is None or not request.takes_cached:
             return None
         for bundle in [catalogue.get(request.model)] if request.model is not None else catalogue.defaults():
-            if self._cache.reads(sampler, bundle.name) is None or request.outside(bundle).size:
+            if self._cache.reads(sampler, bundle) is None or request.outside(bundle).size:
                 continue
             request.check(bundle, self._max_response_bytes)
             conditions = await attempt.conditions(bundle)
-            claim = await in_waiting_thread(self._cache.claim, sampler, bundle.name, conditions, whole=True)
+            claim = await in_waiting_thread(self._cache.claim, sampler, bundle, conditions, whole=True)
             if claim is not None:
                 return bundle, claim
         return None
@@ -204,7 +225,7 @@ class Generator:
         notes: tuple[str, ...] = (),
     ) -> OpenAnswer:
         """The showers of a request; what ``claim`` holds goes back if they are shown to nobody."""
-        request, answer = attempt.request, None
+        request, answer, holds = attempt.request, None, AsyncExitStack()
         try:
             work = Work(
                 key,
@@ -219,15 +240,19 @@ class Generator:
                 request.window_bytes,
                 request.deadline_s,
             )
-            queued = self._engine.submit(work)
+            if self._residency is not None:
+                await holds.enter_async_context(self._residency.using(bundle))
+            queued = self._submit(work, request)
             origin = attempt.origin(bundle, key.threshold_mev, notes)
-            answer = OpenAnswer(request, bundle.geometry, origin, self._engine, queued, attempt.begun, claim)
+            answer = OpenAnswer(request, bundle.geometry, origin, self._engine, queued, attempt.begun, claim, holds)
             with attempt.in_engine():
                 await answer.wait()
         except BaseException:
             if answer is not None:
                 await answer.close()
-            elif claim is not None:
-                claim.give_back()
+            else:
+                await holds.aclose()
+                if claim is not None:
+                    claim.give_back()
             raise
         return answer

@@ -38,6 +38,10 @@ class Accounts:
         """``sampler``, its draws billed to the key ``name`` and refused with BudgetExceededError beyond its budget."""
         return _Billed(sampler, self, name)
 
+    def states(self) -> dict[str, dict[str, Any]]:
+        """What each key with a limit has used today and has left, as ``state``."""
+        return {name: self.state(name) for name in self._budgets_us}
+
     def state(self, name: str) -> dict[str, Any]:
         """What the key has used today and what is left, in µs; None where it has no limit, or the file is unreadable.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ class OpenAnswer:
         request: what was asked for.
         geometry: of the model.
         origin: what its provenance says beside what the sampler says.
+        _holds: closed with it.
     """
 
     request: ShowerRequest
@@ -35,6 +37,7 @@ class OpenAnswer:
     _queued: QueuedRequest
     _begun: float
     _claim: Claim | None = None
+    _holds: AsyncExitStack = field(default_factory=AsyncExitStack)
     _taken: bool = False
     _first: Chunk | None = None
     _chunks: AsyncIterator[Chunk] = field(init=False)
@@ -89,5 +92,6 @@ class OpenAnswer:
     async def close(self) -> None:
         """Let go of it, and give latents back that nobody was shown. Idempotent."""
         self._engine.close_request(self._queued)
+        await self._holds.aclose()
         if self._claim is not None and not self._taken:
             self._claim.give_back()

@@ -12,8 +12,12 @@ from qshower.service.schemas import GenerateRequest
 from qshower.service.settings import Limits
 
 
-def request_of_body(body: GenerateRequest, limits: Limits, bytes_per_voxel: float, account: str) -> ShowerRequest:
+def request_of_body(
+    body: GenerateRequest, limits: Limits, bytes_per_voxel: float, account: str, *, window_bytes: int | None = None
+) -> ShowerRequest:
     """What ``body`` asks for, in a format of ``bytes_per_voxel``, on behalf of the API key ``account``.
+
+    ``window_bytes``: most bytes of showers that may wait to be sent, None where they are sent whole.
 
     Raises:
         InvalidInputError: more showers than are allowed, or a longer deadline.
@@ -43,4 +47,5 @@ def request_of_body(body: GenerateRequest, limits: Limits, bytes_per_voxel: floa
         bytes_per_voxel=bytes_per_voxel,
         showers_per_energy=body.showers_per_energy,
         account=account,
+        window_bytes=window_bytes,
     )

@@ -12,6 +12,7 @@ from qshower.service.generation.selection import Selection
 from qshower.service.latent_cache.latent_caches import LatentCaches
 from qshower.service.sampler_table import SAMPLERS
 from qshower.service.schemas import SamplerState
+from qshower.service.service_errors import ModelBrokenError
 
 
 class SamplerStatus:
@@ -48,7 +49,17 @@ class SamplerStatus:
                 name=name, available=False, reason=str(error), reproducible=reproducible, options=[], detail={}
             )
         capabilities = sampler.capabilities
-        bundle = self._selection.default_model(sampler)
+        try:
+            bundle = self._selection.default_model(sampler)
+        except ModelBrokenError as error:
+            return SamplerState(
+                name=name,
+                available=False,
+                reason=str(error),
+                reproducible=capabilities.reproducible,
+                options=sorted(capabilities.options),
+                detail={},
+            )
         state = sampler.availability(bundle.machine)
         on_solver = "solver" in capabilities.options
         for other in self._selection.catalogue.defaults() if on_solver and not state.available else ():

@@ -33,7 +33,11 @@ _log = structlog.get_logger("qshower.service")
 
 
 async def response_to(
-    answer: OpenAnswer, wanted: Wanted, holds: AsyncExitStack, ended: Callable[[str], object]
+    answer: OpenAnswer,
+    wanted: Wanted,
+    holds: AsyncExitStack,
+    ended: Callable[[str], object],
+    encoded: Callable[[float], object],
 ) -> Response:
     """The response with ``answer``, whose first showers are there.
 
@@ -42,14 +46,16 @@ async def response_to(
         wanted: in what format.
         holds: closed once all is sent, or as soon as it is known that it will not be.
         ended: told the outcome then.
+        encoded: told the seconds that encoding took, of all or of each chunk.
     """
     if 4 * answer.request.rows * answer.geometry.voxel_count <= WINDOW_BYTES:
         whole = await answer.whole()
-        small = whole.showers_mev.nbytes <= INLINE_BYTES
+        small, begun = whole.showers_mev.nbytes <= INLINE_BYTES, time.perf_counter()
         body = encode(whole, wanted) if small else await asyncio.to_thread(encode, whole, wanted)
+        encoded(time.perf_counter() - begun)
         pieces, length = _one(body), len(body)
     else:
-        pieces, length = _pieces(answer, wanted), None
+        pieces, length = _pieces(answer, wanted, encoded), None
     # What goes wrong before there is anything to send has a status of its own.
     first = await anext(pieces)
     return ShowerResponse(Sending(first, pieces, answer.wait_for_taker, holds, ended), wanted, length)
@@ -59,22 +65,27 @@ async def _one(body: bytes) -> AsyncGenerator[bytes, None]:
     yield body
 
 
-async def _pieces(answer: OpenAnswer, wanted: Wanted) -> AsyncGenerator[bytes, None]:
+async def _pieces(
+    answer: OpenAnswer, wanted: Wanted, encoded: Callable[[float], object]
+) -> AsyncGenerator[bytes, None]:
     """The bytes of the answer as they come."""
     content = Content(answer.request.energies_mev, answer.geometry, answer.provenance())
     encoder = await asyncio.to_thread(encoder_of, wanted, content)
     try:
-        async for piece in _encoded(answer, encoder):
+        async for piece in _encoded(answer, encoder, encoded):
             if piece:
                 yield piece
     finally:
         await asyncio.to_thread(encoder.close)
 
 
-async def _encoded(answer: OpenAnswer, encoder: Encoder) -> AsyncIterator[bytes]:
+async def _encoded(answer: OpenAnswer, encoder: Encoder, encoded: Callable[[float], object]) -> AsyncIterator[bytes]:
     yield encoder.head()
     async for chunk in answer.chunks():
-        yield await asyncio.to_thread(encoder.chunk, chunk.start, chunk.showers_mev)
+        begun = time.perf_counter()
+        part = await asyncio.to_thread(encoder.chunk, chunk.start, chunk.showers_mev)
+        encoded(time.perf_counter() - begun)
+        yield part
     tail = encoder.tail(answer.provenance())
     while (piece := await asyncio.to_thread(next, tail, None)) is not None:
         yield piece

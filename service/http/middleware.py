@@ -23,7 +23,8 @@ from qshower.service.service_errors import MisdirectedError, TooLargeError, Unau
 
 _log = structlog.get_logger("qshower.service")
 
-PROBES = frozenset({"/health/live", "/health/ready"})
+METRICS = "/metrics"
+PROBES = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
 OPEN_PATHS = PROBES | docs_page.PATHS | {"/openapi.json"}
 
 
@@ -78,15 +79,16 @@ class HostCheck:
 
 
 class KeyCheck:
-    """Lets nobody through without a known key, but to the probes, the documentation and the page."""
+    """Lets nobody through without a known key, but to the probes and the documentation, and to /metrics if so set."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
+    def __init__(self, app: ASGIApp, keys: ApiKeys, *, open_metrics: bool = False) -> None:
         self._app = app
         self._keys = keys
+        self._open = OPEN_PATHS | {METRICS} if open_metrics else OPEN_PATHS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        if scope["type"] == "http" and self._keys and route_path(scope) not in OPEN_PATHS:
+        if scope["type"] == "http" and self._keys and route_path(scope) not in self._open:
             headers = Headers(scope=scope)
             scheme, _, credentials = headers.get("authorization", "").partition(" ")
             key = credentials.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")

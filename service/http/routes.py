@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from qshower.model.bundle import Bundle, describe
+from qshower.service.bundle_folders import BrokenModel
 from qshower.service.generation.availability import in_waiting_thread
 from qshower.service.generation.request_of_body import request_of_body
 from qshower.service.http.answer_stream import WINDOW_BYTES, response_to
+from qshower.service.http.client_gone import unless_gone
 from qshower.service.http.echo import without_paths
 from qshower.service.http.encoding import BYTES_PER_VOXEL
 from qshower.service.http.negotiation import Format, Wanted, negotiate
@@ -24,6 +25,7 @@ from qshower.service.metrics import CONTENT_TYPE
 from qshower.service.running import Service
 from qshower.service.sampler_table import SAMPLERS
 from qshower.service.schemas import (
+    BrokenBundle,
     EstimateAnswer,
     GenerateAnswer,
     GenerateRequest,
@@ -33,7 +35,7 @@ from qshower.service.schemas import (
     ModelSummary,
     SamplerList,
 )
-from qshower.service.service_errors import NotReadyError
+from qshower.service.service_errors import ModelBrokenError, NotReadyError
 
 router = APIRouter()
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -69,7 +71,7 @@ async def generate(request: Request, body: Annotated[GenerateRequest, Depends(ge
     ended = service.metrics.outcomes.labels
     try:
         wanted = negotiate(request.headers.get("accept"))
-        response = await _unless_gone(
+        response = await unless_gone(
             request, _generated(service, body, wanted, _account(request), lambda how: ended(how).inc())
         )
     except asyncio.CancelledError:
@@ -91,8 +93,8 @@ async def generate(request: Request, body: Annotated[GenerateRequest, Depends(ge
 async def _generated(
     service: Service, body: GenerateRequest, wanted: Wanted, account: str, ended: Callable[[str], object]
 ) -> Response:
-    wish = request_of_body(body, service.settings.limits, BYTES_PER_VOXEL[wanted.format], account)
-    wish = replace(wish, window_bytes=WINDOW_BYTES)
+    per_voxel = BYTES_PER_VOXEL[wanted.format]
+    wish = request_of_body(body, service.settings.limits, per_voxel, account, window_bytes=WINDOW_BYTES)
     if body.dry_run:
         estimate = EstimateAnswer(estimate=await service.generator.estimate(wish))
         ended("ok")
@@ -103,41 +105,35 @@ async def _generated(
         holds.push_async_callback(answer.close)
         if answer.origin.fallback_from is not None:
             service.metrics.fallbacks.labels(answer.sampler).inc()
-        response = await response_to(answer, wanted, later := AsyncExitStack(), ended)
+        encoded = service.metrics.encode_seconds.labels(wanted.format.name.lower()).observe
+        response = await response_to(answer, wanted, later := AsyncExitStack(), ended, encoded)
         later.push_async_exit(holds.pop_all())
     return response
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response | None:
-    """The response of ``work``, or None, with the work cancelled, if the client goes away first."""
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        return await working if working.done() else None
-    finally:
-        for task in (working, watching):
-            task.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 @router.get("/models", summary="The models", responses=declared(401))
 async def models(request: Request) -> ModelList:
-    """The models that are loaded, the default first."""
+    """The models, the default first, each in its highest version; and those that cannot be used."""
     service = _service(request)
-    return ModelList(models=[_summary(service, bundle) for bundle in service.generator.selection.catalogue.bundles()])
+    catalogue = service.generator.selection.catalogue
+    return ModelList(
+        models=[_summary(service, bundle) for bundle in catalogue.bundles()],
+        broken=[_broken(service, model) for model in catalogue.broken()],
+    )
 
 
 @router.get("/models/{name}", summary="One model", responses=declared(401, 404))
-async def model(request: Request, name: str) -> ModelDetail:
-    """Geometry, domain, hash, training data and quality of a model."""
+async def model(request: Request, name: str) -> ModelDetail | BrokenBundle:
+    """Geometry, domain, hash, training data and quality of a model, NAME or NAME@VERSION; if it is broken, why."""
     service = _service(request)
-    bundle = service.generator.selection.catalogue.get(name)
-    known = describe(bundle)
+    catalogue = service.generator.selection.catalogue
+    try:
+        bundle = catalogue.get(name)
+        known = await asyncio.to_thread(describe, bundle)
+    except ModelBrokenError:
+        base, _, version = name.partition("@")
+        broken = next(one for one in catalogue.broken() if one.name == base and version in ("", str(one.version)))
+        return _broken(service, broken)
     return ModelDetail(
         **_summary(service, bundle).model_dump(),
         layout=bundle.geometry.as_dict(),
@@ -154,6 +150,10 @@ async def model(request: Request, name: str) -> ModelDetail:
 def _summary(service: Service, bundle: Bundle) -> ModelSummary:
     return ModelSummary(
         name=bundle.name,
+        version=bundle.manifest.version,
+        versions=list(service.generator.selection.catalogue.versions(bundle.name)),
+        loaded=service.residency.has(bundle),
+        error=service.residency.failure(bundle),
         default=bundle.name == service.generator.selection.catalogue.default_name,
         sha256=bundle.sha256,
         geometry=bundle.geometry.name,
@@ -162,6 +162,11 @@ def _summary(service: Service, bundle: Bundle) -> ModelSummary:
         topology=bundle.machine.topology,
         domain_mev=list(bundle.domain_mev),
     )
+
+
+def _broken(service: Service, model: BrokenModel) -> BrokenBundle:
+    default = model.name == service.generator.selection.catalogue.default_name
+    return BrokenBundle(name=model.name, version=model.version, default=default, error=model.error)
 
 
 @router.get("/samplers", summary="The samplers", responses=declared(401))
@@ -175,20 +180,20 @@ async def samplers(request: Request) -> SamplerList:
     return SamplerList(auto=auto, samplers=states)
 
 
-@router.get("/health/live", summary="Liveness")
+@router.get("/health/live", summary="Liveness", response_model_exclude_none=True)
 async def live() -> Health:
     """200 as long as the process answers."""
     return Health(status="live")
 
 
-@router.get("/health/ready", summary="Readiness", responses=declared(503))
+@router.get("/health/ready", summary="Readiness", response_model_exclude_none=True, responses=declared(503))
 async def ready(request: Request) -> Health:
-    """200 when requests are taken; 503 while starting and while shutting down."""
+    """200 when requests are taken, with what models are broken, if any are; 503 while starting and shutting down."""
     service = _service(request)
     if not service.ready or service.engine.draining:
         state = "shutting down" if service.engine.draining else "starting"
         raise NotReadyError(f"the service is {state}", retry_after_s=service.settings.times.retry_after_s)
-    return Health(status="ready")
+    return Health(status="ready", broken_models=service.broken_models() or None)
 
 
 @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response, responses=declared(401))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.responses import JSONResponse, Response
@@ -15,12 +16,15 @@ from qshower.service.http.problem_json import problem_of, problem_response
 from qshower.service.http.root_path import route_path, with_root_path
 from qshower.service.service_errors import NotReadyError
 
+LIVE: dict[str, dict[str, Any]] = {"/health/live": {"status": "live"}, "/v2/health/live": {"live": True}}
+"""What the probes of liveness answer, by path."""
+
 
 class Starting:
     """An ASGI application that stands for the one that ``make`` makes in a thread, which may take long.
 
-    Until that one has started, /health/live is 200 and everything else 503. ``failed`` is called if it cannot start;
-    ``failure`` says why.
+    Until that one has started, the probes of liveness are 200 and everything else 503. ``failed`` is called if it
+    cannot start; ``failure`` says why.
     """
 
     def __init__(
@@ -46,8 +50,9 @@ class Starting:
             await send({"type": "websocket.close"})
 
     def _answer(self, scope: Scope) -> Response:
-        if route_path(scope) == "/health/live" and scope["method"] in ("GET", "HEAD"):
-            return JSONResponse({"status": "live"})
+        live = LIVE.get(route_path(scope))
+        if live is not None and scope["method"] in ("GET", "HEAD"):
+            return JSONResponse(live)
         error = NotReadyError("the service is starting", retry_after_s=self._retry_after_s)
         return problem_response(*problem_of(error, self._retry_after_s))
 

@@ -48,6 +48,10 @@ class CachedReads:
             return 0
         return self._cache.put(reads.states(), reads.provenance)
 
+    def bound(self, max_bytes: int) -> None:
+        """Another bound on memory from now on; what is too much is forgotten."""
+        self._cache.bound(max_bytes)
+
     def has(self, conditions: NDArray[np.int8]) -> NDArray[np.bool_]:
         """(rows,) for which of ``conditions`` (rows, condition nodes) there is a read."""
         return self._cache.has(conditions) & self._forget_invalid()

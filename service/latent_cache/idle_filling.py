@@ -89,9 +89,10 @@ def emptiest(short: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 class IdleFilling:
     """One task that fills ``caches`` in turn, whichever lacks states first, while ``idle``."""
 
-    def __init__(self, caches: Sequence[FilledCache], idle: Callable[[], bool]) -> None:
-        self._caches, self._idle = caches, idle
+    def __init__(self, idle: Callable[[], bool]) -> None:
+        self.caches: Sequence[FilledCache] = ()
+        self._idle = idle
         self.task = BackgroundTask("filling", self._due, FilledCache.fill, poll_s=POLL_S, pauses_s=PAUSES_S)
 
     def _due(self) -> FilledCache | None:
-        return next((one for one in self._caches if one.lacks), None) if self._idle() else None
+        return next((one for one in self.caches if one.lacks), None) if self._idle() else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -48,36 +48,57 @@ class LatentCaches:
         per_condition: int,
         max_age_s: float = math.inf,
     ) -> None:
-        cacheable = [sampler for sampler in registry if sampler.capabilities.cacheable]
-        bundles = catalogue.bundles()
-        qpu = qpu_of(registry)
-        each = max_bytes // (len(bundles) * (len(cacheable) + (qpu is not None)) or 1)
-        self._filled: dict[tuple[str, str], FilledCache] = {}
-        self._reads: dict[tuple[str, str], CachedReads] = {}
+        self._cacheable = [sampler for sampler in registry if sampler.capabilities.cacheable]
+        self._qpu = qpu_of(registry)
+        self._max_bytes, self._per_condition, self._max_age_s = max_bytes, per_condition, max_age_s
+        self._filled: dict[tuple[str, Bundle], FilledCache] = {}
+        self._reads: dict[tuple[str, Bundle], CachedReads] = {}
         self.queue: UnusedReadsQueue | None = None
-        for sampler in cacheable if each else ():
+        self._filling = IdleFilling(idle)
+        if self._qpu is not None and max_bytes:
+            self.queue = UnusedReadsQueue()
+            self._qpu.access.receiver = self.queue.receive
+        self.follow(catalogue.bundles())
+
+    def follow(self, bundles: Sequence[Bundle]) -> None:
+        """Have caches for ``bundles`` and no others from now on; a bundle that had one keeps it, and what is in it.
+
+        The memory is shared evenly anew: a cache whose share has shrunk forgets what is too much.
+        """
+        each = self._max_bytes // (len(bundles) * (len(self._cacheable) + (self._qpu is not None)) or 1)
+        filled: dict[tuple[str, Bundle], FilledCache] = {}
+        reads: dict[tuple[str, Bundle], CachedReads] = {}
+        for sampler in self._cacheable if each else ():
             for bundle in bundles:
-                if (conditions := _conditions(bundle)) is not None:
-                    self._filled[sampler.name, bundle.name] = FilledCache(
+                known = self._filled.get((sampler.name, bundle))
+                if known is not None:
+                    known.cache.bound(each)
+                    filled[sampler.name, bundle] = known
+                elif (conditions := _conditions(bundle)) is not None:
+                    filled[sampler.name, bundle] = FilledCache(
                         bundle.name,
                         sampler,
                         bundle.machine,
                         conditions,
-                        per_condition,
+                        self._per_condition,
                         LatentCache(bundle.machine, each),
                         default_options(sampler, bundle),
-                        wanted=sampler is cacheable[0],
+                        wanted=sampler is self._cacheable[0],
                     )
-        if qpu is not None and each:
+        if self._qpu is not None and each:
             for bundle in bundles:
-                reads = CachedReads(qpu, bundle, max_bytes=each, max_age_s=max_age_s)
-                self._reads[qpu.name, bundle.name] = reads
-            self.queue = UnusedReadsQueue(list(self._reads.values()))
-            qpu.access.receiver = self.queue.receive
-        self._filling = IdleFilling(list(self._filled.values()), idle)
+                kept = self._reads.get((self._qpu.name, bundle))
+                if kept is None:
+                    kept = CachedReads(self._qpu, bundle, max_bytes=each, max_age_s=self._max_age_s)
+                kept.bound(each)
+                reads[self._qpu.name, bundle] = kept
+        self._filled, self._reads = filled, reads
+        self._filling.caches = tuple(filled.values())
+        if self.queue is not None:
+            self.queue.caches = tuple(reads.values())
 
-    def claim(self, sampler: str, bundle: str, conditions: NDArray[np.int8], *, whole: bool = False) -> Claim | None:
-        """What the cache of a sampler and a model, by their names, has for ``conditions``; None if it has none of them.
+    def claim(self, sampler: str, bundle: Bundle, conditions: NDArray[np.int8], *, whole: bool = False) -> Claim | None:
+        """What the cache of a sampler, by its name, and a model has for ``conditions``; None if it has none of them.
 
         With ``whole``, None unless there is a latent for each of ``conditions`` (rows, condition nodes).
         """
@@ -90,16 +111,16 @@ class LatentCaches:
             claim = None if reads is None else reads.claim(conditions, whole=whole)
         return claim if claim is not None and claim.served.any() else None
 
-    def reads(self, sampler: str, bundle: str) -> CachedReads | None:
-        """The cached reads of a QPU and a model, by their names; None if there is no cache for them."""
+    def reads(self, sampler: str, bundle: Bundle) -> CachedReads | None:
+        """The cached reads of a QPU, by its name, and a model; None if there is no cache for them."""
         return self._reads.get((sampler, bundle))
 
     def status(self) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
         """Sampler, model and status of each cache."""
-        for (sampler, name), filled in self._filled.items():
-            yield sampler, name, {**filled.status(), "last_error": self._filling.task.status()["last_error"]}
-        for (sampler, name), reads in self._reads.items():
-            yield sampler, name, {**reads.status(), "unused_reads": self.queue.status() if self.queue else {}}
+        for (sampler, bundle), filled in self._filled.items():
+            yield sampler, bundle.name, {**filled.status(), "last_error": self._filling.task.status()["last_error"]}
+        for (sampler, bundle), reads in self._reads.items():
+            yield sampler, bundle.name, {**reads.status(), "unused_reads": self.queue.status() if self.queue else {}}
 
     def start(self) -> None:
         """Fill the caches from now on."""

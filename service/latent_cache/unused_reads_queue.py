@@ -40,19 +40,20 @@ class UnusedReadsQueue:
 
     What finds no room, or is not done when it is closed, is dropped and counted.
 
+    ``caches`` are where they go, one for each machine.
+
     Args:
-        caches: one for each machine.
         most_waiting: reads that may wait.
         pauses_s: after failures, as of any BackgroundTask.
     """
 
     def __init__(
         self,
-        caches: Sequence[CachedReads],
         most_waiting: int = MOST_WAITING,
         pauses_s: tuple[float, float] = PAUSES_S,
     ) -> None:
-        self._caches, self._most_waiting = tuple(caches), most_waiting
+        self.caches: Sequence[CachedReads] = ()
+        self._most_waiting = most_waiting
         self._lock = threading.Lock()
         self._slices: deque[_Slice] = deque()
         self._waiting = self._cached = self._dropped = 0
@@ -61,7 +62,7 @@ class UnusedReadsQueue:
 
     def receive(self, reads: UnusedReads) -> None:
         """Take in as many ``reads`` as there is room for; none that a request without options would not get."""
-        cache = next((one for one in self._caches if one.machine is reads.request.machine), None)
+        cache = next((one for one in self.caches if one.machine is reads.request.machine), None)
         if cache is None or not reads.request.options.leave_latents_alone():
             return
         with self._lock:

@@ -110,3 +110,22 @@ def serving_app(app: ASGIApp, settings: Settings) -> Iterator[str]:
 def serve() -> Callable[..., AbstractContextManager[str]]:
     """``with serve() as url``: a server of the bundles that the settings name."""
     return serving
+
+
+@pytest.fixture(scope="session")
+def serving_on(untrained_bundles: Path) -> Callable[..., AbstractContextManager[tuple[str, int]]]:
+    """``with serving_on(**settings) as (url, grpc_port)``: a server of the untrained bundles, with those settings."""
+
+    @contextmanager
+    def on(**settings: Any) -> Iterator[tuple[str, int]]:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in os.environ:
+                if name.startswith(("QSHOWER_", "DWAVE_")):
+                    patch.delenv(name)
+            folder, default = untrained_bundles, "test-zephyr"
+            chosen = load_settings(qpu="off", port=0, model_folder=folder, default_model=default, **settings)
+        app = create_app(chosen)
+        with serving_app(app, chosen) as url:
+            yield url, app.state.grpc_port
+
+    return on

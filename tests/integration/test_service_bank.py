@@ -210,7 +210,7 @@ def test_when_to_try_again_is_told_only_if_that_helps(
     app = create_app(settings, load_models=lambda _: catalogue, make_samplers=lambda _: SamplerRegistry(samplers))
     with pytest.MonkeyPatch.context() as patch:
         # What is warmed is drawn.
-        patch.setattr("qshower.service.running.warm_up", lambda _: None)
+        patch.setattr("qshower.service.running.warm_up", lambda *_: None)
         with TestClient(app) as http:
             body = {"incident_energies_mev": [FEW_MEV] * (FEW + 1), "sampler": "replay", "fallback": fallback}
             refused = http.post("/generate", json=body)

@@ -75,7 +75,7 @@ def test_a_request_is_answered_in_order_with_provenance(client: TestClient) -> N
     response = client.post("/generate", json=BODY)
     document = response.json()
     assert response.headers["content-type"] == JSON
-    assert response.headers["vary"] == "Accept"
+    assert response.headers["vary"] == "Accept, Accept-Encoding"
     assert document["incident_energies_mev"] == [1000.0, 65536.0, 500000.0]
     showers = showers_of(response)
     assert showers.shape == (3, 6480)
@@ -84,8 +84,8 @@ def test_a_request_is_answered_in_order_with_provenance(client: TestClient) -> N
     assert (np.diff(showers.sum(axis=1)) > 0).all()
     assert document["geometry"]["name"] == "2"
     provenance = document["provenance"]
-    assert list(provenance)[:7] == [
-        "model", "model_sha256", "version", "sampler", "fallback_from", "fallback_reason", "seed"
+    assert list(provenance)[:8] == [
+        "model", "model_version", "model_sha256", "version", "sampler", "fallback_from", "fallback_reason", "seed"
     ]  # fmt: skip
     for name in (
         "sweeps", "solver", "graph_id", "problem_ids", "num_reads", "beta", "beta_calibrated_at", "qpu_access_time_us",
@@ -272,7 +272,7 @@ def test_an_unknown_model(client: TestClient) -> None:
 
 def test_a_format_that_cannot_be_made(client: TestClient) -> None:
     response = client.post("/generate", json=BODY, headers={"accept": "text/csv"})
-    assert response.headers["vary"] == "Accept"
+    assert response.headers["vary"] == "Accept, Accept-Encoding"
     problem = problem_of(response, 406)
     assert "application/x-hdf5" in problem["detail"]
 

@@ -224,12 +224,12 @@ def caches_of(catalogue: Catalogue) -> Iterator[CachesMaker]:
             caches.close()
 
 
-def test_memory_is_bounded(caches_of: CachesMaker) -> None:
+def test_memory_is_bounded(caches_of: CachesMaker, catalogue: Catalogue) -> None:
     states = [state for _, _, state in caches_of(max_bytes=200_000, per_condition=1_000_000).status()]
     assert [state["max_bytes"] for state in states] == [100_000] * 2
     none = caches_of(max_bytes=0)
     assert list(none.status()) == []
-    assert none.claim("gibbs", "test-zephyr", np.ones((1, 4), np.int8)) is None
+    assert none.claim("gibbs", catalogue.get(None), np.ones((1, 4), np.int8)) is None
 
 
 def test_a_cache_waits_while_there_is_work(caches_of: CachesMaker) -> None:
@@ -381,7 +381,7 @@ def test_drawn_and_cached_latents_go_to_the_rows_they_are_for(catalogue: Catalog
     # Row 1 was drawn as the request's stream says; row 0, of a cached condition, was not.
     alone = np.array([gibbs_row(gibbs, bundle, energies, streams, options, row) for row in range(5)])
     assert [bool(np.array_equal(spins[row], alone[row])) for row in range(5)] == [False, True, False, True, True]
-    told = provenance_json(Origin("m", "0", "1", None, 0.0), drawn.parts, {})
+    told = provenance_json(Origin("m", 1, "0", "1", None, 0.0), drawn.parts, {})
     assert [group["rows"] for group in told["groups"]] == [[0, 1], [1, 2], [2, 3], [3, 5]]
 
 

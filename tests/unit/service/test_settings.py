@@ -195,6 +195,10 @@ def test_keys_come_from_the_variable_and_the_file(tmp_path: Path) -> None:
         f"ada:{DIGEST}:nan",
         f"ada:{DIGEST}:inf",
         f"ada:{DIGEST}:two",
+        f"ada:{DIGEST}::",
+        f"ada:{DIGEST}:1:",
+        f"ada:{DIGEST}::-1",
+        f"ada:{DIGEST}:1:2:3",
     ],
 )
 def test_a_malformed_key_is_refused_and_never_shown(text: str) -> None:
@@ -205,11 +209,13 @@ def test_a_malformed_key_is_refused_and_never_shown(text: str) -> None:
     assert DIGEST[:8] not in str(caught.value)
 
 
-def test_a_key_may_have_a_budget(tmp_path: Path) -> None:
+def test_a_key_may_have_a_budget_and_a_rate(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"beth:{hashlib.sha256(b'other').hexdigest()}:0\n")
-    keys = load_api_keys(load_settings(api_keys=f"ada:{DIGEST}:2.5e6,carl:{'0' * 64}", api_keys_file=file))
+    text = f"ada:{DIGEST}:2.5e6:60,carl:{'0' * 64},dora:{'1' * 64}::7"
+    keys = load_api_keys(load_settings(api_keys=text, api_keys_file=file))
     assert keys.budgets_us == {"ada": 2.5e6, "beth": 0.0}
+    assert keys.rates == {"ada": 60.0, "dora": 7.0}
     assert keys.name_of(KEY) == "ada"
     assert keys.name_of("other") == "beth"
 

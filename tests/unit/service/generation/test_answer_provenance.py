@@ -4,7 +4,7 @@ from qshower.sampler.provenance import Provenance
 from qshower.service.engine.work import DrawnRows
 from qshower.service.generation.answer_provenance import Origin, merged_parts, provenance_json
 
-ORIGIN = Origin("m", "0" * 64, "0.1", 7, 0.01515)
+ORIGIN = Origin("m", 1, "0" * 64, "0.1", 7, 0.01515)
 TIMES = {"queue": 0.1, "total": 1.0}
 
 

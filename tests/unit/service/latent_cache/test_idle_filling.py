@@ -144,7 +144,8 @@ def test_it_fills_while_idle_alone_and_what_is_wanted_alone(
     unasked = Counting(machine)
     idle = [False]
     filled, unwanted = cache_of(), cache_of(unasked, wanted=False)
-    filling = IdleFilling([unwanted, filled], lambda: idle[0])
+    filling = IdleFilling(lambda: idle[0])
+    filling.caches = [unwanted, filled]
     assert filling.task.check() is None
     assert sampler.asked == []
     idle[0] = True

@@ -80,7 +80,8 @@ def queue_of(store: Store) -> Iterator[QueueMaker]:
     opened: list[UnusedReadsQueue] = []
 
     def make(**values: int) -> UnusedReadsQueue:
-        opened.append(UnusedReadsQueue([cast(CachedReads, store)], pauses_s=(0.0, 0.0), **values))
+        opened.append(UnusedReadsQueue(pauses_s=(0.0, 0.0), **values))
+        opened[-1].caches = [cast(CachedReads, store)]
         opened[-1].task.start()
         return opened[-1]
 
