@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,7 @@ class Geometry:
         layers: the layers that have voxels, by growing id.
         threshold_mev: readout threshold; voxels below it are empty.
         eta_range: pseudorapidity × 100 covered by the binning, None where it does not apply.
+        voxel_count: number of voxels of a shower, counted once: every request asks for it several times.
     """
 
     name: str
@@ -92,8 +93,10 @@ class Geometry:
     layers: tuple[Layer, ...]
     threshold_mev: float
     eta_range: tuple[float, float] | None = None
+    voxel_count: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "voxel_count", sum(layer.voxel_count for layer in self.layers))
         if not self.layers:
             raise InvalidInputError("layers", self.layers, "at least one layer with voxels")
         ids = [layer.id for layer in self.layers]
@@ -101,11 +104,6 @@ class Geometry:
             raise InvalidInputError("layers", ids, "growing ids, each once")
         if not (math.isfinite(self.threshold_mev) and self.threshold_mev >= 0):
             raise InvalidInputError("threshold_mev", self.threshold_mev, "a number >= 0")
-
-    @property
-    def voxel_count(self) -> int:
-        """Number of voxels of a shower."""
-        return sum(layer.voxel_count for layer in self.layers)
 
     @property
     def layer_count(self) -> int:
