@@ -134,12 +134,13 @@ def _picture(data: dict[str, Any]) -> str:
 def _text(bundle: Bundle, parts: Sequence[str]) -> str:
     manifest, machine, (low, high) = bundle.manifest, bundle.machine, bundle.domain_mev
     levels = manifest.energy_code.levels
+    unmeasured = "" if bundle.sweeps_measured else ", not measured to be enough"
     return f"""# {manifest.name}
 
 {manifest.description}.
 
 {machine.node_count} spins and {machine.j.size} couplers on {machine.topology}; {levels or "no"} energy levels; incident
-energies {low:g} to {high:g} MeV; {manifest.sweeps} Gibbs sweeps a draw.
+energies {low:g} to {high:g} MeV; {manifest.sweeps} Gibbs sweeps a draw{unmeasured}.
 {chip_ranges(bundle)}
 
 {_training(manifest.training)}

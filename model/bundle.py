@@ -54,8 +54,6 @@ CODE_FILE = "code.safetensors"
 PRETRAINED = Path(__file__).parent / "pretrained"
 TILE_ROWS = 32
 """Showers that one thread draws together; for speed alone."""
-DEFAULT_SWEEPS = 256
-"""Of a bundle that was not calibrated: an assumption."""
 
 
 class Bundle:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qshower.model.bundle import DEFAULT_SWEEPS, Bundle, save_bundle
+from qshower.model.bundle import Bundle, save_bundle
 from qshower.model.manifest import CHECKPOINT, MANIFEST, EnergyCodeSpec, Manifest, lattice_of
-from qshower.model.sweep_calibration import failure_fields, measure_sweeps, measured_fields
+from qshower.model.sweep_calibration import SWEEPS_TRIED, failure_fields, measure_sweeps, measured_fields
 from qshower.model.trained_networks import arrays_of
 from qshower.model.training.coded_config import CodedConfig
 from qshower.model.training.coded_loop import CodedTrainer
@@ -162,7 +162,7 @@ def _common(trainer: Trainer | CodedTrainer, machine: BoltzmannMachine) -> dict[
         "energy_code": EnergyCodeSpec(kind=config.latent.energy_code, levels=code.level_count),
         "symmetry": trainer.showers.symmetry,
         "lattice": lattice_of(machine),
-        "sweeps": DEFAULT_SWEEPS,
+        "sweeps": SWEEPS_TRIED[-1],  # unless fewer are measured to be enough
     }
 
 

@@ -493,12 +493,14 @@ def test_the_pretrained_models_were_calibrated_band_by_band() -> None:
         manifest, sha256 = read_manifest(folder)
         measured = manifest.sweeps_measurement
         assert measured["converged"], manifest.name
-        assert measured["tolerance_sigma"] == 0.1
+        tolerance = measured["tolerance_sigma"]
+        # 0.2 is what a training measures, 0.1 what ``qshower calibrate`` does.
+        assert tolerance <= (0.1 if manifest.default else 0.2), manifest.name
         assert len(measured["bands_mev"]) == 7
         for sweeps, figures in measured["differences_sigma"].items():
             if int(sweeps) >= manifest.sweeps:
                 most = max(abs(difference) for bands in figures.values() for difference in bands)
-                assert most + 2 * measured["difference_error_sigma"] <= 0.1, (manifest.name, sweeps)
+                assert most + 2 * measured["difference_error_sigma"] <= tolerance, (manifest.name, sweeps)
         if manifest.default:
             readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
             assert f'"model_sha256": "{sha256}"' in readme
