@@ -71,6 +71,17 @@ class AsyncClient:
         steps = calls.generate(energies_mev, choices, progress, timeout_s, self._route)
         return cast(Showers, await self._answer(steps))
 
+    def iter_batches(
+        self,
+        energies_mev: ArrayLike,
+        *,
+        progress: Progress = False,
+        timeout_s: float | None = None,
+        **choices: Unpack[Choices],
+    ) -> AsyncGenerator[Showers]:
+        """As ``Client.iter_batches``, for ``async for``; ``contextlib.aclosing`` closes it early."""
+        return self._items(calls.batches(energies_mev, choices, progress, timeout_s, self._route))
+
     async def save(
         self,
         path: str | Path,

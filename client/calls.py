@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 from numpy.typing import ArrayLike
 
+from qshower.client.arrow_stream import ARROW, ArrowReader
 from qshower.client.client_errors import IncompleteAnswerError
 from qshower.client.exchange import Head, Item, Request, Steps, exchange, next_block, read_all
 from qshower.client.file_output import replacing
@@ -55,6 +56,31 @@ def generate(
 
         content = yield from exchange(_generate_request(NPZ, body, timeout_s), route, take)
     yield Item(showers_of_npz(content, count))
+
+
+def batches(
+    energies_mev: ArrayLike, choices: Mapping[str, Any], progress: Progress, timeout_s: float | None, route: Route
+) -> Steps[None]:
+    """An item for each batch of Showers, as they come."""
+    body = request_body(energies_mev, choices)
+    count = len(body["incident_energies_mev"]) * body.get("showers_per_energy", 1)
+    reader = ArrowReader(count)
+    with shown(progress, unit="showers") as bar:
+
+        def take(head: Head) -> Steps[None]:
+            del head
+            done = 0
+            while block := (yield from next_block()):
+                for batch in reader.feed(block):
+                    done += len(batch.showers_mev)
+                    bar(done, count)
+                    yield Item(batch)
+            for batch in reader.finish():
+                bar(count, count)
+                yield Item(batch)
+
+        # What was handed on cannot be taken back: a lost stream is sent nowhere else.
+        yield from exchange(Request("POST", "/generate", ARROW, body, timeout_s=timeout_s), route, take)
 
 
 def save(

@@ -15,12 +15,15 @@
         │   ├── NotAcceptableError         406
         │   ├── TooLargeError              413
         │   ├── UnsupportedEncodingError   415
+        │   ├── MisdirectedError           421: the service is not called by that host
         │   ├── InvalidValueError          422
         │   ├── ProblemRangeError          422: the model does not fit the solver's ranges
         │   └── ConditionNotHeldError      422: flux biases do not hold the condition
         ├── UnauthorisedError        401
         ├── NotFoundError            404
-        │   └── UnknownModelError
+        │   ├── UnknownModelError
+        │   └── UnknownJobError
+        ├── JobNotDoneError          409
         ├── BusyError                429; retry_after_s
         │   ├── QueueFullError
         │   ├── RateError                  the key has drawn its showers of a minute
@@ -33,6 +36,7 @@
         │   ├── SamplerAnswerError
         │   └── BankExhaustedError
         ├── DeadlineError            504
+        ├── StorageError             507: no room for the answer on the service's disk
         └── InternalError            500
 
 A problem whose type is newer than the client has the class of its status.
@@ -106,6 +110,10 @@ class UnsupportedEncodingError(InvalidRequestError):
     """The body is encoded in a way that the service does not undo."""
 
 
+class MisdirectedError(InvalidRequestError):
+    """The service is not called by the host that the URL names."""
+
+
 class InvalidValueError(InvalidRequestError):
     """A value is not allowed: ``field``, ``value``, ``allowed``."""
 
@@ -128,6 +136,14 @@ class NotFoundError(RefusedError):
 
 class UnknownModelError(NotFoundError):
     """No model of that name is loaded."""
+
+
+class UnknownJobError(NotFoundError):
+    """No job of that name is known."""
+
+
+class JobNotDoneError(RefusedError):
+    """The job has no result yet."""
 
 
 class BusyError(RefusedError):
@@ -178,6 +194,10 @@ class DeadlineError(RefusedError):
     """Not done before the deadline."""
 
 
+class StorageError(RefusedError):
+    """The service's disk has no room for the answer."""
+
+
 class InternalError(RefusedError):
     """The service failed in a way that it did not foresee; its log has it."""
 
@@ -195,11 +215,15 @@ BY_TYPE: Mapping[str, type[RefusedError]] = {
     "unauthorised": UnauthorisedError,
     "not-found": NotFoundError,
     "unknown-model": UnknownModelError,
-    "queue-full": QueueFullError,
+    "misdirected": MisdirectedError,
+    "unknown-job": UnknownJobError,
+    "job-not-done": JobNotDoneError,
     "rate": RateError,
+    "model-broken": ModelBrokenError,
+    "storage": StorageError,
+    "queue-full": QueueFullError,
     "budget": BudgetError,
     "not-ready": NotReadyError,
-    "model-broken": ModelBrokenError,
     "sampler-unavailable": SamplerUnavailableError,
     "sampler-failed": SamplerFailedError,
     "sampler-answer": SamplerAnswerError,
@@ -213,13 +237,16 @@ BY_STATUS: Mapping[int, type[RefusedError]] = {
     401: UnauthorisedError,
     404: NotFoundError,
     406: InvalidRequestError,
+    409: JobNotDoneError,
     413: InvalidRequestError,
     415: InvalidRequestError,
+    421: InvalidRequestError,
     422: InvalidRequestError,
     429: BusyError,
     500: InternalError,
     503: UnavailableError,
     504: DeadlineError,
+    507: StorageError,
 }
 
 

@@ -10,7 +10,7 @@ Example::
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -105,6 +105,25 @@ class Client:
         showers: Showers = self._answer(calls.generate(energies_mev, choices, progress, timeout_s, self._route))
         return showers
 
+    def iter_batches(
+        self,
+        energies_mev: ArrayLike,
+        *,
+        progress: Progress = False,
+        timeout_s: float | None = None,
+        **choices: Unpack[Choices],
+    ) -> Generator[Showers]:
+        """As ``generate``, but yield the showers in batches as they come, and keep none. Needs pyarrow.
+
+        Together the batches are what ``generate`` answers. Their sizes are the service's choice. The last one has the
+        final provenance, those before it what was known when the stream began. To stop early, close the iterator.
+
+        Raises:
+            ShowerServiceError: see client.client_errors; IncompleteAnswerError if the stream is cut, after the batches
+                that came whole.
+        """
+        return self._items(calls.batches(energies_mev, choices, progress, timeout_s, self._route))
+
     def save(
         self,
         path: str | Path,
@@ -182,7 +201,7 @@ class Client:
             pass
         return answer
 
-    def _items(self, steps: Steps[None]) -> Iterator[Any]:
+    def _items(self, steps: Steps[None]) -> Generator[Any]:
         """Carry out ``steps`` and yield their items."""
         with ExitStack() as stack:
             stack.callback(steps.close)

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import h5py
@@ -121,6 +122,8 @@ def test_both_kinds_of_client_get_the_same(server_url: str, tmp_path: Path) -> N
             assert models[0]["name"] == (await client.model(models[0]["name"]))["name"]
             assert {"gibbs", "qpu"} <= {state["name"] for state in await client.samplers()}
             assert await client.ready()
+            batches = [batch async for batch in client.iter_batches(energies, sampler="gibbs", seed=3)]
+            assert np.array_equal(np.concatenate([batch.showers_mev for batch in batches]), expected.showers_mev)
             with pytest.raises(InvalidValueError, match="domain"):
                 await client.generate([1.0])
             with pytest.raises(InvalidRequestError, match="dry_run"):
@@ -129,6 +132,27 @@ def test_both_kinds_of_client_get_the_same(server_url: str, tmp_path: Path) -> N
     anyio.run(run)
     with h5py.File(tmp_path / "out.hdf5") as file:
         assert np.array_equal(file["showers"][:], expected.showers_mev)
+
+
+def test_batches_are_the_showers_of_one_answer(server_url: str) -> None:
+    choices: dict[str, Any] = {"showers_per_energy": 700, "sampler": "gibbs", "seed": 5}
+    told: list[tuple[int, int | None]] = []
+    with Client(server_url) as client:
+        expected = client.generate([1000.0, 65536.0], **choices)
+        stream = client.iter_batches([1000.0, 65536.0], progress=lambda *seen: told.append(seen), **choices)
+        batches = list(stream)
+        assert len(batches) > 1
+        assert np.array_equal(np.concatenate([batch.showers_mev for batch in batches]), expected.showers_mev)
+        energies = np.concatenate([batch.incident_energies_mev for batch in batches])
+        assert np.array_equal(energies, expected.incident_energies_mev)
+        assert batches[-1].provenance["sampler"] == "gibbs"
+        assert batches[0].geometry == expected.geometry
+        assert told[-1] == (1400, 1400)
+        early = client.iter_batches([1000.0], **choices)
+        next(early)
+        early.close()
+        with pytest.raises(InvalidValueError, match="domain"):
+            next(client.iter_batches([1.0]))
 
 
 def test_showers_become_a_file_of_the_challenge(client: Client, tmp_path: Path) -> None:
