@@ -10,7 +10,7 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError, InvalidInputError
 from qshower.service.generation.shower_request import ShowerAnswer
 from qshower.service.kserve import inference_pb2 as pb
 from qshower.service.kserve.descriptions import (
@@ -109,7 +109,7 @@ def _typed(head: TensorHead, contents: pb.InferTensorContents) -> NDArray[Any]:
     values = np.array(getattr(contents, CONTENTS[head.datatype]), dtype=dtype)
     if len(values) != head.shape[0]:
         wanted = f"{head.shape[0]} in {CONTENTS[head.datatype]}, as the shape {list(head.shape)} says"
-        raise InvalidInputError(f"inputs[{head.name}].contents", f"{len(values)} values", wanted)
+        raise DefectError(f"inputs[{head.name}].contents", f"{len(values)} values", wanted)
     return values
 
 

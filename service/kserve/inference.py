@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from qshower.model.field_errors import field_errors
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError, InvalidInputError
 from qshower.service.generation.request_of_body import request_of_body
 from qshower.service.generation.shower_request import ShowerAnswer
 from qshower.service.http.problem_json import outcome_of
@@ -97,7 +97,7 @@ class Inference:
         if given is None:
             return None
         if len(given) not in (1, len(self.inputs[ENERGIES])):
-            raise InvalidInputError(f"inputs[{SEED}]", f"{len(given)} values", "1, or one for each energy")
+            raise DefectError(f"inputs[{SEED}]", f"{len(given)} values", "1, or one for each energy")
         if (given != given[0]).any():
             raise InvalidInputError(f"inputs[{SEED}]", given.tolist()[:4], "one value, the same in each row")
         return int(given[0]) if given[0] >= 0 else None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qshower.sampler.errors import InvalidInputError
+from qshower.sampler.errors import DefectError, InvalidInputError
 
 ENERGIES, SEED, SHOWERS = "incident_energies_mev", "seed", "showers_mev"
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -50,7 +50,7 @@ class TensorHead:
         dtype, count = self.dtype(), self.shape[0]
         if len(raw) != count * dtype.itemsize:
             wanted = f"{count * dtype.itemsize} bytes for {self.datatype} of shape {list(self.shape)}"
-            raise InvalidInputError(f"inputs[{self.name}]", f"{len(raw)} bytes", wanted)
+            raise DefectError(f"inputs[{self.name}]", f"{len(raw)} bytes", wanted)
         return np.frombuffer(raw, dtype=dtype)
 
     def of_values(self, values: Sequence[Any]) -> NDArray[Any]:
@@ -62,7 +62,7 @@ class TensorHead:
             if not isinstance(value, number) or isinstance(value, bool):
                 raise InvalidInputError(f"{field}[{index}]", value, f"a number of type {self.datatype}")
         if len(flat) != count:
-            raise InvalidInputError(field, f"{len(flat)} values", f"{count}, as the shape {list(self.shape)} says")
+            raise DefectError(field, f"{len(flat)} values", f"{count}, as the shape {list(self.shape)} says")
         try:
             return np.array(flat, dtype=dtype)
         except OverflowError:
