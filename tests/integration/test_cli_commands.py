@@ -159,7 +159,8 @@ def test_a_server_that_is_not_there(
     code, out, err = qshower(*flags, "--connect-wait-s", 1)
     assert (code, out, pauses) == (1, "", [0.2, 0.4])
     first, second, last = err.splitlines()
-    assert "attempt 1 failed (no connection to http://127.0.0.1:9" in first
+    assert "no connection to http://127.0.0.1:9" in first
+    assert "attempt 1 failed" in first
     assert "attempt 2 failed" in second
     assert "3 times tried" in last
     assert list(tmp_path.iterdir()) == []

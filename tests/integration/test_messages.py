@@ -24,10 +24,11 @@ READ = {
     ("evaluate", "samples"): ["evaluate", "GIVEN", "GIVEN", "-o", "report"],
     ("evaluate", "floor_reference"): ["evaluate", "GIVEN", "s.hdf5", "--floor-reference", "GIVEN", "-o", "report"],
     ("inspect", "path"): ["inspect", "GIVEN"],
+    ("export", "source"): ["export", "GIVEN", "--to", "showerdata", "-o", "points.h5"],
 }
 """For each flag and argument that names a file to read, a command that gives it."""
 
-WRITTEN = {(command, "output") for command in ("generate", "bank draw", "evaluate", "inspect")}
+WRITTEN = {(command, "output") for command in ("generate", "bank draw", "evaluate", "inspect", "export")}
 
 
 def paths_of_commands() -> set[tuple[str, str]]:
