@@ -1,6 +1,7 @@
 """The service does what its OpenAPI document says: schemathesis with all its checks."""
 
 import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,4 +28,4 @@ def test_schemathesis_finds_nothing(untrained_bundles: Path, tmp_path: Path) -> 
             check=False,
         )
     assert done.returncode == 0, done.stdout
-    assert "7 selected / 7 total" in done.stdout
+    assert re.search(r"Operations: +(\d+) selected / \1 total", done.stdout)
