@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,7 @@ from qshower.sampler.errors import (
     SamplerUnavailableError,
 )
 from qshower.service.http.echo import cut, echo, shown, without_paths
+from qshower.service.http.root_path import route_path
 from qshower.service.schemas import GenerateRequest, Problem
 from qshower.service.service_errors import (
     DeadlineError,
@@ -137,15 +139,27 @@ def install(app: FastAPI, retry_after_s: float) -> None:
         assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class only
         return problem_response(_problem_of_validation(error))
 
-    async def http(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
         name, title = _HTTP_KINDS.get(error.status_code, ("http", str(error.detail)))
         problem = Problem(type=f"urn:qshower:{name}", title=title, status=error.status_code, detail=str(error.detail))
-        return problem_response(problem, error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405 and (methods := _methods_at(request)):
+            headers["Allow"] = ", ".join(methods)
+        return problem_response(problem, headers)
 
     app.add_exception_handler(QShowerError, own)
     app.add_exception_handler(RequestValidationError, validation)
     app.add_exception_handler(HTTPException, http)
+
+
+def _methods_at(request: Request) -> list[str]:
+    """What a path of the OpenAPI document takes, which may be routes of its own for each method; [] for another."""
+    path = route_path(request.scope)
+    for template, operations in request.app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\{[^}]+\}", "[^/]+", template), path):
+            return sorted(method.upper() for method in operations)
+    return []
 
 
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
