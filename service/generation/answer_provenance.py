@@ -8,6 +8,7 @@ from typing import Any
 
 from qshower.sampler.provenance import Provenance
 from qshower.service.engine.work import DrawnRows
+from qshower.service.machine_paths import without_paths
 
 # What each part of a request adds to the whole, rather than shares with it.
 _SUMMED = ("qpu_access_time_us", "qpu_timing_us")
@@ -64,7 +65,7 @@ def provenance_json(origin: Origin, parts: Iterable[DrawnRows], elapsed_s: dict[
         "version": origin.version,
         "sampler": sampler,
         "fallback_from": origin.fallback_from,
-        "fallback_reason": origin.fallback_reason,
+        "fallback_reason": origin.fallback_reason and without_paths(origin.fallback_reason),
         "seed": origin.seed,
         **merged,
         "problem_ids": _joined(document["problem_ids"] for document in documents),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import reprlib
 from typing import Any
 
@@ -11,7 +10,6 @@ import orjson
 
 LONGEST_ECHO = 200
 
-_PATH = re.compile(r"(?<![\w:/.~])/(?:[^/\s'\":;,()]+/)*([^/\s'\":;,()]+)")
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict = 4, 8, 8, 8
 _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = LONGEST_ECHO, 80, 80
@@ -42,11 +40,6 @@ def cut(text: str) -> str:
     """``text`` of at most 200 characters, lone surrogates, which UTF-8 does not have, as escapes."""
     kept = text if len(text) <= LONGEST_ECHO else text[:LONGEST_ECHO] + "…"
     return kept.encode("utf-8", "backslashreplace").decode()
-
-
-def without_paths(text: str) -> str:
-    """``text`` with the names of files alone where it has absolute paths of this machine."""
-    return _PATH.sub(lambda found: found[1], text)
 
 
 def _is_short(value: Any) -> bool:

@@ -29,8 +29,9 @@ from qshower.sampler.errors import (
     SamplerTimeoutError,
     SamplerUnavailableError,
 )
-from qshower.service.http.echo import cut, echo, shown, without_paths
+from qshower.service.http.echo import cut, echo, shown
 from qshower.service.http.root_path import route_path
+from qshower.service.machine_paths import without_paths
 from qshower.service.schemas import GenerateRequest, Problem
 from qshower.service.service_errors import (
     DeadlineError,

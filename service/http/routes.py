@@ -16,11 +16,11 @@ from qshower.service.generation.availability import in_waiting_thread
 from qshower.service.generation.request_of_body import request_of_body
 from qshower.service.http.answer_stream import WINDOW_BYTES, response_to
 from qshower.service.http.client_gone import unless_gone
-from qshower.service.http.echo import without_paths
 from qshower.service.http.encoding import BYTES_PER_VOXEL
 from qshower.service.http.negotiation import Format, Wanted, negotiate
 from qshower.service.http.problem_json import declared, outcome_of
 from qshower.service.http.request_json import OPENAPI_BODY, generate_request
+from qshower.service.machine_paths import without_paths
 from qshower.service.metrics import CONTENT_TYPE
 from qshower.service.running import Service
 from qshower.service.sampler_table import SAMPLERS

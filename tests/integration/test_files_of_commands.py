@@ -50,6 +50,10 @@ WRITERS = {
     ),
     "inspect": Writer(lambda folder: ["inspect", folder / "in" / "a.hdf5", "-o", folder], "showers.svg"),
     "inspect a bundle": Writer(lambda folder: ["inspect", "test-zephyr", "-o", folder], "machine.svg"),
+    "export": Writer(
+        lambda folder: ["export", folder / "in" / "a.hdf5", "--to", "showerdata", "-o", folder / "points.h5"],
+        "points.h5",
+    ),
     "train": Writer(lambda folder: ["train", folder / "in" / "toy.yaml"], "checkpoint.pt"),
     "calibrate": Writer(lambda _: ["calibrate", "--tolerance", 0.5], "mine/manifest.json"),
 }  # fmt: skip

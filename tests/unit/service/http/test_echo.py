@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qshower.service.http.echo import LONGEST_ECHO, cut, echo, shown, without_paths
+from qshower.service.http.echo import LONGEST_ECHO, cut, echo, shown
+from qshower.service.machine_paths import without_paths
 
 JSON = st.recursive(
     st.none()
