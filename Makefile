@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 $(STAMP): pyproject.toml client/pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock ./client -e '.[dev,evaluate,docs]'
-	rm -rf client/build
+	rm -rf client/build client/*.egg-info
 	touch $(STAMP)
 
 serve: $(STAMP)

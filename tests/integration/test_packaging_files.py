@@ -24,7 +24,7 @@ PACKAGES = ("sampler", "model", "evaluation", "service")
 DOCKERFILE = ROOT / "Dockerfile"
 COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
 IMAGE_SCRIPTS = ("environment.sh", "start.sh", "warm.py")
-NOT_SOURCES = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+NOT_SOURCES = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.egg-info", "build")
 NOT_PACKAGED = {"pyproject.toml", "README.md", "LICENSE"}
 Wheels = dict[str, Path]
 
