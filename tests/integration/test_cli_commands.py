@@ -593,7 +593,7 @@ def test_training_measures_the_sweeps_at_its_end(
     assert code == 0, err
     bundle = load_bundle(tmp_path / "out" / "toy")
     assert not bundle.sweeps_measured
-    assert bundle.default_sweeps == 256
+    assert bundle.default_sweeps == 1024
     assert "weaker couplings" in bundle.manifest.sweeps_measurement["reason"]
 
 
