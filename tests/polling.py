@@ -12,6 +12,8 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 PATIENCE_S = 60.0
+START_PATIENCE_S = 240.0
+"""Of a server's first start: in a new checkout it compiles every kernel, on a slow machine for minutes."""
 PAUSE_S = 0.01
 
 

@@ -20,7 +20,7 @@ from qshower.service.cli import main
 from qshower.service.sampler_table import build_registry
 from qshower.service.server import listening, server_config, url_of
 from qshower.service.settings import Settings, load_settings
-from tests.polling import until
+from tests.polling import START_PATIENCE_S, until
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def serving_app(app: ASGIApp, settings: Settings) -> Iterator[str]:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
-            until(lambda: server.started or not thread.is_alive())
+            until(lambda: server.started or not thread.is_alive(), patience_s=START_PATIENCE_S)
             assert server.started
             yield url_of(listener)
         finally:

@@ -27,7 +27,7 @@ from qshower.sampler.emulator.emulator_server import EmulatorServer
 from qshower.service.app import create_app
 from qshower.service.catalogue import Catalogue
 from qshower.service.settings import load_settings
-from tests.polling import until
+from tests.polling import START_PATIENCE_S, until
 
 ROOT = Path(__file__).parents[2]
 COMPILERS = ("g++", "clang++")
@@ -235,7 +235,7 @@ def served(folder: Path, **settings: Any) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    until(lambda: server.started or not thread.is_alive(), patience_s=240.0)
+    until(lambda: server.started or not thread.is_alive(), patience_s=START_PATIENCE_S)
     assert server.started
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
